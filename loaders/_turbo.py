@@ -1,0 +1,203 @@
+"""The fast CPU path: threads and libjpeg-turbo, straight into the batch.
+
+Each sample costs one decode into its place in the batch (or, where it is flipped,
+into the thread's scratch and from there by ``cv2.flip``, 0.03 ms). Decoding releases
+the GIL, so threads suffice and no pixel crosses a process border.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from itertools import islice
+from queue import Empty, SimpleQueue
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image
+
+from loaders._cores import granted_cores
+from loaders._planned import PlannedLoader
+from loaders.base import Batch, LoaderConfig, Plan, Source
+from loaders.errors import DataError
+
+UInt8 = npt.NDArray[np.uint8]
+
+# (left-right, upside-down) to OpenCV's flip code.
+_FLIP_CODE = {(True, False): 1, (False, True): 0, (True, True): -1}
+
+
+class TurboLoader(PlannedLoader):
+    """Decodes in threads into a ring of batch buffers; see ``loaders.base.Loader``.
+
+    Holds ``prefetch + 2`` batches of memory: those being made, the one in use and the
+    one before it, which is still valid.
+    """
+
+    def __init__(self, source: Source, config: LoaderConfig) -> None:
+        super().__init__(source, config)
+        self._workers = config.workers or granted_cores()
+        self._ring: tuple[torch.Tensor, ...] | None = None
+
+    def close(self) -> None:
+        """Stop the threads, free the buffers and the memory maps."""
+        super().close()
+        self._ring = None
+
+    def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
+        """Batches in host memory, ``prefetch`` of them in the making at any time."""
+        free = deque(self._slots())
+        tasks: Tasks = SimpleQueue()
+        threads = [
+            threading.Thread(target=self._work, args=(tasks,), daemon=True)
+            for _ in range(self._workers)
+        ]
+        jobs: deque[_Job] = deque()
+        valid: deque[torch.Tensor] = deque()  # slots of the last two batches yielded
+        try:
+            for thread in threads:
+                thread.start()
+            while True:
+                for plan in islice(plans, self._config.prefetch + 1 - len(jobs)):
+                    jobs.append(_Job(plan, free.popleft()))
+                    for place in range(len(plan.rows)):
+                        tasks.put((jobs[-1], place))
+                if not jobs:
+                    return
+                job = jobs.popleft()
+                job.wait()
+                yield self._batch(job.plan, job.slot[: len(job.plan.rows)])
+                valid.append(job.slot)
+                if len(valid) > 1:
+                    free.append(valid.popleft())
+        finally:
+            _stop(threads, tasks)
+
+    def _slots(self) -> tuple[torch.Tensor, ...]:
+        """Room for the batches alive at once, allocated in the first epoch."""
+        if self._ring is None:
+            size = (self._schedule.local_size, *self._schedule.shape, 3)
+            pinned = self.device.type == "cuda"
+            self._ring = tuple(
+                torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+                for _ in range(self._config.prefetch + 2)
+            )
+        return self._ring
+
+    def _work(self, tasks: Tasks) -> None:
+        """Decode one image after the other, until told to stop."""
+        decode = Decoder(self._schedule.shape)
+        while (task := tasks.get()) is not None:
+            job, place = task
+            row = int(job.plan.rows[place])
+            flip = (bool(job.plan.flips[place, 0]), bool(job.plan.flips[place, 1]))
+            error: Exception | None = None
+            try:
+                decode(self._source.read(row), flip, job.images[place])
+            except DataError as failure:
+                error = failure
+            except (ValueError, OSError, SyntaxError) as failure:  # or Pillow's
+                error = self._source.failure(row, str(failure))
+            except Exception as failure:  # a bug, or no memory: not to be waited for
+                error = failure
+            job.finish(error)
+
+
+class _Job:
+    """A batch in the making: counts down its images, keeps the first failure."""
+
+    def __init__(self, plan: Plan, slot: torch.Tensor) -> None:
+        self.plan = plan
+        self.slot = slot
+        self.images: UInt8 = slot.numpy()
+        self._left = len(plan.rows)
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._error: Exception | None = None
+        if not self._left:
+            self._done.set()
+
+    def finish(self, error: Exception | None) -> None:
+        """Count one image as made, or as failed."""
+        with self._lock:
+            self._left -= 1
+            self._error = self._error or error
+            if not self._left:
+                self._done.set()
+
+    def wait(self) -> None:
+        """Wait for the last image; raise the first failure there was."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+
+
+Tasks = SimpleQueue["tuple[_Job, int] | None"]
+
+
+def _stop(threads: list[threading.Thread], tasks: Tasks) -> None:
+    """Take back the tasks not begun, and wait for the threads to end theirs."""
+    with suppress(Empty):
+        while True:
+            tasks.get_nowait()
+    for _ in threads:
+        tasks.put(None)
+    for thread in threads:
+        if thread.ident is not None:  # a thread that never started can't be joined
+            thread.join()
+
+
+class Decoder:
+    """Decodes, resizes and flips one image into a given place, as PIL would.
+
+    Bit-identical to ``loaders._pil.decode``: simplejpeg carries the libjpeg-turbo that
+    Pillow does, and torch's antialiased bilinear resize of uint8 is Pillow's, at 0.3 ms
+    instead of 1.7 for 512 to 224. What libjpeg-turbo does not turn into RGB (CMYK) is
+    left to Pillow. Owned by one thread.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._shape = shape
+        self._scratch: UInt8 = np.empty((*shape, 3), np.uint8)
+
+    def __call__(
+        self, jpeg: memoryview | bytes, flip: tuple[bool, bool], out: UInt8
+    ) -> None:
+        """Decode ``jpeg`` into ``out``, uint8[H, W, 3], contiguous.
+
+        Raises:
+            ValueError: it is truncated, corrupt, or no JPEG.
+        """
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(jpeg)
+        in_place = (height, width) == self._shape and not any(flip)
+        image = out if in_place else self._room(height, width)
+        if colorspace in ("CMYK", "YCCK"):
+            np.copyto(image, np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")))
+        else:
+            simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=image)
+        if (height, width) != self._shape:
+            image = resize(image, self._shape)
+        if any(flip):
+            cv2.flip(image, _FLIP_CODE[flip], dst=out)
+        elif not in_place:
+            np.copyto(out, image)
+
+    def _room(self, height: int, width: int) -> UInt8:
+        if self._scratch.shape[:2] != (height, width):
+            self._scratch = np.empty((height, width, 3), np.uint8)
+        return self._scratch
+
+
+def resize(image: UInt8, shape: tuple[int, int]) -> UInt8:
+    """Resize uint8[h, w, 3] to uint8[H, W, 3], antialiased bilinear as Pillow's."""
+    bchw = torch.from_numpy(image).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(
+        bchw, size=shape, mode="bilinear", antialias=True
+    )
+    return resized[0].permute(1, 2, 0).contiguous().numpy()

@@ -1,0 +1,273 @@
+"""The shard format, and reading it: any sample, at any time, from a memory map.
+
+    with open_split("shards", "train") as split:
+        jpeg = split.read(0)              # memoryview of the original JPEG bytes
+        grade = split.labels[0]
+
+A data set is a folder: ``manifest.json`` (written last: without it there is no data
+set), and for each split one ``SPLIT.parquet`` with a row per sample and the tars it
+points into, each with its DALI index.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders.errors import NoShards, SampleError, ShardError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SPLITS = ("train", "test")
+
+# Name and Arrow type of the columns of SPLIT.parquet. `offset` and `size` are those of
+# the JPEG in its tar, `sha256` is of these bytes, `shard` is the tar's number.
+COLUMNS = {
+    "key": "string",
+    "shard": "int32",
+    "offset": "int64",
+    "size": "int64",
+    "label": "int8",
+    "patient": "string",
+    "eye": "string",
+    "width": "int32",
+    "height": "int32",
+    "sha256": "string",
+}
+
+# Each map holds a file descriptor, 1,024 is a usual limit, and two splits are open at
+# once in training.
+_MAPS = 256
+
+Int64 = npt.NDArray[np.int64]
+
+
+def shard_name(split: str, number: int) -> str:
+    """File name of a shard, e.g. ``train-000007.tar``."""
+    return f"{split}-{number:06d}.tar"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One shard as the manifest lists it."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What ``manifest.json`` says about a data set.
+
+    Attributes:
+        splits: split name to its shards, in order.
+        counts: split name to the number of samples of each grade, "0" to "4".
+        raw: the whole of it, as JSON gives it.
+    """
+
+    splits: Mapping[str, tuple[ShardInfo, ...]]
+    counts: Mapping[str, Mapping[str, int]]
+    raw: Mapping[str, Any]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check ``manifest.json``.
+
+    Raises:
+        NoShards: there is none.
+        ShardError: it is damaged, or of a format that this version does not read.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoShards(
+            f"no data set in {folder}{_state(folder)}: make one with "
+            f"'python scripts/shard.py data/ {folder}'; for photographs to try, "
+            "'python scripts/demo_data.py data/'"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ShardError(f"{path} is damaged ({error}); shard again") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        got = raw.get("format") if isinstance(raw, dict) else raw
+        raise ShardError(
+            f"{path}: format must be {FORMAT}, got {got!r}; "
+            "shard again with this version of fastretina"
+        )
+    try:
+        splits = {
+            name: tuple(ShardInfo(**info) for info in split["shards"])
+            for name, split in raw["splits"].items()
+        }
+        counts = {name: dict(split["grades"]) for name, split in raw["splits"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ShardError(f"{path} is damaged ({error!r}); shard again") from error
+    return Manifest(splits, counts, raw)
+
+
+def _state(folder: Path) -> str:
+    """Why there is no manifest, as far as can be seen."""
+    if not folder.exists():
+        return " (the folder does not exist)"
+    return " (an unfinished one)" if (folder / ".progress").exists() else ""
+
+
+class ShardSplit:
+    """One split of a data set, opened for reading.
+
+    Rows are numbered as in ``SPLIT.parquet``, which is shard by shard. Thread-safe;
+    pickles as its path, so that worker processes open their own.
+
+    Attributes:
+        folder: the data set.
+        name: the split.
+        rows: int64[n], the rows that belong; all of them unless ``select``-ed.
+        labels: int64[N] grades of all rows.
+    """
+
+    def __init__(self, folder: Path, name: str, rows: Int64 | None = None) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.folder = folder
+        self.name = name
+        manifest = read_manifest(folder)
+        if name not in manifest.splits:
+            have = ", ".join(manifest.splits)
+            raise ShardError(f"{folder} has no split {name!r}; it has: {have}")
+        self.shards = manifest.splits[name]
+        self.manifest = manifest
+        path = folder / f"{name}.parquet"
+        try:
+            # From bytes: Arrow's own threads let go of a file some time later.
+            content = pa.BufferReader(path.read_bytes())
+            self.table: pa.Table = pq.ParquetFile(content).read()
+        except (OSError, pa.ArrowException) as error:
+            raise ShardError(f"{path} cannot be read ({error})") from error
+        self._check_table(path)
+        self.labels = self._numbers("label")
+        self.rows = np.arange(len(self.labels)) if rows is None else rows
+        self._shard = self._numbers("shard")
+        self._offset = self._numbers("offset")
+        self._size = self._numbers("size")
+        self._map = lru_cache(maxsize=_MAPS)(self._open_map)
+
+    def _check_table(self, path: Path) -> None:
+        missing = [name for name in COLUMNS if name not in self.table.column_names]
+        if missing:
+            raise ShardError(f"{path} lacks the column {missing[0]!r}; shard again")
+        listed = sum(shard.samples for shard in self.shards)
+        if self.table.num_rows != listed:
+            raise ShardError(
+                f"{path} has {self.table.num_rows:,} rows, the manifest lists "
+                f"{listed:,} samples; shard again"
+            )
+        sizes = np.array([shard.samples for shard in self.shards], np.int64)
+        expected = np.repeat(np.arange(len(sizes)), sizes)
+        if not np.array_equal(self._numbers("shard"), expected):
+            raise ShardError(
+                f"{path} and the manifest differ on what each shard holds; shard again"
+            )
+
+    def _numbers(self, column: str) -> Int64:
+        values: Int64 = self.table[column].to_numpy().astype(np.int64)
+        return values
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __enter__(self) -> ShardSplit:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[ShardSplit], tuple[Path, str, Int64]]:
+        return ShardSplit, (self.folder, self.name, self.rows)
+
+    def close(self) -> None:
+        """Let go of the memory maps; those still in use close with their last view."""
+        self._map.cache_clear()
+
+    def select(self, rows: Int64) -> ShardSplit:
+        """The same split with only some rows, which keep their numbers."""
+        return ShardSplit(self.folder, self.name, np.sort(rows))
+
+    @cached_property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """How many of ``rows`` each shard holds."""
+        counts = np.bincount(self._shard[self.rows], minlength=len(self.shards))
+        return tuple(counts.tolist())
+
+    @cached_property
+    def dimensions(self) -> tuple[tuple[int, int], ...]:
+        """The distinct (height, width) of the images of ``rows``, pixels."""
+        both = np.stack([self._numbers("height"), self._numbers("width")], axis=1)
+        return tuple(map(tuple, np.unique(both[self.rows], axis=0).tolist()))
+
+    def read(self, row: int) -> memoryview:
+        """The JPEG bytes of a row, without a copy."""
+        offset = int(self._offset[row])
+        return self._map(int(self._shard[row]))[offset : offset + int(self._size[row])]
+
+    def column(self, name: str) -> list[Any]:
+        """A column of the table, e.g. ``key`` or ``patient``, for all N rows."""
+        values: list[Any] = self.table[name].to_pylist()
+        return values
+
+    def key(self, row: int) -> str:
+        """The sample's name."""
+        key: str = self.table["key"][int(row)].as_py()
+        return key
+
+    def failure(self, row: int, reason: str) -> SampleError:
+        """The error that names the place of a row."""
+        shard = self.folder / self.shards[int(self._shard[row])].name
+        return SampleError(str(shard), self.key(row), reason)
+
+    def _open_map(self, number: int) -> memoryview:
+        info = self.shards[number]
+        path = self.folder / info.name
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != info.bytes:  # reading past the end of a map is a SIGBUS
+                    raise ShardError(
+                        f"{path} has {size:,} bytes, the manifest says "
+                        f"{info.bytes:,}: it was changed or cut short; shard again"
+                    )
+                return memoryview(
+                    mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                )
+        except OSError as error:
+            raise ShardError(f"{path} cannot be read ({error})") from error
+
+
+def open_split(folder: str | Path, name: str) -> ShardSplit:
+    """Open a split for reading; see ``ShardSplit``.
+
+    Raises:
+        NoShards: the folder holds no finished data set.
+        ShardError: it has no such split, or its index is damaged.
+    """
+    return ShardSplit(Path(folder), name)
