@@ -1,0 +1,172 @@
+"""What every command shares: flags from a dataclass, exit codes, the JSON line.
+
+A command is a frozen dataclass of options and a function that takes it and returns
+what goes into the last line of stdout. Exit codes: 0 done, 1 an expected failure (one
+``error:`` line), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastretina import __version__
+from loaders.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COMMANDS = {
+    "shard": "turn a folder of graded photographs into verified shards",
+    "train": "fine-tune a ResNet on shards",
+    "evaluate": "repeat a run's evaluation, every test sample once",
+    "predict": "grade single photographs with a run's model",
+}
+
+Options = TypeVar("Options")
+
+
+class WrongUsage(Exception):
+    """What was typed can't be meant; the text is the line that says why."""
+
+
+def run(
+    command: Callable[[Options], Mapping[str, Any]],
+    options: type[Options],
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    about: str,
+    default: Options | None = None,
+) -> int:
+    """Parse ``argv`` into ``options``, run ``command``, print its result as JSON.
+
+    Args:
+        command: does the work; progress goes to stderr, tables to stdout.
+        options: a frozen dataclass whose ``__post_init__`` raises ``ValueError`` for
+            what can't be meant.
+        argv: the words after the program's name; ``None`` takes them from the shell.
+        prog: what the user typed.
+        about: one paragraph for ``--help``, with an example.
+        default: values of the flags that are not given.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+
+    def work() -> Mapping[str, Any] | None:
+        if "--version" in words:
+            print(f"fastretina {__version__}")
+            return None
+        try:
+            parsed = _parse(options, words, prog=prog, about=about, default=default)
+        except ValueError as error:
+            raise WrongUsage(f"{error}; see {prog} --help") from error
+        return None if parsed is None else command(parsed)
+
+    return guard(work)
+
+
+def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
+    """Run ``work`` and turn its outcome into an exit code and one last line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # paths may hold bytes of any kind
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        result = work()
+        if result is not None:
+            print(json.dumps(result))
+        sys.stdout.flush()
+    except WrongUsage as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def describe(error: OSError) -> str:
+    """The system's complaint with the file it is about, e.g. a full disk."""
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _parse(
+    options: type[Options],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    about: str,
+    default: Options | None,
+) -> Options | None:
+    """The options; None where ``--help`` was asked for, which is printed.
+
+    Raises:
+        ValueError: they can't be meant, with all that is to be said in one line.
+    """
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            if default is None:
+                return tyro.cli(options, args=argv, prog=prog, description=about)
+            return tyro.cli(
+                options, args=argv, prog=prog, description=about, default=default
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            return None
+        raise ValueError(_unboxed(said.getvalue())) from None
+
+
+def _unboxed(box: str) -> str:
+    """The one line that matters of what tyro draws a box around."""
+    rows = [row.strip("\u2502 ") for row in box.splitlines()[1:-1]]  # the box's sides
+    ends = [n for n, row in enumerate(rows) if not row.strip("\u2500")]  # rules, blanks
+    told = " ".join(rows[: ends[0]] if ends else rows)
+    told = re.sub(r"^Error parsing [A-Z]\w*: ", "", told).rstrip(".")
+    if "Perhaps you meant:" in rows:
+        flag = rows[rows.index("Perhaps you meant:") + 1].split()[0].rstrip(",")
+        told += f" (perhaps {flag}?)"
+    return told[:1].lower() + told[1:]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The ``fastretina`` console command: one word, then that command's flags."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        command = import_module(f"fastretina.{words[0]}")
+        code: int = command.main(words[1:], prog=f"fastretina {words[0]}")
+        return code
+    return guard(lambda: _describe_commands(words[0] if words else ""))
+
+
+def _describe_commands(word: str) -> None:
+    if word == "--version":
+        print(f"fastretina {__version__}")
+    elif word in ("-h", "--help"):
+        print("usage: fastretina COMMAND [--help] ...\n")
+        for name, about in COMMANDS.items():
+            print(f"  {name:<10}{about}")
+        print("\nExample: fastretina shard data/ shards/")
+    else:
+        got = f"unknown command {word!r}" if word else "a command must be given"
+        raise WrongUsage(f"{got}: one of {', '.join(COMMANDS)}; see fastretina --help")

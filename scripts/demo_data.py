@@ -1,0 +1,8 @@
+"""Door to ``fastretina.demo``: made-up fundus photographs to try everything with."""
+
+import sys
+
+from fastretina.demo import main
+
+if __name__ == "__main__":
+    sys.exit(main())
