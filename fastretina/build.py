@@ -1,0 +1,337 @@
+"""Build a data set from its plan: what is there already, the workers, the manifest.
+
+SHARDS/.progress/plan.json          which data set is being written here
+SHARDS/.progress/train-000000.tar.json   a marker for each finished shard
+SHARDS/manifest.json                last; then .progress goes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from fastretina import __version__
+from fastretina.packing import (
+    PROGRESS,
+    Outcome,
+    Task,
+    fingerprint,
+    naming,
+    read_outcome,
+    write_shard,
+)
+from loaders._cores import granted_cores
+from loaders._tar import write_atomically
+from loaders.errors import DataError, ShardError
+from loaders.shards import COLUMNS, FORMAT, MANIFEST, SPLITS, read_manifest
+
+_REMEDY = "pass --overwrite to replace it, or name another folder"
+
+# Files that we write, and may remove; whatever else lies in SHARDS is the user's.
+_NAMES = rf"(?:{'|'.join(SPLITS)})(?:-\d{{6,}}\.(?:tar|idx)|\.parquet)"
+_OURS = re.compile(_NAMES)
+_PARTIAL = re.compile(rf"\.(?:{_NAMES}|{re.escape(MANIFEST)})(?:\.\d+)?\.part")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A finished data set, and how much of it this call has written."""
+
+    manifest: dict[str, Any]
+    written: int
+    images_written: int
+
+
+def build(
+    tasks: Sequence[Task], *, layout: str, workers: int | None, overwrite: bool
+) -> Built:
+    """Write all shards that are not there yet, the index of each split, the manifest.
+
+    Args:
+        tasks: the plan; all for the same folder.
+        layout: of the labels, for the manifest.
+        workers: processes; ``None`` for one per granted core.
+        overwrite: replace a different data set.
+
+    Raises:
+        ShardError: the folder holds another data set, or another process writes here.
+        OSError: a file can't be read or written; finished shards stay.
+    """
+    folder = tasks[0].folder
+    progress = folder / PROGRESS
+    identity = fingerprint(tasks)
+    if not overwrite and not progress.exists():
+        manifest = _finished(folder, identity)  # which may be on a read-only disk
+        if manifest is not None:
+            return Built(manifest, 0, 0)
+    progress.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(progress / "lock", timeout=0):
+            return _build(tasks, identity, layout, workers, overwrite)
+    except Timeout:
+        raise ShardError(
+            f"another process is writing to {folder}; wait for it to end"
+        ) from None
+
+
+def _build(
+    tasks: Sequence[Task],
+    identity: str,
+    layout: str,
+    workers: int | None,
+    overwrite: bool,
+) -> Built:
+    """The same, in a folder where no other process is at work."""
+    folder = tasks[0].folder
+    plan = folder / PROGRESS / "plan.json"
+    try:
+        _remove_partial(folder)  # of a run that was killed
+        if not overwrite and (manifest := _finished(folder, identity)) is not None:
+            plan.unlink(missing_ok=True)
+            return Built(manifest, 0, 0)
+        _claim(folder, plan, identity, overwrite)
+        outcomes, written = _write_shards(tasks, workers or granted_cores())
+        manifest = _write_index(tasks, outcomes, layout, identity)
+        plan.unlink()
+        return Built(
+            manifest, len(written), sum(len(tasks[n].samples) for n in written)
+        )
+    finally:
+        _remove_partial(folder)
+        if not plan.exists():  # nothing is begun here
+            shutil.rmtree(folder / PROGRESS)
+
+
+def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The manifest of the very data set that is asked for, if it is complete."""
+    if not (folder / MANIFEST).exists():
+        return None
+    manifest = read_manifest(folder)
+    if manifest.raw.get("fingerprint") != identity:
+        raise ShardError(f"{folder} holds a different data set; {_REMEDY}")
+    sizes: dict[Path, int | None] = {}  # None: whatever it is
+    for split, shards in manifest.splits.items():
+        sizes[folder / f"{split}.parquet"] = None
+        for shard in shards:
+            sizes[folder / shard.name] = shard.bytes
+            sizes[(folder / shard.name).with_suffix(".idx")] = None
+    for path, size in sizes.items():
+        if not path.exists() or size not in (None, path.stat().st_size):
+            raise ShardError(
+                f"{path} is missing or changed; pass --overwrite to write it again"
+            )
+    return dict(manifest.raw)
+
+
+def _claim(folder: Path, plan: Path, identity: str, overwrite: bool) -> None:
+    """Make sure that the folder is ours to write to; clear what is to be replaced."""
+    begun = _begun(plan)
+    if begun == identity and not (folder / MANIFEST).exists():
+        return
+    ours = [path for path in sorted(folder.iterdir()) if _OURS.fullmatch(path.name)]
+    if begun is not None and not overwrite:
+        raise ShardError(f"{folder} holds a different, unfinished data set; {_REMEDY}")
+    if ours and not overwrite:
+        raise ShardError(
+            f"{folder} holds shards without a manifest ({ours[0].name}); {_REMEDY}"
+        )
+    (folder / MANIFEST).unlink(missing_ok=True)  # first: from here on, no data set
+    for path in [*ours, *plan.parent.glob("*.json")]:
+        path.unlink()
+    with naming(plan):
+        write_atomically(plan, json.dumps({"fingerprint": identity}))
+
+
+def _begun(plan: Path) -> str | None:
+    """The fingerprint of the data set that is being written; empty if unreadable."""
+    try:
+        return str(json.loads(plan.read_text())["fingerprint"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+def _remove_partial(folder: Path) -> None:
+    for path in folder.iterdir():
+        if _PARTIAL.fullmatch(path.name):
+            path.unlink()
+
+
+def _write_shards(
+    tasks: Sequence[Task], workers: int
+) -> tuple[list[Outcome], list[int]]:
+    """Outcomes of all tasks, in order, and the numbers of those that were written."""
+    known = {
+        n: outcome for n, task in enumerate(tasks) if (outcome := read_outcome(task))
+    }
+    todo = [n for n in range(len(tasks)) if n not in known]
+    total = sum(len(task.samples) for task in tasks)
+    done = sum(len(tasks[n].samples) for n in known)
+    # Without a terminal, no bar: the summary says how fast it was.
+    with (
+        tqdm(
+            total=total, initial=done, unit=" images", desc="sharding", disable=None
+        ) as bar,
+        closing(in_processes(write_shard, [tasks[n] for n in todo], workers)) as run,
+    ):
+        for place, outcome in run:
+            known[todo[place]] = outcome
+            bar.update(len(tasks[todo[place]].samples))
+    return [known[n] for n in range(len(tasks))], todo
+
+
+def in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Generator[tuple[int, Result], None, None]:
+    """Call ``function`` with each item, in worker processes.
+
+    Ctrl-C is left to this process. The workers end at once when it is killed, when a
+    call raises, or when the generator is closed.
+
+    Yields:
+        An item's place and what came of it, as each is done.
+
+    Raises:
+        DataError: a worker was killed, as a machine does that is out of memory.
+    """
+    if workers == 1 or len(items) < 2:
+        yield from enumerate(map(function, items))
+        return
+    context = get_context("spawn")  # fork would copy a locked tqdm thread
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)), context, initializer=_end_with, initargs=(theirs,)
+    )
+    try:
+        # The workers inherit the mask: a Ctrl-C while they start must not reach them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = {pool.submit(function, item): n for n, item in enumerate(items)}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process was killed, perhaps for want of memory: try again with "
+            "fewer --workers"
+        ) from None
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        ours.close()
+        theirs.close()
+
+
+def _end_with(pipe: connection.Connection) -> None:
+    """End this process at once when the other end of ``pipe`` is closed."""
+
+    def watch() -> None:
+        pipe.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write_index(
+    tasks: Sequence[Task], outcomes: Sequence[Outcome], layout: str, identity: str
+) -> dict[str, Any]:
+    """Write ``SPLIT.parquet`` for each split, then the manifest."""
+    if not any(outcome.samples for outcome in outcomes):
+        first = outcomes[0].quarantined[0]
+        raise ShardError(
+            f"not one image can be used; the first, {first['source']}: "
+            f"{first['reason']}"
+        )
+    folder, packing = tasks[0].folder, tasks[0].packing
+    changed: Counter[str] = Counter()
+    splits: dict[str, Any] = {}
+    for split in SPLITS:
+        own = [outcome for outcome in outcomes if outcome.name.startswith(f"{split}-")]
+        splits[split] = _describe(own)
+        _write_table(folder / f"{split}.parquet", own)
+        for outcome in own:
+            changed.update(outcome.changed)
+    manifest = {
+        "format": FORMAT,
+        "tool": f"fastretina {__version__}",
+        "fingerprint": identity,
+        "source": {"layout": layout, "listed": _listed(outcomes)},
+        "preprocessing": {"steps": packing.steps, "size": packing.size},
+        "seed": packing.seed,
+        "splits": splits,
+        "changed": dict(sorted(changed.items())),
+        "quarantine": [entry for o in outcomes for entry in o.quarantined],
+    }
+    with naming(folder / MANIFEST):
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _listed(outcomes: Iterable[Outcome]) -> int:
+    return sum(outcome.samples + len(outcome.quarantined) for outcome in outcomes)
+
+
+def _describe(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """One split, as the manifest holds it."""
+    label = list(COLUMNS).index("label")
+    counts = Counter(row[label] for outcome in outcomes for row in outcome.rows)
+    return {
+        "samples": sum(outcome.samples for outcome in outcomes),
+        "grades": {str(grade): counts[grade] for grade in range(5)},
+        "shards": [
+            {
+                "name": outcome.name,
+                "samples": outcome.samples,
+                "bytes": outcome.num_bytes,
+                "sha256": outcome.sha256,
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def _write_table(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """The split's index, a row group per shard."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
+    )
+    part = path.with_name(f".{path.name}.part")
+    none: list[list[Any]] = [[] for _ in schema]
+    with naming(path), part.open("wb") as file:
+        with pq.ParquetWriter(file, schema) as writer:
+            for outcome in outcomes:
+                columns = zip(*outcome.rows, strict=True) if outcome.rows else none
+                arrays = [
+                    pa.array(column, field.type)
+                    for column, field in zip(columns, schema, strict=True)
+                ]
+                writer.write_table(pa.table(arrays, schema=schema))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,216 @@
+"""The plan of a data set's shards, and the writing of one: pure functions both.
+
+A shard's bytes depend on its samples and the options alone, so any process may write
+it, in any order, and again after a kill. Engines (a process pool, Ray) only decide
+where ``write_shard`` runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastretina.labels import Sample, SampleTable
+from fastretina.prepare import Prepared, Preparer, Rejected
+from loaders._tar import ShardWriter, write_atomically
+from loaders.order import permutation
+from loaders.shards import FORMAT, SPLITS, shard_name
+
+PROGRESS = ".progress"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packing:
+    """What decides the bytes of a data set, beside its samples."""
+
+    samples_per_shard: int
+    seed: int
+    steps: tuple[str, ...]
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One shard to write: everything that a worker process needs to know."""
+
+    folder: Path
+    split: str
+    number: int
+    samples: tuple[Sample, ...]
+    packing: Packing
+
+    @property
+    def name(self) -> str:
+        """The shard's file name."""
+        return shard_name(self.split, self.number)
+
+    @property
+    def marker(self) -> Path:
+        """The file that says that the shard is finished, and what is in it."""
+        return self.folder / PROGRESS / f"{self.name}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        name: of the shard.
+        samples: in it.
+        num_bytes: of the tar.
+        sha256: of the tar.
+        rows: a row per sample, in the order of ``loaders.shards.COLUMNS``.
+        quarantined: the samples left out: key, source, split, grade, reason.
+        changed: kind of change to the number of images encoded again.
+    """
+
+    name: str
+    samples: int
+    num_bytes: int
+    sha256: str
+    rows: list[list[Any]]
+    quarantined: list[dict[str, Any]]
+    changed: dict[str, int]
+
+
+def plan(table: SampleTable, folder: Path, packing: Packing) -> list[Task]:
+    """Shuffle each split once, with the seed, and cut it into shards."""
+    tasks = []
+    for place, split in enumerate(SPLITS):
+        samples = [sample for sample in table.samples if sample.split == split]
+        shuffled = [samples[i] for i in permutation(len(samples), packing.seed, place)]
+        for number, first in enumerate(
+            range(0, len(samples), packing.samples_per_shard)
+        ):
+            chosen = shuffled[first : first + packing.samples_per_shard]
+            tasks.append(Task(folder, split, number, tuple(chosen), packing))
+    return tasks
+
+
+def fingerprint(tasks: Sequence[Task]) -> str:
+    """Hex digest of what the shards are made of: labels, file sizes and options.
+
+    The images' bytes are not read. File times are left out, so that a copy of the
+    folder counts as the same.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT, asdict(tasks[0].packing)]).encode())
+    for task in tasks:
+        for sample in task.samples:
+            size = sample.path.stat().st_size
+            known = (task.name, sample.key, sample.name, sample.grade, size)
+            digest.update(json.dumps(known).encode())
+    return digest.hexdigest()
+
+
+def write_shard(task: Task) -> Outcome:
+    """Write one shard with its index and its marker; safe to do twice.
+
+    Raises:
+        OSError: a source can't be read, or the shard can't be written. Nothing is left
+            under the shard's final name.
+    """
+    prepare = Preparer(task.packing.steps, task.packing.size)
+    rows: list[list[Any]] = []
+    quarantined: list[dict[str, Any]] = []
+    changed: Counter[str] = Counter()
+    path = task.folder / task.name
+    with naming(path), ShardWriter(path) as shard:
+        for sample in task.samples:
+            with naming(sample.path):
+                content = sample.path.read_bytes()
+            try:
+                ready = prepare(content)
+            except Rejected as rejected:
+                quarantined.append(_quarantine(sample, str(rejected)))
+                continue
+            offset = shard.add(sample.key, _members(sample, ready.jpeg))
+            rows.append(_row(sample, task.number, offset, ready))
+            changed.update([ready.change] if ready.change else [])
+        written = shard.finish()
+    counts = dict(sorted(changed.items()))
+    outcome = Outcome(task.name, *written, rows, quarantined, counts)
+    with naming(task.marker):
+        write_atomically(task.marker, json.dumps(asdict(outcome)))
+    return outcome
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name ``path`` in an ``OSError`` from inside: a failed read or write doesn't."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def read_outcome(task: Task) -> Outcome | None:
+    """The outcome of a shard finished earlier; None if it has to be written (again).
+
+    The tar is hashed, as a power cut may leave a marker without its data.
+    """
+    try:
+        outcome = Outcome(**json.loads(task.marker.read_text()))
+        digest = hash_file(task.folder / outcome.name)
+        found = (task.folder / outcome.name).with_suffix(".idx").exists()
+    except (OSError, ValueError, TypeError):
+        return None
+    return outcome if found and digest == outcome.sha256 else None
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _members(sample: Sample, jpeg: bytes) -> dict[str, bytes]:
+    about = {
+        "source": sample.name,
+        "grade": sample.grade,
+        "patient": _text(sample.patient),
+        "eye": sample.eye,
+    }
+    label = str(sample.grade).encode()
+    return {"jpg": jpeg, "cls": label, "json": json.dumps(about).encode()}
+
+
+def _text(name: str) -> str:
+    """The same for any reader: a file name may hold bytes that are not UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _row(sample: Sample, shard: int, offset: int, ready: Prepared) -> list[Any]:
+    return [
+        sample.key,
+        shard,
+        offset,
+        len(ready.jpeg),
+        sample.grade,
+        _text(sample.patient),
+        sample.eye,
+        ready.width,
+        ready.height,
+        hashlib.sha256(ready.jpeg).hexdigest(),
+    ]
+
+
+def _quarantine(sample: Sample, reason: str) -> dict[str, Any]:
+    return {
+        "key": sample.key,
+        "source": sample.path.name,
+        "split": sample.split,
+        "grade": sample.grade,
+        "reason": reason,
+    }
