@@ -1,0 +1,126 @@
+"""From a loader's uint8 batch to the network's input, on the device.
+
+Everything inexact happens here and only here, so that loaders stay comparable to the
+last bit. Draws are a pure function of seed, epoch, step and row, and no RNG has state.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastretina.recipe import Recipe
+from loaders.order import AUGMENT, uniform
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+_GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision has it
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8[B, H, W, 3] to float32[B, 3, H, W], channels-last, ImageNet mean and std.
+
+    Bit-identical to torchvision's ToTensor and Normalize.
+    """
+    if images.device.type == "cpu":
+        return _normalise_by_table(images)
+    return _standardise(_unit(images))
+
+
+def _normalise_by_table(images: Tensor) -> Tensor:
+    """A look-up per value, 0.5 ms for 512 x 512 against 1.7 ms op by op."""
+    out = torch.empty(images.shape, dtype=torch.float32)
+    for image, place in zip(images.numpy(), out.numpy(), strict=True):
+        cv2.LUT(image, _TABLE, dst=place)
+    return out.permute(0, 3, 1, 2)
+
+
+def _unit(images: Tensor) -> Tensor:
+    """uint8[B, H, W, 3] to float32[B, 3, H, W] in 0 to 1."""
+    return images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+
+
+def _standardise(unit: Tensor) -> Tensor:
+    mean = torch.tensor(MEAN, device=unit.device)[:, None, None]
+    std = torch.tensor(STD, device=unit.device)[:, None, None]
+    return unit.sub_(mean).div_(std)
+
+
+_LEVELS = torch.arange(256, dtype=torch.uint8)[None, :, None, None].expand(1, 256, 1, 3)
+_TABLE = np.ascontiguousarray(
+    _standardise(_unit(_LEVELS)).permute(0, 2, 3, 1).reshape(256, 1, 3).numpy()
+)
+
+
+class Augment:
+    """The recipe's augmentation: affine, then colour, then ``normalise``."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._warps = bool(recipe.rotate or recipe.translate) or recipe.scale > 1
+        self._recolours = bool(
+            recipe.brightness or recipe.contrast or recipe.saturation
+        )
+
+    def __call__(
+        self, images: Tensor, rows: np.typing.NDArray[np.int64], epoch: int, step: int
+    ) -> Tensor:
+        """Augment one batch.
+
+        Args:
+            images: uint8[B, H, W, 3].
+            rows: int64[B] of the samples.
+            epoch: of the run.
+            step: of the run: a sample drawn twice in an epoch gets other draws.
+
+        Returns:
+            float32[B, 3, H, W], channels-last.
+        """
+        if not (self._warps or self._recolours):
+            return normalise(images)
+        draws = np.stack(
+            [
+                uniform(self._recipe.seed, epoch, rows, AUGMENT, step, number)
+                for number in range(7)
+            ]
+        )
+        signed = 2 * draws - 1  # float64[7, B], -1 to 1
+        unit = _unit(images)
+        if self._warps:
+            unit = self._warp(unit, signed[:4])
+        if self._recolours:
+            unit = self._recolour(unit, signed[4:])
+        return _standardise(unit).contiguous(memory_format=torch.channels_last)
+
+    def _warp(self, unit: Tensor, draws: np.typing.NDArray[np.float64]) -> Tensor:
+        """Rotate, zoom and shift; what comes in from outside is black."""
+        recipe = self._recipe
+        angle = np.deg2rad(recipe.rotate) * draws[0]
+        zoom = recipe.scale ** draws[1]
+        shift = 2 * recipe.translate * draws[2:4]  # the side is 2 long in the grid
+        cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+        rows = [[cos, -sin, shift[0]], [sin, cos, shift[1]]]
+        theta = torch.from_numpy(np.array(rows, np.float32).transpose(2, 0, 1).copy())
+        grid = F.affine_grid(
+            theta.to(unit.device), list(unit.shape), align_corners=False
+        )
+        return F.grid_sample(unit, grid, padding_mode="zeros", align_corners=False)
+
+    def _recolour(self, unit: Tensor, draws: np.typing.NDArray[np.float64]) -> Tensor:
+        """Brightness, contrast and saturation as torchvision defines them."""
+        recipe = self._recipe
+        strengths = np.array([recipe.brightness, recipe.contrast, recipe.saturation])
+        factors = torch.from_numpy((1 + strengths[:, None] * draws).astype(np.float32))
+        bright, contrast, saturation = factors.to(unit.device)[:, :, None, None, None]
+        grey = torch.tensor(_GREY, device=unit.device)[:, None, None]
+        unit = (unit * bright).clamp_(0, 1)
+        if recipe.contrast:
+            mean = (unit * grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+            unit = torch.lerp(mean, unit, contrast).clamp_(0, 1)
+        if recipe.saturation:
+            pale = (unit * grey).sum(1, keepdim=True)
+            unit = torch.lerp(pale, unit, saturation).clamp_(0, 1)
+        return unit

@@ -1,0 +1,139 @@
+"""A run's view of a data set: train, validation and test, and the loaders over them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from fastretina.recipe import Recipe
+from fastretina.split import group_split
+from loaders import Loader, LoaderConfig, make_loader
+from loaders.errors import ShardError
+from loaders.shards import ShardSplit, open_split
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The splits of a run; use it in a ``with``.
+
+    Attributes:
+        train: the samples to train on.
+        validation: patients held out of train, to choose the checkpoint on.
+        test: the samples to report.
+    """
+
+    train: ShardSplit
+    validation: ShardSplit | None
+    test: ShardSplit
+
+    def __enter__(self) -> Data:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                split.close()
+
+    def describe(self) -> dict[str, Any]:
+        """What of the data a run depends on, as JSON."""
+        raw = self.train.manifest.raw
+        return {
+            "fingerprint": raw.get("fingerprint"),
+            "preprocessing": raw.get("preprocessing"),
+            "train": len(self.train),
+            "validation": len(self.validation) if self.validation else 0,
+            "test": len(self.test),
+        }
+
+    def image_shape(self, recipe: Recipe) -> tuple[int, int]:
+        """Height and width of what the network is trained on, pixels."""
+        if recipe.image_size is not None:
+            return recipe.image_size, recipe.image_size
+        return self.train.dimensions[0]
+
+    def train_counts(self) -> list[int]:
+        """Training samples of each grade."""
+        labels = self.train.labels[self.train.rows]
+        counts: list[int] = np.bincount(labels, minlength=5).tolist()
+        return counts
+
+
+def open_data(shards: Path, recipe: Recipe) -> Data:
+    """Open a data set and hold out the recipe's validation patients.
+
+    Raises:
+        ShardError: it can't be used, or one of its splits is empty.
+    """
+    with ExitStack() as opened:
+        test = opened.enter_context(open_split(shards, "test"))
+        train = opened.enter_context(open_split(shards, "train"))
+        for split in (train, test):
+            if not len(split):
+                raise ShardError(f"{shards} has no {split.name} samples")
+        validation = None
+        if recipe.validation:
+            held = group_split(
+                train.column("patient"),
+                train.labels.tolist(),
+                recipe.validation,
+                recipe.seed,
+            )
+            validation = opened.enter_context(train.select(np.flatnonzero(held)))
+            train = opened.enter_context(train.select(np.flatnonzero(~held)))
+            if not len(train) or not len(validation):
+                raise ShardError(
+                    f"{shards} has too few patients to hold out a validation share of "
+                    f"{recipe.validation}; pass --validation 0"
+                )
+        opened.pop_all()
+    return Data(train, validation, test)
+
+
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """How batches are made; it decides the speed and nothing else."""
+
+    loader: str
+    workers: int | None
+    prefetch: int
+    device: str
+
+
+def train_loader(data: Data, recipe: Recipe, feeding: Feeding) -> Loader:
+    """Batches to train on: shuffled, flipped, the short last one kept."""
+    config = LoaderConfig(
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        shuffle=True,
+        balance=recipe.balance,
+        balance_decay=recipe.balance_decay,
+        hflip=recipe.hflip,
+        vflip=recipe.vflip,
+        image_size=recipe.image_size,
+        device=feeding.device,
+        workers=feeding.workers,
+        prefetch=feeding.prefetch,
+    )
+    return make_loader(feeding.loader, data.train, "train", config)
+
+
+def evaluation_loader(split: ShardSplit, recipe: Recipe, feeding: Feeding) -> Loader:
+    """Every sample of a split once, in order, as it is."""
+    config = LoaderConfig(
+        batch_size=recipe.batch_size,
+        image_size=recipe.image_size,
+        device=feeding.device,
+        workers=feeding.workers,
+        prefetch=feeding.prefetch,
+    )
+    return make_loader(feeding.loader, split, split.name, config)

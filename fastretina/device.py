@@ -1,0 +1,110 @@
+"""Which device, and which precision on it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from loaders.errors import DataError
+
+
+class DeviceError(DataError):
+    """A device or precision that is not to be had here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A device and the precision to train in.
+
+    Attributes:
+        device: where model and batches live.
+        dtype: of autocast; ``None`` runs in float32.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context for a forward pass."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss in fp16, and does nothing otherwise."""
+        return torch.amp.GradScaler(
+            self.device.type, enabled=self.dtype is torch.float16
+        )
+
+    def wait(self) -> None:
+        """Wait for the device to end what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    @property
+    def precision(self) -> str:
+        """bf16, fp16 or fp32."""
+        names = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
+        return names[self.dtype]
+
+
+def choose(device: str, amp: str) -> Compute:
+    """Resolve ``--device`` and ``--amp``.
+
+    Args:
+        device: ``auto``, or what torch calls it, e.g. ``cuda:1``.
+        amp: ``auto``, ``bf16``, ``fp16`` or ``off``.
+
+    Raises:
+        DeviceError: there is no such device here, or it lacks that precision.
+    """
+    found = _find(device)
+    if amp == "off":
+        return Compute(found, None)
+    if amp == "bf16" and not _has_bf16(found):
+        raise DeviceError(f"--amp bf16 is not supported on {found}; choose fp16 or off")
+    if amp == "fp16" and found.type != "cuda":
+        raise DeviceError(f"--amp fp16 must be used on a GPU, got {found}")
+    if amp == "bf16" or (amp == "auto" and _has_bf16(found)):
+        return Compute(found, torch.bfloat16)
+    return Compute(found, torch.float16 if found.type == "cuda" else None)
+
+
+def _find(device: str) -> torch.device:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise DeviceError(
+            f"--device must be auto, cpu, cuda, cuda:N or mps, got {device!r}"
+        ) from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(f"--device {device} is not here: {count} CUDA devices found")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps is not here: no Apple GPU found")
+    return found
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16, rather than merely emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return _cpu_has_bf16()
+    return False  # MPS: float32, as bf16 autocast is young there
+
+
+def _cpu_has_bf16() -> bool:
+    """AVX512-BF16 or AMX; without them bf16 is slower than float32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10 can't tell
+        return False
+    capability = torch.cpu.get_capabilities()
+    return any(capability.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

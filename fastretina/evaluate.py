@@ -1,0 +1,168 @@
+"""Evaluate a network on every sample of a split, exactly once.
+
+python -m fastretina.evaluate runs/resnet18-strong-1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from tyro.conf import Positional, arg
+
+from fastretina import cli
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import nn
+
+    from fastretina.device import Compute
+    from loaders import Loader
+
+PROG = "python -m fastretina.evaluate"
+ABOUT = f"""Repeat a run's evaluation: every test sample once, with the checkpoint that
+the run itself reports. The numbers are those of its metrics.json.
+
+Example: {PROG} runs/resnet18-strong-1
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Flags of ``fastretina.evaluate``.
+
+    Attributes:
+        run: The run's folder.
+        shards: The data set; by default the run's own.
+        split: What to evaluate on.
+        loader: Who decodes: auto, pil or turbo.
+        workers: Threads or processes that decode; by default one for each core granted.
+        device: auto, cpu, cuda, cuda:N or mps.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    shards: Path | None = None
+    split: Literal["test", "train"] = "test"
+    loader: str = "auto"
+    workers: int | None = None
+    device: str = "auto"
+
+
+class Predictions(NamedTuple):
+    """What a network says of each sample, in row order.
+
+    Attributes:
+        rows: int64[N].
+        labels: int64[N].
+        probabilities: float64[N, 5].
+    """
+
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float64]
+
+
+def predict_all(
+    network: nn.Module,
+    loader: Loader,
+    compute: Compute,
+    check: Callable[[], None] = lambda: None,
+) -> Predictions:
+    """Run the network, which is in eval mode, over one epoch of the loader.
+
+    Args:
+        network: takes float32[B, 3, H, W], gives float32[B, 5] logits.
+        loader: one that does not shuffle.
+        compute: device and precision.
+        check: called after each batch; may raise to stop.
+    """
+    import numpy as np
+    import torch
+
+    from fastretina.augment import normalise
+
+    parts = []
+    with torch.inference_mode():
+        for batch in loader.epoch(0):
+            with compute.autocast():
+                logits = network(normalise(batch.images))
+            chances = logits.float().softmax(dim=1).cpu().double().numpy()
+            parts.append((batch.index.cpu(), batch.labels.cpu(), chances))
+            check()
+    rows, labels, chances = (np.concatenate(part) for part in zip(*parts, strict=True))
+    assert len(np.unique(rows)) == len(rows), "a loader delivered a sample twice"
+    return Predictions(rows, labels, chances)
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    return cli.run(command, Options, argv, prog=prog, about=ABOUT)
+
+
+def command(options: Options) -> dict[str, Any]:
+    """Evaluate a run; returns what the JSON line holds."""
+    from fastretina.data import Feeding, evaluation_loader
+    from fastretina.device import choose
+    from fastretina.metrics import score
+    from fastretina.run import Run
+    from fastretina.trained import load_trained
+    from loaders.shards import open_split
+
+    trained = load_trained(Run(options.run), choose(options.device, "auto").device)
+    compute = choose(options.device, trained.recipe.amp)
+    shards = options.shards or Path(trained.config["shards"])
+    feeding = Feeding(options.loader, options.workers, 2, str(compute.device))
+    with (
+        open_split(shards, options.split) as split,
+        evaluation_loader(split, trained.recipe, feeding) as loader,
+    ):
+        trained.use_threads()
+        found = predict_all(trained.network, loader, compute)
+    scores = score(found.labels, found.probabilities)
+    print(table(scores))
+    return {
+        "run": str(options.run),
+        "checkpoint": trained.checkpoint,
+        "shards": str(shards),
+        "split": options.split,
+        "device": str(compute.device),
+        **{f"{options.split}_{name}": value for name, value in scores.items()},
+        "weights_sha256": trained.weights_sha256,
+    }
+
+
+def table(scores: Mapping[str, Any]) -> str:
+    """The scores for people: totals, then a line of the confusion matrix per grade."""
+    from loaders._course import GRADES
+
+    def share(value: float | None) -> str:
+        return "    -" if value is None else f"{value:5.1%}"
+
+    referable = scores["referable"]
+    auc = referable["auc"]
+    lines = [
+        f"{scores['samples']:,} samples: accuracy {share(scores['accuracy'])}, "
+        f"balanced accuracy {share(scores['balanced_accuracy'])}, "
+        f"QWK {scores['qwk']:.3f}",
+        "referable DR (grade 2 or worse): "
+        f"sensitivity {share(referable['sensitivity'])}, "
+        f"specificity {share(referable['specificity'])}, "
+        f"AUC {'-' if auc is None else f'{auc:.3f}'}",
+        f"{'true grade':<18}{'recall':>7}   predicted 0 to 4",
+    ]
+    for grade, name in enumerate(GRADES):
+        counts = "".join(f"{count:>7,}" for count in scores["confusion"][grade])
+        recall = share(scores["recall"][grade])
+        lines.append(f"{grade} {name:<16}{recall:>7}  {counts}")
+    if scores["collapse"]:
+        lines.append(f"warning: {scores['collapse']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The flags of ``fastretina.train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from fastretina.recipe import STRONG, Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOptions:
+    """Flags of ``fastretina.train``: the recipe's, and how and where it is run.
+
+    Attributes:
+        recipe: What the result depends on.
+        shards: The data set, written by scripts/shard.py.
+        loader: Who decodes: pil (Pillow in worker processes), turbo (libjpeg-turbo in
+            threads), or auto for the fastest here. All give the same batches.
+        workers: Threads (turbo) or processes (pil) that decode; by default one for each
+            core granted.
+        prefetch: Batches made ahead.
+        device: auto, cpu, cuda, cuda:N or mps.
+        threads: Threads that compute on a CPU; another number gives other last bits.
+        compile: Compile the network with torch.compile: faster steps after a minute's
+            wait.
+        out: The run's folder; by default runs/ARCH-RECIPE-NUMBER.
+        resume: Continue this run where it stopped; its recipe and shards stay as they
+            were.
+        checkpoint_every: Seconds between checkpoints within an epoch; one is written
+            after each, too.
+    """
+
+    recipe: OmitArgPrefixes[Recipe] = STRONG
+    shards: Path = Path("shards")
+    loader: Literal["auto", "pil", "turbo"] = "auto"
+    workers: int | None = None
+    prefetch: int = 2
+    device: str = "auto"
+    threads: int | None = None
+    compile: bool = False
+    out: Path | None = None
+    resume: Annotated[Path | None, arg(metavar="RUN")] = None
+    checkpoint_every: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name, low in (("workers", 0), ("prefetch", 1), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"--{name} must be at least {low}, got {value}")
+        if self.resume is not None and self.out not in (None, self.resume):
+            raise ValueError(
+                "--out must be left out with --resume: it goes on in place"
+            )

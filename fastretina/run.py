@@ -1,0 +1,176 @@
+"""The run folder: what a run was made with, how it went, and what it ended with.
+
+config.json        recipe, data, loader, device, versions
+log.csv            a line per epoch
+tensorboard/       the same as events
+last.safetensors   where to resume: weights, average, optimizer, progress
+best.safetensors   the epoch with the best validation QWK, if any is held out
+metrics.json       the final evaluation
+curves.png  confusion.png
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fastretina.recipe import Recipe
+from loaders._tar import write_atomically
+from loaders.errors import RunError
+
+COLUMNS = (
+    "epoch",
+    "phase",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "validation_accuracy",
+    "validation_qwk",
+    "test_accuracy",
+    "test_qwk",
+    "images_per_second",
+    "wait_seconds",
+    "seconds",
+)
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+    "nvidia-dali-cuda120",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder."""
+
+    path: Path
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.path / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint that validation has chosen."""
+        return self.path / "best.safetensors"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Record what the run depends on."""
+        self._write_json("config.json", config)
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Record the final evaluation."""
+        self._write_json("metrics.json", metrics)
+
+    def write_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``log.csv`` anew, so that it always agrees with the checkpoint."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path / "log.csv", text.getvalue())
+
+    def write_events(self, row: Mapping[str, Any], step: int) -> None:
+        """Add an epoch's numbers to the TensorBoard events.
+
+        One file for each epoch: a run that is resumed may write an epoch again, and
+        then replaces its file.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = self.path / "tensorboard"
+        suffix = f".epoch-{row['epoch']:03d}"
+        for stale in folder.glob(f"*{suffix}"):
+            stale.unlink()
+        with SummaryWriter(str(folder), filename_suffix=suffix) as events:
+            for name in COLUMNS[2:]:
+                if row[name] is not None:
+                    events.add_scalar(name.replace("_", "/", 1), row[name], step)
+
+    def config(self) -> dict[str, Any]:
+        """What ``write_config`` has recorded.
+
+        Raises:
+            RunError: this is no run folder.
+        """
+        return self._read_json("config.json")
+
+    def metrics(self) -> dict[str, Any]:
+        """What ``write_metrics`` has recorded."""
+        return self._read_json("metrics.json")
+
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        saved = self.config().get("recipe", {})
+        known = {field.name for field in fields(Recipe)}
+        if unknown := sorted(set(saved) - known):
+            raise RunError(
+                f"{self.path} was made by another version of fastretina: its recipe "
+                f"has {unknown[0]!r}"
+            )
+        return Recipe(**saved)
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        write_atomically(self.path / name, json.dumps(content, indent=1) + "\n")
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunError(
+                f"{self.path} is no finished run: it has no {name}"
+            ) from None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error})") from error
+        return content
+
+
+def create_run(out: Path | None, recipe: Recipe) -> Run:
+    """Make a new run folder, by default ``runs/ARCH-RECIPE-NUMBER``.
+
+    Raises:
+        RunError: there is a run in it already.
+    """
+    path = out or _next_name(Path("runs"), f"{recipe.arch}-{recipe.recipe}")
+    if (path / "config.json").exists():
+        raise RunError(
+            f"{path} holds a run already: continue it with --resume {path}, "
+            "or choose another --out"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return Run(path)
+
+
+def _next_name(folder: Path, stem: str) -> Path:
+    number = 1
+    while (folder / f"{stem}-{number}").exists():
+        number += 1
+    return folder / f"{stem}-{number}"
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON, with the versions of what computes it."""
+    return {
+        "recipe": asdict(recipe),
+        "python": platform.python_version(),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,265 @@
+"""Fine-tune a ResNet on shards: first its head, then all of it.
+
+python -m fastretina.train --shards shards --loader turbo
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastretina import cli
+from fastretina.options import TrainOptions
+from fastretina.recipe import RECIPES, STRONG
+from loaders.errors import RunError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from fastretina.data import Data, Feeding
+    from fastretina.interrupts import Stopper
+    from fastretina.session import Session
+    from loaders import Batch, Loader, ShardSplit
+
+PROG = "python -m fastretina.train"
+ABOUT = f"""Fine-tune a ResNet to grade diabetic retinopathy: phase 1 trains the head,
+phase 2 the whole network. The run folder holds checkpoints, log, figures and metrics;
+a run that was killed continues with --resume RUN, to the very same weights.
+
+Example: {PROG} --shards shards --recipe seed --weights imagenet
+Another recipe's defaults: {PROG} --recipe seed --help
+"""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        default = _defaults(words)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return cli.run(
+        command, TrainOptions, words, prog=prog, about=ABOUT, default=default
+    )
+
+
+def _defaults(words: Sequence[str]) -> TrainOptions:
+    """The values of flags that are not given: the recipe's, or the resumed run's."""
+    if resume := _value_of("--resume", words):
+        from fastretina.run import Run
+
+        run = Run(Path(resume))
+        shards = Path(run.config()["shards"])
+        return TrainOptions(recipe=run.recipe(), shards=shards, resume=run.path)
+    named = _value_of("--recipe", words)
+    return TrainOptions(recipe=RECIPES.get(named, STRONG) if named else STRONG)
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str | None:
+    for place, word in enumerate(words):
+        if word == flag and place + 1 < len(words):
+            return words[place + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def command(options: TrainOptions) -> dict[str, Any]:
+    """Train, evaluate, report; returns what the JSON line holds.
+
+    Raises:
+        DataError: the data, the run folder or the device can't be used.
+        KeyboardInterrupt: after saving, where a signal asked to stop.
+    """
+    import torch
+
+    from fastretina.data import Feeding, open_data, train_loader
+    from fastretina.device import choose
+    from fastretina.interrupts import Interrupted, Stopper
+    from fastretina.report import report
+    from fastretina.session import begin, resume
+    from loaders import resolve
+
+    recipe = options.recipe
+    compute = choose(options.device, recipe.amp)
+    torch.backends.cudnn.benchmark = True  # all batches but the last have one size
+    loader_name = resolve(options.loader)
+    feeding = Feeding(
+        loader_name, options.workers, options.prefetch, str(compute.device)
+    )
+    with open_data(options.shards, recipe) as data, Stopper() as stopper:
+        start = begin if options.resume is None else resume
+        session = start(options, data, compute, loader_name)
+        training = Training(session, data, feeding, stopper)
+        try:
+            with train_loader(data, recipe, feeding) as loader:
+                while not training.finished():
+                    training.run_epoch(loader, options.checkpoint_every)
+                    training.end_epoch()
+            return report(session, data, feeding, stopper.check)
+        except Interrupted:
+            session.save()
+            raise KeyboardInterrupt(
+                f"saved at step {session.progress.step:,}; continue with "
+                f"{PROG} --resume {session.run.path}"
+            ) from None
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"the device's memory is full at --batch-size {recipe.batch_size}: "
+                f"choose a smaller one ({str(error).partition('.')[0]})"
+            ) from error
+
+
+class Training:
+    """The loop: epochs of steps, and an evaluation after each."""
+
+    def __init__(
+        self, session: Session, data: Data, feeding: Feeding, stopper: Stopper
+    ) -> None:
+        from fastretina.augment import Augment
+        from fastretina.optimise import Loss
+
+        self.session, self.recipe = session, session.recipe
+        self.data, self.feeding, self.stopper = data, feeding, stopper
+        self.augment = Augment(self.recipe)
+        self.loss = Loss(self.recipe, data.train_counts()).to(session.compute.device)
+
+    def finished(self) -> bool:
+        """Whether all epochs, or ``--max-steps``, are done."""
+        progress = self.session.progress
+        return progress.epoch >= self.recipe.epochs or self._at_limit()
+
+    def _at_limit(self) -> bool:
+        limit = self.recipe.max_steps
+        return limit is not None and self.session.progress.step >= limit
+
+    def run_epoch(self, loader: Loader, checkpoint_every: float) -> None:
+        """Train on what is left of the epoch.
+
+        Raises:
+            Interrupted: between two steps, where a signal asked to stop.
+            RunError: the loss is not a number any more.
+        """
+        session, progress = self.session, self.session.progress
+        session.training_mode()
+        batches = loader.epoch(progress.epoch, progress.batch)
+        with self._bar() as bar:
+            for batch, waited in _timed(batches):
+                begun = time.perf_counter()
+                self.step(batch, steps_per_epoch=len(loader))
+                progress.wait_seconds += waited
+                progress.seconds += waited + time.perf_counter() - begun
+                bar.set_postfix_str(f"{progress.wait_share:.0%} waiting", refresh=False)
+                bar.update(len(batch.labels))
+                session.save_if_due(checkpoint_every)
+                self.stopper.check()
+                if self._at_limit():
+                    break
+        session.compute.wait()
+
+    def step(self, batch: Batch, steps_per_epoch: int) -> None:
+        """Train on one batch."""
+        from fastretina.optimise import learning_rate
+
+        session, progress = self.session, self.session.progress
+        done = progress.epoch + progress.batch / steps_per_epoch
+        rate = learning_rate(self.recipe, done)
+        for group in session.optimizer.param_groups:
+            group["lr"] = rate
+        rows = batch.index.cpu().numpy()
+        inputs = self.augment(batch.images, rows, progress.epoch, progress.step)
+        with session.compute.autocast():
+            logits = session.forward(inputs)
+        loss = self.loss(logits.float(), batch.labels)
+        session.optimizer.zero_grad(set_to_none=True)
+        session.scaler.scale(loss).backward()
+        session.scaler.step(session.optimizer)
+        session.scaler.update()
+        if session.average is not None:
+            session.average.update_parameters(session.network)
+        session.count(logits.detach(), loss.detach(), batch.labels)
+
+    def end_epoch(self) -> None:
+        """Evaluate, log, and save; the best epoch on validation is kept apart."""
+        session, recipe = self.session, self.recipe
+        row = session.epoch_row()
+        if not math.isfinite(row["train_loss"]):
+            raise RunError(
+                f"the loss is {row['train_loss']} in epoch {row['epoch']}: lower --lr "
+                "or --head-lr, or try --amp off"
+            )
+        improved = False
+        if self.data.validation is not None:
+            scores = self._evaluate(self.data.validation)
+            row["validation_accuracy"] = scores["accuracy"]
+            row["validation_qwk"] = scores["qwk"]
+            found = [scores["qwk"], scores["accuracy"]]
+            improved = session.best is None or found > session.best["score"]
+            if improved:
+                session.best = {"epoch": row["epoch"], "score": found}
+        if recipe.test_each_epoch:
+            scores = self._evaluate(self.data.test)
+            row["test_accuracy"], row["test_qwk"] = scores["accuracy"], scores["qwk"]
+        session.end_epoch(row)
+        session.save(best=improved)
+        print(_line(row, recipe.epochs), file=sys.stderr)
+
+    def _evaluate(self, split: ShardSplit) -> dict[str, Any]:
+        from fastretina.data import evaluation_loader
+        from fastretina.evaluate import predict_all
+        from fastretina.metrics import score
+
+        session = self.session
+        with evaluation_loader(split, self.recipe, self.feeding) as loader:
+            found = predict_all(
+                session.evaluated(), loader, session.compute, self.stopper.check
+            )
+        return score(found.labels, found.probabilities)
+
+    def _bar(self) -> tqdm[Any]:
+        from tqdm import tqdm
+
+        session, progress = self.session, self.session.progress
+        return tqdm(
+            total=len(self.data.train),
+            initial=progress.seen,
+            desc=f"epoch {progress.epoch + 1}/{self.recipe.epochs} {session.phase}",
+            unit=" images",
+            disable=None,
+            leave=False,
+        )
+
+
+def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch with the seconds that it was waited for."""
+    while True:
+        begun = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - begun
+
+
+def _line(row: dict[str, Any], epochs: int) -> str:
+    """An epoch in one line, for people."""
+    words = [
+        f"epoch {row['epoch']:>2}/{epochs} {row['phase']:<4}",
+        f"loss {row['train_loss']:.4f}",
+        f"train {row['train_accuracy']:.1%}",
+    ]
+    for split in ("validation", "test"):
+        if row[f"{split}_accuracy"] is not None:
+            accuracy, qwk = row[f"{split}_accuracy"], row[f"{split}_qwk"]
+            words.append(f"{split} {accuracy:.1%} QWK {qwk:.3f}")
+    waited = row["wait_seconds"] / row["seconds"] if row["seconds"] else 0.0
+    words.append(f"{row['images_per_second']:,.0f} images/s, {waited:.0%} waiting")
+    return "  ".join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
