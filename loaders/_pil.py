@@ -8,6 +8,7 @@ or (through ``FolderSource``) from such a Dataset.
 from __future__ import annotations
 
 import io
+import traceback
 from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +97,14 @@ class FolderSource:
     @cached_property
     def dimensions(self) -> tuple[tuple[int, int], ...]:
         """The distinct (height, width): opens every file once, 0.1 ms each."""
-        return tuple(sorted({_size_of(path) for path in self._dataset.paths}))
+        return tuple(sorted({self._size_of(row) for row in self.rows.tolist()}))
+
+    def _size_of(self, row: int) -> tuple[int, int]:
+        try:
+            with Image.open(self._dataset.paths[row]) as image:
+                return image.height, image.width
+        except (OSError, SyntaxError) as error:
+            raise self.failure(row, str(error)) from error
 
     def read(self, row: int) -> bytes:
         """The file's bytes."""
@@ -112,11 +120,6 @@ class FolderSource:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def _size_of(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.height, image.width
 
 
 class PilLoader(PlannedLoader):
@@ -139,23 +142,23 @@ class PilLoader(PlannedLoader):
             generator=torch.Generator(),  # or it would draw from the global one
         )
         for plan, decoded in zip(listed, images, strict=True):
-            if isinstance(decoded, DataError):
+            if isinstance(decoded, Exception):
                 raise decoded
             yield self._batch(plan, decoded)
 
 
-class _Decoding(Dataset["torch.Tensor | DataError"]):
+class _Decoding(Dataset["torch.Tensor | Exception"]):
     """From a plan to its images, uint8[B, H, W, 3], or to the error that came up.
 
     An error is returned, as the DataLoader would raise it with a worker's traceback in
-    its text.
+    its text, and keep its workers for as long as that error is kept.
     """
 
     def __init__(self, source: Source, shape: tuple[int, int]) -> None:
         self._source = source
         self._shape = shape
 
-    def __getitem__(self, plan: Plan) -> torch.Tensor | DataError:
+    def __getitem__(self, plan: Plan) -> torch.Tensor | Exception:
         images = np.empty((len(plan.rows), *self._shape, 3), np.uint8)
         for place, row in enumerate(plan.rows.tolist()):
             flip = (bool(plan.flips[place, 0]), bool(plan.flips[place, 1]))
@@ -165,6 +168,8 @@ class _Decoding(Dataset["torch.Tensor | DataError"]):
                 return error
             except (ValueError, OSError, SyntaxError) as error:  # Pillow's
                 return self._source.failure(row, str(error))
+            except Exception:  # a bug; its own type may not survive the pickling
+                return RuntimeError(traceback.format_exc())
         return torch.from_numpy(images)
 
 

@@ -67,4 +67,7 @@ class PlannedLoader(ABC):
 
     def _batch(self, plan: Plan, images: torch.Tensor) -> Batch:
         labels = torch.from_numpy(self._source.labels[plan.rows])
-        return Batch(images, labels, torch.from_numpy(plan.rows))
+        rows = torch.from_numpy(plan.rows)
+        if self.device.type == "cuda":  # or their copies would wait for the device
+            labels, rows = labels.pin_memory(), rows.pin_memory()
+        return Batch(images, labels, rows)

@@ -74,15 +74,18 @@ class ShardWriter:
         """
         if not KEY.fullmatch(key):
             raise ValueError(f"key must match {KEY.pattern}, got {key!r}")
-        described = []
+        offset = self._end + BLOCK
+        parts, described = [], []
+        end = self._end
         for extension, content in members.items():
-            name = f"{key}.{extension}"
-            self._write(member_header(name, len(content)))
-            described.append((extension, self._end, len(content), name))
-            self._write(content)
-            self._write(bytes(-len(content) % BLOCK))
-        self._index.append(" ".join(f"{e} {o} {n} {f}" for e, o, n, f in described))
-        return described[0][1]
+            name, size = f"{key}.{extension}", len(content)
+            padding = -size % BLOCK
+            parts += [member_header(name, size), content, bytes(padding)]
+            described.append(f"{extension} {end + BLOCK} {size} {name}")
+            end += BLOCK + size + padding
+        self._write(b"".join(parts))
+        self._index.append(" ".join(described))
+        return offset
 
     def finish(self) -> Written:
         """End the archive, make it durable and give tar and index their final names."""
@@ -109,13 +112,20 @@ def member_header(name: str, size: int) -> bytes:
     """
     if len(name) > 100 or not name.isascii():
         raise ValueError(f"name must be at most 100 ASCII characters, got {name!r}")
-    head = bytearray(BLOCK)
-    head[: len(name)] = name.encode()
-    head[100:148] = b"0000444\x000000000\x000000000\x00%011o\x00%011o\x00" % (size, 0)
-    head[148:157] = b"        0"  # the checksum counts as spaces; type 0, a file
-    head[257:265] = b"ustar\x0000"
-    head[148:156] = b"%06o\x00 " % sum(head)
-    return bytes(head)
+    called, long = name.encode(), b"%011o" % size
+    checksum = _FIXED_SUM + sum(called) + sum(long)
+    return _HEADER % (called.ljust(100, b"\0"), long, b"%06o" % checksum)
+
+
+# Name, mode, owner, group, size, time, checksum, type 0 (a file), no link, magic.
+_HEADER = (
+    b"%b0000444\x000000000\x000000000\x00%b\x0000000000000\x00%b\x00 0"
+    + bytes(100)
+    + b"ustar\x0000"
+    + bytes(247)
+)
+# Of all bytes but name and size; the checksum itself counts as eight spaces.
+_FIXED_SUM = sum(_HEADER.replace(b"%b", b"")) - ord(" ") + 8 * ord(" ")
 
 
 def partial_name(path: Path) -> Path:

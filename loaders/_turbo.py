@@ -43,7 +43,7 @@ class TurboLoader(PlannedLoader):
     def __init__(self, source: Source, config: LoaderConfig) -> None:
         super().__init__(source, config)
         self._workers = config.workers or granted_cores()
-        self._ring: tuple[torch.Tensor, ...] | None = None
+        self._ring: deque[torch.Tensor] | None = None
 
     def close(self) -> None:
         """Stop the threads, free the buffers and the memory maps."""
@@ -52,39 +52,36 @@ class TurboLoader(PlannedLoader):
 
     def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
         """Batches in host memory, ``prefetch`` of them in the making at any time."""
-        free = deque(self._slots())
+        ring = self._slots()
         tasks: Tasks = SimpleQueue()
         threads = [
             threading.Thread(target=self._work, args=(tasks,), daemon=True)
             for _ in range(self._workers)
         ]
         jobs: deque[_Job] = deque()
-        valid: deque[torch.Tensor] = deque()  # slots of the last two batches yielded
         try:
             for thread in threads:
                 thread.start()
             while True:
                 for plan in islice(plans, self._config.prefetch + 1 - len(jobs)):
-                    jobs.append(_Job(plan, free.popleft()))
+                    jobs.append(_Job(plan, ring[len(jobs)]))
                     for place in range(len(plan.rows)):
                         tasks.put((jobs[-1], place))
                 if not jobs:
                     return
                 job = jobs.popleft()
                 job.wait()
+                ring.rotate(-1)  # the last to be filled again, in the next epoch, too
                 yield self._batch(job.plan, job.slot[: len(job.plan.rows)])
-                valid.append(job.slot)
-                if len(valid) > 1:
-                    free.append(valid.popleft())
         finally:
             _stop(threads, tasks)
 
-    def _slots(self) -> tuple[torch.Tensor, ...]:
-        """Room for the batches alive at once, allocated in the first epoch."""
+    def _slots(self) -> deque[torch.Tensor]:
+        """Room for the batches alive at once, the next to be filled first."""
         if self._ring is None:
             size = (self._schedule.local_size, *self._schedule.shape, 3)
             pinned = self.device.type == "cuda"
-            self._ring = tuple(
+            self._ring = deque(
                 torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
                 for _ in range(self._config.prefetch + 2)
             )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Batch(NamedTuple):
     """One rank's share of a global batch, on the loader's device.
 
-    Valid until the next batch but one is taken from the same epoch.
+    Valid until the next batch but one is taken, be it from another epoch.
 
     Attributes:
         images: uint8[B, H, W, C], RGB; ``images.permute(0, 3, 1, 2)`` is a

@@ -1,0 +1,108 @@
+"""Small made-up photographs, in the course's layout and as shards, for every test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+REAL_DATA = Path(
+    os.environ.get(
+        "FASTRETINA_REAL_DATA", Path(__file__).parents[1].parent / "shared" / "data"
+    )
+)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real photographs; the test is skipped where it is absent."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real photographs at {REAL_DATA} (FASTRETINA_REAL_DATA)")
+    return REAL_DATA
+
+
+def photograph(seed: int, size: int = 64, quality: int = 90) -> bytes:
+    """A smooth random image as a 4:2:0 JPEG."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = np.kron(coarse, np.ones((size // 8, size // 8, 1), np.uint8))
+    noisy = np.clip(image + rng.integers(-12, 13, image.shape), 0, 255).astype(np.uint8)
+    return simplejpeg.encode_jpeg(noisy, quality=quality, colorsubsampling="420")
+
+
+def course_folder(root: Path, train: int = 37, test: int = 11, size: int = 64) -> Path:
+    """Write ``train`` + ``test`` photographs with the course's four CSVs; return root.
+
+    Two in three are grade 0; eyes come in pairs of a patient, and patients keep to
+    one split.
+    """
+    (root / "data").mkdir(parents=True)
+    first = 0
+    for split, count in (("train", train), ("test", test)):
+        numbers = range(first, first + count)
+        names = [f"{n // 2 + 10}_{('left', 'right')[n % 2]}" for n in numbers]
+        grades = [n % 15 // 3 if n % 3 == 0 else 0 for n in numbers]
+        for n, name in zip(numbers, names, strict=True):
+            (root / "data" / f"{name}.jpeg").write_bytes(photograph(n, size))
+        (root / f"{split}_img.csv").write_text("\n".join(names) + "\n")
+        (root / f"{split}_label.csv").write_text("\n".join(map(str, grades)) + "\n")
+        first += count + count % 2
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_course() -> Callable[..., Path]:
+    return course_folder
+
+
+@pytest.fixture(scope="session")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 37 + 11 photographs of 64 pixels; read-only by agreement."""
+    return course_folder(tmp_path_factory.mktemp("course"))
+
+
+@pytest.fixture(scope="session")
+def shards(course: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as shards of 10 samples; read-only by agreement."""
+    from fastretina import shard
+
+    folder = tmp_path_factory.mktemp("shards")
+    code = shard.main(
+        [str(course), str(folder), "--samples-per-shard", "10", "--workers", "1"]
+    )
+    assert code == 0
+    return folder
+
+
+@pytest.fixture
+def run_shard(
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """Run ``scripts/shard.py`` in this process: exit code, lines of stdout, stderr."""
+    from fastretina import shard
+
+    def run(*words: object) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        code = shard.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err.splitlines()
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too, by its relative name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="session")
+def read_folder() -> Callable[[Path], dict[str, bytes]]:
+    return contents
