@@ -14,10 +14,10 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from pathlib import Path
@@ -223,12 +223,8 @@ def in_processes(
         min(workers, len(items)), context, initializer=_end_with, initargs=(theirs,)
     )
     try:
-        # The workers inherit the mask: a Ctrl-C while they start must not reach them.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _interrupts_held():
             futures = {pool.submit(function, item): n for n, item in enumerate(items)}
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
     except BrokenProcessPool:
@@ -243,6 +239,26 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
         ours.close()
         theirs.close()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block; processes started in it get none at all.
+
+    They inherit the mask, which nothing but this thread heeds here: hence the handler.
+    """
+    held: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = in_main and signal.signal(signal.SIGINT, lambda n, _: held.append(n))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _end_with(pipe: connection.Connection) -> None:

@@ -11,10 +11,10 @@ import contextlib
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastretina import __version__
@@ -134,19 +134,25 @@ def _parse(
     except SystemExit as stop:
         if not stop.code:
             return None
-        raise ValueError(_unboxed(said.getvalue())) from None
+        error = stop.__context__  # ours, from __post_init__, is better than its box
+        plain = str(error) if type(error) is ValueError else _unboxed(said.getvalue())
+        raise ValueError(plain) from None
 
 
 def _unboxed(box: str) -> str:
-    """The one line that matters of what tyro draws a box around."""
-    rows = [row.strip("\u2502 ") for row in box.splitlines()[1:-1]]  # the box's sides
-    ends = [n for n, row in enumerate(rows) if not row.strip("\u2500")]  # rules, blanks
-    told = " ".join(rows[: ends[0]] if ends else rows)
-    told = re.sub(r"^Error parsing [A-Z]\w*: ", "", told).rstrip(".")
+    """The one line that matters of what tyro draws a box around, in ASCII or not."""
+    rows = [row.strip("\u2502 ") for row in box.splitlines()[1:]]  # less the title
+    parts = [list(part) for rule, part in groupby(rows, _is_rule) if not rule]
+    told = " ".join(parts[0] if parts else rows)
+    told = told.rstrip(".")
     if "Perhaps you meant:" in rows:
         flag = rows[rows.index("Perhaps you meant:") + 1].split()[0].rstrip(",")
         told += f" (perhaps {flag}?)"
     return told[:1].lower() + told[1:]
+
+
+def _is_rule(row: str) -> bool:
+    return not row.strip("\u2500-")  # or a blank line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

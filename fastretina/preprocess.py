@@ -45,7 +45,8 @@ def preprocess(image: UInt8, steps: Sequence[str], size: int | None) -> UInt8:
 def crop_fundus(image: UInt8) -> UInt8:
     """The square around the fundus, with black where the square leaves the image.
 
-    An image without a fundus (all of it darker than the border) stays as it is.
+    An image without a fundus stays as it is: one that is all as dark as the border, or
+    lit in a spot only, which is a reflection.
     """
     lit = cv2.medianBlur(image.max(axis=2), 5) > _BORDER
     rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
@@ -54,6 +55,8 @@ def crop_fundus(image: UInt8) -> UInt8:
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     left, right = int(columns[0]), int(columns[-1]) + 1
     side = max(bottom - top, right - left)
+    if side < max(8, min(image.shape[:2]) // 4):
+        return image
     square = np.zeros((side, side, 3), np.uint8)
     y, x = (side - (bottom - top)) // 2, (side - (right - left)) // 2
     square[y : y + bottom - top, x : x + right - left] = image[top:bottom, left:right]
