@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     """
     digest = hashlib.sha256(json.dumps([FORMAT, asdict(tasks[0].packing)]).encode())
     for task in tasks:
-        for sample in task.samples:
-            size = sample.path.stat().st_size
-            known = (task.name, sample.key, sample.name, sample.grade, size)
-            digest.update(json.dumps(known).encode())
+        known = [
+            (sample.key, sample.name, sample.grade, os.stat(sample.path).st_size)
+            for sample in task.samples
+        ]
+        digest.update(json.dumps([task.name, known]).encode())
     return digest.hexdigest()
 
 
@@ -122,8 +124,8 @@ def write_shard(task: Task) -> Outcome:
     path = task.folder / task.name
     with naming(path), ShardWriter(path) as shard:
         for sample in task.samples:
-            with naming(sample.path):
-                content = sample.path.read_bytes()
+            with naming(sample.path), open(sample.path, "rb", buffering=0) as file:
+                content = file.readall()
             try:
                 ready = prepare(content)
             except Rejected as rejected:
@@ -136,7 +138,9 @@ def write_shard(task: Task) -> Outcome:
     counts = dict(sorted(changed.items()))
     outcome = Outcome(task.name, *written, rows, quarantined, counts)
     with naming(task.marker):
-        write_atomically(task.marker, json.dumps(asdict(outcome)))
+        # Not asdict: it copies every row, 0.04 ms an image.
+        told = {entry.name: getattr(outcome, entry.name) for entry in fields(outcome)}
+        write_atomically(task.marker, json.dumps(told))
     return outcome
 
 

@@ -44,35 +44,45 @@ STEPS = ("crop", "clahe", "graham")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Flags of ``scripts/shard.py``."""
+    """Flags of ``scripts/shard.py``.
+
+    Attributes:
+        data: Folder with the photographs and their labels.
+        shards: Folder to write to.
+        verify: Instead of writing, read these shards again and check every byte and
+            image.
+        workers: Processes.
+        samples_per_shard: Images in a tar: 512 are some 26 MB of 512-pixel photographs.
+        seed: Of the one global shuffle, and of the test split where the labels have
+            none.
+        layout: How the labels are kept.
+        labels: The file with the grades, where more than one could be meant.
+        test_share: Share of the patients to test on, where the labels have no test
+            split.
+        preprocess: What to do once, here, in this order: crop (the fundus square),
+            clahe (contrast of the luminance), graham (Ben Graham's local-mean
+            subtraction). The images are encoded again at quality 95.
+        size: Resize to this many pixels square; without crop, other shapes are
+            distorted.
+        allow_missing: Go on without listed images that are missing.
+        overwrite: Replace the data set that SHARDS holds.
+    """
 
     data: Annotated[
         Positional[Path | None], arg(metavar="DATA", help_behavior_hint="(required)")
     ] = None
-    """Folder with the photographs and their labels."""
-
     shards: Annotated[
         Positional[Path | None], arg(metavar="SHARDS", help_behavior_hint="(required)")
     ] = None
-    """Folder to write to."""
-
     verify: Annotated[
         Path | None, arg(metavar="SHARDS", help_behavior_hint="(default: write)")
     ] = None
-    """Instead of writing, read these shards again and check every byte and image."""
-
     workers: Annotated[
         int | None,
         arg(metavar="INT", help_behavior_hint="(default: all cores granted)"),
     ] = None
-    """Processes."""
-
     samples_per_shard: int = 512
-    """Images in a tar: 512 are some 26 MB of 512-pixel photographs."""
-
     seed: int = 0
-    """Of the one global shuffle, and of the test split where the labels have none."""
-
     layout: Annotated[
         Literal["course", "kaggle", "aptos", "folders"] | None,
         arg(
@@ -80,33 +90,18 @@ class Options:
             help_behavior_hint="(default: recognised)",
         ),
     ] = None
-    """How the labels are kept."""
-
     labels: Annotated[
         Path | None, arg(metavar="CSV", help_behavior_hint="(default: found)")
     ] = None
-    """The file with the grades, where more than one could be meant."""
-
     test_share: float = 0.2
-    """Share of the patients to test on, where the labels have no test split."""
-
     preprocess: Annotated[
         str, arg(metavar="STEP,...", help_behavior_hint="(default: none)")
     ] = ""
-    """What to do once, here, in this order: crop (the fundus square), clahe (contrast
-    of the luminance), graham (Ben Graham's local-mean subtraction). The images are
-    encoded again at quality 95."""
-
     size: Annotated[
         int | None, arg(metavar="INT", help_behavior_hint="(default: as they are)")
     ] = None
-    """Resize to this many pixels square; without crop, other shapes are distorted."""
-
     allow_missing: FlagCreatePairsOff[bool] = False
-    """Go on without listed images that are missing."""
-
     overwrite: FlagCreatePairsOff[bool] = False
-    """Replace the data set that SHARDS holds."""
 
     @property
     def steps(self) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class ShardWriter:
             raise ValueError(f"path must end in .tar, got {path}")
         self.path = path
         self._part = partial_name(path)
-        self._file = self._part.open("wb", buffering=1 << 20)
+        self._file = self._part.open("wb", buffering=0)  # a sample a write
         self._sha = hashlib.sha256()
         self._end = 0
         self._index: list[str] = []
@@ -57,10 +57,8 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._file.close()
-        finally:  # closing flushes, and a full disk says so only then
-            self._part.unlink(missing_ok=True)
+        self._file.close()
+        self._part.unlink(missing_ok=True)
 
     def add(self, key: str, members: Mapping[str, bytes]) -> int:
         """Append one sample.
@@ -90,7 +88,6 @@ class ShardWriter:
     def finish(self) -> Written:
         """End the archive, make it durable and give tar and index their final names."""
         self._write(bytes(2 * BLOCK))
-        self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         lines = [f"v1.2 {len(self._index)}", *self._index]
@@ -99,7 +96,9 @@ class ShardWriter:
         return Written(len(self._index), self._end, self._sha.hexdigest())
 
     def _write(self, content: bytes) -> None:
-        self._file.write(content)
+        written = 0
+        while written < len(content):  # a full disk may take a part of it
+            written += self._file.write(memoryview(content)[written:])
         self._sha.update(content)
         self._end += len(content)
 
