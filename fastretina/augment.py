@@ -100,9 +100,10 @@ class Augment:
         recipe = self._recipe
         angle = np.deg2rad(recipe.rotate) * draws[0]
         zoom = recipe.scale ** draws[1]
-        shift = 2 * recipe.translate * draws[2:4]  # the side is 2 long in the grid
+        shift = 2 * recipe.translate * draws[2:4]
         cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
-        rows = [[cos, -sin, shift[0]], [sin, cos, shift[1]]]
+        tall = unit.shape[2] / unit.shape[3]  # both sides are 2 long in the grid
+        rows = [[cos, -sin * tall, shift[0]], [sin / tall, cos, shift[1]]]
         theta = torch.from_numpy(np.array(rows, np.float32).transpose(2, 0, 1).copy())
         grid = F.affine_grid(
             theta.to(unit.device), list(unit.shape), align_corners=False

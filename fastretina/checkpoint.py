@@ -1,11 +1,12 @@
 """Checkpoints: a run's tensors and state in one safetensors file, whole or not at all.
 
 A file appears under its name only when all of it is on disk, and carries a checksum of
-its tensors; a torn or damaged one is refused.
+its tensors and state; a torn or damaged one is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ Tensors = dict[str, Tensor]
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a kill at any moment leaves the old one or the new."""
     packed = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    about = {"state": json.dumps(state), "sha256": weights_sha256(packed)}
+    said = json.dumps(state)
+    about = {"state": said, "sha256": _checksum(packed, said)}
     write_atomically(path, save_tensors(packed, metadata=about))
 
 
@@ -47,9 +49,13 @@ def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
         raise RunError(f"{path} is not there: no checkpoint was saved yet") from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(f"{path} is damaged and can't be used ({error})") from error
-    if weights_sha256(tensors) != about.get("sha256"):
+    if _checksum(tensors, about["state"]) != about.get("sha256"):
         raise RunError(f"{path} is damaged and can't be used (its checksum differs)")
     return tensors, state
+
+
+def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
+    return hashlib.sha256(f"{weights_sha256(tensors)} {state}".encode()).hexdigest()
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:

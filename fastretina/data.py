@@ -13,6 +13,7 @@ import numpy as np
 from fastretina.recipe import Recipe
 from fastretina.split import group_split
 from loaders import Loader, LoaderConfig, make_loader
+from loaders.base import Schedule
 from loaders.errors import ShardError
 from loaders.shards import ShardSplit, open_split
 
@@ -61,6 +62,10 @@ class Data:
             return recipe.image_size, recipe.image_size
         return self.train.dimensions[0]
 
+    def square(self) -> bool:
+        """Whether all training images are square before they are resized."""
+        return all(height == width for height, width in self.train.dimensions)
+
     def train_counts(self) -> list[int]:
         """Training samples of each grade."""
         labels = self.train.labels[self.train.rows]
@@ -80,6 +85,8 @@ def open_data(shards: Path, recipe: Recipe) -> Data:
         for split in (train, test):
             if not len(split):
                 raise ShardError(f"{shards} has no {split.name} samples")
+            # Now, not after hours of training: do its images fit into one batch?
+            Schedule(split, LoaderConfig(image_size=recipe.image_size))
         validation = None
         if recipe.validation:
             held = group_split(

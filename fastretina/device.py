@@ -74,6 +74,18 @@ def choose(device: str, amp: str) -> Compute:
     return Compute(found, torch.float16 if found.type == "cuda" else None)
 
 
+def choose_again(device: str, precision: str) -> Compute:
+    """Resolve ``--device``, with a run's precision where the device has it.
+
+    Raises:
+        DeviceError: there is no such device here.
+    """
+    try:
+        return choose(device, "off" if precision == "fp32" else precision)
+    except DeviceError:
+        return choose(device, "off")
+
+
 def _find(device: str) -> torch.device:
     if device == "auto":
         if torch.cuda.is_available():
@@ -82,9 +94,11 @@ def _find(device: str) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError:
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda", "mps"):
         raise DeviceError(
             f"--device must be auto, cpu, cuda, cuda:N or mps, got {device!r}"
-        ) from None
+        )
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise DeviceError(f"--device {device} is not here: {count} CUDA devices found")

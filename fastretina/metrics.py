@@ -17,8 +17,9 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 REFERABLE = 2
-# Share of the predictions that one grade must have to count as the only one.
-_ALL_BUT = 0.99
+# A predictor is constant if one grade has this share of its predictions, and of the
+# samples of all other grades it gets no more than that share right.
+_CONSTANT, _BY_CHANCE = 0.99, 0.05
 
 
 def score(labels: Int64, probabilities: Float64) -> dict[str, Any]:
@@ -59,11 +60,12 @@ def collapse(labels: Int64, predicted: Int64) -> str | None:
     """A sentence where the accuracy is only the share of the grade always predicted."""
     shares = np.bincount(predicted, minlength=len(GRADES)) / len(predicted)
     grade = int(shares.argmax())
-    if shares[grade] < _ALL_BUT or len(np.unique(labels)) < 2:
+    hits, others = labels == predicted, labels != grade
+    if shares[grade] < _CONSTANT or not others.any():
         return None
-    accuracy, share = np.mean(labels == predicted), np.mean(labels == grade)
-    if abs(accuracy - share) > 1 - _ALL_BUT:
+    if np.mean(hits[others]) > _BY_CHANCE:
         return None
+    accuracy, share = np.mean(hits), np.mean(labels == grade)
     return (
         f"constant predictor: {shares[grade]:.1%} of the predictions are grade {grade} "
         f"({GRADES[grade]}), so the accuracy of {accuracy:.1%} is that grade's share "

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import torch
@@ -25,6 +25,7 @@ IMAGENET = {
     "resnet50": models.ResNet50_Weights.IMAGENET1K_V2,
 }
 _HEAD = ("fc.weight", "fc.bias")
+_NOT_IN_OLD_FILES = ".num_batches_tracked"  # came with torch 0.4.1; plays no part here
 _HASHED_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 _TIMEOUT = 10  # seconds to wait for the server's first answer
 
@@ -33,55 +34,51 @@ class WeightsError(DataError):
     """Weights that can't be had, are damaged, or belong to another network."""
 
 
-def build_model(arch: str, weights: str, seed: int) -> tuple[nn.Module, str]:
+class Mismatch(WeightsError):
+    """Weights of another network; the text says how they differ."""
+
+
+def build_model(arch: str, weights: str, seed: int) -> nn.Module:
     """A network ready to be fine-tuned, in channels-last memory format.
 
     Args:
         arch: ``resnet18`` or ``resnet50``.
-        weights: ``none``, ``imagenet``, ``auto`` (imagenet, or else none) or a file.
+        weights: ``none``, ``imagenet`` or a file.
         seed: of the random initialisation.
-
-    Returns:
-        The network, and the weights that it really starts from.
 
     Raises:
         WeightsError: they can't be had; the message says what to put where.
     """
     torch.manual_seed(seed)
     network: nn.Module = getattr(models, arch)(num_classes=len(GRADES))
-    if weights in ("auto", "imagenet"):
+    if weights != "none":
+        path = _imagenet_file(arch) if weights == "imagenet" else Path(weights)
         try:
-            load_backbone(network, _read(_imagenet_file(arch)))
-            weights = "imagenet"
-        except WeightsError:
-            if weights == "imagenet":
-                raise
-            weights = "none"
-    elif weights != "none":
-        load_backbone(network, _read(Path(weights)))
-    return network.to(memory_format=torch.channels_last), weights
+            load_backbone(network, _read(path))
+        except Mismatch as error:
+            raise WeightsError(f"{path} is of another network: {error}") from None
+    return network.to(memory_format=torch.channels_last)
 
 
 def load_backbone(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy weights into the network; a head of another size stays as initialised.
 
     Raises:
-        WeightsError: names or shapes of the backbone differ.
+        Mismatch: names or shapes of the backbone differ.
     """
     own = network.state_dict()
     kept = dict(state)
     for name in _HEAD:
         if name in kept and kept[name].shape != own[name].shape:
             del kept[name]
-    missing = [name for name in own if name not in kept and name not in _HEAD]
+    needed = [name for name in own if not name.endswith(_NOT_IN_OLD_FILES)]
+    missing = [name for name in needed if name not in kept and name not in _HEAD]
     unknown = [name for name in kept if name not in own]
     other = [n for n in kept if n in own and kept[n].shape != own[n].shape]
     for what, names in (("lack", missing), ("add", unknown), ("reshape", other)):
         if names:
-            raise WeightsError(
-                f"these weights are of another network: they {what} {names[0]} "
-                f"and {len(names) - 1} more"
-            )
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise Mismatch(f"its weights {what} {names[0]}{more}")
     network.load_state_dict(kept, strict=False)
 
 
@@ -125,7 +122,7 @@ def _imagenet_file(arch: str) -> Path:
         try:
             urlopen(url, timeout=_TIMEOUT).close()  # torch.hub has no time-out
             torch.hub.download_url_to_file(url, str(_made(path)), _prefix(path))
-        except (URLError, OSError, RuntimeError) as error:
+        except (OSError, HTTPException, RuntimeError) as error:
             raise WeightsError(
                 f"ImageNet weights can't be downloaded ({_first_line(error)}): put "
                 f"{url} at {path}, or pass --weights none or a file"

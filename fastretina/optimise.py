@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -115,9 +115,3 @@ def make_average(network: nn.Module, decay: float) -> AveragedModel:
                 average.copy_(value)
 
     return AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
-
-
-def plain_state(average: AveragedModel) -> Mapping[str, Tensor]:
-    """The averaged network's own state dict, without the count of updates."""
-    state: Mapping[str, Tensor] = average.module.state_dict()
-    return state

@@ -51,6 +51,10 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"--{name} must be at least {low}, got {value}")
+        if not self.checkpoint_every >= 0:
+            raise ValueError(
+                f"--checkpoint-every must be at least 0, got {self.checkpoint_every}"
+            )
         if self.resume is not None and self.out not in (None, self.resume):
             raise ValueError(
                 "--out must be left out with --resume: it goes on in place"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from fastretina.device import Compute
     from fastretina.trained import Trained
 
 PROG = "python -m fastretina.predict"
@@ -70,14 +71,15 @@ def command(options: Options) -> dict[str, Any]:
     Raises:
         DataError: after all others are graded, where some could not be.
     """
-    from fastretina.device import choose
+    from fastretina.device import choose_again
     from fastretina.run import Run
     from fastretina.trained import load_trained
     from loaders._tar import write_atomically
 
-    device = choose(options.device, "off").device
-    trained = load_trained(Run(options.run), device)
-    rows = list(_grade(options.images, trained, device.type))
+    run = Run(options.run)
+    compute = choose_again(options.device, run.config()["precision"])
+    trained = load_trained(run, compute.device)
+    rows = list(_grade(options.images, trained, compute))
     text = _as_csv(rows) if options.format == "csv" else _as_json(rows)
     if options.out is None:
         print(text, end="")
@@ -99,7 +101,7 @@ def command(options: Options) -> dict[str, Any]:
 
 
 def _grade(
-    paths: Sequence[Path], trained: Trained, device: str
+    paths: Sequence[Path], trained: Trained, compute: Compute
 ) -> Iterator[dict[str, Any]]:
     """A row for each image, in order."""
     import numpy as np
@@ -114,10 +116,10 @@ def _grade(
         good = [image for image, error in prepared if not error]
         graded = np.empty((0, len(GRADES)))
         if good:
-            with torch.inference_mode():
-                images = torch.from_numpy(np.stack(good)).to(device)
-                logits = trained.network(normalise(images)).float()
-            graded = logits.softmax(dim=1).cpu().numpy()
+            with torch.inference_mode(), compute.autocast():
+                images = torch.from_numpy(np.stack(good)).to(compute.device)
+                logits = trained.network(normalise(images))
+            graded = logits.float().softmax(dim=1).cpu().numpy()
         shares = iter(graded)
         for path, (_, error) in zip(chosen, prepared, strict=True):
             row: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"image": str(path)}
@@ -131,7 +133,10 @@ def _grade(
 
 
 def _prepare(path: Path, trained: Trained) -> tuple[npt.NDArray[np.uint8], str]:
-    """The image as the network was trained on its like, or why it can't be."""
+    """The image as the network was trained on its like, or why it can't be.
+
+    One of another shape than the square images of training is cropped to the fundus.
+    """
     import numpy as np
 
     from fastretina.prepare import Preparer, Rejected
@@ -143,7 +148,7 @@ def _prepare(path: Path, trained: Trained) -> tuple[npt.NDArray[np.uint8], str]:
     try:
         content = path.read_bytes()
         ready = Preparer(how["steps"], how["size"])(content)
-        if ready.width != ready.height and height == width:
+        if ready.width != ready.height and trained.config["square"]:
             ready = Preparer(["crop"])(ready.jpeg)
         Decoder((height, width))(ready.jpeg, (False, False), image)
     except OSError as error:

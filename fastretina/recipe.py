@@ -7,6 +7,7 @@ the same budget of epochs. Any field can be set by a flag of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
 Arch = Literal["resnet18", "resnet50"]
@@ -108,12 +109,15 @@ class Recipe:
             raise ValueError(
                 "--head-epochs and --full-epochs must not both be 0: nothing to train"
             )
-        for name in ("head_epochs", "full_epochs", "weight_decay", "momentum", "seed"):
-            self._require(getattr(self, name) >= 0, name, "be at least 0")
+        for name in ("head_epochs", "full_epochs", "weight_decay", "momentum"):
+            self._require(0 <= getattr(self, name) < inf, name, "be at least 0")
+        for name in ("warmup_epochs", "distance_cost", "rotate"):
+            self._require(0 <= getattr(self, name) < inf, name, "be at least 0")
         for name in ("batch_size", "scale"):
-            self._require(getattr(self, name) >= 1, name, "be at least 1")
+            self._require(1 <= getattr(self, name) < inf, name, "be at least 1")
         for name in ("lr", "head_lr"):
-            self._require(getattr(self, name) > 0, name, "be above 0")
+            self._require(0 < getattr(self, name) < inf, name, "be above 0")
+        self._require(0 <= self.seed < 2**63, "seed", "lie in 0 to below 2**63")
         for name, low in (("max_steps", 1), ("image_size", 64)):
             value = getattr(self, name)
             self._require(value is None or value >= low, name, f"be at least {low}")

@@ -39,6 +39,17 @@ COLUMNS = (
     "wait_seconds",
     "seconds",
 )
+_NEEDED = (  # of config.json, by who reads a run
+    "recipe",
+    "weights",
+    "shards",
+    "data",
+    "image_shape",
+    "square",
+    "loader",
+    "precision",
+    "threads",
+)
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -104,7 +115,15 @@ class Run:
         Raises:
             RunError: this is no run folder.
         """
-        return self._read_json("config.json")
+        config = self._read_json("config.json")
+        if missing := [key for key in _NEEDED if key not in config]:
+            raise RunError(f"{self.path / 'config.json'} is damaged: no {missing[0]!r}")
+        return config
+
+    def remove_partial_files(self) -> None:
+        """Remove what a killed process has left half-written."""
+        for part in self.path.glob(".*.part"):
+            part.unlink()
 
     def metrics(self) -> dict[str, Any]:
         """What ``write_metrics`` has recorded."""
@@ -112,14 +131,17 @@ class Run:
 
     def recipe(self) -> Recipe:
         """The recipe of the run."""
-        saved = self.config().get("recipe", {})
+        saved = self.config()["recipe"]
         known = {field.name for field in fields(Recipe)}
         if unknown := sorted(set(saved) - known):
             raise RunError(
                 f"{self.path} was made by another version of fastretina: its recipe "
                 f"has {unknown[0]!r}"
             )
-        return Recipe(**saved)
+        try:
+            return Recipe(**saved)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self.path / 'config.json'} is damaged: {error}") from None
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=1) + "\n")
@@ -130,10 +152,13 @@ class Run:
             content: dict[str, Any] = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(
-                f"{self.path} is no finished run: it has no {name}"
+                f"{self.path} holds no run: it has no {name}; "
+                f"python -m fastretina.train --out {self.path} begins one"
             ) from None
-        except ValueError as error:
-            raise RunError(f"{path} is damaged ({error})") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} can't be read ({error})") from error
+        if not isinstance(content, dict):
+            raise RunError(f"{path} is damaged: it holds no JSON object")
         return content
 
 

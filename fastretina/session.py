@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fastretina import checkpoint
 from fastretina.device import Compute
-from fastretina.model import build_model, set_phase
+from fastretina.model import WeightsError, build_model, set_phase
 from fastretina.optimise import make_average, make_optimizer
 from fastretina.options import TrainOptions
 from fastretina.recipe import Recipe
@@ -35,6 +35,7 @@ class Progress:
         loss: sum over the epoch's samples.
         correct: samples of the epoch that were predicted right.
         seen: samples of the epoch.
+        lr: learning rate of the last step.
         seconds: spent training in this epoch.
         wait_seconds: of these, waiting for the loader.
     """
@@ -45,6 +46,7 @@ class Progress:
     loss: float = 0.0
     correct: int = 0
     seen: int = 0
+    lr: float = 0.0
     seconds: float = 0.0
     wait_seconds: float = 0.0
 
@@ -86,9 +88,9 @@ class Session:
         self._sums = torch.zeros(2, dtype=exact, device=compute.device)
 
     @property
-    def phase(self) -> str:
-        """``head`` or ``full``."""
-        return self.recipe.phase(self.progress.epoch)
+    def phase(self) -> Literal["head", "full"]:
+        """``head`` or ``full``; a finished run stays in the one that it ended in."""
+        return self.recipe.phase(min(self.progress.epoch, self.recipe.epochs - 1))
 
     def begin_phase(self) -> None:
         """Freeze or free the backbone; a new optimizer, and in phase 2 an average."""
@@ -102,11 +104,7 @@ class Session:
 
     def training_mode(self) -> list[nn.Parameter]:
         """Set the network to train; returns the parameters that do."""
-        return set_phase(
-            self.network,
-            self.recipe.phase(self.progress.epoch),
-            self.recipe.head_batchnorm,
-        )
+        return set_phase(self.network, self.phase, self.recipe.head_batchnorm)
 
     def evaluated(self) -> nn.Module:
         """The network to evaluate: the average where there is one, in eval mode."""
@@ -133,7 +131,7 @@ class Session:
         return dict.fromkeys(COLUMNS) | {
             "epoch": progress.epoch + 1,
             "phase": self.phase,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": progress.lr,
             "train_loss": progress.loss / seen,
             "train_accuracy": progress.correct / seen,
             "images_per_second": progress.seen / max(progress.seconds, 1e-9),
@@ -149,7 +147,7 @@ class Session:
         phase = self.phase
         self.progress = Progress(epoch=self.progress.epoch + 1, step=self.progress.step)
         self._sums.zero_()
-        if self.phase != phase and self.progress.epoch < self.recipe.epochs:
+        if self.phase != phase:
             self.begin_phase()
 
     def save(self, *, best: bool = False) -> None:
@@ -187,7 +185,8 @@ class Session:
         try:
             self.progress = Progress(**state["progress"])
             self.rows, self.best = state["rows"], state["best"]
-            self._sums.copy_(torch.tensor([self.progress.loss, self.progress.correct]))
+            sums = [self.progress.loss, self.progress.correct]
+            self._sums.copy_(torch.tensor(sums, dtype=self._sums.dtype))
             self.network.load_state_dict(checkpoint.part(tensors, "model"))
             self.begin_phase()
             checkpoint.restore_optimizer(
@@ -196,10 +195,12 @@ class Session:
             if self.average is not None:
                 self.average.module.load_state_dict(checkpoint.part(tensors, "ema"))
                 self.average.n_averaged.fill_(state["averaged"])
-            self.scaler.load_state_dict(state["scaler"])
-        except (KeyError, TypeError, RuntimeError) as error:
+            if state["scaler"]:  # empty where the run was not in fp16 until now
+                self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(
-                f"{self.run.last} is of another kind of run ({error})"
+                f"{self.run.last} does not fit the recipe in config.json: one of the "
+                "two is of another run"
             ) from error
 
 
@@ -213,13 +214,7 @@ def begin(options: TrainOptions, data: Data, compute: Compute, loader: str) -> S
     recipe = options.recipe
     if options.threads:
         torch.set_num_threads(options.threads)
-    network, weights = build_model(recipe.arch, recipe.weights, recipe.seed)
-    if weights == "none" != recipe.weights:
-        print(
-            "warning: ImageNet weights can't be had here, so training starts from "
-            "random ones and will grade worse; see --weights",
-            file=sys.stderr,
-        )
+    network, weights = _starting_network(recipe)
     run = create_run(options.out, recipe)
     run.write_config(
         {
@@ -228,6 +223,7 @@ def begin(options: TrainOptions, data: Data, compute: Compute, loader: str) -> S
             "shards": str(options.shards),
             "data": data.describe(),
             "image_shape": data.image_shape(recipe),
+            "square": data.square(),
             "loader": loader,
             "device": str(compute.device),
             "precision": compute.precision,
@@ -239,8 +235,27 @@ def begin(options: TrainOptions, data: Data, compute: Compute, loader: str) -> S
     return session
 
 
+def _starting_network(recipe: Recipe) -> tuple[nn.Module, str]:
+    """The network to train, and the weights that it really starts from."""
+    auto = recipe.weights == "auto"
+    weights = "imagenet" if auto else recipe.weights
+    try:
+        return build_model(recipe.arch, weights, recipe.seed), weights
+    except WeightsError as error:
+        if not auto:
+            raise
+        print(
+            f"warning: training starts from random weights and will grade worse: "
+            f"{error}",
+            file=sys.stderr,
+        )
+        return build_model(recipe.arch, "none", recipe.seed), "none"
+
+
 def resume(options: TrainOptions, data: Data, compute: Compute, loader: str) -> Session:
     """Take up a run where its last checkpoint left it.
+
+    One that was killed before it had written any begins anew.
 
     Raises:
         RunError: it is no run, or of another recipe or data.
@@ -261,9 +276,17 @@ def resume(options: TrainOptions, data: Data, compute: Compute, loader: str) -> 
             "pass the --shards that it began with"
         )
     torch.set_num_threads(options.threads or config["threads"])
-    network, _ = build_model(recipe.arch, "none", recipe.seed)
+    run.remove_partial_files()
+    begun = run.last.exists()
+    network = build_model(
+        recipe.arch, "none" if begun else config["weights"], recipe.seed
+    )
     session = Session(recipe, network, compute, run, compiled=options.compile)
-    session.restore()
+    if begun:
+        session.restore()
+    else:
+        print("note: no checkpoint was written yet: from the start", file=sys.stderr)
+        session.save()
     if loader != config["loader"]:
         print(
             f"note: {config['loader']} fed this run before, {loader} does now",

@@ -92,15 +92,18 @@ def command(options: TrainOptions) -> dict[str, Any]:
     feeding = Feeding(
         loader_name, options.workers, options.prefetch, str(compute.device)
     )
-    with open_data(options.shards, recipe) as data, Stopper() as stopper:
+    with (
+        open_data(options.shards, recipe) as data,
+        train_loader(data, recipe, feeding) as loader,
+        Stopper() as stopper,
+    ):
         start = begin if options.resume is None else resume
         session = start(options, data, compute, loader_name)
         training = Training(session, data, feeding, stopper)
         try:
-            with train_loader(data, recipe, feeding) as loader:
-                while not training.finished():
-                    training.run_epoch(loader, options.checkpoint_every)
-                    training.end_epoch()
+            while not training.finished():
+                training.run_epoch(loader, options.checkpoint_every)
+                training.end_epoch()
             return report(session, data, feeding, stopper.check)
         except Interrupted:
             session.save()
@@ -130,9 +133,10 @@ class Training:
         self.loss = Loss(self.recipe, data.train_counts()).to(session.compute.device)
 
     def finished(self) -> bool:
-        """Whether all epochs, or ``--max-steps``, are done."""
+        """Whether all epochs, or ``--max-steps``, are done and evaluated."""
         progress = self.session.progress
-        return progress.epoch >= self.recipe.epochs or self._at_limit()
+        evaluated = not progress.batch
+        return progress.epoch >= self.recipe.epochs or (self._at_limit() and evaluated)
 
     def _at_limit(self) -> bool:
         limit = self.recipe.max_steps
@@ -145,6 +149,8 @@ class Training:
             Interrupted: between two steps, where a signal asked to stop.
             RunError: the loss is not a number any more.
         """
+        if self._at_limit():  # a kill came between the last step and the evaluation
+            return
         session, progress = self.session, self.session.progress
         session.training_mode()
         batches = loader.epoch(progress.epoch, progress.batch)
@@ -171,6 +177,7 @@ class Training:
         rate = learning_rate(self.recipe, done)
         for group in session.optimizer.param_groups:
             group["lr"] = rate
+        progress.lr = rate
         rows = batch.index.cpu().numpy()
         inputs = self.augment(batch.images, rows, progress.epoch, progress.step)
         with session.compute.autocast():
@@ -193,18 +200,19 @@ class Training:
                 f"the loss is {row['train_loss']} in epoch {row['epoch']}: lower --lr "
                 "or --head-lr, or try --amp off"
             )
-        improved = False
+        best = session.best
         if self.data.validation is not None:
             scores = self._evaluate(self.data.validation)
             row["validation_accuracy"] = scores["accuracy"]
             row["validation_qwk"] = scores["qwk"]
             found = [scores["qwk"], scores["accuracy"]]
-            improved = session.best is None or found > session.best["score"]
-            if improved:
-                session.best = {"epoch": row["epoch"], "score": found}
+            if best is None or found > best["score"]:
+                best = {"epoch": row["epoch"], "score": found}
         if recipe.test_each_epoch:
             scores = self._evaluate(self.data.test)
             row["test_accuracy"], row["test_qwk"] = scores["accuracy"], scores["qwk"]
+        improved = best is not session.best
+        session.best = best  # not before: a stop while evaluating must not count it
         session.end_epoch(row)
         session.save(best=improved)
         print(_line(row, recipe.epochs), file=sys.stderr)

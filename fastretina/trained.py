@@ -50,11 +50,14 @@ def load_trained(run: Run, device: torch.device) -> Trained:
     chosen = "best" if run.best.exists() else "last"
     tensors, _ = checkpoint.load(run.path / f"{chosen}.safetensors")
     state = evaluated_state(tensors)
-    network, _ = build_model(recipe.arch, "none", recipe.seed)
+    network = build_model(recipe.arch, "none", recipe.seed)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise RunError(f"{run.path} holds another network ({error})") from error
+        raise RunError(
+            f"{run.path / chosen}.safetensors does not fit the recipe in config.json: "
+            "one of the two is of another run"
+        ) from error
     network = network.to(device).eval()
     return Trained(network, recipe, config, chosen, weights_sha256(state))
 
