@@ -116,8 +116,8 @@ def metrics(run: Path) -> dict[str, Any]:
 
 # The server has imported what a run does, and never computed: its forks start at once.
 # (The first step of an optimizer imports torch._dynamo, for a second.)
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(
     [
         "fastretina.train",
         "fastretina.report",
@@ -149,7 +149,7 @@ def start(
         real: with torchvision's resnet18.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    process = _server.Process(target=_child, args=(argv, folder, at, number, real))
+    process = server.Process(target=_child, args=(argv, folder, at, number, real))
     process.start()
     return process
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from small_runs import server
 from torch import nn
 
 from fastretina import checkpoint
@@ -139,13 +139,11 @@ def _save_for_ever(path: Path) -> None:
 
 
 def test_checkpoint_survives_a_kill_at_any_moment(tmp_path: Path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastretina.checkpoint"])
     path = tmp_path / "last.safetensors"
     seen = -1
     for delay in (0.0, 0.001, 0.003, 0.005, 0.008, 0.011, 0.013, 0.017, 0.02, 0.03):
         path.unlink(missing_ok=True)
-        process = context.Process(target=_save_for_ever, args=(path,), daemon=True)
+        process = server.Process(target=_save_for_ever, args=(path,), daemon=True)
         process.start()
         while not path.exists():
             assert process.is_alive()
