@@ -6,6 +6,8 @@ last bit. Draws are a pure function of seed, epoch, step and row, and no RNG has
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastretina.recipe import Recipe
-from loaders.order import AUGMENT, uniform
+from loaders.order import AUGMENT, GOLDEN, LAST_SHIFT, MIXING, stream_key
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -65,14 +67,12 @@ class Augment:
             recipe.brightness or recipe.contrast or recipe.saturation
         )
 
-    def __call__(
-        self, images: Tensor, rows: np.typing.NDArray[np.int64], epoch: int, step: int
-    ) -> Tensor:
+    def __call__(self, images: Tensor, rows: Tensor, epoch: int, step: int) -> Tensor:
         """Augment one batch.
 
         Args:
             images: uint8[B, H, W, 3].
-            rows: int64[B] of the samples.
+            rows: int64[B] of the samples, on the images' device.
             epoch: of the run.
             step: of the run: a sample drawn twice in an epoch gets other draws.
 
@@ -81,13 +81,7 @@ class Augment:
         """
         if not (self._warps or self._recolours):
             return normalise(images)
-        draws = np.stack(
-            [
-                uniform(self._recipe.seed, epoch, rows, AUGMENT, step, number)
-                for number in range(7)
-            ]
-        )
-        signed = 2 * draws - 1  # float64[7, B], -1 to 1
+        signed = draws(self._recipe.seed, epoch, step, rows)
         unit = _unit(images)
         if self._warps:
             unit = self._warp(unit, signed[:4])
@@ -95,27 +89,28 @@ class Augment:
             unit = self._recolour(unit, signed[4:])
         return _standardise(unit).contiguous(memory_format=torch.channels_last)
 
-    def _warp(self, unit: Tensor, draws: np.typing.NDArray[np.float64]) -> Tensor:
+    def _warp(self, unit: Tensor, signed: Tensor) -> Tensor:
         """Rotate, zoom and shift; what comes in from outside is black."""
         recipe = self._recipe
-        angle = np.deg2rad(recipe.rotate) * draws[0]
-        zoom = recipe.scale ** draws[1]
-        shift = 2 * recipe.translate * draws[2:4]
-        cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+        angle = math.radians(recipe.rotate) * signed[0]
+        zoom = recipe.scale ** signed[1]
+        across, down = 2 * recipe.translate * signed[2:4]
+        cos, sin = angle.cos() / zoom, angle.sin() / zoom
         tall = unit.shape[2] / unit.shape[3]  # both sides are 2 long in the grid
-        rows = [[cos, -sin * tall, shift[0]], [sin / tall, cos, shift[1]]]
-        theta = torch.from_numpy(np.array(rows, np.float32).transpose(2, 0, 1).copy())
+        theta = torch.stack([cos, -sin * tall, across, sin / tall, cos, down], dim=1)
         grid = F.affine_grid(
-            theta.to(unit.device), list(unit.shape), align_corners=False
+            theta.view(-1, 2, 3), list(unit.shape), align_corners=False
         )
         return F.grid_sample(unit, grid, padding_mode="zeros", align_corners=False)
 
-    def _recolour(self, unit: Tensor, draws: np.typing.NDArray[np.float64]) -> Tensor:
+    def _recolour(self, unit: Tensor, signed: Tensor) -> Tensor:
         """Brightness, contrast and saturation as torchvision defines them."""
         recipe = self._recipe
-        strengths = np.array([recipe.brightness, recipe.contrast, recipe.saturation])
-        factors = torch.from_numpy((1 + strengths[:, None] * draws).astype(np.float32))
-        bright, contrast, saturation = factors.to(unit.device)[:, :, None, None, None]
+        strengths = (recipe.brightness, recipe.contrast, recipe.saturation)
+        bright, contrast, saturation = (
+            (1 + strength * draw)[:, None, None, None]
+            for strength, draw in zip(strengths, signed, strict=True)
+        )
         grey = torch.tensor(_GREY, device=unit.device)[:, None, None]
         unit = (unit * bright).clamp_(0, 1)
         if recipe.contrast:
@@ -125,3 +120,30 @@ class Augment:
             pale = (unit * grey).sum(1, keepdim=True)
             unit = torch.lerp(pale, unit, saturation).clamp_(0, 1)
         return unit
+
+
+def draws(seed: int, epoch: int, step: int, rows: Tensor) -> Tensor:
+    """Seven draws from -1 to 1 for each row: float32[7, B], on the rows' device.
+
+    The first 24 bits of what ``loaders.order.uniform`` draws. Computed where the rows
+    are, since fetching them would make the host wait for the GPU at every step.
+    """
+    keys = [stream_key(seed, epoch, AUGMENT, step, number) for number in range(7)]
+    bits = torch.tensor(keys).to(rows.device, non_blocking=True)[:, None]
+    bits = bits + (rows + 1) * _signed(GOLDEN)
+    for shift, factor in MIXING:
+        bits = (bits ^ _shifted(bits, shift)) * _signed(factor)
+    bits = bits ^ _shifted(bits, LAST_SHIFT)
+    drawn: Tensor = _shifted(bits, 40).to(torch.float32) * 2.0**-23 - 1
+    return drawn
+
+
+def _signed(word: int) -> int:
+    """An unsigned 64-bit word as torch's int64 holds it; products wrap alike."""
+    return word - 2**64 if word >= 2**63 else word
+
+
+def _shifted(bits: Tensor, places: int) -> Tensor:
+    """Logical shift to the right: int64's own copies the sign."""
+    shifted: Tensor = (bits >> places) & (2 ** (64 - places) - 1)
+    return shifted

@@ -178,8 +178,7 @@ class Training:
         for group in session.optimizer.param_groups:
             group["lr"] = rate
         progress.lr = rate
-        rows = batch.index.cpu().numpy()
-        inputs = self.augment(batch.images, rows, progress.epoch, progress.step)
+        inputs = self.augment(batch.images, batch.index, progress.epoch, progress.step)
         with session.compute.autocast():
             logits = session.forward(inputs)
         loss = self.loss(logits.float(), batch.labels)

@@ -8,6 +8,7 @@ or (through ``FolderSource``) from such a Dataset.
 from __future__ import annotations
 
 import io
+import signal
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
@@ -139,12 +140,19 @@ class PilLoader(PlannedLoader):
             num_workers=workers,
             prefetch_factor=self._config.prefetch if workers else None,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_signals_to_parent,
             generator=torch.Generator(),  # or it would draw from the global one
         )
         for plan, decoded in zip(listed, images, strict=True):
             if isinstance(decoded, Exception):
                 raise decoded
             yield self._batch(plan, decoded)
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """A signal to the whole group must not kill the workers before the parent saves."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Decoding(Dataset["torch.Tensor | Exception"]):

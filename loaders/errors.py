@@ -42,8 +42,8 @@ class SampleError(ShardError):
 
     def __init__(self, shard: str, key: str, reason: str) -> None:
         super().__init__(
-            f"{shard}, sample {key}: {reason}; "
-            "run 'python scripts/shard.py --verify' on the folder, then shard it again"
+            f"{shard}, sample {key}: {reason}; shard the photographs again, "
+            "which sets aside what can't be decoded"
         )
         self.shard = shard
         self.key = key

@@ -165,9 +165,17 @@ def flips(seed: int, epoch: int, rows: Int64, chances: tuple[float, float]) -> B
 def uniform(seed: int, epoch: int, rows: Int64, *stream: int) -> Float64:
     """A draw from [0, 1) for each row: float64[n], a pure function of its arguments."""
     state = _absorb(seed, epoch, *stream)
-    bits = _mix(state + rows.astype(np.uint64) * _GOLDEN)
+    bits = _mix(state + rows.astype(np.uint64) * np.uint64(GOLDEN))
     draws: Float64 = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return draws
+
+
+def stream_key(seed: int, epoch: int, *stream: int) -> int:
+    """What ``uniform`` adds to ``row * GOLDEN`` before mixing, as a signed 64-bit word.
+
+    For those who must draw the same elsewhere, as on a GPU.
+    """
+    return int(_absorb(seed, epoch, *stream).view(np.int64)[0])
 
 
 def permutation(size: int, *words: int) -> Int64:
@@ -187,13 +195,17 @@ def _absorb(*words: int) -> UInt64:
 
 
 _MASK = 2**64 - 1
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+# SplitMix64 (Steele, Lea and Flood 2014): what is added, then shifts and factors.
+GOLDEN = 0x9E3779B97F4A7C15
+MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+LAST_SHIFT = 31
 
 
 def _mix(state: UInt64) -> UInt64:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014); wraps round by design."""
-    z = state + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: UInt64 = z ^ (z >> np.uint64(31))
+    """One word of SplitMix64 from each state; wraps round by design."""
+    z = state + np.uint64(GOLDEN)
+    for shift, factor in MIXING:
+        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+    mixed: UInt64 = z ^ (z >> np.uint64(LAST_SHIFT))
     return mixed

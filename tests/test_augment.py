@@ -14,6 +14,7 @@ from torchvision.transforms import functional as tv
 from fastretina import augment
 from fastretina.augment import MEAN, STD, Augment, normalise
 from fastretina.recipe import SEED, Recipe
+from loaders.order import AUGMENT, uniform
 
 OFF = replace(SEED, hflip=0.0, vflip=0.0)
 ALL = replace(
@@ -33,8 +34,8 @@ def batch(size: int = 6, height: int = 32, width: int = 32) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def rows(count: int = 6, first: int = 100) -> np.ndarray:
-    return np.arange(first, first + count)
+def rows(count: int = 6, first: int = 100) -> Tensor:
+    return torch.arange(first, first + count)
 
 
 def unit(images: Tensor) -> Tensor:
@@ -53,10 +54,10 @@ def fix_draws(monkeypatch: pytest.MonkeyPatch, *signed: float) -> None:
     """Let the draws be these, -1 to 1, for every sample: angle, zoom, x, y, ..."""
     drawn = [*signed, *[0.0] * (7 - len(signed))]
 
-    def uniform(seed: int, epoch: int, rows: np.ndarray, *stream: int) -> np.ndarray:
-        return np.full(len(rows), (drawn[stream[-1]] + 1) / 2)
+    def draws(seed: int, epoch: int, step: int, rows: Tensor) -> Tensor:
+        return torch.tensor(drawn)[:, None].expand(-1, len(rows))
 
-    monkeypatch.setattr(augment, "uniform", uniform)
+    monkeypatch.setattr(augment, "draws", draws)
 
 
 # ---- normalise
@@ -129,7 +130,7 @@ def test_augment_is_a_pure_function():
 def test_augment_draws_anew_for_each(change: str):
     def run(seed: int = 0, epoch: int = 1, step: int = 2, row: int = 100) -> Tensor:
         one = Augment(replace(ALL, seed=seed))
-        return one(batch(1), np.array([row]), epoch, step)
+        return one(batch(1), torch.tensor([row]), epoch, step)
 
     assert not torch.equal(run(), run(**{change: 9}))
 
@@ -157,8 +158,16 @@ def test_augment_draws_are_uniform_over_their_range(monkeypatch: pytest.MonkeyPa
     assert draws.shape == (4, 2000)
     assert -1 <= draws.min() < -0.99
     assert 0.99 < draws.max() < 1
-    assert np.abs(draws.mean(axis=1)).max() < 0.05
-    assert np.abs(np.corrcoef(draws) - np.eye(4)).max() < 0.08
+    assert draws.mean(dim=1).abs().max() < 0.05
+    assert np.abs(np.corrcoef(draws.numpy()) - np.eye(4)).max() < 0.08
+
+
+def test_draws_are_those_of_the_order_to_24_bits():
+    found = augment.draws(seed=5, epoch=3, step=2**31, rows=rows(1000))
+    for number in range(7):
+        drawn = uniform(5, 3, rows(1000).numpy(), AUGMENT, 2**31, number)
+        wanted = np.floor(drawn * 2**24) / 2**23 - 1
+        assert np.array_equal(found[number].numpy(), wanted.astype(np.float32))
 
 
 # ---- warps
