@@ -39,7 +39,7 @@ ABOUT = (
     "{train,test}_{img,label}.csv. One free photograph is bent, lit and coloured anew "
     "for every eye; the lesions drawn into it follow the grade. Patients are made up, "
     "too; no patient is in both splits. Not for learning anything about real eyes. "
-    f"Example: {PROG} demo --images 1400"
+    f"Example: {PROG} demo --images 1200"
 )
 
 COURSE_SHARES = (73.5, 7.0, 15.0, 2.5, 2.1)  # percent of grades 0-4
@@ -69,7 +69,7 @@ class Options:
     """
 
     out: Positional[Path]
-    images: int = 1400
+    images: int = 4000
     seed: int = 0
     image_size: int = 512
     test_share: float = 0.2
