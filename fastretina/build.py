@@ -37,7 +37,7 @@ from fastretina.packing import (
     write_shard,
 )
 from loaders._cores import granted_cores
-from loaders._tar import write_atomically
+from loaders._tar import make_durable, write_atomically
 from loaders.errors import DataError, ShardError
 from loaders.shards import COLUMNS, FORMAT, MANIFEST, SPLITS, read_manifest
 
@@ -195,6 +195,11 @@ def _write_shards(
         closing(in_processes(write_shard, [tasks[n] for n in todo], workers)) as run,
     ):
         for place, outcome in run:
+            # Here and not in the workers: while this waits for the disk, they decode.
+            tar = tasks[0].folder / outcome.name
+            for path in (tar, tar.with_suffix(".idx")):
+                with naming(path):
+                    make_durable(path)
             known[todo[place]] = outcome
             bar.update(len(tasks[todo[place]].samples))
     return [known[n] for n in range(len(tasks))], todo

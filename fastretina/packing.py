@@ -66,6 +66,7 @@ class Outcome:
         samples: in it.
         num_bytes: of the tar.
         sha256: of the tar.
+        index_sha256: of the DALI index beside it.
         rows: a row per sample, in the order of ``loaders.shards.COLUMNS``.
         quarantined: the samples left out: key, source, split, grade, reason.
         changed: kind of change to the number of images encoded again.
@@ -75,6 +76,7 @@ class Outcome:
     samples: int
     num_bytes: int
     sha256: str
+    index_sha256: str
     rows: list[list[Any]]
     quarantined: list[dict[str, Any]]
     changed: dict[str, int]
@@ -136,11 +138,12 @@ def write_shard(task: Task) -> Outcome:
             changed.update([ready.change] if ready.change else [])
         written = shard.finish()
     counts = dict(sorted(changed.items()))
-    outcome = Outcome(task.name, *written, rows, quarantined, counts)
+    index = hash_file(path.with_suffix(".idx"))
+    outcome = Outcome(task.name, *written, index, rows, quarantined, counts)
     with naming(task.marker):
         # Not asdict: it copies every row, 0.04 ms an image.
         told = {entry.name: getattr(outcome, entry.name) for entry in fields(outcome)}
-        write_atomically(task.marker, json.dumps(told))
+        write_atomically(task.marker, json.dumps(told), durable=False)
     return outcome
 
 
@@ -159,15 +162,15 @@ def naming(path: Path) -> Iterator[None]:
 def read_outcome(task: Task) -> Outcome | None:
     """The outcome of a shard finished earlier; None if it has to be written (again).
 
-    The tar is hashed, as a power cut may leave a marker without its data.
+    Tar and index are hashed, as a power cut may leave a marker without its data.
     """
     try:
         outcome = Outcome(**json.loads(task.marker.read_text()))
-        digest = hash_file(task.folder / outcome.name)
-        found = (task.folder / outcome.name).with_suffix(".idx").exists()
+        tar = task.folder / outcome.name
+        found = [hash_file(tar), hash_file(tar.with_suffix(".idx"))]
     except (OSError, ValueError, TypeError):
         return None
-    return outcome if found and digest == outcome.sha256 else None
+    return outcome if found == [outcome.sha256, outcome.index_sha256] else None
 
 
 def hash_file(path: Path) -> str:

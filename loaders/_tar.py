@@ -86,12 +86,16 @@ class ShardWriter:
         return offset
 
     def finish(self) -> Written:
-        """End the archive, make it durable and give tar and index their final names."""
+        """End the archive and give tar and index their final names.
+
+        They survive a kill, but a power cut only after ``make_durable``, which is left
+        to the caller: it waits for the disk, 0.06 ms an image, with nothing to do.
+        """
         self._write(bytes(2 * BLOCK))
-        os.fsync(self._file.fileno())
         self._file.close()
         lines = [f"v1.2 {len(self._index)}", *self._index]
-        write_atomically(self.path.with_suffix(".idx"), "\n".join(lines) + "\n")
+        index = "\n".join(lines) + "\n"
+        write_atomically(self.path.with_suffix(".idx"), index, durable=False)
         self._part.replace(self.path)
         return Written(len(self._index), self._end, self._sha.hexdigest())
 
@@ -132,14 +136,27 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a small file so that its name only ever holds the whole of it."""
+def make_durable(path: Path) -> None:
+    """Wait until a file's bytes are on the disk, where a power cut can't take them."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write a small file so that its name only ever holds the whole of it.
+
+    Args:
+        path: the file.
+        content: all of it.
+        durable: whether to wait for the disk, so that a power cut changes nothing.
+    """
     part = partial_name(path)
     try:
         with part.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
