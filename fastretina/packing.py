@@ -126,8 +126,7 @@ def write_shard(task: Task) -> Outcome:
     path = task.folder / task.name
     with naming(path), ShardWriter(path) as shard:
         for sample in task.samples:
-            with naming(sample.path), open(sample.path, "rb", buffering=0) as file:
-                content = file.readall()
+            content = read_source(sample.path)
             try:
                 ready = prepare(content)
             except Rejected as rejected:
@@ -145,6 +144,12 @@ def write_shard(task: Task) -> Outcome:
         told = {entry.name: getattr(outcome, entry.name) for entry in fields(outcome)}
         write_atomically(task.marker, json.dumps(told), durable=False)
     return outcome
+
+
+def read_source(path: Path) -> bytes:
+    """A source file's bytes; an ``OSError`` names it."""
+    with naming(path), path.open("rb", buffering=0) as file:
+        return file.readall()
 
 
 @contextmanager

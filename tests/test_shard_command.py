@@ -26,6 +26,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from fastretina import packing
 from loaders.shards import COLUMNS, open_split
 
 ROOT = Path(__file__).parents[1]
@@ -754,16 +755,19 @@ def test_unreadable_image(
     read_folder: Read,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read = Path.read_bytes
+    read = packing.read_source
 
     def broken(path: Path) -> bytes:
-        if path.name == "20_left.jpeg":
-            raise OSError(errno.EIO, "Input/output error")  # as read() does: no name
-        return read(path)
+        with packing.naming(path):
+            if path.name == "20_left.jpeg":
+                raise OSError(
+                    errno.EIO, "Input/output error"
+                )  # as read() does: no name
+            return read(path)
 
     out = tmp_path / "out"
     words = [course, out, "--samples-per-shard", 10, "--workers", 1]
-    monkeypatch.setattr(Path, "read_bytes", broken)
+    monkeypatch.setattr(packing, "read_source", broken)
     code, _, err = run_shard(*words)
     monkeypatch.undo()
     assert code == 1

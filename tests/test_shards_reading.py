@@ -298,7 +298,7 @@ def test_failure_names_shard_key_and_remedy(shards, split):
     assert (error.key, error.reason) == (split.key(10), "it is rubbish")
     text = str(error)
     assert text.startswith(f"{error.shard}, sample {error.key}: it is rubbish; ")
-    assert "scripts/shard.py --verify" in text
+    assert "shard the photographs again" in text
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.key) == (text, error.key)
 
