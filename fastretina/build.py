@@ -11,17 +11,12 @@ import json
 import os
 import re
 import shutil
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -32,13 +27,13 @@ from fastretina.packing import (
     Outcome,
     Task,
     fingerprint,
-    naming,
     read_outcome,
     write_shard,
 )
+from fastretina.processes import in_processes
 from loaders._cores import granted_cores
-from loaders._tar import make_durable, write_atomically
-from loaders.errors import DataError, ShardError
+from loaders._files import make_durable, naming, write_atomically
+from loaders.errors import ShardError
 from loaders.shards import COLUMNS, FORMAT, MANIFEST, SPLITS, read_manifest
 
 _REMEDY = "pass --overwrite to replace it, or name another folder"
@@ -47,9 +42,6 @@ _REMEDY = "pass --overwrite to replace it, or name another folder"
 _NAMES = rf"(?:{'|'.join(SPLITS)})(?:-\d{{6,}}\.(?:tar|idx)|\.parquet)"
 _OURS = re.compile(_NAMES)
 _PARTIAL = re.compile(rf"\.(?:{_NAMES}|{re.escape(MANIFEST)})(?:\.\d+)?\.part")
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,77 +195,6 @@ def _write_shards(
             known[todo[place]] = outcome
             bar.update(len(tasks[todo[place]].samples))
     return [known[n] for n in range(len(tasks))], todo
-
-
-def in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Generator[tuple[int, Result], None, None]:
-    """Call ``function`` with each item, in worker processes.
-
-    Ctrl-C is left to this process. The workers end at once when it is killed, when a
-    call raises, or when the generator is closed.
-
-    Yields:
-        An item's place and what came of it, as each is done.
-
-    Raises:
-        DataError: a worker was killed, as a machine does that is out of memory.
-    """
-    if workers == 1 or len(items) < 2:
-        yield from enumerate(map(function, items))
-        return
-    context = get_context("spawn")  # fork would copy a locked tqdm thread
-    theirs, ours = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(
-        min(workers, len(items)), context, initializer=_end_with, initargs=(theirs,)
-    )
-    try:
-        with _interrupts_held():
-            futures = {pool.submit(function, item): n for n, item in enumerate(items)}
-        for future in as_completed(futures):
-            yield futures.pop(future), future.result()
-    except BrokenProcessPool:
-        raise DataError(
-            "a worker process was killed, perhaps for want of memory: try again with "
-            "fewer --workers"
-        ) from None
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        ours.close()
-        theirs.close()
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Put Ctrl-C off to the end of the block; processes started in it get none at all.
-
-    They inherit the mask, which nothing but this thread heeds here: hence the handler.
-    """
-    held: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = in_main and signal.signal(signal.SIGINT, lambda n, _: held.append(n))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
-        if held:
-            signal.raise_signal(signal.SIGINT)
-
-
-def _end_with(pipe: connection.Connection) -> None:
-    """End this process at once when the other end of ``pipe`` is closed."""
-
-    def watch() -> None:
-        pipe.poll(None)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_index(

@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from fastretina.model import weights_sha256
-from loaders._tar import write_atomically
+from loaders._files import write_atomically
 from loaders.errors import RunError
 
 Tensors = dict[str, Tensor]

@@ -10,13 +10,8 @@ bytes, whatever the number of workers, and a killed run is simply run again.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,10 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tyro.conf import Positional
 
 from fastretina.cli import run
+from loaders._cores import granted_cores
+from loaders._files import is_partial, write_atomically
 from loaders.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
 
@@ -239,7 +236,7 @@ def _claim(options: Options, names: set[str]) -> None:
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; name a folder")
     found = _read_note(out / NOTE)
-    taken = out.is_dir() and any(path.name != f"{NOTE}.part" for path in out.iterdir())
+    taken = out.is_dir() and any(not is_partial(path) for path in out.iterdir())
     if taken and found != note and not options.overwrite:
         what = "a demo set of other options" if found else "something else"
         raise DataError(f"{out}: holds {what}; name another folder, or use --overwrite")
@@ -252,8 +249,9 @@ def _claim(options: Options, names: set[str]) -> None:
     if found != note:  # without label files nobody takes a half-made set for a whole
         for path in [*_label_files(out), *strays]:
             path.unlink(missing_ok=True)
-        _write(out / NOTE, note.encode())
-    for path in [*strays, *data.glob("*.jpeg.part")]:
+        write_atomically(out / NOTE, note.encode())
+    leftover = [path for path in data.glob(".*") if is_partial(path)]
+    for path in [*strays, *leftover]:
         path.unlink(missing_ok=True)
     data.mkdir(exist_ok=True)
 
@@ -290,14 +288,7 @@ def _write_labels(out: Path, cohort: dict[str, list[Sample]]) -> None:
         grades = [str(sample.grade) for sample in samples]
         for what, rows in zip(COLUMNS, (names, grades), strict=True):
             text = "".join(f"{row}\n" for row in rows)
-            _write(out / f"{split}_{what}.csv", text.encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+            write_atomically(out / f"{split}_{what}.csv", text.encode())
 
 
 # --- the drawing
@@ -306,50 +297,24 @@ def _write(path: Path, data: bytes) -> None:
 def _draw_all(options: Options, samples: Sequence[Sample]) -> None:
     from tqdm import tqdm
 
+    from fastretina.processes import in_processes
+
     draw = partial(_draw, options.out / "data", options.seed, options.image_size)
-    workers = options.workers or _cores()
-    with tqdm(total=len(samples), unit="image", file=sys.stderr) as bar:
-        for _ in _mapped(draw, samples, min(workers, len(samples))):
+    workers = options.workers or granted_cores()
+    with (
+        tqdm(total=len(samples), unit=" images", desc="drawing", disable=None) as bar,
+        closing(in_processes(draw, samples, workers)) as drawn,
+    ):
+        for _ in drawn:
             bar.update()
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # those this process may use, on Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _draw(data: Path, seed: int, size: int, sample: Sample) -> None:
-    from fastretina.demo_fundus import draw_eye, encode
-
-    image, quality = draw_eye(seed, sample.patient, sample.eye, sample.grade, size)
-    _write(data / f"{sample.name}.jpeg", encode(image, quality))
-
-
-def _mapped(
-    draw: Callable[[Sample], None], samples: Sequence[Sample], workers: int
-) -> Iterator[None]:
-    """Draw ``samples`` here or, with two or more workers, in processes of their own."""
-    if workers == 1:
-        yield from map(draw, samples)
-        return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    try:
-        yield from pool.map(draw, samples, chunksize=8)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a drawing process was killed, perhaps for want of memory; "
-            "run the command again with fewer --workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One core per worker; Ctrl-C is the parent's to handle."""
     import cv2
 
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from fastretina.demo_fundus import draw_eye, encode
+
+    cv2.setNumThreads(1)  # a core per process is at work already
+    image, quality = draw_eye(seed, sample.patient, sample.eye, sample.grade, size)
+    photograph = encode(image, quality)
+    write_atomically(data / f"{sample.name}.jpeg", photograph, durable=False)

@@ -11,15 +11,15 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from fastretina.labels import Sample, SampleTable
 from fastretina.prepare import Prepared, Preparer, Rejected
-from loaders._tar import ShardWriter, write_atomically
+from loaders._files import hash_file, naming, write_atomically
+from loaders._tar import ShardWriter
 from loaders.order import permutation
 from loaders.shards import FORMAT, SPLITS, shard_name
 
@@ -152,18 +152,6 @@ def read_source(path: Path) -> bytes:
         return file.readall()
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name ``path`` in an ``OSError`` from inside: a failed read or write doesn't."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, reason, str(path)) from error
-
-
 def read_outcome(task: Task) -> Outcome | None:
     """The outcome of a shard finished earlier; None if it has to be written (again).
 
@@ -176,15 +164,6 @@ def read_outcome(task: Task) -> Outcome | None:
     except (OSError, ValueError, TypeError):
         return None
     return outcome if found == [outcome.sha256, outcome.index_sha256] else None
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, as hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _members(sample: Sample, jpeg: bytes) -> dict[str, bytes]:

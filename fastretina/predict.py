@@ -74,7 +74,7 @@ def command(options: Options) -> dict[str, Any]:
     from fastretina.device import choose_again
     from fastretina.run import Run
     from fastretina.trained import load_trained
-    from loaders._tar import write_atomically
+    from loaders._files import write_atomically
 
     run = Run(options.run)
     compute = choose_again(options.device, run.config()["precision"])

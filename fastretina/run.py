@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fastretina.recipe import Recipe
-from loaders._tar import write_atomically
+from loaders._files import write_atomically
 from loaders.errors import RunError
 
 COLUMNS = (

@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from fastretina.build import in_processes
-from fastretina.packing import hash_file
 from fastretina.prepare import Preparer, Rejected
+from fastretina.processes import in_processes
 from loaders._cores import granted_cores
+from loaders._files import hash_file
 from loaders.errors import ShardError
 from loaders.shards import (
     MANIFEST,

@@ -12,12 +12,13 @@ samples give the same bytes.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
+
+from loaders._files import partial_name, write_atomically
 
 BLOCK = 512
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # 90 + ".json" fits USTAR's 100 bytes
@@ -129,34 +130,3 @@ _HEADER = (
 )
 # Of all bytes but name and size; the checksum itself counts as eight spaces.
 _FIXED_SUM = sum(_HEADER.replace(b"%b", b"")) - ord(" ") + 8 * ord(" ")
-
-
-def partial_name(path: Path) -> Path:
-    """A temporary name beside ``path`` that no other process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
-def make_durable(path: Path) -> None:
-    """Wait until a file's bytes are on the disk, where a power cut can't take them."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Write a small file so that its name only ever holds the whole of it.
-
-    Args:
-        path: the file.
-        content: all of it.
-        durable: whether to wait for the disk, so that a power cut changes nothing.
-    """
-    part = partial_name(path)
-    try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

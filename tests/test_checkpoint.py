@@ -125,7 +125,7 @@ def test_checkpoint_that_fails_to_be_written_leaves_the_old_one(
     def full(_file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("loaders._tar.os.fsync", full)
+    monkeypatch.setattr("loaders._files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save(saved, tensors(1), {})
     assert load(saved)[1] == STATE

@@ -75,7 +75,7 @@ def test_killed_run_is_completed_by_running_it_again(
     whole = contents(out)
     (out / "train_img.csv").unlink()
     killed = sorted((out / "data").iterdir())[3]
-    killed.rename(killed.with_name(killed.name + ".part"))
+    killed.rename(killed.with_name(f".{killed.name}.1.part"))
     assert make(out) == 0
     assert contents(out) == whole == contents(made)
 

@@ -4,6 +4,7 @@ import gc
 import os
 import random
 import shutil
+import signal
 import threading
 import time
 from itertools import islice
@@ -723,3 +724,16 @@ def test_unforeseen_failure_is_raised_and_not_waited_for(make, shards):
     assert ends(before, shards, WORKERS_ONLY)  # even while somebody keeps the error
     assert caught.value
     assert flat(collect(loader.epoch(0, first_batch=2))) == [*range(16, TRAIN)]
+
+
+def test_pil_workers_leave_signals_to_their_parent(shards):
+    # Slurm, systemd and docker may signal the whole group; the parent has to save.
+    config = LoaderConfig(batch_size=4, workers=2)
+    with make_loader("pil", shards, "train", config) as loader:
+        batches = loader.epoch(0)
+        seen = [next(batches).index]
+        for worker in psutil.Process().children():
+            os.kill(worker.pid, signal.SIGTERM)
+            os.kill(worker.pid, signal.SIGINT)
+        seen += [batch.index for batch in batches]
+    assert torch.cat(seen).tolist() == list(range(37))

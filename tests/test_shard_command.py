@@ -27,6 +27,7 @@ import webdataset
 from PIL import Image
 
 from fastretina import packing
+from loaders._files import naming
 from loaders.shards import COLUMNS, open_split
 
 ROOT = Path(__file__).parents[1]
@@ -758,7 +759,7 @@ def test_unreadable_image(
     read = packing.read_source
 
     def broken(path: Path) -> bytes:
-        with packing.naming(path):
+        with naming(path):
             if path.name == "20_left.jpeg":
                 raise OSError(
                     errno.EIO, "Input/output error"

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from fastretina import shard
-from fastretina.build import in_processes
+from fastretina.processes import in_processes
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "shard.py"

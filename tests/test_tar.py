@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loaders._tar import ShardWriter, member_header, write_atomically
+from loaders._files import write_atomically
+from loaders._tar import ShardWriter, member_header
 
 ALPHABET = "ABCXYZabcxyz0189_-"
 keys = st.text(ALPHABET, min_size=1, max_size=90)

@@ -1,0 +1,89 @@
+"""Worker processes that end with their parent, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, get_context
+from typing import TypeVar
+
+from loaders.errors import DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Generator[tuple[int, Result], None, None]:
+    """Call ``function`` with each item, in worker processes.
+
+    Ctrl-C is left to this process. The workers end at once when it is killed, when a
+    call raises, or when the generator is closed.
+
+    Yields:
+        An item's place and what came of it, as each is done.
+
+    Raises:
+        DataError: a worker was killed, as a machine does that is out of memory.
+    """
+    if workers == 1 or len(items) < 2:
+        yield from enumerate(map(function, items))
+        return
+    context = get_context("spawn")  # fork would copy a locked tqdm thread
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)), context, initializer=_end_with, initargs=(theirs,)
+    )
+    try:
+        with _interrupts_held():
+            futures = {pool.submit(function, item): n for n, item in enumerate(items)}
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process was killed, perhaps for want of memory: try again with "
+            "fewer --workers"
+        ) from None
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        ours.close()
+        theirs.close()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block; processes started in it get none at all.
+
+    They inherit the mask, which nothing but this thread heeds here: hence the handler.
+    """
+    held: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = in_main and signal.signal(signal.SIGINT, lambda n, _: held.append(n))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _end_with(pipe: connection.Connection) -> None:
+    """End this process at once when the other end of ``pipe`` is closed."""
+
+    def watch() -> None:
+        pipe.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,66 @@
+"""Files that are there whole or not at all, and errors that name them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def partial_name(path: Path) -> Path:
+    """A temporary name beside ``path`` that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a file has such a name: what a killed process has left behind."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def make_durable(path: Path) -> None:
+    """Wait until a file's bytes are on the disk, where a power cut can't take them."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write a small file so that its name only ever holds the whole of it.
+
+    Args:
+        path: the file.
+        content: all of it.
+        durable: whether to wait for the disk, so that a power cut changes nothing.
+    """
+    part = partial_name(path)
+    try:
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name ``path`` in an ``OSError`` from inside: a failed read or write doesn't."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
