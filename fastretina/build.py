@@ -28,6 +28,7 @@ from fastretina.packing import (
     Task,
     fingerprint,
     read_outcome,
+    read_rows,
     write_shard,
 )
 from fastretina.processes import in_processes
@@ -211,10 +212,10 @@ def _write_index(
     changed: Counter[str] = Counter()
     splits: dict[str, Any] = {}
     for split in SPLITS:
-        own = [outcome for outcome in outcomes if outcome.name.startswith(f"{split}-")]
-        splits[split] = _describe(own)
-        _write_table(folder / f"{split}.parquet", own)
-        for outcome in own:
+        own = [n for n, task in enumerate(tasks) if task.split == split]
+        splits[split] = _describe([outcomes[n] for n in own])
+        _write_table(folder / f"{split}.parquet", [tasks[n] for n in own])
+        for outcome in (outcomes[n] for n in own):
             changed.update(outcome.changed)
     manifest = {
         "format": FORMAT,
@@ -238,11 +239,10 @@ def _listed(outcomes: Iterable[Outcome]) -> int:
 
 def _describe(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """One split, as the manifest holds it."""
-    label = list(COLUMNS).index("label")
-    counts = Counter(row[label] for outcome in outcomes for row in outcome.rows)
+    grades = [sum(outcome.grades[grade] for outcome in outcomes) for grade in range(5)]
     return {
         "samples": sum(outcome.samples for outcome in outcomes),
-        "grades": {str(grade): counts[grade] for grade in range(5)},
+        "grades": {str(grade): count for grade, count in enumerate(grades)},
         "shards": [
             {
                 "name": outcome.name,
@@ -255,7 +255,7 @@ def _describe(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _write_table(path: Path, outcomes: Iterable[Outcome]) -> None:
+def _write_table(path: Path, tasks: Iterable[Task]) -> None:
     """The split's index, a row group per shard."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -267,8 +267,9 @@ def _write_table(path: Path, outcomes: Iterable[Outcome]) -> None:
     none: list[list[Any]] = [[] for _ in schema]
     with naming(path), part.open("wb") as file:
         with pq.ParquetWriter(file, schema) as writer:
-            for outcome in outcomes:
-                columns = zip(*outcome.rows, strict=True) if outcome.rows else none
+            for task in tasks:
+                rows = read_rows(task)
+                columns = zip(*rows, strict=True) if rows else none
                 arrays = [
                     pa.array(column, field.type)
                     for column, field in zip(columns, schema, strict=True)
