@@ -69,7 +69,7 @@ class Preparer:
     def __init__(self, steps: Sequence[str] = (), size: int | None = None) -> None:
         self._steps = tuple(steps)
         self._size = size
-        self._scratch: UInt8 = np.empty((0, 0, 3), np.uint8)
+        self._scratch: UInt8 = np.empty(0, np.uint8)
 
     def __call__(self, content: bytes) -> Prepared:
         """Prepare one image.
@@ -77,48 +77,79 @@ class Preparer:
         Raises:
             Rejected: it can't be decoded in full, or is of no kind that we take.
         """
-        image, change = self._decode(content)
-        if min(image.shape[:2]) < _SMALLEST:
-            raise Rejected(f"the image has {image.shape[1]}x{image.shape[0]} pixels")
-        resizes = self._size and image.shape[:2] != (self._size, self._size)
-        if self._steps or resizes:
+        with _rejecting():
+            if not content:
+                raise Rejected("the file is empty")
+            if content.startswith(b"\xff\xd8"):
+                height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content)
+                _check_size(height, width)
+                turned = orientation(content) != 1
+                if not (turned or self._steps or self._resizes(height, width)):
+                    self._check(content, height, width, colorspace)
+                    return Prepared(content, width, height, "")
+                image = self._decode(content, height, width, colorspace)
+                image, change = (_turned(content), "upright") if turned else (image, "")
+            else:
+                image, change = _decode_other(content), "from png"
+        return self._encoded(image, change)
+
+    def _resizes(self, height: int, width: int) -> bool:
+        return self._size is not None and (height, width) != (self._size, self._size)
+
+    def _check(self, jpeg: bytes, height: int, width: int, colorspace: str) -> None:
+        """Decode every bit of the image, strictly, but look at its brightness alone.
+
+        The entropy decoder, where damage shows, runs over all components; turning
+        chroma into colour, a quarter of the time, has nothing left to find.
+        """
+        if colorspace in ("YCbCr", "Gray"):
+            room = self._room(height, width, 1)
+            simplejpeg.decode_jpeg(jpeg, colorspace="GRAY", buffer=room)
+        else:
+            self._decode(jpeg, height, width, colorspace)
+
+    def _decode(self, jpeg: bytes, height: int, width: int, colorspace: str) -> UInt8:
+        """uint8[H, W, 3], as the loaders see it."""
+        if colorspace in ("CMYK", "YCCK"):  # the loaders leave these to Pillow too
+            simplejpeg.decode_jpeg(jpeg, colorspace="CMYK")  # but it isn't strict
+            with _opened(jpeg) as image:
+                return np.asarray(image.convert("RGB"))
+        room = self._room(height, width, 3)
+        simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=room)
+        return room
+
+    def _room(self, height: int, width: int, channels: int) -> UInt8:
+        if self._scratch.shape != (height, width, channels):
+            self._scratch = np.empty((height, width, channels), np.uint8)
+        return self._scratch
+
+    def _encoded(self, image: UInt8, change: str) -> Prepared:
+        """Pre-process what is to be, and encode the result."""
+        _check_size(*image.shape[:2])
+        if self._steps or self._resizes(*image.shape[:2]):
             from fastretina.preprocess import preprocess  # OpenCV only where needed
 
             image, change = preprocess(image, self._steps, self._size), "preprocessed"
         height, width = image.shape[:2]
-        return Prepared(encode(image) if change else content, width, height, change)
+        return Prepared(encode(image), width, height, change)
 
-    def _decode(self, content: bytes) -> tuple[UInt8, str]:
-        """uint8[H, W, 3], upright, and how it differs from what a loader would see."""
-        if not content:
-            raise Rejected("the file is empty")
-        try:
-            if not content.startswith(b"\xff\xd8"):
-                return _decode_other(content), "from png"
-            image = self._decode_jpeg(content)
-            if orientation(content) == 1:
-                return image, ""
-            with _opened(content) as rotated:
-                return _upright(rotated), "upright"
-        except (Rejected, MemoryError):
-            raise
-        except UnidentifiedImageError as bad:  # its text holds an address
-            raise Rejected("the file is no image that can be read") from bad
-        except Exception as bad:  # what decoders raise on rubbish has no common base
-            raise Rejected(" ".join(str(bad).split()) or type(bad).__name__) from bad
 
-    def _decode_jpeg(self, content: bytes) -> UInt8:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content)
-        if height * width > _LARGEST:
-            raise Rejected(f"the image has {width}x{height} pixels")
-        if colorspace in ("CMYK", "YCCK"):  # the loaders leave these to Pillow too
-            simplejpeg.decode_jpeg(content, colorspace="CMYK")  # but it isn't strict
-            with _opened(content) as image:
-                return np.asarray(image.convert("RGB"))
-        if self._scratch.shape[:2] != (height, width):
-            self._scratch = np.empty((height, width, 3), np.uint8)
-        simplejpeg.decode_jpeg(content, colorspace="RGB", buffer=self._scratch)
-        return self._scratch
+@contextmanager
+def _rejecting() -> Iterator[None]:
+    """Turn what decoders raise on rubbish, which has no common base, into Rejected."""
+    try:
+        yield
+    except (Rejected, MemoryError):
+        raise
+    except UnidentifiedImageError as bad:  # its text holds an address
+        raise Rejected("the file is no image that can be read") from bad
+    except Exception as bad:
+        raise Rejected(" ".join(str(bad).split()) or type(bad).__name__) from bad
+
+
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < _SMALLEST or height * width > _LARGEST:
+        raise Rejected(f"the image has {width}x{height} pixels")
 
 
 def orientation(jpeg: bytes) -> int:
@@ -155,6 +186,11 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # a broken EXIF block; the photograph itself is not at fault
         return 1
     return value if value in _UNDO else 1
+
+
+def _turned(jpeg: bytes) -> UInt8:
+    with _opened(jpeg) as image:
+        return _upright(image)
 
 
 def _upright(image: Image.Image) -> UInt8:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from conftest import photograph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -293,3 +294,37 @@ def test_damage_of_any_kind_is_prepared_or_rejected(
     else:  # then the loaders' decoder takes it too
         shape = decoded(ready.jpeg).shape
         assert shape == (ready.height, ready.width, 3)
+
+
+def test_checking_the_brightness_alone_refuses_what_decoding_the_colours_does():
+    """Sharding decodes a quarter less than a loader; damage must not slip through."""
+    random = np.random.Generator(np.random.PCG64(7))
+    whole = [photograph(seed, size) for seed, size in ((1, 64), (2, 96), (3, 128))]
+    progressive = io.BytesIO()
+    Image.open(io.BytesIO(whole[2])).save(progressive, "JPEG", progressive=True)
+    whole.append(progressive.getvalue())
+    refused = 0
+    for _ in range(1500):
+        jpeg = bytearray(whole[random.integers(len(whole))])
+        place = int(random.integers(2, len(jpeg)))
+        kind = random.integers(4)
+        if kind == 0:
+            jpeg[place] = random.integers(256)
+        elif kind == 1:
+            del jpeg[place : place + int(random.integers(1, 60))]
+        elif kind == 2:
+            del jpeg[place:]
+        else:
+            jpeg[place : place + 20] = bytes(20)
+        outcomes = [decodes(bytes(jpeg), space) for space in ("RGB", "GRAY")]
+        assert outcomes[0] == outcomes[1]
+        refused += not outcomes[0]
+    assert 300 < refused < 1400
+
+
+def decodes(jpeg: bytes, colorspace: str) -> bool:
+    try:
+        simplejpeg.decode_jpeg(jpeg, colorspace=colorspace)
+    except ValueError:
+        return False
+    return True
