@@ -14,32 +14,53 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from loaders.base import Batch, Loader, LoaderConfig, Source
+from loaders.base import Batch, Decoding, Loader, LoaderConfig, Source
 from loaders.errors import DataError, LoaderUnavailable
 from loaders.shards import ShardSplit, open_split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "LOADERS",
     "Batch",
     "DataError",
+    "Decoding",
     "Loader",
     "LoaderConfig",
+    "LoaderEntry",
     "ShardSplit",
     "available",
     "make_loader",
+    "missing",
     "open_split",
     "resolve",
 ]
 
-# Name to (module, class, pip extra that brings what it needs).
-LOADERS: Mapping[str, tuple[str, str, str | None]] = {
-    "pil": ("loaders._pil", "PilLoader", None),
-    "turbo": ("loaders._turbo", "TurboLoader", None),
+
+class LoaderEntry(NamedTuple):
+    """Where a loader is found, and what it is like.
+
+    Attributes:
+        module: to import; it may need a package that is not installed.
+        cls: the class in it.
+        extra: the pip extra that brings that package.
+        own_order: whether its sequence is its own. All others follow ``Schedule``, so
+            that one may go on where another has stopped.
+    """
+
+    module: str
+    cls: str
+    extra: str | None = None
+    own_order: bool = False
+
+
+LOADERS: Mapping[str, LoaderEntry] = {
+    "pil": LoaderEntry("loaders._pil", "PilLoader"),
+    "turbo": LoaderEntry("loaders._turbo", "TurboLoader"),
+    "dali": LoaderEntry("loaders._dali", "DaliLoader", "dali"),
 }
 
 
@@ -59,8 +80,53 @@ def make_loader(
         LoaderUnavailable: its package is not installed; the message says how to.
         ShardError: the folder cannot be used.
     """
-    module, cls, extra = _entry(resolve(name))
+    loader = _load(resolve(name, config.device))
+    if isinstance(shards, (str, Path)):
+        shards = open_split(shards, split)
+    return loader(shards, config)
+
+
+def resolve(name: str, device: str = "cpu") -> str:
+    """The loader that ``auto`` stands for; other names unchanged.
+
+    That is ``dali`` on a GPU, where it is installed, and ``turbo`` elsewhere.
+    """
+    if name != "auto":
+        return name
+    on_gpu = device.partition(":")[0] == "cuda"
+    return "dali" if on_gpu and missing("dali") is None else "turbo"
+
+
+def available() -> list[str]:
+    """Names of the loaders whose packages are installed."""
+    return [name for name in LOADERS if missing(name) is None]
+
+
+def missing(name: str) -> str | None:
+    """Why a loader can't be had here and what mends that; None where it can.
+
+    Raises:
+        ValueError: no loader has that name.
+    """
     try:
+        _load(name)
+    except LoaderUnavailable as error:
+        return str(error)
+    return None
+
+
+def _load(name: str) -> Callable[[Source, LoaderConfig], Loader]:
+    """Import a loader's class.
+
+    Raises:
+        LoaderUnavailable: its package is not installed.
+    """
+    if name not in LOADERS:
+        known = ", ".join(["auto", *LOADERS])
+        raise ValueError(f"loader must be one of {known}, got {name!r}")
+    module, cls, extra, _ = LOADERS[name]
+    try:
+        loader: Callable[[Source, LoaderConfig], Loader]
         loader = getattr(import_module(module), cls)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("loaders", "fastretina"):
@@ -69,32 +135,7 @@ def make_loader(
         raise LoaderUnavailable(
             f"loader {name!r} needs {error.name}, which is not installed{hint}"
         ) from error
-    if isinstance(shards, (str, Path)):
-        shards = open_split(shards, split)
-    made: Loader = loader(shards, config)
-    return made
-
-
-def resolve(name: str) -> str:
-    """The loader that ``auto`` stands for here; other names unchanged."""
-    return "turbo" if name == "auto" else name
-
-
-def available() -> list[str]:
-    """Names of the loaders whose packages are installed."""
-    found = []
-    for name, (module, _, _) in LOADERS.items():
-        try:
-            import_module(module)
-        except ImportError:
-            continue
-        found.append(name)
-    return found
-
-
-def _entry(name: str) -> tuple[str, str, str | None]:
-    try:
-        return LOADERS[name]
-    except KeyError:
-        known = ", ".join(["auto", *LOADERS])
-        raise ValueError(f"loader must be one of {known}, got {name!r}") from None
+    except ImportError as error:  # a wheel for another machine, or half installed
+        reason = str(error).partition("\n")[0]
+        raise LoaderUnavailable(f"loader {name!r} can't be loaded: {reason}") from error
+    return loader

@@ -12,6 +12,7 @@ import signal
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from loaders._cores import granted_cores
 from loaders._course import find_course_csvs, index_images, read_course_split
-from loaders._planned import PlannedLoader
-from loaders.base import Batch, Plan, Source
+from loaders._planned import Failure, PlannedLoader
+from loaders.base import Batch, Decoding, Plan, Source
 from loaders.errors import DataError, LabelError, SampleError
 
 UInt8 = npt.NDArray[np.uint8]
@@ -129,14 +130,19 @@ class PilLoader(PlannedLoader):
     ``workers`` are processes here, and 0 decodes in this one.
     """
 
+    def _decoding(self) -> Decoding:
+        resize = "Pillow" if self._schedule.resizes else None
+        return Decoding(f"Pillow {version('pillow')}", "libjpeg-turbo", resize)
+
     def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
         listed = list(plans)
         workers = self._config.workers
         workers = granted_cores() if workers is None else workers
         images = DataLoader(
-            _Decoding(self._source, self._schedule.shape),
+            _PlanImages(self._source, self._schedule.shape),
             sampler=listed,
             batch_size=None,  # the plan is the batch
+            collate_fn=_as_it_is,
             num_workers=workers,
             prefetch_factor=self._config.prefetch if workers else None,
             pin_memory=self.device.type == "cuda",
@@ -146,7 +152,11 @@ class PilLoader(PlannedLoader):
         for plan, decoded in zip(listed, images, strict=True):
             if isinstance(decoded, Exception):
                 raise decoded
-            yield self._batch(plan, decoded)
+            yield self._batch(plan, *decoded)
+
+
+def _as_it_is(decoded: Any) -> Any:
+    return decoded
 
 
 def _leave_signals_to_parent(worker: int) -> None:
@@ -155,7 +165,11 @@ def _leave_signals_to_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Decoding(Dataset["torch.Tensor | Exception"]):
+# Images and those that failed, or what stopped it all.
+Decoded = tuple["torch.Tensor", list[Failure]] | Exception
+
+
+class _PlanImages(Dataset[Decoded]):
     """From a plan to its images, uint8[B, H, W, 3], or to the error that came up.
 
     An error is returned, as the DataLoader would raise it with a worker's traceback in
@@ -166,19 +180,22 @@ class _Decoding(Dataset["torch.Tensor | Exception"]):
         self._source = source
         self._shape = shape
 
-    def __getitem__(self, plan: Plan) -> torch.Tensor | Exception:
+    def __getitem__(self, plan: Plan) -> Decoded:
         images = np.empty((len(plan.rows), *self._shape, 3), np.uint8)
+        failures: list[Failure] = []
         for place, row in enumerate(plan.rows.tolist()):
             flip = (bool(plan.flips[place, 0]), bool(plan.flips[place, 1]))
             try:
                 images[place] = decode(self._source.read(row), flip, self._shape)
+            except SampleError as error:
+                failures.append((place, error))
             except DataError as error:
                 return error
             except (ValueError, OSError, SyntaxError) as error:  # Pillow's
-                return self._source.failure(row, str(error))
+                failures.append((place, self._source.failure(row, str(error))))
             except Exception:  # a bug; its own type may not survive the pickling
                 return RuntimeError(traceback.format_exc())
-        return torch.from_numpy(images)
+        return torch.from_numpy(images), failures
 
 
 def decode(

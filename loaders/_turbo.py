@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import islice
 from queue import Empty, SimpleQueue
 
@@ -23,9 +24,9 @@ import torch
 from PIL import Image
 
 from loaders._cores import granted_cores
-from loaders._planned import PlannedLoader
-from loaders.base import Batch, LoaderConfig, Plan, Source
-from loaders.errors import DataError
+from loaders._planned import Failure, PlannedLoader
+from loaders.base import Batch, Decoding, LoaderConfig, Plan, Source
+from loaders.errors import DataError, SampleError
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -50,6 +51,10 @@ class TurboLoader(PlannedLoader):
         super().close()
         self._ring = None
 
+    def _decoding(self) -> Decoding:
+        resize = "torch" if self._schedule.resizes else None
+        return Decoding(f"simplejpeg {version('simplejpeg')}", "libjpeg-turbo", resize)
+
     def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
         """Batches in host memory, ``prefetch`` of them in the making at any time."""
         ring = self._slots()
@@ -70,9 +75,10 @@ class TurboLoader(PlannedLoader):
                 if not jobs:
                     return
                 job = jobs.popleft()
-                job.wait()
+                failures = job.wait()
                 ring.rotate(-1)  # the last to be filled again, in the next epoch, too
-                yield self._batch(job.plan, job.slot[: len(job.plan.rows)])
+                images = job.slot[: len(job.plan.rows)]
+                yield self._batch(job.plan, images, failures)
         finally:
             _stop(threads, tasks)
 
@@ -94,22 +100,48 @@ class TurboLoader(PlannedLoader):
         decode = Decoder(self._schedule.shape)
         while (task := tasks.get()) is not None:
             job, place = task
-            row = int(job.plan.rows[place])
-            flip = (bool(job.plan.flips[place, 0]), bool(job.plan.flips[place, 1]))
-            error: Exception | None = None
-            try:
-                decode(self._source.read(row), flip, job.images[place])
-            except DataError as failure:
-                error = failure
-            except (ValueError, OSError, SyntaxError) as failure:  # or Pillow's
-                error = self._source.failure(row, str(failure))
-            except Exception as failure:  # a bug, or no memory: not to be waited for
-                error = failure
-            job.finish(error)
+            out = job.images[place]
+            job.finish(place, _attempt(decode, self._source, job.plan, place, out))
+
+
+def decode_plan(
+    source: Source, plan: Plan, shape: tuple[int, int]
+) -> tuple[torch.Tensor, list[Failure]]:
+    """Decode a batch in this thread: for what another decoder has failed on.
+
+    Returns:
+        uint8[B, H, W, 3], and what can't be decoded.
+    """
+    images = torch.empty((len(plan.rows), *shape, 3), dtype=torch.uint8)
+    decode, failures = Decoder(shape), []
+    for place, out in enumerate(images.numpy()):
+        error = _attempt(decode, source, plan, place, out)
+        if isinstance(error, SampleError):
+            failures.append((place, error))
+        elif error is not None:
+            raise error
+    return images, failures
+
+
+def _attempt(
+    decode: Decoder, source: Source, plan: Plan, place: int, out: UInt8
+) -> Exception | None:
+    """Decode one image of a plan; returns what came in the way."""
+    row = int(plan.rows[place])
+    flip = (bool(plan.flips[place, 0]), bool(plan.flips[place, 1]))
+    try:
+        decode(source.read(row), flip, out)
+    except DataError as error:
+        return error
+    except (ValueError, OSError, SyntaxError) as error:  # or Pillow's
+        return source.failure(row, str(error))
+    except Exception as error:  # a bug, or no memory: not to be waited for
+        return error
+    return None
 
 
 class _Job:
-    """A batch in the making: counts down its images, keeps the first failure."""
+    """A batch in the making: counts down its images, keeps what failed."""
 
     def __init__(self, plan: Plan, slot: torch.Tensor) -> None:
         self.plan = plan
@@ -118,23 +150,32 @@ class _Job:
         self._left = len(plan.rows)
         self._lock = threading.Lock()
         self._done = threading.Event()
+        self._failures: list[Failure] = []
         self._error: Exception | None = None
         if not self._left:
             self._done.set()
 
-    def finish(self, error: Exception | None) -> None:
+    def finish(self, place: int, error: Exception | None) -> None:
         """Count one image as made, or as failed."""
         with self._lock:
             self._left -= 1
-            self._error = self._error or error
+            if isinstance(error, SampleError):
+                self._failures.append((place, error))
+            else:
+                self._error = self._error or error
             if not self._left:
                 self._done.set()
 
-    def wait(self) -> None:
-        """Wait for the last image; raise the first failure there was."""
+    def wait(self) -> list[Failure]:
+        """Wait for the last image; returns the images that cannot be decoded.
+
+        Raises:
+            Exception: whatever else there was.
+        """
         self._done.wait()
         if self._error is not None:
             raise self._error
+        return self._failures
 
 
 Tasks = SimpleQueue["tuple[_Job, int] | None"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -46,10 +46,32 @@ class Batch(NamedTuple):
     index: torch.Tensor  # type: ignore[assignment]  # tuple.index is not needed
 
 
+class Decoding(NamedTuple):
+    """Who makes a loader's pixels; they are the same where ``jpeg`` and ``resize`` are.
+
+    Attributes:
+        by: the package, with its version.
+        jpeg: the JPEG decoder: ``libjpeg-turbo``, or ``nvJPEG`` with how it upsamples.
+        resize: who resizes; ``None`` where no image has to be.
+    """
+
+    by: str
+    jpeg: str
+    resize: str | None
+
+
 class Loader(Protocol):
-    """A source of batches that can be replayed from any place in any epoch."""
+    """A source of batches that can be replayed from any place in any epoch.
+
+    Attributes:
+        device: where the batches lie.
+        decoding: who makes the pixels.
+        skipped: the images left out so far, with ``on_corrupt="skip"``.
+    """
 
     device: torch.device
+    decoding: Decoding
+    skipped: list[SampleError]
 
     def __len__(self) -> int:
         """Batches in one epoch, the same on every rank."""
@@ -60,7 +82,8 @@ class Loader(Protocol):
         (seed, number) fixes the order. Starting an epoch ends the one before.
 
         Raises:
-            SampleError: an image cannot be decoded. The loader stays usable.
+            SampleError: an image cannot be decoded, and ``on_corrupt`` is ``raise``;
+                with ``skip`` its batch comes without it. The loader stays usable.
         """
 
     def close(self) -> None:
@@ -126,6 +149,10 @@ class LoaderConfig:
         device: where the batches go.
         workers: threads or processes that decode; ``None`` for one per granted core.
         prefetch: batches made ahead of the one in use.
+        on_corrupt: what an image that cannot be decoded does: ``raise`` a SampleError,
+            or ``skip`` it, which leaves its batch shorter and is counted.
+        hw_decoder_load: share of the images that a GPU's JPEG engine decodes, under
+            DALI; its CUDA cores and the host take the rest.
     """
 
     batch_size: int = 32
@@ -143,10 +170,12 @@ class LoaderConfig:
     device: str = "cpu"
     workers: int | None = None
     prefetch: int = 2
+    on_corrupt: Literal["raise", "skip"] = "raise"
+    hw_decoder_load: float = 0.65
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "batch size", "be at least 1", self.batch_size)
-        for name in ("hflip", "vflip", "balance", "balance_decay"):
+        for name in ("hflip", "vflip", "balance", "balance_decay", "hw_decoder_load"):
             value = getattr(self, name)
             _require(0 <= value <= 1, name.replace("_", " "), "lie in 0 to 1", value)
         for name, low in (("window", 1), ("image_size", 8), ("workers", 0)):
@@ -155,6 +184,8 @@ class LoaderConfig:
             _require(ok, name.replace("_", " "), f"be at least {low}", value)
         _require(self.prefetch >= 1, "prefetch", "be at least 1", self.prefetch)
         _require(self.world_size >= 1, "world size", "be at least 1", self.world_size)
+        ok = self.on_corrupt in ("raise", "skip")
+        _require(ok, "on corrupt", "be raise or skip", self.on_corrupt)
         ok = 0 <= self.rank < self.world_size
         _require(ok, "rank", f"lie in 0 to {self.world_size - 1}", self.rank)
         ok = self.batch_size % self.world_size == 0
@@ -211,6 +242,11 @@ class Schedule:
         if self.config.image_size is not None:
             return self.config.image_size, self.config.image_size
         return self.source.dimensions[0] if self.source.dimensions else (0, 0)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether any image has another size than it is delivered in."""
+        return any(size != self.shape for size in self.source.dimensions)
 
     @property
     def local_size(self) -> int:

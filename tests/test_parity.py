@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 TOLERANCE = {
     "pil": (0, 0.0, "it is plain PIL"),
     "turbo": (0, 0.0, "the same libjpeg-turbo"),
+    "dali": (0, 0.0, "its host decoder is libjpeg-turbo, too"),
 }
 AUGMENTED = {"shuffle": True, "seed": 3, "hflip": 0.4, "vflip": 0.5}
 

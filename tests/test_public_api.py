@@ -58,7 +58,7 @@ def test_lower_layer_imports_nothing_from_the_upper(path):
 
 
 def test_every_registered_loader_has_a_module_of_this_package():
-    for module, _, _ in loaders.LOADERS.values():
+    for module, *_ in loaders.LOADERS.values():
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
 
 
@@ -85,7 +85,9 @@ def test_missing_package_names_the_command_that_brings_it(
 ):
     (tmp_path / "needy.py").write_text("import surely_absent.part\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(loaders, "LOADERS", {"needy": ("needy", "Needy", extra)})
+    monkeypatch.setattr(
+        loaders, "LOADERS", {"needy": loaders.LoaderEntry("needy", "Needy", extra)}
+    )
     with pytest.raises(LoaderUnavailable) as caught:
         make_loader("needy", tmp_path, "train", LoaderConfig())
     wanted = "loader 'needy' needs surely_absent, which is not installed"
@@ -94,8 +96,20 @@ def test_missing_package_names_the_command_that_brings_it(
     assert available() == []
 
 
+def test_package_that_cannot_be_loaded_says_why_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(
+        "raise ImportError('no libneedy.so\\nat all')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = loaders.LoaderEntry("broken", "Broken", "dali")
+    monkeypatch.setattr(loaders, "LOADERS", {"broken": entry})
+    assert (
+        loaders.missing("broken") == "loader 'broken' can't be loaded: no libneedy.so"
+    )
+
+
 def test_missing_module_of_our_own_is_no_missing_package(tmp_path, monkeypatch):
-    entry = ("loaders._absent", "Absent", "dali")
+    entry = loaders.LoaderEntry("loaders._absent", "Absent", "dali")
     monkeypatch.setattr(loaders, "LOADERS", {"absent": entry})
     with pytest.raises(ModuleNotFoundError, match="_absent"):
         make_loader("absent", tmp_path, "train", LoaderConfig())
@@ -140,6 +154,8 @@ IMPOSSIBLE = [
     ({"image_size": 7}, "image size must be at least 8, got 7"),
     ({"workers": -1}, "workers must be at least 0, got -1"),
     ({"prefetch": 0}, "prefetch must be at least 1, got 0"),
+    ({"on_corrupt": "warn"}, "on corrupt must be raise or skip, got warn"),
+    ({"hw_decoder_load": 1.5}, "hw decoder load must lie in 0 to 1, got 1.5"),
     ({"world_size": 0}, "world size must be at least 1, got 0"),
     ({"rank": 1}, "rank must lie in 0 to 0, got 1"),
     ({"rank": -1, "world_size": 2}, "rank must lie in 0 to 1, got -1"),
