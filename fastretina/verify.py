@@ -93,7 +93,7 @@ def _check(work: tuple[Path, str, int]) -> list[str]:
     folder, name, number = work
     try:
         with open_split(folder, name) as split:
-            return list(_check_shard(split, number))
+            return list(_check_shard(folder, split, number))
     except ShardError as error:
         return [str(error)]
     except Exception as error:  # rubbish can break tar, Parquet and JSON in any way
@@ -119,9 +119,9 @@ def _check_folder(folder: Path, manifest: Manifest) -> Iterator[str]:
                 yield f"{path.name} is not in the manifest"
 
 
-def _check_shard(split: ShardSplit, number: int) -> Iterator[str]:
+def _check_shard(folder: Path, split: ShardSplit, number: int) -> Iterator[str]:
     info = split.shards[number]
-    path = split.folder / info.name
+    path = folder / info.name
     if not path.exists():
         yield f"{info.name} is missing"
         return

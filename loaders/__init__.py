@@ -61,6 +61,12 @@ LOADERS: Mapping[str, LoaderEntry] = {
     "pil": LoaderEntry("loaders._pil", "PilLoader"),
     "turbo": LoaderEntry("loaders._turbo", "TurboLoader"),
     "dali": LoaderEntry("loaders._dali", "DaliLoader", "dali"),
+    "dali-reader": LoaderEntry(
+        "loaders._dali_reader", "DaliReaderLoader", "dali", own_order=True
+    ),
+    "webdataset": LoaderEntry(
+        "loaders._webdataset", "WebDatasetLoader", own_order=True
+    ),
 }
 
 

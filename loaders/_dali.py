@@ -25,7 +25,7 @@ from loaders._ahead import Ahead
 from loaders._cores import granted_cores
 from loaders._planned import PlannedLoader
 from loaders._turbo import decode_plan
-from loaders.base import Batch, Decoding, LoaderConfig, Plan, Source
+from loaders.base import Batch, Decoding, LoaderConfig, Plan, Schedule, Source
 from loaders.errors import LoaderUnavailable, SampleError
 
 UInt8 = npt.NDArray[np.uint8]
@@ -126,9 +126,7 @@ class DaliLoader(PlannedLoader):
         On a GPU they belong to torch's current stream: it waits for DALI's, and their
         memory is used again only after what it has been given until they are let go.
         """
-        gpu = self.device.type == "cuda"
-        stream = torch.cuda.current_stream(self.device) if gpu else None
-        (made,) = self._built().outputs(cuda_stream=stream)
+        (made,) = self._built().outputs(cuda_stream=consumer(self.device))
         images: torch.Tensor = from_dlpack(made.as_tensor())
         return images
 
@@ -155,14 +153,8 @@ class DaliLoader(PlannedLoader):
         return self._pipeline
 
     def _build(self) -> Pipeline:
-        config, gpu = self._config, self.device.type == "cuda"
-        pipeline = Pipeline(
-            batch_size=max(self._schedule.local_size, 1),
-            num_threads=config.workers or granted_cores(),
-            device_id=(self.device.index or 0) if gpu else None,
-            prefetch_queue_depth=config.prefetch,
-        )
-        with pipeline:
+        config = self._config
+        with new_pipeline(config, self._schedule, self.device) as pipeline:
             flips = [types.INT32, types.INT32] if self._turns.flips else []
             jpegs, *mirrored = fn.external_source(
                 source=self._turns,
@@ -173,20 +165,44 @@ class DaliLoader(PlannedLoader):
                 dtype=[types.UINT8, *flips],
                 ndim=[1, *(0 for _ in flips)],
             )
-            images = decode(jpegs, self._source, config, gpu=gpu, fancy=self._fancy)
-            if self._schedule.resizes:
-                images = resize(images, self._schedule.shape)
+            images = decode(jpegs, self._schedule, self.device, fancy=self._fancy)
             if mirrored:
                 images = fn.flip(images, horizontal=mirrored[0], vertical=mirrored[1])
             pipeline.set_outputs(images)
-        try:
-            pipeline.build()
-        except RuntimeError as error:
-            raise LoaderUnavailable(
-                f"DALI can't use {self.device} ({str(error).partition(chr(10))[0]}); "
-                "choose --loader turbo"
-            ) from error
-        return pipeline
+        return built(pipeline, self.device)
+
+
+def consumer(device: torch.device) -> torch.cuda.Stream | None:
+    """The stream that DALI's outputs are handed to; None for the host."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
+def new_pipeline(
+    config: LoaderConfig, schedule: Schedule, device: torch.device
+) -> Pipeline:
+    """A pipeline to be filled in within its ``with``."""
+    return Pipeline(
+        batch_size=max(schedule.local_size, 1),
+        num_threads=config.workers or granted_cores(),
+        device_id=(device.index or 0) if device.type == "cuda" else None,
+        prefetch_queue_depth=config.prefetch,
+    )
+
+
+def built(pipeline: Pipeline, device: torch.device) -> Pipeline:
+    """The pipeline, ready to run.
+
+    Raises:
+        LoaderUnavailable: DALI can't use the device.
+    """
+    try:
+        pipeline.build()
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise LoaderUnavailable(
+            f"DALI can't use {device} ({reason}); pass --loader turbo"
+        ) from error
+    return pipeline
 
 
 def decoding(device: torch.device, fancy: bool, resizes: bool) -> Decoding:
@@ -197,39 +213,37 @@ def decoding(device: torch.device, fancy: bool, resizes: bool) -> Decoding:
     return Decoding(f"DALI {dali.__version__}", jpeg, "DALI" if resizes else None)
 
 
-def decode(
-    jpegs: Any, source: Source, config: LoaderConfig, *, gpu: bool, fancy: bool
-) -> Any:
-    """DALI's decoder, set so that its pixels are those of libjpeg-turbo.
+def decode(jpegs: Any, schedule: Schedule, device: torch.device, *, fancy: bool) -> Any:
+    """DALI's decoder, set so that its pixels are libjpeg-turbo's, and its resize.
 
     Orientation is not looked at, as shards hold upright images and PIL doesn't either.
-    The size hints spare the first batches the growing of buffers.
+    The size hints spare the first batches the growing of buffers. Images are resized
+    antialiased bilinear, as Pillow does but for the outermost rows and columns: there
+    DALI repeats the border, and values differ by up to 19 of 255; elsewhere by 1.
     """
-    if not gpu:
-        return fn.decoders.image(
+    if device.type == "cuda":
+        heights, widths = zip(*(schedule.source.dimensions or ((0, 0),)), strict=True)
+        images = fn.decoders.image(
+            jpegs,
+            device="mixed",
+            output_type=types.RGB,
+            adjust_orientation=False,
+            jpeg_fancy_upsampling=fancy,
+            hw_decoder_load=schedule.config.hw_decoder_load,
+            preallocate_height_hint=max(heights),
+            preallocate_width_hint=max(widths),
+        )
+    else:
+        images = fn.decoders.image(
             jpegs, device="cpu", output_type=types.RGB, adjust_orientation=False
         )
-    heights, widths = zip(*(source.dimensions or ((0, 0),)), strict=True)
-    return fn.decoders.image(
-        jpegs,
-        device="mixed",
-        output_type=types.RGB,
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=fancy,
-        hw_decoder_load=config.hw_decoder_load,
-        preallocate_height_hint=max(heights),
-        preallocate_width_hint=max(widths),
-    )
-
-
-def resize(images: Any, shape: tuple[int, int]) -> Any:
-    """Antialiased bilinear, as Pillow's but for the outermost rows and columns.
-
-    There DALI repeats the border where Pillow weighs what is inside: up to 19 of 255,
-    and 1 elsewhere.
-    """
+    if not schedule.resizes:
+        return images
     return fn.resize(
-        images, size=list(shape), interp_type=types.INTERP_LINEAR, antialias=True
+        images,
+        size=list(schedule.shape),
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
     )
 
 

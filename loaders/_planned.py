@@ -1,10 +1,10 @@
-"""What loaders that follow the ``Schedule`` share: how epochs begin and end."""
+"""What loaders share: how epochs begin and end, and what becomes of bad images."""
 
 from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -18,18 +18,17 @@ from loaders.errors import SampleError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-
 Failure = tuple[int, SampleError]  # the place in its batch, and what is wrong
 
 
-class PlannedLoader(ABC):
-    """A ``loaders.base.Loader`` that only has to fill in the planned batches."""
+class EpochLoader(ABC):
+    """A ``loaders.base.Loader`` that has one epoch running at a time, at most."""
 
     def __init__(self, source: Source, config: LoaderConfig) -> None:
         self.device = torch.device(config.device)
         self._source = source
         self._config = config
-        self._schedule = Schedule(source, config)
+        self._schedule = self._scheduled(source, config)
         self.decoding = self._decoding()
         self.skipped: list[SampleError] = []
         # Weak, so that an epoch that nobody holds any more ends there and then.
@@ -49,24 +48,54 @@ class PlannedLoader(ABC):
     ) -> None:
         self.close()
 
+    @abstractmethod
     def epoch(self, number: int, first_batch: int = 0) -> Iterator[Batch]:
         """Yield the epoch's batches; see ``loaders.base.Loader.epoch``."""
-        self._end_epoch()
-        plans = self._schedule.plans(number, first_batch)
-        batches = self._to_device(self._host_batches(plans))
-        self._running = weakref.ref(batches)
-        return batches
 
     def close(self) -> None:
         """Stop the workers and free the buffers and memory maps."""
         self._end_epoch()
         self._source.close()
 
+    def _begin(self, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
+        """End the epoch before, and hold this one weakly."""
+        self._end_epoch()
+        self._running = weakref.ref(batches)
+        return batches
+
     def _end_epoch(self) -> None:
         running = self._running() if self._running else None
         if running is not None:
             running.close()
         self._running = None
+
+    def _scheduled(self, source: Source, config: LoaderConfig) -> Schedule:
+        """Which samples each batch holds."""
+        return Schedule(source, config)
+
+    @abstractmethod
+    def _decoding(self) -> Decoding:
+        """Who makes the pixels."""
+
+    def _set_aside(self, errors: Iterable[SampleError]) -> None:
+        """Note images that can't be decoded.
+
+        Raises:
+            SampleError: the first of them, unless they are to be skipped.
+        """
+        for error in errors:
+            if self._config.on_corrupt == "raise":
+                raise error
+            self.skipped.append(error)
+
+
+class PlannedLoader(EpochLoader):
+    """One that only has to fill in the planned batches."""
+
+    def epoch(self, number: int, first_batch: int = 0) -> Iterator[Batch]:
+        """Yield the epoch's batches; see ``loaders.base.Loader.epoch``."""
+        plans = self._schedule.plans(number, first_batch)
+        return self._begin(self._to_device(self._host_batches(plans)))
 
     def _to_device(
         self, batches: Generator[Batch, None, None]
@@ -75,39 +104,29 @@ class PlannedLoader(ABC):
         return to_device(batches, self.device)
 
     @abstractmethod
-    def _decoding(self) -> Decoding:
-        """Who makes the pixels."""
-
-    @abstractmethod
     def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
         """The planned batches in host memory; closing it leaves nothing behind."""
 
     def _batch(
         self, plan: Plan, images: torch.Tensor, failures: Sequence[Failure] = ()
     ) -> Batch:
-        """The finished batch of a plan.
+        """The finished batch of a plan, without the images that failed.
 
         Raises:
-            SampleError: the first of the failures, unless they are to be skipped.
+            SampleError: the first of these, unless they are to be skipped.
         """
         if failures:
-            plan, images = self._without(plan, images, sorted(failures, key=_place))
+            failures = sorted(failures, key=_place)
+            self._set_aside(error for _, error in failures)
+            kept = np.ones(len(plan.rows), np.bool_)
+            kept[[place for place, _ in failures]] = False
+            plan = Plan(plan.rows[kept], plan.flips[kept])
+            images = images[torch.from_numpy(kept).to(images.device)]
         labels = torch.from_numpy(self._source.labels[plan.rows])
         rows = torch.from_numpy(plan.rows)
         if self.device.type == "cuda":  # or their copies would wait for the device
             labels, rows = labels.pin_memory(), rows.pin_memory()
         return Batch(images, labels, rows)
-
-    def _without(
-        self, plan: Plan, images: torch.Tensor, failures: Sequence[Failure]
-    ) -> tuple[Plan, torch.Tensor]:
-        """The plan and its images less those that failed, which are noted."""
-        if self._config.on_corrupt == "raise":
-            raise failures[0][1]
-        self.skipped += [error for _, error in failures]
-        kept = np.ones(len(plan.rows), np.bool_)
-        kept[[place for place, _ in failures]] = False
-        return Plan(plan.rows[kept], plan.flips[kept]), images[torch.from_numpy(kept)]
 
 
 def _place(failure: Failure) -> int:

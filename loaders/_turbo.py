@@ -27,6 +27,7 @@ from loaders._cores import granted_cores
 from loaders._planned import Failure, PlannedLoader
 from loaders.base import Batch, Decoding, LoaderConfig, Plan, Source
 from loaders.errors import DataError, SampleError
+from loaders.order import Bool
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -121,6 +122,19 @@ def decode_plan(
         elif error is not None:
             raise error
     return images, failures
+
+
+def flip_batch(images: torch.Tensor, flips: Bool) -> None:
+    """Mirror uint8[B, H, W, C] images where they lie, bool[B, 2] as in a ``Plan``."""
+    for flip, code in _FLIP_CODE.items():
+        places = np.flatnonzero((flips == flip).all(axis=1))
+        if images.device.type == "cpu":
+            for place in places.tolist():
+                flip_in_place(images[place].numpy(), code)
+        elif len(places):
+            dims = [2] * flip[0] + [1] * flip[1]
+            at = torch.from_numpy(places).to(images.device)
+            images[at] = images[at].flip(dims)
 
 
 def _attempt(

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from loaders._place import Place, Url, place, stream_size
 from loaders.errors import NoShards, SampleError, ShardError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Manifest:
     raw: Mapping[str, Any]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Place) -> Manifest:
     """Read and check ``manifest.json``.
 
     Raises:
@@ -103,6 +104,8 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ShardError(f"{path} is damaged ({error}); shard again") from error
+    except OSError as error:
+        raise ShardError(f"{path} cannot be read ({error})") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         got = raw.get("format") if isinstance(raw, dict) else raw
         raise ShardError(
@@ -120,8 +123,10 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(splits, counts, raw)
 
 
-def _state(folder: Path) -> str:
+def _state(folder: Place) -> str:
     """Why there is no manifest, as far as can be seen."""
+    if isinstance(folder, Url):
+        return ""
     if not folder.exists():
         return " (the folder does not exist)"
     return " (an unfinished one)" if (folder / ".progress").exists() else ""
@@ -134,13 +139,13 @@ class ShardSplit:
     pickles as its path, so that worker processes open their own.
 
     Attributes:
-        folder: the data set.
+        folder: the data set, or its URL.
         name: the split.
         rows: int64[n], the rows that belong; all of them unless ``select``-ed.
         labels: int64[N] grades of all rows.
     """
 
-    def __init__(self, folder: Path, name: str, rows: Int64 | None = None) -> None:
+    def __init__(self, folder: Place, name: str, rows: Int64 | None = None) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -167,7 +172,7 @@ class ShardSplit:
         self._size = self._numbers("size")
         self._map = lru_cache(maxsize=_MAPS)(self._open_map)
 
-    def _check_table(self, path: Path) -> None:
+    def _check_table(self, path: Place) -> None:
         missing = [name for name in COLUMNS if name not in self.table.column_names]
         if missing:
             raise ShardError(f"{path} lacks the column {missing[0]!r}; shard again")
@@ -202,7 +207,7 @@ class ShardSplit:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[ShardSplit], tuple[Path, str, Int64]]:
+    def __reduce__(self) -> tuple[type[ShardSplit], tuple[Place, str, Int64]]:
         return ShardSplit, (self.folder, self.name, self.rows)
 
     def close(self) -> None:
@@ -226,7 +231,11 @@ class ShardSplit:
         return tuple(map(tuple, np.unique(both[self.rows], axis=0).tolist()))
 
     def read(self, row: int) -> memoryview:
-        """The JPEG bytes of a row, without a copy."""
+        """The JPEG bytes of a row, without a copy.
+
+        Raises:
+            ShardError: its shard is on a web server, can't be read or was cut short.
+        """
         offset = int(self._offset[row])
         return self._map(int(self._shard[row]))[offset : offset + int(self._size[row])]
 
@@ -240,34 +249,62 @@ class ShardSplit:
         key: str = self.table["key"][int(row)].as_py()
         return key
 
+    def shard_of(self, rows: Int64) -> Int64:
+        """The numbers of the shards that hold these rows, int64[n]."""
+        numbers: Int64 = self._shard[rows]
+        return numbers
+
+    def jpeg_size(self, row: int) -> int:
+        """How many bytes ``read`` returns."""
+        return int(self._size[row])
+
     def failure(self, row: int, reason: str) -> SampleError:
         """The error that names the place of a row."""
         shard = self.folder / self.shards[int(self._shard[row])].name
         return SampleError(str(shard), self.key(row), reason)
 
-    def _open_map(self, number: int) -> memoryview:
+    def open_shard(self, number: int) -> BinaryIO:
+        """The bytes of a tar, from a file or a web server, to be read in sequence.
+
+        Raises:
+            ShardError: it can't be read, or has another size than the manifest says.
+        """
         info = self.shards[number]
         path = self.folder / info.name
         try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != info.bytes:  # reading past the end of a map is a SIGBUS
-                    raise ShardError(
-                        f"{path} has {size:,} bytes, the manifest says "
-                        f"{info.bytes:,}: it was changed or cut short; shard again"
-                    )
-                return memoryview(
-                    mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-                )
+            stream: BinaryIO = path.open("rb")
         except OSError as error:
             raise ShardError(f"{path} cannot be read ({error})") from error
+        local = isinstance(path, Path)
+        size = os.fstat(stream.fileno()).st_size if local else stream_size(stream)
+        if size not in (None, info.bytes):
+            stream.close()
+            raise ShardError(
+                f"{path} has {size:,} bytes, the manifest says {info.bytes:,}: it was "
+                "changed or cut short; shard again"
+            )
+        return stream
+
+    def _open_map(self, number: int) -> memoryview:
+        if isinstance(self.folder, Url):
+            raise ShardError(
+                f"{self.folder} is on a web server, which only the webdataset loader "
+                "reads: pass --loader webdataset"
+            )
+        with self.open_shard(number) as file:  # past the end of a map is a SIGBUS
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return memoryview(whole)
 
 
-def open_split(folder: str | Path, name: str) -> ShardSplit:
+def open_split(folder: str | Place, name: str) -> ShardSplit:
     """Open a split for reading; see ``ShardSplit``.
+
+    Args:
+        folder: of the data set, or an http(s) URL of one.
+        name: ``train`` or ``test``.
 
     Raises:
         NoShards: the folder holds no finished data set.
         ShardError: it has no such split, or its index is damaged.
     """
-    return ShardSplit(Path(folder), name)
+    return ShardSplit(place(folder), name)
