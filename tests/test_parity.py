@@ -1,6 +1,8 @@
 """Every loader on the CPU gives the very pixels of plain PIL, and so the same runs."""
 
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from PIL import Image
 
 from fastretina import shard
 from fastretina.augment import MEAN, STD, normalise
-from loaders import LoaderConfig, available, make_loader, open_split
+from loaders import LOADERS, LoaderConfig, available, make_loader, open_split
 from loaders._pil import FolderSource, RetinopathyDataset
 from loaders.order import flips
 
@@ -22,6 +24,8 @@ TOLERANCE = {
     "pil": (0, 0.0, "it is plain PIL"),
     "turbo": (0, 0.0, "the same libjpeg-turbo"),
     "dali": (0, 0.0, "its host decoder is libjpeg-turbo, too"),
+    "dali-reader": (0, 0.0, "DALI, with its own reader"),
+    "webdataset": (0, 0.0, "turbo, fed by the webdataset library"),
 }
 AUGMENTED = {"shuffle": True, "seed": 3, "hflip": 0.4, "vflip": 0.5}
 
@@ -30,6 +34,21 @@ AUGMENTED = {"shuffle": True, "seed": 3, "hflip": 0.4, "vflip": 0.5}
 EXACT_SIDES = (128, 224, 256, 384)
 OTHER_SIDES = (96, 100, 300, 480)
 ROUNDING = (2, 0.02)  # measured: 2, and 0.0124 for the worst image, at 96
+# DALI repeats the border where Pillow weighs what is inside; its sums are rounded
+# otherwise, too. Measured on 1,083 photographs from 512 to 96, 100, 128, 224, 256, 300,
+# 384 and 480: 23 in the outermost rows and columns, 1 inside; and a mean of 0.24 for
+# the worst image (at 384), 0.20 for all.
+DALIS, DALIS_INSIDE = (32, 0.5), 1
+NAMES = available()
+PLANNED = [name for name in NAMES if not LOADERS[name].own_order]
+
+
+def resize_tolerance(name, side):
+    """What a loader may differ by from Pillow, resizing from 512 to this side."""
+    if name.startswith("dali"):
+        return DALIS
+    exact = name == "pil" or side in (*EXACT_SIDES, 512)
+    return (0, 0.0) if exact else ROUNDING
 
 
 def test_every_loader_has_a_tolerance():
@@ -85,21 +104,27 @@ def write_shards(course, folder, *options):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize(
-    ("name", "workers"), [("pil", 0), ("pil", 2), ("turbo", 1), ("turbo", 3)]
-)
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
 def test_shards_equal_the_plain_dataset(name, workers, split, shards, course):
     dataset = RetinopathyDataset(course / "data", split)
     compare(name, open_split(shards, split), dataset, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", PLANNED)
+def test_folder_equals_the_plain_dataset(name, workers, course):
+    dataset = RetinopathyDataset(course / "data", "train")
     compare(name, FolderSource(dataset), dataset, workers=workers)
 
 
-def test_pil_and_turbo_batches_are_bit_identical(shards):
+@pytest.mark.parametrize("name", PLANNED)
+def test_batches_are_bit_identical_to_pils(name, shards):
     """With everything on that changes order or pixels, over several epochs."""
     config = LoaderConfig(batch_size=8, balance=0.5, workers=2, window=2, **AUGMENTED)
     with (
         make_loader("pil", shards, "train", config) as one,
-        make_loader("turbo", shards, "train", config) as other,
+        make_loader(name, shards, "train", config) as other,
     ):
         for epoch in range(3):
             assert_same_batches(one, other, epoch)
@@ -124,37 +149,80 @@ def retina(real_data, tmp_path_factory):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_real_photographs_equal_the_plain_dataset(split, retina, real_data):
-    """Each photograph decoded by PIL alone, by pil and by turbo."""
+    """Each photograph decoded by PIL alone and by all that follow one order."""
     dataset = RetinopathyDataset(real_data / "retina512" / "data", split)
     wanted = {key: n for n, key in enumerate(dataset.img_name)}
     config = LoaderConfig(batch_size=16, workers=2, **AUGMENTED)
     source = open_split(retina, split)
     assert len(source) == {"train": 866, "test": 217}[split]
     seen = []
-    with (
-        make_loader("pil", source, split, config) as pil,
-        make_loader("turbo", source, split, config) as turbo,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        for one, other in zip(pil.epoch(0), turbo.epoch(0), strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-            mirrored = flips(3, 0, other.index.numpy(), (0.4, 0.5))
-            rows = other.index.tolist()
+    with ExitStack() as opened:
+        pool = opened.enter_context(ThreadPoolExecutor(2))
+        made = {
+            name: opened.enter_context(make_loader(name, source, split, config))
+            for name in PLANNED
+        }
+        assert {"pil", "turbo"} <= set(made)
+        epochs = [loader.epoch(0) for loader in made.values()]
+        for one, *others in zip(*epochs, strict=True):
+            for other in others:
+                assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+            mirrored = flips(3, 0, one.index.numpy(), (0.4, 0.5))
+            rows = one.index.tolist()
             places = [wanted[source.key(row)] for row in rows]
             for n, (image, grade) in enumerate(pool.map(dataset.__getitem__, places)):
-                assert np.array_equal(other.images[n], flipped(image, mirrored[n]))
-                assert other.labels[n] == grade
+                assert np.array_equal(one.images[n], flipped(image, mirrored[n]))
+                assert one.labels[n] == grade
             seen += rows
     assert sorted(seen) == list(range(len(source)))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PLANNED])
+def test_real_photographs_are_the_same_in_another_order(name, retina):
+    config = LoaderConfig(batch_size=16, workers=2, **AUGMENTED)
+    with (
+        make_loader("turbo", retina, "train", config) as turbo,
+        make_loader(name, retina, "train", config) as other,
+    ):
+        wanted = sums(turbo)
+        assert len(wanted) == 866
+        assert sums(other) == wanted
+
+
+def sums(loader):
+    """A checksum of every image of an epoch, and its grade, by row."""
+    return {
+        row: (zlib.crc32(image), grade)
+        for images, labels, index in loader.epoch(0)
+        for image, grade, row in zip(
+            images.numpy(), labels.tolist(), index.tolist(), strict=True
+        )
+    }
+
+
 @pytest.mark.parametrize("side", [*EXACT_SIDES, *OTHER_SIDES])
-def test_real_photographs_resize_as_with_pillow(side, retina, real_data):
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "pil"])
+def test_real_photographs_resize_as_with_pillow(name, side, retina, real_data):
     dataset = RetinopathyDataset(real_data / "retina512" / "data", "test")
     with open_split(retina, "test") as split:
         some = split.select(np.arange(0, 217, 18))
-    tolerance = (0, 0.0) if side in EXACT_SIDES else ROUNDING
-    compare("turbo", some, dataset, tolerance, image_size=side, workers=2)
+    tolerance = resize_tolerance(name, side)
+    compare(name, some, dataset, tolerance, image_size=side, workers=2)
+
+
+@pytest.mark.parametrize("side", [*EXACT_SIDES, *OTHER_SIDES])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("dali")])
+def test_dali_resizes_all_but_the_border_as_pillow(name, side, retina):
+    config = LoaderConfig(batch_size=64, image_size=side, workers=2)
+    with (
+        make_loader("pil", retina, "test", config) as pil,
+        make_loader(name, retina, "test", config) as dali,
+    ):
+        wanted, found = next(pil.epoch(0)).images, next(dali.epoch(0)).images
+        inside = np.s_[:, 1:-1, 1:-1]
+        assert differ(found[inside], wanted[inside])[0] <= DALIS_INSIDE
+        if side < 480:  # or the border is cured, and the documents are out of date
+            assert differ(found, wanted)[0] > DALIS_INSIDE
 
 
 # --------------------------------------------------------------------- resizes, kinds
@@ -191,13 +259,11 @@ def write_lists(root, train, test):
 
 
 @pytest.mark.parametrize(
-    ("name", "side"),
-    [*product(["pil", "turbo"], [*EXACT_SIDES, *OTHER_SIDES, 512])],
+    ("name", "side"), [*product(PLANNED, [*EXACT_SIDES, *OTHER_SIDES, 512])]
 )
 def test_resized_batches_equal_pillows(name, side, smooth):
     dataset = RetinopathyDataset(smooth / "data", "train")
-    exact = name == "pil" or side in (*EXACT_SIDES, 512)
-    tolerance = (0, 0.0) if exact else ROUNDING
+    tolerance = resize_tolerance(name, side) if side != 512 else (0, 0.0)
     compare(name, FolderSource(dataset), dataset, tolerance, image_size=side, workers=1)
 
 
@@ -255,15 +321,18 @@ def test_odd_kinds_are_what_they_say(odd):
 
 
 @pytest.mark.parametrize("size", [None, 48])
-def test_odd_shards_are_the_same_in_every_loader(odd_shards, size):
+@pytest.mark.parametrize("name", PLANNED)
+def test_odd_shards_are_the_same_in_every_loader(name, odd_shards, size):
+    if size and name == "dali":
+        pytest.skip("DALI resizes the border otherwise: tested above, with its bounds")
     config = LoaderConfig(batch_size=3, workers=2, image_size=size, **AUGMENTED)
     with make_loader("pil", odd_shards, "train", config) as one:
         assert len(one) == 3
-        with make_loader("turbo", odd_shards, "train", config) as other:
+        with make_loader(name, odd_shards, "train", config) as other:
             assert_same_batches(one, other, 0)
 
 
-@pytest.mark.parametrize("name", ["pil", "turbo"])
+@pytest.mark.parametrize("name", NAMES)
 def test_odd_shards_equal_the_plain_dataset(name, odd, odd_shards):
     """But for those that sharding encodes again: the rotated one and the PNG."""
     dataset = RetinopathyDataset(odd / "data", "train")
@@ -285,7 +354,7 @@ def test_rotated_image_is_upright_in_shards(odd, odd_shards):
     assert differ(batch.images[place], np.asarray(upright))[1] < 2  # encoded again
 
 
-@pytest.mark.parametrize("name", ["pil", "turbo"])
+@pytest.mark.parametrize("name", PLANNED)
 def test_odd_folder_equals_the_plain_dataset(name, odd, tmp_path):
     """A folder is read as the report's Dataset reads it: nothing is turned upright."""
     write_lists(tmp_path, list(KINDS), ["9_right"])
@@ -309,7 +378,7 @@ def test_damaged_middle_is_refused_by_strict_decoders(shards, course, tmp_path):
 # ------------------------------------------------------------------------- transforms
 
 
-@pytest.mark.parametrize("name", ["pil", "turbo"])
+@pytest.mark.parametrize("name", NAMES)
 def test_normalised_batch_equals_the_reports_transforms(name, shards, course):
     from torchvision import transforms
 
