@@ -79,8 +79,8 @@ class Augment:
         Returns:
             float32[B, 3, H, W], channels-last.
         """
-        if not (self._warps or self._recolours):
-            return normalise(images)
+        if not (self._warps or self._recolours) or not len(images):
+            return normalise(images)  # a rank may have no sample in a short batch
         signed = draws(self._recipe.seed, epoch, step, rows)
         unit = _unit(images)
         if self._warps:

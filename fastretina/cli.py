@@ -28,6 +28,7 @@ COMMANDS = {
     "train": "fine-tune a ResNet on shards",
     "evaluate": "repeat a run's evaluation, every test sample once",
     "predict": "grade single photographs with a run's model",
+    "parity": "prove that a loader equals plain PIL",
 }
 
 Options = TypeVar("Options")
@@ -37,8 +38,20 @@ class WrongUsage(Exception):
     """What was typed can't be meant; the text is the line that says why."""
 
 
+class SaidElsewhere(Exception):
+    """A failure that another rank tells of.
+
+    Attributes:
+        code: to exit with.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 def run(
-    command: Callable[[Options], Mapping[str, Any]],
+    command: Callable[[Options], Mapping[str, Any] | None],
     options: type[Options],
     argv: Sequence[str] | None,
     *,
@@ -49,7 +62,8 @@ def run(
     """Parse ``argv`` into ``options``, run ``command``, print its result as JSON.
 
     Args:
-        command: does the work; progress goes to stderr, tables to stdout.
+        command: does the work; progress goes to stderr, tables to stdout. What it
+            returns is printed, if anything.
         options: a frozen dataclass whose ``__post_init__`` raises ``ValueError`` for
             what can't be meant.
         argv: the words after the program's name; ``None`` takes them from the shell.
@@ -69,6 +83,8 @@ def run(
         try:
             parsed = _parse(options, words, prog=prog, about=about, default=default)
         except ValueError as error:
+            if not is_first_rank():  # which was given the same words
+                raise SaidElsewhere(2) from None
             raise WrongUsage(f"{error}; see {prog} --help") from error
         return None if parsed is None else command(parsed)
 
@@ -84,12 +100,11 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
         if result is not None:
             print(json.dumps(result))
         sys.stdout.flush()
-    except WrongUsage as error:
+    except SaidElsewhere as silent:
+        return silent.code
+    except (WrongUsage, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exit_code(error)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -98,8 +113,20 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
         return 1
     except KeyboardInterrupt as stop:
         print(f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
-        return 130
+        return exit_code(stop)
     return 0
+
+
+def exit_code(error: BaseException) -> int:
+    """What a command exits with after this error."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, WrongUsage) else 1
+
+
+def is_first_rank() -> bool:
+    """Whether this process may speak before the ranks have joined."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def describe(error: OSError) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastretina.recipe import Recipe
 from fastretina.split import group_split
-from loaders import Loader, LoaderConfig, make_loader
+from loaders import LoaderConfig
 from loaders.base import Schedule
 from loaders.errors import ShardError
 from loaders.shards import ShardSplit, open_split
@@ -73,8 +73,12 @@ class Data:
         return counts
 
 
-def open_data(shards: Path, recipe: Recipe) -> Data:
+def open_data(shards: str | Path, recipe: Recipe) -> Data:
     """Open a data set and hold out the recipe's validation patients.
+
+    Args:
+        shards: its folder, or an http(s) URL.
+        recipe: of the run.
 
     Raises:
         ShardError: it can't be used, or one of its splits is empty.
@@ -104,43 +108,3 @@ def open_data(shards: Path, recipe: Recipe) -> Data:
                 )
         opened.pop_all()
     return Data(train, validation, test)
-
-
-@dataclass(frozen=True, slots=True)
-class Feeding:
-    """How batches are made; it decides the speed and nothing else."""
-
-    loader: str
-    workers: int | None
-    prefetch: int
-    device: str
-
-
-def train_loader(data: Data, recipe: Recipe, feeding: Feeding) -> Loader:
-    """Batches to train on: shuffled, flipped, the short last one kept."""
-    config = LoaderConfig(
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        shuffle=True,
-        balance=recipe.balance,
-        balance_decay=recipe.balance_decay,
-        hflip=recipe.hflip,
-        vflip=recipe.vflip,
-        image_size=recipe.image_size,
-        device=feeding.device,
-        workers=feeding.workers,
-        prefetch=feeding.prefetch,
-    )
-    return make_loader(feeding.loader, data.train, "train", config)
-
-
-def evaluation_loader(split: ShardSplit, recipe: Recipe, feeding: Feeding) -> Loader:
-    """Every sample of a split once, in order, as it is."""
-    config = LoaderConfig(
-        batch_size=recipe.batch_size,
-        image_size=recipe.image_size,
-        device=feeding.device,
-        workers=feeding.workers,
-        prefetch=feeding.prefetch,
-    )
-    return make_loader(feeding.loader, split, split.name, config)

@@ -5,6 +5,7 @@ python -m fastretina.evaluate runs/resnet18-strong-1
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from tyro.conf import Positional, arg
 
 from fastretina import cli
+from fastretina.options import LoaderName
 from loaders.errors import RunError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fastretina.device import Compute
+    from fastretina.ranks import Ranks
     from loaders import Loader
 
 PROG = "python -m fastretina.evaluate"
@@ -39,15 +42,20 @@ class Options:
         run: The run's folder.
         shards: The data set; by default the run's own.
         split: What to evaluate on.
-        loader: Who decodes; auto for the fastest here. All give the same batches.
+        loader: Who decodes, as in fastretina.train; auto for the fastest here.
+        fallback: Take pil where the loader is not installed, and say so.
+        on_corrupt: What an image that can't be decoded does: end it, or be skipped and
+            counted.
         workers: Threads or processes that decode; by default one for each core granted.
         device: auto, cpu, cuda, cuda:N or mps.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    shards: Path | None = None
+    shards: Annotated[str | None, arg(metavar="PATH|URL")] = None
     split: Literal["test", "train"] = "test"
-    loader: Literal["auto", "pil", "turbo"] = "auto"
+    loader: LoaderName = "auto"
+    fallback: bool = True
+    on_corrupt: Literal["raise", "skip"] = "raise"
     workers: int | None = None
     device: str = "auto"
 
@@ -75,6 +83,7 @@ def predict_all(
     loader: Loader,
     compute: Compute,
     check: Callable[[], None] = lambda: None,
+    ranks: Ranks | None = None,
 ) -> Predictions:
     """Run the network, which is in eval mode, over one epoch of the loader.
 
@@ -83,6 +92,7 @@ def predict_all(
         loader: one that does not shuffle.
         compute: device and precision.
         check: called after each batch; may raise to stop.
+        ranks: that each have a part of the split, and get all of the predictions.
 
     Raises:
         RunError: the network gives no finite numbers.
@@ -101,6 +111,10 @@ def predict_all(
             parts.append((batch.index.cpu(), batch.labels.cpu(), chances))
             check()
     rows, labels, chances = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if ranks is not None:
+        rows, labels, chances = ranks.gather(rows, labels, chances)
+    order = np.argsort(rows, kind="stable")  # loaders of their own order, and ranks
+    rows, labels, chances = rows[order], labels[order], chances[order]
     if not np.isfinite(chances).all():
         raise RunError(
             "the network's outputs are not finite: its training has gone astray; "
@@ -117,8 +131,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 def command(options: Options) -> dict[str, Any]:
     """Evaluate a run; returns what the JSON line holds."""
-    from fastretina.data import Feeding, evaluation_loader
     from fastretina.device import choose_again
+    from fastretina.feeding import (
+        Feeding,
+        choose_loader,
+        evaluation_loader,
+        other_pixels,
+    )
     from fastretina.metrics import score
     from fastretina.run import Run
     from fastretina.trained import load_trained
@@ -127,22 +146,35 @@ def command(options: Options) -> dict[str, Any]:
     run = Run(options.run)
     compute = choose_again(options.device, run.config()["precision"])
     trained = load_trained(run, compute.device)
-    shards = options.shards or Path(trained.config["shards"])
-    feeding = Feeding(options.loader, options.workers, 2, str(compute.device))
+    shards = options.shards or trained.config["shards"]
+    device = str(compute.device)
+    feeding = Feeding(
+        loader=choose_loader(options.loader, device, fallback=options.fallback),
+        device=device,
+        workers=options.workers,
+        on_corrupt=options.on_corrupt,
+    )
     with (
         open_split(shards, options.split) as split,
         evaluation_loader(split, trained.recipe, feeding) as loader,
     ):
+        if other := other_pixels(trained.config, loader.decoding):
+            print(f"warning: {other}", file=sys.stderr)
         trained.use_threads()
         found = predict_all(trained.network, loader, compute)
+        skipped = list(loader.skipped)
+    for error in skipped:
+        print(f"skipped: {error}", file=sys.stderr)
     scores = score(found.labels, found.probabilities)
     print(table(scores))
     return {
         "run": str(options.run),
         "checkpoint": trained.checkpoint,
-        "shards": str(shards),
+        "shards": shards,
         "split": options.split,
-        "device": str(compute.device),
+        "device": device,
+        "loader": feeding.loader,
+        "skipped": len(skipped),
         **{f"{options.split}_{name}": value for name, value in scores.items()},
         "weights_sha256": trained.weights_sha256,
     }
@@ -177,6 +209,4 @@ def table(scores: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.exit(main())

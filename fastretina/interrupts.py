@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """Raised by ``Stopper.check`` after a signal has asked to stop."""
+    """Raised at the next safe place after a signal has asked to stop."""
 
 
 class Stopper:
-    """Within its ``with`` block, the first signal only makes ``check`` raise.
+    """Within its ``with`` block, the first signal is only noted.
 
     A second one interrupts at once, for those who will not wait for the step to end.
     """
@@ -38,10 +38,10 @@ class Stopper:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def check(self) -> None:
-        """Raise ``Interrupted`` if a signal has come in."""
-        if self._asked:
-            raise Interrupted
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come in."""
+        return self._asked
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._asked:

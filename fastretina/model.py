@@ -15,6 +15,7 @@ from urllib.request import urlopen
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
 from loaders._course import GRADES
@@ -99,7 +100,7 @@ def set_phase(
         parameter.requires_grad_(phase == "full" or name in _HEAD)
     if phase == "head" and head_batchnorm == "eval":
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, _BatchNorm):  # or a kind that spans ranks
                 module.eval()
     return [parameter for parameter in head.values() if parameter.requires_grad]
 

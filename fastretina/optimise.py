@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from fastretina.ranks import ALONE, Ranks
 from fastretina.recipe import Recipe
 from loaders._course import GRADES
 
@@ -20,8 +21,11 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class Loss(nn.Module):
     """Cross-entropy, with the recipe's class weights, smoothing and distance cost."""
 
-    def __init__(self, recipe: Recipe, counts: Sequence[int]) -> None:
+    def __init__(
+        self, recipe: Recipe, counts: Sequence[int], ranks: Ranks = ALONE
+    ) -> None:
         super().__init__()
+        self._ranks = ranks
         self._smoothing = recipe.label_smoothing
         self._cost = recipe.distance_cost
         weights = class_weights(recipe.class_weights, counts)
@@ -30,8 +34,14 @@ class Loss(nn.Module):
         self.register_buffer("distances", (grades[:, None] - grades).square())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean over a batch: float32[B, K] logits, int64[B] grades."""
+        """The mean over a batch: float32[B, K] logits, int64[B] grades.
+
+        Of a batch shared by ranks, each has such a value that their mean is the batch's
+        (and the mean of their gradients its gradient), however it is shared out.
+        """
         assert isinstance(self.distances, Tensor)
+        if not self._ranks.alone:
+            return self._share(logits, labels)
         loss = F.cross_entropy(
             logits,
             labels,
@@ -41,6 +51,26 @@ class Loss(nn.Module):
         if self._cost:
             expected = (logits.softmax(dim=1) * self.distances[labels]).sum(dim=1)
             loss = loss + self._cost * expected.mean()
+        return loss
+
+    def _share(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """This rank's part of the sums, over the whole batch's counts per rank."""
+        assert isinstance(self.distances, Tensor)
+        total = F.cross_entropy(
+            logits,
+            labels,
+            weight=self.weights,  # type: ignore[arg-type]  # a buffer
+            label_smoothing=self._smoothing,
+            reduction="sum",
+        )
+        each = torch.ones_like(labels, dtype=torch.float32)
+        weighed = self.weights[labels] if isinstance(self.weights, Tensor) else each
+        counts = self._ranks.sum(torch.stack([weighed.sum(), each.sum()]))
+        per_rank = counts / self._ranks.world_size
+        loss = total / per_rank[0]
+        if self._cost:
+            expected = (logits.softmax(dim=1) * self.distances[labels]).sum()
+            loss = loss + self._cost * expected / per_rank[1]
         return loss
 
 
@@ -106,7 +136,7 @@ def make_average(network: nn.Module, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def blend(averages: Tensors, values: Tensors, updates: Tensor | int) -> None:
-        number = int(updates)
+        number = int(model.n_averaged)  # as updates, but not on a GPU to be waited for
         weight = 1 - min(decay, (1 + number) / (10 + number))
         if averages[0].is_floating_point():
             torch._foreach_lerp_(averages, values, weight)
@@ -114,4 +144,5 @@ def make_average(network: nn.Module, decay: float) -> AveragedModel:
             for average, value in zip(averages, values, strict=True):
                 average.copy_(value)
 
-    return AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
+    model = AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
+    return model

@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, arg
 
 from fastretina.recipe import STRONG, Recipe
+from loaders import LOADERS
+
+LoaderName = Literal["auto", "pil", "turbo", "dali", "dali-reader", "webdataset"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,11 +20,19 @@ class TrainOptions:
 
     Attributes:
         recipe: What the result depends on.
-        shards: The data set, written by scripts/shard.py.
-        loader: Who decodes: pil (Pillow in worker processes), turbo (libjpeg-turbo in
-            threads), or auto for the fastest here. All give the same batches.
-        workers: Threads (turbo) or processes (pil) that decode; by default one for each
-            core granted.
+        shards: The data set, written by scripts/shard.py; or its http(s) URL, for
+            webdataset.
+        loader: Who decodes: dali (on the GPU, or without one), turbo (libjpeg-turbo in
+            threads), pil (Pillow in worker processes): all give the same batches. Or,
+            shard after shard in an order of their own, dali-reader and webdataset,
+            which streams. auto takes dali on a GPU and turbo elsewhere.
+        fallback: Take pil where the loader is not installed, and say so.
+        on_corrupt: What an image that can't be decoded does: end the run, or be skipped
+            and counted.
+        hw_decoder_load: Share of the images that a GPU's JPEG engine decodes, under
+            DALI.
+        workers: Threads that decode, or processes (pil); by default one for each core
+            granted.
         prefetch: Batches made ahead.
         device: auto, cpu, cuda, cuda:N or mps.
         threads: Threads that compute on a CPU; another number gives other last bits.
@@ -35,8 +46,11 @@ class TrainOptions:
     """
 
     recipe: OmitArgPrefixes[Recipe] = STRONG
-    shards: Path = Path("shards")
-    loader: Literal["auto", "pil", "turbo"] = "auto"
+    shards: Annotated[str, arg(metavar="PATH|URL")] = "shards"
+    loader: LoaderName = "auto"
+    fallback: bool = True
+    on_corrupt: Literal["raise", "skip"] = "raise"
+    hw_decoder_load: float = 0.65
     workers: int | None = None
     prefetch: int = 2
     device: str = "auto"
@@ -51,6 +65,7 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"--{name} must be at least {low}, got {value}")
+        check_loading(self.loader, self.recipe.balance, self.hw_decoder_load)
         if not self.checkpoint_every >= 0:
             raise ValueError(
                 f"--checkpoint-every must be at least 0, got {self.checkpoint_every}"
@@ -59,3 +74,14 @@ class TrainOptions:
             raise ValueError(
                 "--out must be left out with --resume: it goes on in place"
             )
+
+
+def check_loading(loader: str, balance: float, hw_decoder_load: float) -> None:
+    """Raise ``ValueError`` where flags about loading can't be meant."""
+    if balance and loader != "auto" and LOADERS[loader].own_order:
+        raise ValueError(
+            f"--balance must be 0 with --loader {loader}, which reads every shard "
+            f"once, got {balance}"
+        )
+    if not 0 <= hw_decoder_load <= 1:
+        raise ValueError(f"--hw-decoder-load must lie in 0 to 1, got {hw_decoder_load}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastretina.data import Data, Feeding, evaluation_loader
+import torch
+
+from fastretina.data import Data
 from fastretina.evaluate import predict_all, table
+from fastretina.feeding import Feeding, evaluation_loader
 from fastretina.figures import draw_confusion, draw_curves
 from fastretina.metrics import score
 from fastretina.session import Session
@@ -15,16 +18,22 @@ from fastretina.trained import load_trained
 
 def report(
     session: Session, data: Data, feeding: Feeding, check: Callable[[], None]
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Evaluate on test, write ``metrics.json`` and the figures, print the table.
 
+    All ranks evaluate, and the first one reports.
+
     Returns:
-        What the command's JSON line holds.
+        What the command's JSON line holds; None on the other ranks.
     """
     run, recipe, compute = session.run, session.recipe, session.compute
+    ranks = session.ranks
     trained = load_trained(run, compute.device)
     with evaluation_loader(data.test, recipe, feeding) as loader:
-        found = predict_all(trained.network, loader, compute, check)
+        found = predict_all(trained.network, loader, compute, check, ranks)
+        skipped = int(ranks.sum(torch.tensor(len(loader.skipped))))
+    if not ranks.first:
+        return None
     scores = score(found.labels, found.probabilities)
     epoch = session.best["epoch"] if session.best else session.progress.epoch
     if trained.checkpoint == "best":
@@ -44,6 +53,8 @@ def report(
         "test_accuracy": scores["accuracy"],
         "test_qwk": scores["qwk"],
         **_speed(session),
+        "skipped": sum(row.get("skipped") or 0 for row in session.rows),
+        "test_skipped": skipped,
         "weights_sha256": trained.weights_sha256,
     }
     run.write_metrics({**result, "test": scores})

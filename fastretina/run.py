@@ -38,6 +38,7 @@ COLUMNS = (
     "images_per_second",
     "wait_seconds",
     "seconds",
+    "skipped",
 )
 _NEEDED = (  # of config.json, by who reads a run
     "recipe",
@@ -57,6 +58,8 @@ _PACKAGES = (
     "pillow",
     "simplejpeg",
     "nvidia-dali-cuda120",
+    "nvidia-dali-cuda130",
+    "webdataset",
 )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +12,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from fastretina import checkpoint
 from fastretina.device import Compute
-from fastretina.model import WeightsError, build_model, set_phase
+from fastretina.feeding import Feeding, order_of
+from fastretina.model import set_phase
 from fastretina.optimise import make_average, make_optimizer
-from fastretina.options import TrainOptions
+from fastretina.rank_norm import synchronised
+from fastretina.ranks import wrapped
 from fastretina.recipe import Recipe
-from fastretina.run import COLUMNS, Run, create_run, describe
+from fastretina.run import COLUMNS, Run
 from loaders.errors import RunError
-
-if TYPE_CHECKING:
-    from fastretina.data import Data
 
 
 @dataclass(slots=True)
@@ -38,6 +36,7 @@ class Progress:
         lr: learning rate of the last step.
         seconds: spent training in this epoch.
         wait_seconds: of these, waiting for the loader.
+        skipped: images of the epoch that could not be decoded.
     """
 
     epoch: int = 0
@@ -49,6 +48,7 @@ class Progress:
     lr: float = 0.0
     seconds: float = 0.0
     wait_seconds: float = 0.0
+    skipped: int = 0
 
     @property
     def wait_share(self) -> float:
@@ -68,11 +68,16 @@ class Session:
         network: nn.Module,
         compute: Compute,
         run: Run,
+        feeding: Feeding,
         *,
         compiled: bool = False,
     ) -> None:
         self.recipe = recipe
-        self.network = network.to(compute.device)
+        self.ranks = feeding.ranks
+        self.order = order_of(feeding.loader, feeding.ranks)
+        network = network.to(compute.device)
+        alone = self.ranks.alone
+        self.network = network if alone else synchronised(network, compute.device)
         self.compute = compute
         self.run = run
         self.progress = Progress()
@@ -85,7 +90,9 @@ class Session:
         self._saved_at = time.monotonic()
         # Loss and hits are summed on the device: reading them would wait for it.
         exact = torch.float32 if compute.device.type == "mps" else torch.float64
+        # Each rank sums up its own.
         self._sums = torch.zeros(2, dtype=exact, device=compute.device)
+        self._seen = 0
 
     @property
     def phase(self) -> Literal["head", "full"]:
@@ -100,7 +107,8 @@ class Session:
         self.optimizer = make_optimizer(
             self.recipe, self.phase, parameters, self.compute.device
         )
-        self.forward = torch.compile(self.network) if self._compiled else self.network
+        forward = wrapped(self.network, self.ranks)
+        self.forward = torch.compile(forward) if self._compiled else forward
 
     def training_mode(self) -> list[nn.Parameter]:
         """Set the network to train; returns the parameters that do."""
@@ -112,21 +120,26 @@ class Session:
         return network.eval()
 
     def count(self, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
-        """Add a step to the epoch's sums: float32[B, K], a mean, int64[B]."""
+        """Add a step to the epoch's sums: float32[B, K], its ``Loss``, int64[B]."""
         hits = (logits.argmax(dim=1) == labels).sum()
-        self._sums += torch.stack([loss * len(labels), hits]).to(self._sums.dtype)
-        self.progress.seen += len(labels)
+        seen = self.ranks.sum(torch.tensor(len(labels))).item()
+        mean = loss * (seen / self.ranks.world_size)
+        self._sums += torch.stack([mean, hits]).to(self._sums.dtype)
+        self._seen += len(labels)
         self.progress.batch += 1
         self.progress.step += 1
 
     def _collect(self) -> None:
-        loss, correct = self._sums.tolist()
+        loss, correct = self.ranks.sum(self._sums).tolist()
         self.progress.loss, self.progress.correct = loss, round(correct)
+        self.progress.seen = int(self.ranks.sum(torch.tensor(self._seen)))
 
     def epoch_row(self) -> dict[str, Any]:
         """What ``log.csv`` says of the epoch that has just been trained."""
         self._collect()
-        progress = self.progress
+        progress, ranks = self.progress, self.ranks
+        times = torch.tensor([progress.seconds, progress.wait_seconds]).double()
+        seconds, waited = (ranks.sum(times) / ranks.world_size).tolist()
         seen = max(progress.seen, 1)
         return dict.fromkeys(COLUMNS) | {
             "epoch": progress.epoch + 1,
@@ -134,25 +147,34 @@ class Session:
             "lr": progress.lr,
             "train_loss": progress.loss / seen,
             "train_accuracy": progress.correct / seen,
-            "images_per_second": progress.seen / max(progress.seconds, 1e-9),
-            "wait_seconds": progress.wait_seconds,
-            "seconds": progress.seconds,
+            "images_per_second": progress.seen / max(seconds, 1e-9),
+            "wait_seconds": waited,
+            "seconds": seconds,
+            "skipped": int(ranks.sum(torch.tensor(progress.skipped))),
         }
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Log the epoch and go on to the next, which may be of the next phase."""
         self.rows.append(row)
-        self.run.write_log(self.rows)
-        self.run.write_events(row, self.progress.step)
+        if self.ranks.first:
+            self.run.write_log(self.rows)
+            self.run.write_events(row, self.progress.step)
         phase = self.phase
         self.progress = Progress(epoch=self.progress.epoch + 1, step=self.progress.step)
         self._sums.zero_()
+        self._seen = 0
         if self.phase != phase:
             self.begin_phase()
 
     def save(self, *, best: bool = False) -> None:
         """Write ``last`` (and ``best``) so that a kill leaves the old or the new."""
         self._collect()
+        if self.ranks.first:
+            self._write(best)
+        self.ranks.wait()
+        self._saved_at = time.monotonic()
+
+    def _write(self, best: bool) -> None:
         tensors = checkpoint.prefixed("model", self.network.state_dict())
         optimizer = checkpoint.optimizer_tensors(self.optimizer)
         tensors |= checkpoint.prefixed("optimizer", optimizer)
@@ -164,16 +186,15 @@ class Session:
             "best": self.best,
             "scaler": self.scaler.state_dict(),
             "averaged": int(self.average.n_averaged) if self.average else 0,
+            "order": self.order,
         }
         if best:
             checkpoint.save(self.run.best, tensors, state)
         checkpoint.save(self.run.last, tensors, state)
-        self._saved_at = time.monotonic()
 
-    def save_if_due(self, every_seconds: float) -> None:
-        """Save when the last time is so long ago."""
-        if time.monotonic() - self._saved_at >= every_seconds:
-            self.save()
+    def is_due(self, every_seconds: float) -> bool:
+        """Whether it was so long ago that it was saved."""
+        return time.monotonic() - self._saved_at >= every_seconds
 
     def restore(self) -> None:
         """Go back to the run's last checkpoint.
@@ -185,8 +206,16 @@ class Session:
         try:
             self.progress = Progress(**state["progress"])
             self.rows, self.best = state["rows"], state["best"]
-            sums = [self.progress.loss, self.progress.correct]
-            self._sums.copy_(torch.tensor(sums, dtype=self._sums.dtype))
+            if self.ranks.first:  # the others begin at nothing, as they are added up
+                sums = [self.progress.loss, self.progress.correct]
+                self._sums.copy_(torch.tensor(sums, dtype=self._sums.dtype))
+                self._seen = self.progress.seen
+            before = state.get("order", "planned")
+            if self.progress.batch and before != self.order:
+                raise RunError(
+                    f"{self.run.path} stopped within an epoch whose order was {before}"
+                    f" and is {self.order} now: resume with the loader that it had"
+                )
             self.network.load_state_dict(checkpoint.part(tensors, "model"))
             self.begin_phase()
             checkpoint.restore_optimizer(
@@ -202,94 +231,3 @@ class Session:
                 f"{self.run.last} does not fit the recipe in config.json: one of the "
                 "two is of another run"
             ) from error
-
-
-def begin(options: TrainOptions, data: Data, compute: Compute, loader: str) -> Session:
-    """Start a new run: its folder, its network, a first checkpoint.
-
-    Raises:
-        RunError: the folder holds a run already.
-        WeightsError: the weights can't be had.
-    """
-    recipe = options.recipe
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    network, weights = _starting_network(recipe)
-    run = create_run(options.out, recipe)
-    run.write_config(
-        {
-            **describe(recipe),
-            "weights": weights,
-            "shards": str(options.shards),
-            "data": data.describe(),
-            "image_shape": data.image_shape(recipe),
-            "square": data.square(),
-            "loader": loader,
-            "device": str(compute.device),
-            "precision": compute.precision,
-            "threads": torch.get_num_threads(),
-        }
-    )
-    session = Session(recipe, network, compute, run, compiled=options.compile)
-    session.save()  # so that there is something to resume from the first step on
-    return session
-
-
-def _starting_network(recipe: Recipe) -> tuple[nn.Module, str]:
-    """The network to train, and the weights that it really starts from."""
-    auto = recipe.weights == "auto"
-    weights = "imagenet" if auto else recipe.weights
-    try:
-        return build_model(recipe.arch, weights, recipe.seed), weights
-    except WeightsError as error:
-        if not auto:
-            raise
-        print(
-            f"warning: training starts from random weights and will grade worse: "
-            f"{error}",
-            file=sys.stderr,
-        )
-        return build_model(recipe.arch, "none", recipe.seed), "none"
-
-
-def resume(options: TrainOptions, data: Data, compute: Compute, loader: str) -> Session:
-    """Take up a run where its last checkpoint left it.
-
-    One that was killed before it had written any begins anew.
-
-    Raises:
-        RunError: it is no run, or of another recipe or data.
-    """
-    assert options.resume is not None
-    recipe, run = options.recipe, Run(options.resume)
-    saved, config = run.recipe(), run.config()
-    for field in fields(Recipe):
-        before, now = getattr(saved, field.name), getattr(recipe, field.name)
-        if before != now:
-            flag = field.name.replace("_", "-")
-            raise RunError(
-                f"--{flag} can't change on --resume: it was {before}, now {now}"
-            )
-    if config["data"] != data.describe():
-        raise RunError(
-            f"{run.path} was trained on other data than {data.train.folder} holds; "
-            "pass the --shards that it began with"
-        )
-    torch.set_num_threads(options.threads or config["threads"])
-    run.remove_partial_files()
-    begun = run.last.exists()
-    network = build_model(
-        recipe.arch, "none" if begun else config["weights"], recipe.seed
-    )
-    session = Session(recipe, network, compute, run, compiled=options.compile)
-    if begun:
-        session.restore()
-    else:
-        print("note: no checkpoint was written yet: from the start", file=sys.stderr)
-        session.save()
-    if loader != config["loader"]:
-        print(
-            f"note: {config['loader']} fed this run before, {loader} does now",
-            file=sys.stderr,
-        )
-    return session

@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastretina import cli
+from fastretina.interrupts import Interrupted
 from fastretina.options import TrainOptions
 from fastretina.recipe import RECIPES, STRONG
+from loaders import LOADERS
 from loaders.errors import RunError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from fastretina.data import Data, Feeding
+    from fastretina.data import Data
+    from fastretina.feeding import Feeding
     from fastretina.interrupts import Stopper
+    from fastretina.ranks import Ranks
     from fastretina.session import Session
     from loaders import Batch, Loader, ShardSplit
 
@@ -31,6 +35,7 @@ phase 2 the whole network. The run folder holds checkpoints, log, figures and me
 a run that was killed continues with --resume RUN, to the very same weights.
 
 Example: {PROG} --shards shards --recipe seed --weights imagenet
+On two GPUs: torchrun --nproc-per-node 2 -m fastretina.train --shards shards
 Another recipe's defaults: {PROG} --recipe seed --help
 """
 
@@ -41,7 +46,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     try:
         default = _defaults(words)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if cli.is_first_rank():
+            print(f"error: {error}", file=sys.stderr)
         return 1
     return cli.run(
         command, TrainOptions, words, prog=prog, about=ABOUT, default=default
@@ -54,8 +60,14 @@ def _defaults(words: Sequence[str]) -> TrainOptions:
         from fastretina.run import Run
 
         run = Run(Path(resume))
-        shards = Path(run.config()["shards"])
-        return TrainOptions(recipe=run.recipe(), shards=shards, resume=run.path)
+        config = run.config()
+        own = config["loader"] in LOADERS and LOADERS[config["loader"]].own_order
+        return TrainOptions(
+            recipe=run.recipe(),
+            shards=config["shards"],
+            loader=config["loader"] if own else "auto",
+            resume=run.path,
+        )
     named = _value_of("--recipe", words)
     return TrainOptions(recipe=RECIPES.get(named, STRONG) if named else STRONG)
 
@@ -69,42 +81,51 @@ def _value_of(flag: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def command(options: TrainOptions) -> dict[str, Any]:
-    """Train, evaluate, report; returns what the JSON line holds.
+def command(options: TrainOptions) -> dict[str, Any] | None:
+    """Train, evaluate, report; returns what the JSON line holds, on the first rank.
 
     Raises:
         DataError: the data, the run folder or the device can't be used.
         KeyboardInterrupt: after saving, where a signal asked to stop.
     """
+    from fastretina.ranks import joined
+
+    with joined(options.device) as ranks:
+        return _train(options, ranks)
+
+
+def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
     import torch
 
-    from fastretina.data import Feeding, open_data, train_loader
+    from fastretina.data import open_data
     from fastretina.device import choose
-    from fastretina.interrupts import Interrupted, Stopper
+    from fastretina.feeding import train_loader
+    from fastretina.interrupts import Stopper
     from fastretina.report import report
-    from fastretina.session import begin, resume
-    from loaders import resolve
+    from fastretina.starting import begin, resume
 
     recipe = options.recipe
+    if recipe.batch_size % ranks.world_size:
+        raise cli.WrongUsage(
+            f"--batch-size must be a multiple of the {ranks.world_size} ranks, "
+            f"got {recipe.batch_size}"
+        )
     compute = choose(options.device, recipe.amp)
     torch.backends.cudnn.benchmark = True  # all batches but the last have one size
-    loader_name = resolve(options.loader)
-    feeding = Feeding(
-        loader_name, options.workers, options.prefetch, str(compute.device)
-    )
+    feeding = _feeding(options, str(compute.device), ranks)
     with (
         open_data(options.shards, recipe) as data,
-        train_loader(data, recipe, feeding) as loader,
+        train_loader(data.train, recipe, feeding) as loader,
         Stopper() as stopper,
     ):
         start = begin if options.resume is None else resume
-        session = start(options, data, compute, loader_name)
+        session = start(options, data, compute, feeding, loader.decoding)
         training = Training(session, data, feeding, stopper)
         try:
             while not training.finished():
                 training.run_epoch(loader, options.checkpoint_every)
                 training.end_epoch()
-            return report(session, data, feeding, stopper.check)
+            return report(session, data, feeding, training.check)
         except Interrupted:
             session.save()
             raise KeyboardInterrupt(
@@ -118,6 +139,23 @@ def command(options: TrainOptions) -> dict[str, Any]:
             ) from error
 
 
+def _feeding(options: TrainOptions, device: str, ranks: Ranks) -> Feeding:
+    from fastretina.feeding import Feeding, choose_loader
+
+    loader = choose_loader(
+        options.loader, device, fallback=options.fallback, speaks=ranks.first
+    )
+    return Feeding(
+        loader=loader,
+        device=device,
+        workers=options.workers,
+        prefetch=options.prefetch,
+        on_corrupt=options.on_corrupt,
+        hw_decoder_load=options.hw_decoder_load,
+        ranks=ranks,
+    )
+
+
 class Training:
     """The loop: epochs of steps, and an evaluation after each."""
 
@@ -127,16 +165,23 @@ class Training:
         from fastretina.augment import Augment
         from fastretina.optimise import Loss
 
-        self.session, self.recipe = session, session.recipe
+        self.session, self.recipe, self.ranks = session, session.recipe, session.ranks
         self.data, self.feeding, self.stopper = data, feeding, stopper
         self.augment = Augment(self.recipe)
-        self.loss = Loss(self.recipe, data.train_counts()).to(session.compute.device)
+        self._named: set[str] = set()  # images whose skipping has been told
+        loss = Loss(self.recipe, data.train_counts(), self.ranks)
+        self.loss = loss.to(session.compute.device)
 
     def finished(self) -> bool:
         """Whether all epochs, or ``--max-steps``, are done and evaluated."""
         progress = self.session.progress
         evaluated = not progress.batch
         return progress.epoch >= self.recipe.epochs or (self._at_limit() and evaluated)
+
+    def check(self) -> None:
+        """Raise ``Interrupted`` where any rank has been asked to stop."""
+        if any(self.ranks.agree(self.stopper.asked)):
+            raise Interrupted
 
     def _at_limit(self) -> bool:
         limit = self.recipe.max_steps
@@ -160,10 +205,15 @@ class Training:
                 self.step(batch, steps_per_epoch=len(loader))
                 progress.wait_seconds += waited
                 progress.seconds += waited + time.perf_counter() - begun
+                progress.skipped += self._told_of(loader)
                 bar.set_postfix_str(f"{progress.wait_share:.0%} waiting", refresh=False)
-                bar.update(len(batch.labels))
-                session.save_if_due(checkpoint_every)
-                self.stopper.check()
+                bar.update(len(batch.labels) * self.ranks.world_size)
+                asked, due = self.stopper.asked, session.is_due(checkpoint_every)
+                stop, save = self.ranks.agree(asked, due)
+                if save:
+                    session.save()
+                if stop:
+                    raise Interrupted
                 if self._at_limit():
                     break
         session.compute.wait()
@@ -214,19 +264,32 @@ class Training:
         session.best = best  # not before: a stop while evaluating must not count it
         session.end_epoch(row)
         session.save(best=improved)
-        print(_line(row, recipe.epochs), file=sys.stderr)
+        if self.ranks.first:
+            print(_line(row, recipe.epochs), file=sys.stderr)
 
     def _evaluate(self, split: ShardSplit) -> dict[str, Any]:
-        from fastretina.data import evaluation_loader
         from fastretina.evaluate import predict_all
+        from fastretina.feeding import evaluation_loader
         from fastretina.metrics import score
 
         session = self.session
         with evaluation_loader(split, self.recipe, self.feeding) as loader:
+            network = session.evaluated()
             found = predict_all(
-                session.evaluated(), loader, session.compute, self.stopper.check
+                network, loader, session.compute, self.check, self.ranks
             )
+            self._told_of(loader)
         return score(found.labels, found.probabilities)
+
+    def _told_of(self, loader: Loader) -> int:
+        """Name images that were skipped, once each; returns how many there were."""
+        for error in loader.skipped:
+            if error.key not in self._named:
+                self._named.add(error.key)
+                print(f"skipped: {error}", file=sys.stderr)
+        number = len(loader.skipped)
+        loader.skipped.clear()
+        return number
 
     def _bar(self) -> tqdm[Any]:
         from tqdm import tqdm
@@ -237,7 +300,7 @@ class Training:
             initial=progress.seen,
             desc=f"epoch {progress.epoch + 1}/{self.recipe.epochs} {session.phase}",
             unit=" images",
-            disable=None,
+            disable=None if self.ranks.first else True,
             leave=False,
         )
 

@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -137,6 +138,7 @@ def start(
     at: tuple[str, int, str] | None = None,
     number: int = signal.SIGKILL,
     real: bool = False,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> multiprocessing.process.BaseProcess:
     """Train in another process, which may send itself a signal at some event.
 
@@ -147,9 +149,11 @@ def start(
             ``after``, or ``twice`` (before it).
         number: the signal.
         real: with torchvision's resnet18.
+        environment: variables to set there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    process = server.Process(target=_child, args=(argv, folder, at, number, real))
+    told = (argv, folder, at, number, real, dict(environment))
+    process = server.Process(target=_child, args=told)
     process.start()
     return process
 
@@ -168,7 +172,9 @@ def _child(
     at: tuple[str, int, str] | None,
     number: int,
     real: bool,
+    environment: dict[str, str],
 ) -> None:
+    os.environ.update(environment)
     for target, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), target)
     from fastretina import train

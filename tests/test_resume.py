@@ -26,6 +26,7 @@ from small_runs import (
 )
 
 from fastretina import checkpoint, train
+from loaders import available
 
 RATES = ("--lr", 0.01, "--head-lr", 0.01)
 # With seed 1 the best epoch is the second of three; in float32 on any machine.
@@ -157,18 +158,36 @@ def test_resume_seed_after_a_kill(
     assert_same(run, resumes(run), whole["seed"])
 
 
+PAIRS = [
+    pair
+    for pair in [
+        ("turbo", "pil"),
+        ("pil", "turbo"),
+        ("dali", "turbo"),
+        ("turbo", "dali"),
+    ]
+    if set(pair) <= set(available())
+]
+
+
 @pytest.mark.parametrize("recipe", ["strong", "seed"])
-def test_resume_under_another_loader(
+@pytest.mark.parametrize(("before", "now"), PAIRS)
+def test_resume_within_an_epoch_under_another_loader(
+    before: str,
+    now: str,
     recipe: str,
     shards: Path,
     tmp_path: Path,
     resumes: Resumes,
     whole: dict[str, Whole],
 ):
-    run = kill(shards, tmp_path, recipe, (STEP, 7, "after"))
-    outcome = resumes(run, "--loader", "pil", "--workers", 0)
-    assert "note: turbo fed this run before, pil does now" in outcome.err
-    assert outcome.json["loader"] == "pil"
+    at = (STEP, 7, "after")
+    run = kill(shards, tmp_path, recipe, at, "--loader", before, "--workers", 1)
+    state = checkpoint.load(run / "last.safetensors")[1]
+    assert state["progress"]["batch"] > 0  # in mid-epoch
+    outcome = resumes(run, "--loader", now, "--workers", 1)
+    assert f"note: {before} fed this run before, {now} does now" in outcome.err
+    assert outcome.json["loader"] == now
     assert_same(run, outcome, whole[recipe])
 
 

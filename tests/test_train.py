@@ -21,8 +21,10 @@ from fastretina.data import open_data
 from fastretina.model import weights_sha256
 from fastretina.recipe import STRONG
 from fastretina.run import COLUMNS
+from loaders import LOADERS, available
 
 Trains = Callable[..., Outcome]
+PLANNED = [name for name in available() if not LOADERS[name].own_order]
 
 
 @pytest.fixture
@@ -184,18 +186,32 @@ def test_train_repeats_itself_under_any_loader(
 ):
     flags = ("--recipe", recipe, "--balance", "0.5")
     turbo = trains("turbo", "--loader", "turbo", *flags)
-    again = trains("again", "--loader", "turbo", "--workers", 1, *flags)
-    pil = trains("pil", "--loader", "pil", "--workers", 0, *flags)
-    assert pil.json["loader"] == "pil"
-    for other, name in ((again, "again"), (pil, "pil")):
+    others = {"again": ("turbo", 1)} | {name: (name, 0) for name in PLANNED}
+    for name, (loader, workers) in others.items():
+        other = trains(f"{name}-2", "--loader", loader, "--workers", workers, *flags)
+        run = tmp_path / f"{name}-2"
+        assert other.json["loader"] == loader
         assert other.json["weights_sha256"] == turbo.json["weights_sha256"]
-        assert log(tmp_path / name) == log(tmp_path / "turbo")
-        assert metrics(tmp_path / name) == metrics(tmp_path / "turbo")
-    last = [
-        checkpoint.load(tmp_path / name / "last.safetensors")[0]
-        for name in ("turbo", "pil")
-    ]
-    assert weights_sha256(last[0]) == weights_sha256(last[1])  # optimizer and all
+        assert log(run) == log(tmp_path / "turbo")
+        assert metrics(run) == metrics(tmp_path / "turbo")
+        last = [
+            checkpoint.load(path / "last.safetensors")[0]
+            for path in (run, tmp_path / "turbo")
+        ]
+        assert weights_sha256(last[0]) == weights_sha256(last[1])  # optimizer and all
+
+
+def test_train_resnet18_ends_in_the_same_weights_under_any_loader(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """torchvision's own network, in both phases, with the recipe as people run it."""
+    found = {}
+    for name in PLANNED:
+        flags = ("--loader", name, "--max-steps", 7, "--head-epochs", 1)
+        told = call(train.main, words(shards, tmp_path / name, *flags), capsys)
+        found[name] = told.json["weights_sha256"]
+    assert {"pil", "turbo"} <= set(found)
+    assert len(set(found.values())) == 1, found
 
 
 @pytest.mark.parametrize(
