@@ -1,0 +1,1 @@
+"""What only a CUDA machine can tell, measured and judged: ``scripts/gpu_check.py``."""

@@ -1,0 +1,247 @@
+"""What the sections of ``scripts/gpu_check.py`` share: sizes, data, time, results.
+
+A section plans measurements, the most important first. Each is taken on its own: one
+that fails, or that no time is left for, keeps none of the others from being taken.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+_LEAST_LIMIT = 60.0  # seconds: the first use of a GPU may take half of it
+_PATIENCE = 4.0  # times the expected seconds
+_GRACE = 20.0  # seconds after the deadline, for what has begun before it
+_TRACE_LINES = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        photographs: to draw where no data is given.
+        pixels: their side, and that of synthetic batches.
+        compared: photographs held against Pillow.
+        batch: images of a batch, for the loaders and for ResNet18.
+        rounds: timed epochs of each loader.
+        most_steps: of training, at most.
+        warmup_steps: before steps are timed.
+        timed_steps: of which the median is taken.
+        amp: precision of the training runs.
+    """
+
+    photographs: int
+    pixels: int
+    compared: int
+    batch: int
+    rounds: int
+    most_steps: int
+    warmup_steps: int
+    timed_steps: int
+    amp: str
+
+
+FULL = Sizes(
+    photographs=1000,
+    pixels=512,
+    compared=512,
+    batch=64,
+    rounds=3,
+    most_steps=100_000,
+    warmup_steps=8,
+    timed_steps=20,
+    amp="auto",
+)
+QUICK = Sizes(  # float32, as bf16 is slow on most CPUs
+    photographs=40,
+    pixels=64,
+    compared=16,
+    batch=8,
+    rounds=3,
+    most_steps=3,
+    warmup_steps=1,
+    timed_steps=3,
+    amp="off",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scope:
+    """Where and on what is measured; goes to the sections' processes.
+
+    Attributes:
+        out: folder of the results.
+        shards: the photographs.
+        long: the same over and over, an epoch of ``steps`` batches to train on.
+        odd: JPEGs of rare kinds, one of each.
+        device: ``cpu``, ``cuda:0``, ...
+        steps: of training, per epoch.
+        sizes: how much is measured.
+        deadline: on the monotonic clock, which all processes share.
+    """
+
+    out: Path
+    shards: Path
+    long: Path
+    odd: Path
+    device: str
+    steps: int
+    sizes: Sizes
+    deadline: float
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the device is a CUDA GPU."""
+        return self.device.partition(":")[0] == "cuda"
+
+    @property
+    def lacks_cuda(self) -> str:
+        """Why what needs CUDA can't be measured; empty where it can."""
+        return "" if self.cuda else f"needs CUDA, and the device is {self.device}"
+
+    def seconds_left(self) -> float:
+        """Until the deadline; below 0 after it."""
+        return self.deadline - time.monotonic()
+
+
+class Measurement(NamedTuple):
+    """Something to be measured.
+
+    Attributes:
+        name: what, for people.
+        seconds: that it takes; it does not begin where fewer are left.
+        take: measures; a row with an ``error`` counts as a failure.
+        lacks: why it can't be measured here; empty where it can.
+        least_limit: seconds that it may take at least.
+    """
+
+    name: str
+    seconds: float
+    take: Callable[[], list[Row]]
+    lacks: str = ""
+    least_limit: float = _LEAST_LIMIT
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which it is taken to hang."""
+        return max(self.least_limit, _PATIENCE * self.seconds)
+
+
+class Section(NamedTuple):
+    """Measurements with one table."""
+
+    name: str
+    plan: Callable[[Scope], list[Measurement]]
+
+
+class Failure(NamedTuple):
+    """A measurement that failed, with the last lines of its traceback."""
+
+    what: str
+    error: str
+    trace: list[str]
+
+
+class LeftOut(NamedTuple):
+    """A measurement that was not begun, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass
+class Findings:
+    """What has come of a section so far."""
+
+    rows: list[Row] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def take_in(self, event: Event) -> None:
+        """Add what an event tells."""
+        if isinstance(event, Measured):
+            self.rows += event.rows
+            self.failures += [
+                Failure(event.what, row["error"], [])
+                for row in event.rows
+                if row.get("error")
+            ]
+        elif isinstance(event, Failure):
+            self.failures.append(event)
+        elif isinstance(event, LeftOut):
+            self.left_out.append(event)
+
+
+class Begun(NamedTuple):
+    """A measurement begins, and ends within ``limit`` seconds or hangs."""
+
+    what: str
+    limit: float
+
+
+class Measured(NamedTuple):
+    """A measurement has been taken."""
+
+    what: str
+    rows: list[Row]
+
+
+Event = Begun | Measured | Failure | LeftOut
+
+
+Told = tuple[str, Event]  # a section's name, and what happens there
+
+
+def measure(
+    sections: Iterable[Section], scope: Scope, skip: Set[str] = frozenset()
+) -> Iterator[Told]:
+    """Take the measurements of sections one by one, but those to skip by name."""
+    for section in sections:
+        if section.name in skip:
+            continue
+        try:
+            plan = section.plan(scope)
+        except Exception as error:
+            yield section.name, failed(section.name, error)
+            continue
+        for one in plan:
+            if one.name not in skip:
+                yield from ((section.name, event) for event in _take(one, scope))
+
+
+def _take(one: Measurement, scope: Scope) -> Iterator[Event]:
+    """Take a measurement, or tell why not."""
+    left = scope.seconds_left()
+    if one.lacks:
+        yield LeftOut(one.name, one.lacks)
+    elif left < one.seconds:
+        why = f"out of time: takes {one.seconds:.0f} s, {max(left, 0):.0f} s left"
+        yield LeftOut(one.name, why)
+    else:
+        yield Begun(one.name, min(one.limit, max(left, 0) + _GRACE))
+        try:
+            rows = one.take()
+        except Exception as error:
+            yield failed(one.name, error)
+        else:
+            yield Measured(one.name, rows)
+
+
+def failed(what: str, error: BaseException) -> Failure:
+    """The failure that an exception stands for."""
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    return Failure(what, described(error), lines[-_TRACE_LINES:])
+
+
+def described(error: BaseException) -> str:
+    """An exception in one line."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,80 @@
+"""Sections for ``test_gpu_check``; without torch, as new processes import this."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from multiprocessing import get_context
+
+from fastretina.gpu.scope import Measurement, Row, Scope, Section
+
+
+def fine() -> list[Row]:
+    return [{"what": "fine", "value": 1}]
+
+
+def dies() -> list[Row]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return []
+
+
+def raises() -> list[Row]:
+    raise RuntimeError("CUDA error: an illegal memory access\nand more lines")
+
+
+def hangs() -> list[Row]:
+    time.sleep(600)
+    return []
+
+
+def leaves() -> list[Row]:
+    os._exit(3)
+
+
+def plan_troubled(scope: Scope) -> list[Measurement]:
+    return [
+        Measurement("first", 0.0, fine),
+        Measurement("dies", 0.0, dies),
+        Measurement("raises", 0.0, raises),
+        Measurement("hangs", 0.01, hangs, least_limit=1.0),
+        Measurement("lacking", 0.0, fine, "needs a moon"),
+        Measurement("last", 0.0, fine),
+    ]
+
+
+def method() -> list[Row]:
+    return [{"method": get_context().get_start_method()}]
+
+
+def plan_after(scope: Scope) -> list[Measurement]:
+    return [Measurement("after", 0.0, method)]
+
+
+def plan_badly(scope: Scope) -> list[Measurement]:
+    raise RuntimeError("no plan")
+
+
+def plan_looking(scope: Scope) -> list[Measurement]:
+    """The second finds in the file what the first has measured."""
+
+    def look() -> list[Row]:
+        told = json.loads((scope.out / "gpu_check.json").read_text())
+        return [{"what": "seen", "value": told["sections"]["environment"]["rows"]}]
+
+    return [
+        Measurement("first", 0.0, fine),
+        Measurement("raises", 0.0, raises),
+        Measurement("looks", 0.0, look),
+    ]
+
+
+TROUBLED = [Section("troubled", plan_troubled), Section("after", plan_after)]
+
+
+class Stubborn:
+    """Can be pickled, and not be made again: its process dies before it begins."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (4,)
