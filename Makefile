@@ -1,4 +1,5 @@
-# Every target sets itself up: a .venv with the pinned dependencies, made once.
+# Every target sets itself up: a .venv with the pinned dependencies, made once. DALI is
+# one of them on Linux; it needs no GPU.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,dali]"
 	@touch $@
 
 # Photographs, shards, two phases of training, evaluation: under 4 minutes on 2 cores.
