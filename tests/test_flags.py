@@ -11,15 +11,17 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from fastretina import __version__, cli, demo, evaluate, predict, shard, train
+from fastretina import __version__, cli, demo, evaluate, parity, predict, shard, train
 from fastretina.evaluate import Options as EvaluateOptions
 from fastretina.options import TrainOptions
+from fastretina.parity import Options as ParityOptions
 from loaders import LOADERS
 
 # Adding a flag here is a decision; removing or renaming one breaks people's scripts.
 FLAGS = {
     train: """
-        --shards --loader --workers --prefetch --device --threads --compile --no-compile
+        --shards --loader --fallback --no-fallback --on-corrupt --hw-decoder-load
+        --workers --prefetch --device --threads --compile --no-compile
         --out --resume --checkpoint-every --recipe --arch --weights --image-size
         --batch-size --head-epochs --full-epochs --max-steps --optimizer --head-lr --lr
         --momentum --weight-decay --schedule --warmup-epochs --final-lr-share
@@ -32,16 +34,24 @@ FLAGS = {
         --verify --workers --samples-per-shard --seed --layout --labels --test-share
         --preprocess --size --allow-missing --overwrite
     """,
-    evaluate: "--shards --split --loader --workers --device",
+    evaluate: """
+        --shards --split --loader --fallback --no-fallback --on-corrupt --workers
+        --device
+    """,
     predict: "--format --out --device",
+    parity: """
+        --data --shards --loader --split --image-size --run --labels --workers --device
+    """,
     demo: """
         --images --seed --image-size --test-share --balanced --no-balanced --workers
         --overwrite --no-overwrite
     """,
 }
+LOADER = "auto,pil,turbo,dali,dali-reader,webdataset"
 CHOICES = {
     train: {
-        "--loader": "auto,pil,turbo",
+        "--loader": LOADER,
+        "--on-corrupt": "raise,skip",
         "--recipe": "strong,seed",
         "--arch": "resnet18,resnet50",
         "--optimizer": "sgd,adamw",
@@ -51,8 +61,13 @@ CHOICES = {
         "--amp": "auto,bf16,fp16,off",
     },
     shard: {"--layout": "course,kaggle,aptos,folders"},
-    evaluate: {"--split": "test,train", "--loader": "auto,pil,turbo"},
+    evaluate: {
+        "--split": "test,train",
+        "--loader": LOADER,
+        "--on-corrupt": "raise,skip",
+    },
     predict: {"--format": "csv,json"},
+    parity: {"--loader": LOADER, "--split": "train,test"},
     demo: {},
 }
 POSITIONAL = {
@@ -60,7 +75,7 @@ POSITIONAL = {
     evaluate: ["RUN"],
     predict: ["RUN", "IMAGE..."],
 }
-FLAG = re.compile(r"(--[a-z][a-z-]*)(?:, (--[a-z-]+))?(?: \{([a-z0-9,]+)\})?")
+FLAG = re.compile(r"(--[a-z][a-z-]*)(?:, (--[a-z-]+))?(?: \{([a-z0-9,-]+)\})?")
 COMMANDS = pytest.mark.parametrize(
     "command", list(FLAGS), ids=lambda module: module.__name__
 )
@@ -126,7 +141,7 @@ def test_version_is_the_packages(
     assert capsys.readouterr().out == f"fastretina {__version__}\n"
 
 
-@pytest.mark.parametrize("options", [TrainOptions, EvaluateOptions])
+@pytest.mark.parametrize("options", [TrainOptions, EvaluateOptions, ParityOptions])
 def test_loader_takes_every_loader_there_is(options: type):
     hint = get_type_hints(options)["loader"]
     assert list(get_args(hint)) == ["auto", *LOADERS]
@@ -134,7 +149,7 @@ def test_loader_takes_every_loader_there_is(options: type):
 
 def defaults(text: str) -> dict[str, str]:
     """Flag to default, out of a help text."""
-    flat = re.sub(r"\s*\S?\n\S? {3,}", " ", text)
+    flat = re.sub(r"\s*\u2502?\n\u2502? {3,}", " ", text)  # of a box or without
     found = re.findall(r"(--[a-z][a-z-]*)\b[^\n]*?\(default:\s+([^)]*)\)", flat)
     return dict(found)
 
@@ -161,7 +176,7 @@ def test_help_shows_the_defaults_of_the_recipe_that_is_named(
     strong = defaults(help_of(train, capsys))
     assert strong["--recipe"] == "strong"
     assert strong["--hflip"] == "0.5"
-    assert len(strong) == len(FLAGS[train].split()) - 2  # of the pairs, one each
+    assert len(strong) == len(FLAGS[train].split()) - 3  # of the pairs, one each
 
 
 def test_console_command_leads_to_each_command(capsys: pytest.CaptureFixture[str]):
@@ -172,7 +187,7 @@ def test_console_command_leads_to_each_command(capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().out.startswith(f"usage: fastretina {name} ")
 
 
-@pytest.mark.parametrize("name", ["train", "shard", "evaluate", "predict"])
+@pytest.mark.parametrize("name", ["train", "shard", "evaluate", "predict", "parity"])
 def test_help_is_there_at_once_and_imports_no_torch(name: str):
     code = (
         f"import sys; from fastretina import {name}; {name}.main(['--help']); "

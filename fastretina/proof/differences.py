@@ -1,0 +1,145 @@
+"""How far delivered pixels are from the wanted ones, and how far they may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from loaders.base import Decoding
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+class Bound(NamedTuple):
+    """What one image may differ by, in steps of 255.
+
+    Attributes:
+        largest: of any value.
+        mean: over the image.
+    """
+
+    largest: int
+    mean: float
+
+    def __str__(self) -> str:
+        return f"{self.largest}, mean {self.mean:g}" if self.largest else "exact"
+
+    def allows(self, difference: Difference) -> bool:
+        """Whether an image that differs so passes."""
+        within = difference.largest <= self.largest
+        return within and difference.mean <= self.mean
+
+
+EXACT = Bound(0, 0.0)
+
+# The bounds, by who decodes, who resizes, and whether sharding had to encode the image
+# again; they add up. Anyone not listed must be exact.
+_DECODED = {
+    "libjpeg-turbo": EXACT,
+    "nvJPEG": Bound(8, 1.0),
+}
+_RESIZED = {
+    "Pillow": EXACT,
+    "torch": Bound(
+        2, 0.1
+    ),  # shorter weights: 2, and 0.012 of photographs, 0.082 of noise
+    "DALI": Bound(32, 0.5),  # repeats the border: 21 there, 1 elsewhere; 0.13
+}
+_ENCODED_AGAIN = Bound(48, 4.0)  # measured: 31 after Ben Graham, 3.4 of white noise
+
+
+def bound_for(decoding: Decoding, *, encoded_again: bool = False) -> Bound:
+    """What an image may differ by.
+
+    Args:
+        decoding: who made its pixels.
+        encoded_again: its bytes are not the source's: at quality 95, as shards have it.
+    """
+    parts = [
+        _DECODED.get(decoding.jpeg.partition(",")[0], EXACT),
+        _RESIZED.get((decoding.resize or "").partition(" ")[0], EXACT),
+        _ENCODED_AGAIN if encoded_again else EXACT,
+    ]
+    return Bound(sum(part.largest for part in parts), sum(part.mean for part in parts))
+
+
+class Difference(NamedTuple):
+    """One image against another.
+
+    Attributes:
+        largest: absolute difference of a value, 0 to 255.
+        mean: absolute difference over all values.
+        values: height x width x 3.
+        exact_values: how many of them are the same.
+    """
+
+    largest: int
+    mean: float
+    values: int
+    exact_values: int
+
+    def __str__(self) -> str:
+        return f"largest {self.largest}, mean {self.mean:.2g}"
+
+
+def difference(delivered: UInt8, wanted: UInt8) -> Difference:
+    """Compare two images, uint8[H, W, 3] each; another size is as far as can be."""
+    if delivered.shape != wanted.shape:
+        return Difference(255, 255.0, wanted.size, 0)
+    gap = cv2.absdiff(delivered, wanted)
+    largest = int(gap.max(initial=0))
+    if not largest:
+        return Difference(0, 0.0, wanted.size, wanted.size)
+    same = wanted.size - int(np.count_nonzero(gap))
+    return Difference(largest, float(gap.mean()), wanted.size, same)
+
+
+@dataclass(slots=True)
+class Tally:
+    """The differences of many images, in as much memory as one takes.
+
+    Attributes:
+        images: how many.
+        exact_images: how many don't differ at all.
+        values: in all of them.
+        exact_values: how many of these are the same.
+        total: sum of all absolute differences.
+        worst: the furthest image's key, its largest and mean difference.
+    """
+
+    images: int = 0
+    exact_images: int = 0
+    values: int = 0
+    exact_values: int = 0
+    total: float = 0.0
+    worst: tuple[int, float, str] = (0, 0.0, "")
+
+    def add(self, key: str, found: Difference) -> None:
+        """Count an image in."""
+        self.images += 1
+        self.exact_images += found.largest == 0
+        self.values += found.values
+        self.exact_values += found.exact_values
+        self.total += found.mean * found.values
+        if found.largest:
+            self.worst = max(self.worst, (found.largest, found.mean, key))
+
+    @property
+    def mean(self) -> float:
+        """Absolute difference over all values of all images."""
+        return self.total / self.values if self.values else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """The tally as the JSON line holds it."""
+        return {
+            "images": self.images,
+            "exact_images": self.exact_images,
+            "exact_values_share": self.exact_values / self.values if self.values else 1,
+            "mean": self.mean,
+            "largest": self.worst[0],
+            "worst_key": self.worst[2] or None,
+        }
