@@ -54,6 +54,7 @@ def report(
         "test_qwk": scores["qwk"],
         **_speed(session),
         "skipped": sum(row.get("skipped") or 0 for row in session.rows),
+        "decoded_again": sum(row.get("decoded_again") or 0 for row in session.rows),
         "test_skipped": skipped,
         "weights_sha256": trained.weights_sha256,
     }

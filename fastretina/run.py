@@ -39,6 +39,7 @@ COLUMNS = (
     "wait_seconds",
     "seconds",
     "skipped",
+    "decoded_again",
 )
 _NEEDED = (  # of config.json, by who reads a run
     "recipe",

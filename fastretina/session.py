@@ -37,6 +37,7 @@ class Progress:
         seconds: spent training in this epoch.
         wait_seconds: of these, waiting for the loader.
         skipped: images of the epoch that could not be decoded.
+        decoded_again: batches of the epoch that DALI could not decode.
     """
 
     epoch: int = 0
@@ -49,6 +50,7 @@ class Progress:
     seconds: float = 0.0
     wait_seconds: float = 0.0
     skipped: int = 0
+    decoded_again: int = 0
 
     @property
     def wait_share(self) -> float:
@@ -151,6 +153,7 @@ class Session:
             "wait_seconds": waited,
             "seconds": seconds,
             "skipped": int(ranks.sum(torch.tensor(progress.skipped))),
+            "decoded_again": int(ranks.sum(torch.tensor(progress.decoded_again))),
         }
 
     def end_epoch(self, row: dict[str, Any]) -> None:

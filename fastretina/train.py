@@ -198,6 +198,7 @@ class Training:
             return
         session, progress = self.session, self.session.progress
         session.training_mode()
+        before, already = progress.decoded_again, loader.decoded_again
         batches = loader.epoch(progress.epoch, progress.batch)
         with self._bar() as bar:
             for batch, waited in _timed(batches):
@@ -206,6 +207,7 @@ class Training:
                 progress.wait_seconds += waited
                 progress.seconds += waited + time.perf_counter() - begun
                 progress.skipped += self._told_of(loader)
+                progress.decoded_again = before + loader.decoded_again - already
                 bar.set_postfix_str(f"{progress.wait_share:.0%} waiting", refresh=False)
                 bar.update(len(batch.labels) * self.ranks.world_size)
                 asked, due = self.stopper.asked, session.is_due(checkpoint_every)

@@ -37,9 +37,6 @@ class DaliLoader(PlannedLoader):
     ``workers`` are DALI's threads. A batch that DALI fails on is decoded again on the
     host, which names the image that can't be; the pipeline is built anew, as DALI calls
     it invalid from then on.
-
-    Attributes:
-        decoded_again: batches that were, so far.
     """
 
     def __init__(
@@ -55,7 +52,6 @@ class DaliLoader(PlannedLoader):
         """
         self._fancy = fancy_upsampling
         super().__init__(source, config)
-        self.decoded_again = 0
         self._pipeline: Pipeline | None = None
         self._turns = _Turns(flips=bool(config.hflip or config.vflip))
 

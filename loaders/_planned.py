@@ -31,6 +31,7 @@ class EpochLoader(ABC):
         self._schedule = self._scheduled(source, config)
         self.decoding = self._decoding()
         self.skipped: list[SampleError] = []
+        self.decoded_again = 0
         # Weak, so that an epoch that nobody holds any more ends there and then.
         self._running: weakref.ref[Generator[Batch, None, None]] | None = None
 

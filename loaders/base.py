@@ -67,11 +67,13 @@ class Loader(Protocol):
         device: where the batches lie.
         decoding: who makes the pixels.
         skipped: the images left out so far, with ``on_corrupt="skip"``.
+        decoded_again: batches so far that the host has decoded, in DALI's place.
     """
 
     device: torch.device
     decoding: Decoding
     skipped: list[SampleError]
+    decoded_again: int
 
     def __len__(self) -> int:
         """Batches in one epoch, the same on every rank."""

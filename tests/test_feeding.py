@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import get_args
 
@@ -196,6 +199,44 @@ def test_other_pixels_names_all_that_differs():
     assert other_pixels({}, now) is None  # a run of an earlier version
 
 
+# -------------------------------------------------------------------- a web server
+
+
+def test_training_streams_from_a_web_server(
+    trains: Trains, tmp_path: Path, shards, capsys
+):
+    """And is evaluated from there, and resumed; other loaders say that they can't."""
+    handler = partial(Quiet, directory=str(shards))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        flags = ("--loader", "webdataset", "--recipe", "seed")
+        there = trains("there", *flags, data=url)
+        run = str(tmp_path / "there")
+        assert (
+            there.json["weights_sha256"]
+            == trains("here", *flags).json["weights_sha256"]
+        )
+        again = call(evaluate.main, [run, "--loader", "webdataset"], capsys)
+        assert again.json["test_accuracy"] == there.json["test_accuracy"]
+        assert again.json["shards"] == url
+        resumed = call(train.main, ["--resume", run], capsys)
+        assert resumed.json["weights_sha256"] == there.json["weights_sha256"]
+        turbo = trains("turbo", "--loader", "turbo", data=url)
+        assert turbo.code == 1
+        assert turbo.complaint.endswith("pass --loader webdataset")
+        server.shutdown()
+        thread.join()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A web server that logs nothing."""
+
+    def log_message(self, *args):
+        pass
+
+
 # ------------------------------------------------------------------------- bad images
 
 
@@ -214,6 +255,7 @@ def test_bad_image_is_skipped_named_and_counted(
     outcome = trains("run", *flags, "--recipe", "seed", data=damaged)
     assert outcome.json["skipped"] == 3  # in each of three epochs
     assert outcome.json["test_skipped"] == 1
+    assert outcome.json["decoded_again"] == (3 if name == "dali" else 0)
     assert [row["skipped"] for row in log(tmp_path / "run")] == ["1", "1", "1"]
     assert metrics(tmp_path / "run")["test"]["samples"] == 10
     told = [line for line in outcome.err if line.startswith("skipped: ")]

@@ -509,6 +509,25 @@ def test_closed_loader_holds_no_map(make, shards):
     assert held(shards)["maps"] == set()
 
 
+def test_closed_loader_leaves_no_thread_of_the_systems(make):
+    """Such as DALI's, which Python knows nothing of."""
+
+    def use():
+        loader = make(**AUGMENTED)
+        next(loader.epoch(0))
+        loader.close()
+
+    use()  # what starts once, and stays
+    before = psutil.Process().num_threads()
+    for _ in range(3):
+        use()
+    for _ in range(200):
+        if psutil.Process().num_threads() <= before:
+            return
+        time.sleep(0.005)
+    assert psutil.Process().num_threads() <= before
+
+
 def test_with_block_closes_even_on_failure(make, shards):
     collect(make().epoch(0))
     before = held(shards)
