@@ -19,7 +19,7 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
-from loaders._dali import built, consumer, decode, decoding, new_pipeline
+from loaders._dali_pipeline import built, consumer, decode, decoding, new_pipeline
 from loaders._pieces import WINDOW, PieceSchedule, whole_shards
 from loaders._place import Url
 from loaders._planned import EpochLoader

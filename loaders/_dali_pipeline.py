@@ -1,0 +1,89 @@
+"""How pipelines of DALI are set up here, so that their pixels are libjpeg-turbo's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nvidia import dali
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+
+from loaders._cores import granted_cores
+from loaders.base import Decoding, LoaderConfig, Schedule
+from loaders.errors import LoaderUnavailable
+
+
+def consumer(device: torch.device) -> torch.cuda.Stream | None:
+    """The stream that DALI's outputs are handed to; None for the host."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
+def new_pipeline(
+    config: LoaderConfig, schedule: Schedule, device: torch.device
+) -> Pipeline:
+    """A pipeline to be filled in within its ``with``."""
+    return Pipeline(
+        batch_size=max(schedule.local_size, 1),
+        num_threads=config.workers or granted_cores(),
+        device_id=(device.index or 0) if device.type == "cuda" else None,
+        prefetch_queue_depth=config.prefetch,
+    )
+
+
+def built(pipeline: Pipeline, device: torch.device) -> Pipeline:
+    """The pipeline, ready to run.
+
+    Raises:
+        LoaderUnavailable: DALI can't use the device.
+    """
+    try:
+        pipeline.build()
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise LoaderUnavailable(
+            f"DALI can't use {device} ({reason}); pass --loader turbo"
+        ) from error
+    return pipeline
+
+
+def decoding(device: torch.device, fancy: bool, resizes: bool) -> Decoding:
+    """Who makes the pixels, with DALI on this device."""
+    jpeg = "libjpeg-turbo"
+    if device.type == "cuda":
+        jpeg = f"nvJPEG, {'fancy' if fancy else 'nearest'} upsampling"
+    return Decoding(f"DALI {dali.__version__}", jpeg, "DALI" if resizes else None)
+
+
+def decode(jpegs: Any, schedule: Schedule, device: torch.device, *, fancy: bool) -> Any:
+    """DALI's decoder, set so that its pixels are libjpeg-turbo's, and its resize.
+
+    Orientation is not looked at, as shards hold upright images and PIL doesn't either.
+    The size hints spare the first batches the growing of buffers. Images are resized
+    antialiased bilinear, as Pillow does but for the outermost rows and columns: there
+    DALI repeats the border, and values differ by up to 23 of 255; elsewhere by 1.
+    """
+    if device.type == "cuda":
+        heights, widths = zip(*(schedule.source.dimensions or ((0, 0),)), strict=True)
+        images = fn.decoders.image(
+            jpegs,
+            device="mixed",
+            output_type=types.RGB,
+            adjust_orientation=False,
+            jpeg_fancy_upsampling=fancy,
+            hw_decoder_load=schedule.config.hw_decoder_load,
+            preallocate_height_hint=max(heights),
+            preallocate_width_hint=max(widths),
+        )
+    else:
+        images = fn.decoders.image(
+            jpegs, device="cpu", output_type=types.RGB, adjust_orientation=False
+        )
+    if not schedule.resizes:
+        return images
+    return fn.resize(
+        images,
+        size=list(schedule.shape),
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+    )
