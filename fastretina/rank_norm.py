@@ -12,14 +12,14 @@ from torch import Tensor, nn
 class HostSyncBatchNorm(nn.BatchNorm2d):
     """``nn.SyncBatchNorm`` for the CPU, which torch's own refuses.
 
-    A rank may have no sample in a batch. Sums are taken in float32.
+    A rank may have no sample in a batch. Sums are taken in float32, or better.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise float[B, C, H, W] by the statistics of all ranks' batches."""
         if not self.training:
             return super().forward(input)
-        values = input.float()
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
         count = values.new_tensor([values.numel() / values.shape[1]])
         dist.all_reduce(count)
         mean = _Sum.apply(values.sum((0, 2, 3))) / count
@@ -70,4 +70,4 @@ def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
         return network
     same = HostSyncBatchNorm(network.num_features, network.eps, network.momentum)
     same.load_state_dict(network.state_dict())
-    return same
+    return same.to(network.weight.dtype)
