@@ -33,7 +33,7 @@ AUGMENTED = {"shuffle": True, "seed": 3, "hflip": 0.4, "vflip": 0.5}
 # its fixed-point weights may round the other way.
 EXACT_SIDES = (128, 224, 256, 384)
 OTHER_SIDES = (96, 100, 300, 480)
-ROUNDING = (2, 0.02)  # measured: 2, and 0.0124 for the worst image, at 96
+ROUNDING = (2, 0.05)  # measured on 1,083 photographs: 2, and 0.042 for the worst, at 96
 # DALI repeats the border where Pillow weighs what is inside; its sums are rounded
 # otherwise, too. Measured on 1,083 photographs from 512 to 96, 100, 128, 224, 256, 300,
 # 384 and 480: 23 in the outermost rows and columns, 1 inside; and a mean of 0.24 for
