@@ -7,9 +7,12 @@ last bit. Draws are a pure function of seed, epoch, step and row, and no RNG has
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,25 +22,49 @@ from loaders.order import AUGMENT, GOLDEN, LAST_SHIFT, MIXING, stream_key
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+_Float32 = npt.NDArray[np.float32]
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision has it
 
 
 def normalise(images: Tensor) -> Tensor:
     """uint8[B, H, W, 3] to float32[B, 3, H, W], channels-last, ImageNet mean and std.
 
-    Bit-identical to torchvision's ToTensor and Normalize.
+    Bit-identical to torchvision's ToTensor and Normalize. In a loop on a CPU, a
+    ``Normaliser`` is four times as fast.
     """
-    if images.device.type == "cpu":
-        return _normalise_by_table(images)
-    return _standardise(_unit(images))
+    return Normaliser()(images)
 
 
-def _normalise_by_table(images: Tensor) -> Tensor:
-    """A look-up per value, 0.5 ms for 512 x 512 against 1.7 ms op by op."""
-    out = torch.empty(images.shape, dtype=torch.float32)
-    for image, place in zip(images.numpy(), out.numpy(), strict=True):
-        cv2.LUT(image, _TABLE, dst=place)
-    return out.permute(0, 3, 1, 2)
+class Normaliser:
+    """``normalise`` batch after batch, on a CPU into two buffers of its own.
+
+    So a batch stays valid until the next but one, as a loader's does. Of the 1.4 ms
+    that 512 x 512 took in memory got anew for every batch, 1.1 were page faults.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: deque[_Float32] = deque(maxlen=2)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8[B, H, W, 3] to float32[B, 3, H, W], channels-last."""
+        if images.device.type != "cpu":
+            return _standardise(_unit(images))
+        out = self._room(images.shape)
+        for image, place in zip(images.numpy(), out, strict=True):
+            cv2.LUT(image, _TABLE, dst=place)  # 0.33 ms, against 1.7 op by op
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+    def _room(self, shape: Sequence[int]) -> _Float32:
+        """The buffer used longest ago, if it is large enough; or a new one."""
+        number, *rest = shape
+        if len(self._buffers) == 2:
+            oldest = self._buffers.popleft()
+            if list(oldest.shape[1:]) == rest and len(oldest) >= number:
+                self._buffers.append(oldest)
+                return oldest[:number]
+        # NumPy asks Linux for huge pages, torch does not.
+        self._buffers.append(np.empty(tuple(shape), np.float32))
+        return self._buffers[-1]
 
 
 def _unit(images: Tensor) -> Tensor:
@@ -62,6 +89,7 @@ class Augment:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        self._normalise = Normaliser()
         self._warps = bool(recipe.rotate or recipe.translate) or recipe.scale > 1
         self._recolours = bool(
             recipe.brightness or recipe.contrast or recipe.saturation
@@ -77,10 +105,10 @@ class Augment:
             step: of the run: a sample drawn twice in an epoch gets other draws.
 
         Returns:
-            float32[B, 3, H, W], channels-last.
+            float32[B, 3, H, W], channels-last; valid until the next but one is made.
         """
         if not (self._warps or self._recolours) or not len(images):
-            return normalise(images)  # a rank may have no sample in a short batch
+            return self._normalise(images)  # a rank may have no sample in a short batch
         signed = draws(self._recipe.seed, epoch, step, rows)
         unit = _unit(images)
         if self._warps:

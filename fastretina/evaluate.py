@@ -100,9 +100,9 @@ def predict_all(
     import numpy as np
     import torch
 
-    from fastretina.augment import normalise
+    from fastretina.augment import Normaliser
 
-    parts = []
+    normalise, parts = Normaliser(), []
     with torch.inference_mode():
         for batch in loader.epoch(0):
             with compute.autocast():

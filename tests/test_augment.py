@@ -12,7 +12,7 @@ from torchvision.transforms import Normalize, ToTensor
 from torchvision.transforms import functional as tv
 
 from fastretina import augment
-from fastretina.augment import MEAN, STD, Augment, normalise
+from fastretina.augment import MEAN, STD, Augment, Normaliser, normalise
 from fastretina.recipe import SEED, Recipe
 from loaders.order import AUGMENT, uniform
 
@@ -80,6 +80,24 @@ def test_normalise_is_torchvisions_bit_for_bit():
         found = normalise(images)
         assert found.dtype == torch.float32
         assert torch.equal(found, reference(images))
+
+
+def test_normaliser_keeps_a_batch_until_the_next_but_one():
+    normaliser, seen = Normaliser(), []
+    for number, size in enumerate((4, 4, 2, 4, 8, 8, 3)):  # short batches, growing ones
+        images = batch(size) + number
+        seen.append((normaliser(images), reference(images)))
+        for found, expected in seen[-2:]:
+            assert torch.equal(found, expected)
+    sizes = [len(found) for found, _ in seen]
+    assert sizes == [4, 4, 2, 4, 8, 8, 3]
+
+
+def test_normaliser_uses_two_buffers():
+    normaliser = Normaliser()
+    places = [normaliser(batch(4)).data_ptr() for _ in range(6)]
+    assert len(set(places)) == 2
+    assert places[:2] == places[2:4] == places[4:]
 
 
 def test_normalise_op_by_op_is_torchvisions_bit_for_bit():
