@@ -41,6 +41,7 @@ from fastretina.gpu.scope import (
     Section,
     measure,
 )
+from fastretina.measure import steps
 from loaders import available, make_loader, open_split
 
 # Python 3.12 warns of any fork beside threads, and torch's own are always there.
@@ -371,7 +372,7 @@ def kinds(fancy=True, mean=0.4, largest=5):
 
 
 def step(ms, precision="bf16", layout="channels-last", arch="resnet18", **more):
-    case = gpu_steps.Case(arch, 64, 512, precision, layout, "full")._asdict()
+    case = steps.Case(arch, 64, 512, precision, layout, "full")._asdict()
     times = {
         "ms": ms,
         "fastest_ms": ms,
@@ -727,20 +728,21 @@ def test_memory_watch_finds_the_largest_reading(monkeypatch):
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
 @pytest.mark.parametrize("strong", [False, True])
 def test_step_trains_what_it_says(monkeypatch, phase, layout, strong):
-    networks, build = [], gpu_steps.build_model
+    networks, build = [], steps.build_model
 
     def watched(*words):
         networks.append(build(*words))
         return networks[-1]
 
-    monkeypatch.setattr(gpu_steps, "build_model", watched)
-    case = gpu_steps.Case("resnet18", 2, 64, "fp32", layout, phase, strong=strong)
-    step = gpu_steps.make_step(case, Compute(torch.device("cpu"), None))
+    monkeypatch.setattr(steps, "build_model", watched)
+    case = steps.Case("resnet18", 2, 64, "fp32", layout, phase, strong=strong)
+    cpu = torch.device("cpu")
+    step = steps.make_step(case, Compute(cpu, None))
     (network,) = networks
     before = {n: p.detach().clone() for n, p in network.named_parameters()}
     seen = []
     network.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    step(0)
+    step(0, steps.synthetic(case, cpu))
     moved = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
     assert moved == ({"fc.weight", "fc.bias"} if phase == "head" else set(before))
     format = {"NCHW": torch.contiguous_format}.get(layout, torch.channels_last)

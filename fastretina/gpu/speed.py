@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,14 +10,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
 
-import numpy as np
-import simplejpeg
 import torch
 
-from fastretina.augment import normalise
+from fastretina.augment import Normaliser
 from fastretina.device import Compute
 from fastretina.gpu.data import some
 from fastretina.gpu.scope import Measurement, Row, Scope, described
+from fastretina.measure.ceilings import decode_only, read_all
 from loaders import Loader, LoaderConfig, available, make_loader
 from loaders._cores import granted_cores
 
@@ -162,7 +160,7 @@ def _drain(
     loader: Loader, epoch: int, line: Line, compute: Compute
 ) -> tuple[int, float]:
     """Take an epoch; returns its images, and the seconds until the device is done."""
-    images = 0
+    images, normalise = 0, Normaliser()
     compute.wait()
     begun = time.perf_counter()
     for batch in loader.epoch(epoch):
@@ -176,28 +174,6 @@ def _drain(
 def _jpegs(scope: Scope) -> list[bytes]:
     """As many JPEGs as an epoch has, in memory; the same ones over and over."""
     with some(scope.shards) as split:
-        own = [bytes(split.read(row)) for row in split.rows.tolist()]
+        own = read_all(split)
     images = scope.steps * scope.sizes.batch
     return [own[number % len(own)] for number in range(images)]
-
-
-def decode_only(jpegs: Sequence[bytes], threads: int) -> float:
-    """The ceiling: images/s of libjpeg-turbo alone, each thread with its share."""
-
-    def work(share: Sequence[bytes]) -> None:
-        room = np.empty((0, 0, 3), np.uint8)
-        for jpeg in share:
-            height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
-            if room.shape != (height, width, 3):
-                room = np.empty((height, width, 3), np.uint8)
-            simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=room)
-
-    workers = [
-        threading.Thread(target=work, args=(jpegs[n::threads],)) for n in range(threads)
-    ]
-    begun = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return len(jpegs) / (time.perf_counter() - begun)

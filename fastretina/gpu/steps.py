@@ -7,60 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
-from fastretina.augment import Augment, normalise
 from fastretina.device import Compute
 from fastretina.gpu.scope import Measurement, Row, Scope
-from fastretina.model import build_model, set_phase
-from fastretina.optimise import Loss, make_average, make_optimizer
-from fastretina.recipe import STRONG, Arch
-
-Phase = Literal["head", "full"]
+from fastretina.measure.steps import Case, Phase, make_step, synthetic
+from fastretina.recipe import Arch
 
 _EAGER_SECONDS = 6.0
 _COMPILED_SECONDS = {"resnet18": 40.0, "resnet50": 70.0}
-
-
-class Case(NamedTuple):
-    """A kind of step.
-
-    Attributes:
-        arch: the network.
-        batch: images.
-        pixels: their side.
-        precision: ``fp32`` or ``bf16`` under autocast.
-        layout: ``NCHW`` or ``channels-last``.
-        phase: ``head`` or ``full``.
-        compiled: by ``torch.compile``.
-        strong: with the strong recipe's augmentation and average of the weights, as in
-            a run; otherwise only normalised.
-    """
-
-    arch: Arch
-    batch: int
-    pixels: int
-    precision: Literal["fp32", "bf16"]
-    layout: Literal["NCHW", "channels-last"]
-    phase: Phase
-    compiled: bool = False
-    strong: bool = False
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        words = [
-            f"{self.arch} step",
-            f"batch {self.batch}",
-            self.precision,
-            self.layout,
-            self.phase,
-            "compiled" if self.compiled else "eager",
-        ]
-        return ", ".join([*words, "strong recipe"] if self.strong else words)
 
 
 def plan_steps(scope: Scope) -> list[Measurement]:
@@ -121,7 +77,11 @@ def time_step(case: Case, device: str, warmup: int, timed: int) -> Row:
     if case.compiled:
         torch.compiler.reset()
     begun = time.perf_counter()
-    step = make_step(case, compute)
+    take, batch = make_step(case, compute), synthetic(case, compute.device)
+
+    def step(number: int) -> None:
+        take(number, batch)
+
     for number in range(warmup):
         step(number)
     compute.wait()
@@ -144,49 +104,9 @@ def time_step(case: Case, device: str, warmup: int, timed: int) -> Row:
     }
     if on_gpu:
         row["peak_bytes"] = torch.cuda.max_memory_allocated(compute.device)
-        del step
+        del step, take, batch
         torch.cuda.empty_cache()
     return row
-
-
-def make_step(case: Case, compute: Compute) -> Callable[[int], None]:
-    """A step as the trainer takes it, from a synthetic uint8 batch on the device."""
-    device = compute.device
-    network = build_model(case.arch, "none", 0).to(device)
-    if case.layout == "NCHW":
-        network = network.to(memory_format=torch.contiguous_format)
-    parameters = set_phase(network, case.phase, STRONG.head_batchnorm)
-    optimizer = make_optimizer(STRONG, case.phase, parameters, device)
-    average = make_average(network, STRONG.ema_decay) if case.strong else None
-    forward = torch.compile(network) if case.compiled else network
-    augment, loss_of = Augment(STRONG), Loss(STRONG, [1] * 5).to(device)
-    images, labels, rows = _batch(case, device)
-
-    def prepare(number: int) -> Tensor:
-        return augment(images, rows, 0, number) if case.strong else normalise(images)
-
-    def step(number: int) -> None:
-        inputs = prepare(number)
-        if case.layout == "NCHW":
-            inputs = inputs.contiguous()
-        with compute.autocast():
-            logits = forward(inputs)
-        loss = loss_of(logits.float(), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if average is not None:
-            average.update_parameters(network)
-
-    return step
-
-
-def _batch(case: Case, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    random = torch.Generator().manual_seed(0)
-    size = (case.batch, case.pixels, case.pixels, 3)
-    images = torch.randint(0, 256, size, dtype=torch.uint8, generator=random)
-    labels = torch.arange(case.batch) % 5
-    return images.to(device), labels.to(device), torch.arange(case.batch).to(device)
 
 
 def _by_events(step: Callable[[int], None], first: int, steps: int) -> list[float]:

@@ -1,0 +1,145 @@
+"""What is measured: ceilings, processor time, memory and the page cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastretina.measure import ceilings, machine, page_cache, usage
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+
+
+def jpegs(number: int, side: int = 64) -> list[bytes]:
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    stream = BytesIO()
+    Image.fromarray(noise).save(stream, "JPEG")
+    return [stream.getvalue()] * number
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_decode_only_decodes_every_image(threads, monkeypatch):
+    decoded, decode = [], ceilings.simplejpeg.decode_jpeg
+
+    def counted(jpeg, **options):
+        decoded.append(decode(jpeg, **options).shape)
+
+    monkeypatch.setattr(ceilings.simplejpeg, "decode_jpeg", counted)
+    images = jpegs(4) + jpegs(3, side=48)
+    begun = time.perf_counter()
+    speed = ceilings.decode_only(images, threads)
+    assert sorted(decoded) == [(48, 48, 3)] * 3 + [(64, 64, 3)] * 4
+    assert speed >= len(images) / (time.perf_counter() - begun)
+
+
+def test_memory_copy_counts_every_byte(monkeypatch):
+    parts = [np.full(size, size % 251, np.uint8) for size in (10, 1000, 300)]
+    copied, copyto = [], np.copyto
+
+    def watched(room, part):
+        copyto(room, part)
+        assert np.array_equal(room, part)
+        copied.append(len(part))
+
+    monkeypatch.setattr(ceilings.np, "copyto", watched)
+    assert ceilings.memory_copy(parts, 2) > 0
+    assert sorted(copied) == [10, 300, 1000]
+
+
+def test_cpu_seconds_count_children_that_run_and_that_ended():
+    spin = "import time\nwhile time.process_time() < 0.4: pass\n"
+    before = usage.cpu_seconds()
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    ended = usage.cpu_seconds()
+    assert ended - before >= 0.35
+    running = subprocess.Popen(
+        [sys.executable, "-c", spin + "input()"], stdin=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while usage.cpu_seconds() - ended < 0.35 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert usage.cpu_seconds() - ended >= 0.35
+    finally:
+        running.communicate(b"\n")
+
+
+@linux
+def test_memory_shared_among_processes_counts_once():
+    fill = "import os, time; held = bytearray(b'x') * 60_000_000; "
+    program = fill + "child = os.fork(); print(flush=True); time.sleep(60)"
+    tree = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    try:
+        tree.stdout.readline()
+        time.sleep(0.2)
+        assert 60e6 < usage.memory_bytes(tree.pid) < 110e6  # not 120
+    finally:
+        for process in usage._tree(tree.pid):
+            process.kill()
+        tree.communicate()
+
+
+def test_peak_memory_outlives_what_was_freed():
+    before = usage.memory_bytes()
+    with usage.PeakMemory(every=0.01) as peak:
+        held = bytearray(b"x") * 80_000_000
+        time.sleep(0.3)
+        del held
+        time.sleep(0.1)
+    assert peak.bytes - before > 70e6
+
+
+def test_usage_of_a_process_that_has_gone_is_nothing():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert usage.memory_bytes(gone.pid) == 0
+    assert usage.cpu_seconds(gone.pid) == 0
+
+
+@linux
+def test_page_cache_is_dropped_and_filled(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(3_000_000))
+    (tmp_path / "empty").write_bytes(b"")
+    files = [path, tmp_path / "empty"]
+    assert page_cache.cached_share(files) == 1
+    if not page_cache.drop(files):
+        pytest.skip("this file system keeps its files in memory")
+    assert page_cache.cached_share(files) == 0
+    assert page_cache.cached_share(files) == 0  # looking has read nothing
+    path.read_bytes()
+    assert page_cache.cached_share(files) == 1
+
+
+def test_page_cache_elsewhere_says_that_it_cannot_tell(monkeypatch, tmp_path):
+    monkeypatch.delattr(page_cache.os, "posix_fadvise", raising=False)
+    monkeypatch.setattr(page_cache.sys, "platform", "darwin")
+    (tmp_path / "file").write_bytes(b"x")
+    assert page_cache.drop([tmp_path / "file"]) is False
+    assert page_cache.cached_share([tmp_path / "file"]) is None
+
+
+def test_machine_is_described(tmp_path):
+    facts = machine.host_facts() | machine.package_facts()
+    facts |= machine.disk_facts(tmp_path)
+    assert facts["cores granted"] <= facts["cores counted"]
+    assert facts["memory, GiB"] > 0
+    assert facts["pillow"]
+    assert "GiB free" in facts["disk"]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [("max\n", None), (str(2**62), None), ("1048576\n", 1048576), ("rubbish", None)],
+)
+def test_memory_granted_is_the_containers(monkeypatch, told, expected):
+    whole = machine.memory_granted()
+    monkeypatch.setattr(Path, "read_text", lambda _: told)
+    assert machine.memory_granted() == (expected or whole)
