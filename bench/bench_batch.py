@@ -1,64 +1,77 @@
-"""Finish line *batch*: uint8 batches of 32 in memory, an epoch per round."""
+"""Finish line *batch*: uint8 batches on the device, shuffled, an epoch per round."""
 
 from __future__ import annotations
 
-import zlib
-from itertools import count
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Beside, read_all
 
-from loaders import Loader, LoaderConfig, ShardSplit, available, make_loader
+from bench.data import Data
+from bench.ours import our_loaders, report_loader, scaled
+from bench.peers import peers
+from bench.race import Entrant, Outcome
+from bench.replay import clock
+from loaders._cores import granted_cores
 
-TRAINING = LoaderConfig(batch_size=32, shuffle=True, hflip=0.4, vflip=0.5)
-
-
-def drain(loader: Loader, epoch: int) -> int:
-    """Take one epoch; returns how many images really arrived."""
-    return sum(len(batch.labels) for batch in loader.epoch(epoch))
-
-
-def check_against_pil(loader: Loader, split: ShardSplit) -> None:
-    """An epoch must hold the reference's images: a wrong loader is not fast."""
-    with make_loader("pil", split, "train", TRAINING) as reference:
-        assert checksums(loader) == checksums(reference)
+LINE = "batch"
+_NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
 
 
-def checksums(loader: Loader) -> dict[int, int]:
-    """Of every image of an epoch, by row."""
-    return {
-        row: zlib.crc32(image)
-        for batch in loader.epoch(0)
-        for row, image in zip(
-            batch.index.tolist(), batch.images.cpu().numpy(), strict=True
-        )
-    }
+def entrants(data: Data, config: pytest.Config) -> list[Entrant]:
+    others = [] if config.getoption("no_peers") else peers(data, LINE)
+    return [*our_loaders(data, LINE), *report_loader(data, LINE), *others]
 
 
-@pytest.mark.parametrize("name", available())
-def bench_batch(name: str, benchmark: Any, train_split: ShardSplit, cores: int) -> None:
-    benchmark.group = "batch"
-    beside, epochs = Beside(read_all(train_split), cores), count()
-    with make_loader(name, train_split, "train", TRAINING) as loader:
-        check_against_pil(loader, train_split)
-        seen = benchmark.pedantic(
-            drain,
-            setup=beside.setup(lambda: (loader, next(epochs))),
-            rounds=7,
-            warmup_rounds=1,
-        )
-    assert seen == len(train_split)
-    beside.report(benchmark, seen)
+def sweep(data: Data) -> list[Entrant]:
+    """Other numbers of workers, and other batches."""
+    cores = granted_cores()
+    workers = sorted({1, 2, cores // 2, cores, 2 * cores} - {0})
+    settings = {(number, 32) for number in workers}
+    settings |= {(cores, batch) for batch in (8, 16, 64, 128)}
+    names = ("turbo", "webdataset", "dali", "dali-reader", "pil")
+    return [scaled(name, data, *one) for name in names for one in sorted(settings)]
 
 
-def bench_first_batch(benchmark: Any, shards: Path) -> None:
-    """From a folder's name to the first batch in hand: index, threads, buffers."""
-    benchmark.group = "first batch"
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    make = {"bench_batch": entrants, "bench_scaling": lambda data, _: sweep(data)}
+    listed = make[metafunc.function.__name__](_NOWHERE, metafunc.config)
+    metafunc.parametrize("name", [entrant.name for entrant in listed])
 
-    def first() -> int:
-        with make_loader("turbo", shards, "train", TRAINING) as loader:
-            return len(next(iter(loader.epoch(0))).labels)
 
-    assert benchmark.pedantic(first, rounds=7, warmup_rounds=1) == TRAINING.batch_size
+@pytest.fixture(scope="module")
+def outcomes(
+    run_race: Any,
+    data: Data,
+    decode_ceiling: Callable[[Entrant], float],
+    pytestconfig: pytest.Config,
+) -> dict[str, Outcome]:
+    found: dict[str, Outcome] = run_race(
+        entrants(data, pytestconfig), ceiling=decode_ceiling, files=data.everything()
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def scaling(
+    run_race: Any,
+    data: Data,
+    decode_ceiling: Callable[[Entrant], float],
+    pytestconfig: pytest.Config,
+) -> dict[str, Outcome]:
+    if not pytestconfig.getoption("full"):
+        pytest.skip("other workers and batch sizes: with --full")
+    found: dict[str, Outcome] = run_race(
+        sweep(data), ceiling=decode_ceiling, firsts=0, memory=False
+    )
+    return found
+
+
+@pytest.mark.benchmark(timer=clock)
+def bench_batch(name: str, report: Any, outcomes: dict[str, Outcome]) -> None:
+    report(LINE, outcomes, name)
+
+
+@pytest.mark.benchmark(timer=clock)
+def bench_scaling(name: str, report: Any, scaling: dict[str, Outcome]) -> None:
+    report("scaling", scaling, name)

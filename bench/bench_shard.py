@@ -3,40 +3,71 @@
 from __future__ import annotations
 
 import shutil
-from itertools import count
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conftest import Beside, read_all
+import pytest
 
+from bench.data import Data
+from bench.race import Entrant, Lap, Outcome
+from bench.replay import clock
 from fastretina import shard
 from loaders import open_split
 
+LINE = "shard"
 
-def bench_shard(
-    benchmark: Any,
-    photographs: Path,
-    shards: Path,
-    cores: int,
-    tmp_path: Path,
-    capsys: Any,
-) -> None:
-    benchmark.group = "shard"
-    with open_split(shards, "train") as train, open_split(shards, "test") as test:
-        jpegs = read_all(train) + read_all(test)
-    beside, numbers = Beside(jpegs, cores), count()
 
-    def write(folder: Path) -> int:
-        return shard.main([str(photographs), str(folder)])
+class _Sharding:
+    """A ``Runner`` that shards the photographs anew in each lap."""
 
-    def fresh() -> tuple[Path]:
-        number = next(numbers)
-        shutil.rmtree(tmp_path / str(number - 1), ignore_errors=True)
-        return (tmp_path / str(number),)
+    def __init__(self, data: Data, folder: Path) -> None:
+        self._data, self._folder = data, folder
 
-    code = benchmark.pedantic(
-        write, setup=beside.setup(fresh), rounds=5, warmup_rounds=1
-    )
-    assert code == 0
-    with capsys.disabled():
-        beside.report(benchmark, len(jpegs))
+    def check(self) -> str:
+        """The shards must be those that the others load."""
+        self.lap(0)
+        for split in ("train", "test"):
+            with (
+                open_split(self._folder / "shards", split) as made,
+                open_split(self._data.shards, split) as expected,
+            ):
+                hashes = made.column("sha256")
+                assert hashes == expected.column("sha256"), "other images"
+        return "the same bytes"
+
+    def lap(self, number: int, first_only: bool = False) -> Lap:
+        """Shard it all; see ``race.Runner``."""
+        out = self._folder / "shards"
+        shutil.rmtree(out, ignore_errors=True)
+        begun = time.perf_counter()
+        written = shard.write(shard.Options(data=self._data.photographs, shards=out))
+        seconds = time.perf_counter() - begun
+        assert written is not None
+        images = int(written["samples"])
+        return Lap(images, seconds, seconds)
+
+
+@contextmanager
+def _sharding(data: Data) -> Iterator[_Sharding]:
+    with tempfile.TemporaryDirectory(dir=data.folder.parent) as folder:
+        yield _Sharding(data, Path(folder))
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    run_race: Any, data: Data, decode_ceiling: Callable[[Entrant], float]
+) -> dict[str, Outcome]:
+    entrant = Entrant("scripts/shard.py", partial(_sharding, data))
+    found: dict[str, Outcome] = run_race([entrant], ceiling=decode_ceiling, firsts=0)
+    return found
+
+
+@pytest.mark.benchmark(timer=clock)
+@pytest.mark.parametrize("name", ["scripts/shard.py"])
+def bench_shard(name: str, report: Any, outcomes: dict[str, Outcome]) -> None:
+    report(LINE, outcomes, name)

@@ -12,12 +12,12 @@ import signal
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -132,7 +132,7 @@ class PilLoader(PlannedLoader):
 
     def _decoding(self) -> Decoding:
         resize = "Pillow" if self._schedule.resizes else None
-        return Decoding(f"Pillow {version('pillow')}", "libjpeg-turbo", resize)
+        return Decoding(f"Pillow {PIL.__version__}", "libjpeg-turbo", resize)
 
     def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
         listed = list(plans)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+import PIL
 
 from fastretina.proof.equivalence import MARGIN
 
@@ -97,7 +98,7 @@ class Certificate:
         resized = f", resized by {resize}" if resize else ""
         return (
             f"{self.loader} ({by}: {jpeg}{resized}) on {self.device} "
-            f"against plain PIL (Pillow {version('pillow')})"
+            f"against plain PIL (Pillow {PIL.__version__})"
         )
 
     def summary(self) -> dict[str, Any]:

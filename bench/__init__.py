@@ -1,0 +1,1 @@
+"""Benchmarks of loaders, to the same finish lines: see ``bench/README.md``."""

@@ -1,0 +1,45 @@
+"""Finish line *ready*: normalised float32 in channels-last, an epoch per round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.data import Data
+from bench.ours import our_loaders, report_loader
+from bench.peers import peers
+from bench.race import Entrant, Outcome
+from bench.replay import clock
+
+LINE = "ready"
+_NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
+
+
+def entrants(data: Data, config: pytest.Config) -> list[Entrant]:
+    others = [] if config.getoption("no_peers") else peers(data, LINE)
+    return [*our_loaders(data, LINE), *report_loader(data, LINE), *others]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    listed = entrants(_NOWHERE, metafunc.config)
+    metafunc.parametrize("name", [entrant.name for entrant in listed])
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    run_race: Any,
+    data: Data,
+    decode_ceiling: Callable[[Entrant], float],
+    pytestconfig: pytest.Config,
+) -> dict[str, Outcome]:
+    found: dict[str, Outcome] = run_race(
+        entrants(data, pytestconfig), ceiling=decode_ceiling, firsts=0, memory=False
+    )
+    return found
+
+
+@pytest.mark.benchmark(timer=clock)
+def bench_ready(name: str, report: Any, outcomes: dict[str, Outcome]) -> None:
+    report(LINE, outcomes, name)

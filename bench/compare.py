@@ -1,0 +1,76 @@
+"""What has changed between two runs of the benchmarks, beyond the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+from scipy.stats import mannwhitneyu
+
+from bench.tables import Row, Told, rows_of
+
+_CHANCE = (
+    0.02  # that two runs of the same differ as much; 5 rounds against 5 reach 0.008
+)
+_LEAST = 0.03  # smaller changes are not worth a word
+
+
+class Change(NamedTuple):
+    """Of one entrant, from an old run to a new one.
+
+    Attributes:
+        line: finish line.
+        entrant: its name.
+        ratio: new to old, of the share of the ceiling, which a faster machine doesn't
+            change; of images/s where there is no ceiling.
+        chance: that the same would differ as much; None with fewer than 4 rounds.
+    """
+
+    line: str
+    entrant: str
+    ratio: float
+    chance: float | None
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two."""
+        if self.chance is None:
+            return "too few rounds to tell"
+        if self.chance > _CHANCE or abs(self.ratio - 1) < _LEAST:
+            return "within the noise"
+        return "faster" if self.ratio > 1 else "SLOWER"
+
+
+def changes(old: Told, new: Told) -> list[Change]:
+    """Of all entrants that are in both."""
+    before = {(row["line"], row["entrant"]): row for row in rows_of(old)}
+    return [
+        _change(before[key], row)
+        for row in rows_of(new)
+        if (key := (row["line"], row["entrant"])) in before
+    ]
+
+
+def _change(old: Row, new: Row) -> Change:
+    then, now = _values(old), _values(new)
+    if not ("shares" in old and "shares" in new):
+        then, now = [old["images_per_second"]], [new["images_per_second"]]
+    chance = None
+    if min(len(then), len(now)) >= 4:
+        chance = float(mannwhitneyu(then, now).pvalue)
+    return Change(new["line"], new["entrant"], median(now) / median(then), chance)
+
+
+def _values(row: Row) -> Sequence[float]:
+    return list(row.get("shares") or [row["images_per_second"]])
+
+
+def words(found: Sequence[Change]) -> str:
+    """A table in Markdown, what changed first."""
+    lines = ["| line | | new / old | |", "| --- | --- | --- | --- |"]
+    quiet = ("within the noise", "too few rounds to tell")
+    for change in sorted(found, key=lambda one: one.verdict in quiet):
+        cells = (change.line, change.entrant, f"{change.ratio:.2f}", change.verdict)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,129 @@
+"""The images that all entrants load: the same JPEG bytes, as files and as shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fastretina import shard
+from loaders import ShardSplit, open_split
+from loaders.shards import MANIFEST
+
+_VERSION = 1  # of the layout below
+
+
+@dataclass(frozen=True)
+class Data:
+    """A folder with everything that is timed.
+
+    ``photographs/data/NUMBER_left.jpeg`` with the course's CSVs beside it, ``shards/``
+    of these, and a folder for each peer's own format. The number is what the images are
+    told apart by under every entrant.
+    """
+
+    folder: Path
+
+    @property
+    def photographs(self) -> Path:
+        """In the course's layout."""
+        return self.folder / "photographs"
+
+    @property
+    def shards(self) -> Path:
+        """Of the same images."""
+        return self.folder / "shards"
+
+    @property
+    def logs(self) -> Path:
+        """What the entrants' libraries print."""
+        return self.folder / "logs"
+
+    def train(self) -> ShardSplit:
+        """The split that is timed."""
+        return open_split(self.shards, "train")
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """One for each image, in the order of the CSV."""
+        names = (self.photographs / "train_img.csv").read_text().split()
+        return [self.photographs / "data" / f"{name}.jpeg" for name in names]
+
+    @cached_property
+    def grades(self) -> list[int]:
+        """One for each file."""
+        told = (self.photographs / "train_label.csv").read_text().split()
+        return [int(grade) for grade in told]
+
+    def everything(self) -> list[Path]:
+        """All files, to drop them from the page cache."""
+        return [
+            path
+            for path in self.folder.rglob("*")
+            if path.is_file() and path.parent != self.logs
+        ]
+
+
+def number_of(name: str) -> int:
+    """What tells an image apart, from its name, key or file."""
+    return int(Path(name).name.partition("_")[0])
+
+
+def prepare(shards: Path, images: int | None, cache: Path) -> Data:
+    """Lay out images of a shard folder's training split; once, then it is kept.
+
+    Args:
+        shards: to take them from.
+        images: how many, evenly over the split; ``None`` for all.
+        cache: folder to keep them in.
+    """
+    about = {
+        "version": _VERSION,
+        "manifest": hashlib.sha256((shards / MANIFEST).read_bytes()).hexdigest(),
+        "images": images,
+    }
+    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+    data = Data(cache / f"{images or 'all'}-{name}")
+    if data.folder.exists():
+        return data
+    making = Data(cache / f".{data.folder.name}-{os.getpid()}")
+    _lay_out(shards, images, making.photographs)
+    with redirect_stdout(sys.stderr):
+        shard.write(shard.Options(data=making.photographs, shards=making.shards))
+    making.folder.rename(data.folder)
+    return data
+
+
+def _lay_out(shards: Path, images: int | None, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "data").mkdir(parents=True)
+    with open_split(shards, "train") as split:
+        rows, held_out = _chosen(split, images)
+        for name, chosen in (("train", rows), ("test", held_out)):
+            names = [f"{row}_left" for row in chosen]
+            for one, row in zip(names, chosen, strict=True):
+                (folder / "data" / f"{one}.jpeg").write_bytes(split.read(row))
+            lines = {"img": names, "label": [str(split.labels[row]) for row in chosen]}
+            for column, values in lines.items():
+                text = "".join(f"{value}\n" for value in values)
+                (folder / f"{name}_{column}.csv").write_text(text)
+
+
+def _chosen(split: ShardSplit, images: int | None) -> tuple[list[int], list[int]]:
+    """Rows to time, and two more, as the layout wants a test split."""
+    sizes = list(zip(split.column("width"), split.column("height"), strict=True))
+    usual = max(dict.fromkeys(sizes), key=sizes.count)
+    rows = np.array([row for row in split.rows.tolist() if sizes[row] == usual])
+    timed = len(rows) - 2 if images is None else min(images, len(rows) - 2)
+    assert timed > 0, "a data set of three images of one size is the least"
+    places = np.linspace(0, len(rows) - 1, timed + 2).astype(int)
+    chosen = rows[places].tolist()
+    return chosen[:-2], chosen[-2:]

@@ -1,0 +1,451 @@
+"""Loaders that people would otherwise pick, each as its own documentation has it.
+
+They load the same images to the same finish lines. Labels are the numbers of images,
+so that what arrives can be compared with the reference. A peer's own format is written
+once and kept; of an image that goes in as a file the bytes are kept, where it can.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.data import Data, number_of
+from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
+from bench.ours import MEAN, STD, each_batch
+from bench.race import Entrant
+from loaders._cores import granted_cores
+
+Opening = Callable[[Data, Line], AbstractContextManager[Delivery]]
+
+
+class Peer(NamedTuple):
+    """A loader of others.
+
+    Attributes:
+        name: for people.
+        open: how it is used.
+        flips: what its own operations flip: ``both``, ``left-right`` or ``none``.
+        stores: what it reads.
+    """
+
+    name: str
+    open: Opening
+    flips: str
+    stores: str
+
+
+def peers(data: Data, line: Line) -> list[Entrant]:
+    """All of them; one that is not installed will say so when it is opened."""
+    return [
+        Entrant(
+            peer.name,
+            partial(peer.open, data, line),
+            kind="peer",
+            about={
+                "flips": peer.flips,
+                "stores": peer.stores,
+                "batch_size": BATCH,
+                "workers": granted_cores(),
+            },
+        )
+        for peer in _PEERS
+    ]
+
+
+# ---- torch's DataLoader, with torchvision and with torchcodec
+
+
+def _transforms(line: Line, first: Any) -> Any:
+    from torchvision.transforms import v2
+
+    steps = [first, v2.RandomHorizontalFlip(HFLIP), v2.RandomVerticalFlip(VFLIP)]
+    if line == "ready":
+        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    return v2.Compose(steps)
+
+
+def _data_loader(dataset: Any) -> Any:
+    from torch.utils.data import DataLoader
+
+    return DataLoader(
+        dataset,
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=granted_cores(),
+        persistent_workers=True,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+@contextmanager
+def _torchvision(data: Data, line: Line) -> Iterator[Delivery]:
+    """ImageFolder and transforms v2."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    folder = _made(data.folder / "by_grade", partial(_by_grade, data))
+    dataset = ImageFolder(folder, _transforms(line, v2.ToImage()))
+    dataset.samples = [(path, number_of(path)) for path, _ in dataset.samples]
+    loader = _data_loader(dataset)
+    yield Delivery(partial(each_batch, loader, line), line, data)
+
+
+def _by_grade(data: Data, folder: Path) -> None:
+    for file, grade in zip(data.files, data.grades, strict=True):
+        (folder / str(grade)).mkdir(parents=True, exist_ok=True)
+        os.link(file, folder / str(grade) / file.name)
+
+
+@contextmanager
+def _torchcodec(data: Data, line: Line) -> Iterator[Delivery]:
+    """A Dataset that decodes to tensors, and transforms v2."""
+    from torchcodec.decoders import decode_image
+    from torchvision.transforms import v2
+
+    dataset = _Files(data, decode_image, _transforms(line, v2.Identity()))
+    yield Delivery(partial(each_batch, _data_loader(dataset), line), line, data)
+
+
+class _Files(torch.utils.data.Dataset[Any]):
+    def __init__(self, data: Data, decode: Callable[[str], Any], transform: Any):
+        self._paths = [str(file) for file in data.files]
+        self._decode, self._transform = decode, transform
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        path = self._paths[index]
+        return self._transform(self._decode(path)), number_of(path)
+
+
+# ---- DALI, with its own reader
+
+
+@contextmanager
+def _dali(data: Data, line: Line) -> Iterator[Delivery]:
+    """A pipeline on its WebDataset reader and the iterator for torch."""
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+
+    cuda = torch.cuda.is_available()
+    pipeline = _dali_pipeline(data, line, cuda)
+    iterator = DALIGenericIterator(
+        [pipeline],
+        ["images", "numbers"],
+        reader_name="reader",
+        last_batch_policy=LastBatchPolicy.PARTIAL,
+        auto_reset=True,
+    )
+
+    def epoch(number: int) -> Iterator[Delivered]:
+        for (batch,) in iterator:
+            images = batch["images"]
+            ready = images.permute(0, 3, 1, 2) if line == "ready" else images
+            yield Delivered(ready, batch["numbers"])
+
+    yield Delivery(epoch, line, data, _from_json)
+
+
+def _dali_pipeline(data: Data, line: Line, cuda: bool) -> Any:
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(
+        batch_size=BATCH, num_threads=granted_cores(), device_id=0 if cuda else None
+    )
+    def pipeline() -> Any:
+        jpegs, about = fn.readers.webdataset(
+            paths=sorted(map(str, data.shards.glob("train-*.tar"))),
+            index_paths=sorted(map(str, data.shards.glob("train-*.idx"))),
+            ext=["jpg", "json"],
+            random_shuffle=True,
+            pad_last_batch=True,
+            missing_component_behavior="error",
+            name="reader",
+        )
+        about = fn.pad(about, fill_value=32)  # to one length, as a batch has to be
+        images = fn.decoders.image(
+            jpegs, device="mixed" if cuda else "cpu", output_type=types.RGB
+        )
+        across = fn.random.coin_flip(probability=HFLIP)
+        down = fn.random.coin_flip(probability=VFLIP)
+        if line == "batch":
+            images = fn.flip(images, horizontal=across, vertical=down)
+        else:
+            images = fn.flip(images, horizontal=0, vertical=down)
+            images = fn.crop_mirror_normalize(
+                images,
+                mirror=across,
+                dtype=types.FLOAT,
+                output_layout="HWC",
+                mean=[255 * value for value in MEAN],
+                std=[255 * value for value in STD],
+            )
+        return images, about
+
+    return pipeline()
+
+
+@contextmanager
+def dali_bytes(data: Data) -> Iterator[Callable[[int], Iterator[Delivered]]]:
+    """Its reader alone: an epoch of JPEG bytes."""
+    import json
+
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=BATCH, num_threads=granted_cores(), device_id=None)
+    def reading() -> Any:
+        return fn.readers.webdataset(
+            paths=sorted(map(str, data.shards.glob("train-*.tar"))),
+            index_paths=sorted(map(str, data.shards.glob("train-*.idx"))),
+            ext=["jpg", "json"],
+            random_shuffle=True,
+            pad_last_batch=True,
+            name="reader",
+        )
+
+    pipeline = reading()
+    pipeline.build()
+    images = pipeline.epoch_size("reader")
+
+    def epoch(number: int) -> Iterator[Delivered]:
+        for first in range(0, images, BATCH):
+            jpegs, about = pipeline.run()
+            size = min(BATCH, images - first)
+            told = [json.loads(bytes(about.at(one))) for one in range(size)]
+            numbers = [number_of(one["source"]) for one in told]
+            yield Delivered([bytes(jpegs.at(one)) for one in range(size)], numbers)
+
+    yield epoch
+
+
+def _from_json(about: Any) -> list[int]:
+    """Numbers from the members KEY.json, uint8[B, L], whose source names the file."""
+    import json
+
+    rows = [json.loads(bytes(row.tolist())) for row in about.cpu()]
+    return [number_of(row["source"]) for row in rows]
+
+
+# ---- FFCV
+
+
+@contextmanager
+def _ffcv(mode: str, data: Data, line: Line) -> Iterator[Delivery]:
+    import numpy as np
+    from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import (
+        NormalizeImage,
+        RandomHorizontalFlip,
+        Squeeze,
+        ToTensor,
+        ToTorchImage,
+    )
+
+    file = _made(data.folder / f"ffcv-{mode}", partial(_write_beton, data, mode))
+    steps = [SimpleRGBImageDecoder(), RandomHorizontalFlip(HFLIP)]
+    if line == "ready":
+        mean, std = (np.array(values) * 255 for values in (MEAN, STD))
+        steps.append(NormalizeImage(mean, std, np.float32))
+    loader = Loader(
+        str(file / "train.beton"),
+        batch_size=BATCH,
+        num_workers=granted_cores(),
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        drop_last=False,
+        pipelines={
+            "image": [*steps, ToTensor(), ToTorchImage()],
+            "number": [IntDecoder(), ToTensor(), Squeeze(1)],
+        },
+    )
+
+    def epoch(number: int) -> Iterator[Delivered]:
+        for images, numbers in loader:
+            yield Delivered(images, numbers)
+
+    yield Delivery(epoch, line, data)
+
+
+def _write_beton(data: Data, mode: str, folder: Path) -> None:
+    """Its JPEG mode encodes anew, here at quality 95, that of most of the originals."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    folder.mkdir(parents=True)
+    fields = {
+        "image": RGBImageField(write_mode=mode, jpeg_quality=95),
+        "number": IntField(),
+    }
+    writer = DatasetWriter(str(folder / "train.beton"), fields, num_workers=1)
+    writer.from_indexed_dataset(_Pictures(data))
+
+
+class _Pictures:
+    """(PIL image, number) pairs."""
+
+    def __init__(self, data: Data) -> None:
+        self._files = data.files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        file = self._files[index]
+        return Image.open(file), number_of(file.name)
+
+
+# ---- SPDL
+
+
+@contextmanager
+def _spdl(data: Data, line: Line) -> Iterator[Delivery]:
+    """A pipeline whose threads load a batch each."""
+    import random
+
+    import spdl.io
+    from spdl.pipeline import PipelineBuilder
+    from torchvision.transforms.v2.functional import normalize
+
+    paths = [str(file) for file in data.files]
+
+    def load(chosen: list[str]) -> Delivered:
+        # Any width asks for FFmpeg's scaler, even where there is nothing to scale.
+        buffer = spdl.io.load_image_batch(chosen, width=None, height=None)
+        images = spdl.io.to_torch(buffer)
+        if line == "ready":
+            images = images.permute(0, 3, 1, 2)
+            images = normalize(images.float().div_(255), MEAN, STD, inplace=True)
+        return Delivered(images, chosen)
+
+    def epoch(number: int) -> Iterator[Delivered]:
+        order = random.Random(number).sample(paths, len(paths))
+        pipeline = (
+            PipelineBuilder()
+            .add_source(order)
+            .aggregate(BATCH)
+            .pipe(load, concurrency=granted_cores())
+            .add_sink(3)
+            .build(num_threads=granted_cores())
+        )
+        with pipeline.auto_stop():
+            yield from pipeline
+
+    yield Delivery(epoch, line, data, lambda chosen: list(map(number_of, chosen)))
+
+
+# ---- litData and MosaicML streaming
+
+
+@contextmanager
+def _litdata(data: Data, line: Line) -> Iterator[Delivery]:
+    import litdata
+
+    folder = _made(data.folder / "litdata", partial(_optimize, data))
+    transform = _transforms(line, _to_image())
+    dataset = litdata.StreamingDataset(
+        str(folder), shuffle=True, transform=partial(_transformed, transform)
+    )
+    loader = litdata.StreamingDataLoader(
+        dataset, batch_size=BATCH, num_workers=granted_cores()
+    )
+    yield Delivery(partial(each_batch, loader, line), line, data)
+
+
+def _to_image() -> Any:
+    from torchvision.transforms import v2
+
+    return v2.ToImage()
+
+
+def _transformed(transform: Any, sample: Any) -> tuple[Any, int]:
+    return transform(sample["image"]), sample["number"]
+
+
+def _optimize(data: Data, folder: Path) -> None:
+    import litdata
+
+    litdata.optimize(
+        fn=_litdata_sample,
+        inputs=[str(file) for file in data.files],
+        output_dir=str(folder),
+        chunk_bytes="64MB",
+        num_workers=1,
+    )
+
+
+def _litdata_sample(path: str) -> dict[str, Any]:
+    from PIL import Image
+
+    return {"image": Image.open(path), "number": number_of(path)}
+
+
+@contextmanager
+def _streaming(data: Data, line: Line) -> Iterator[Delivery]:
+    from streaming import StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+    from torch.utils.data import DataLoader
+
+    folder = _made(data.folder / "mds", partial(_write_mds, data))
+    clean_stale_shared_memory()  # a process that was killed leaves some behind
+    transform = _transforms(line, _to_image())
+
+    class Pictures(StreamingDataset):  # type: ignore[misc]
+        def __getitem__(self, at: int) -> Any:
+            return _transformed(transform, super().__getitem__(at))
+
+    dataset = Pictures(local=str(folder), shuffle=True, batch_size=BATCH)
+    loader = DataLoader(
+        dataset,
+        batch_size=BATCH,
+        num_workers=granted_cores(),
+        persistent_workers=True,
+    )
+    yield Delivery(partial(each_batch, loader, line), line, data)
+
+
+def _write_mds(data: Data, folder: Path) -> None:
+    from PIL import Image
+    from streaming import MDSWriter
+
+    with MDSWriter(out=str(folder), columns={"image": "jpeg", "number": "int"}) as out:
+        for file in data.files:
+            with Image.open(io.BytesIO(file.read_bytes())) as image:
+                image.filename = str(file)  # of which it takes the bytes as they are
+                out.write({"image": image, "number": number_of(file.name)})
+
+
+def _made(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A peer's own format, made under another name until it is whole."""
+    if not folder.exists():
+        making = folder.with_name(f".{folder.name}")
+        shutil.rmtree(making, ignore_errors=True)
+        make(making)
+        making.rename(folder)
+    return folder
+
+
+_JPEG = "JPEG files, as they were"
+_PEERS = [
+    Peer("DALI's own reader", _dali, "both", "the same tars"),
+    Peer("torchvision DataLoader", _torchvision, "both", _JPEG),
+    Peer("torchcodec DataLoader", _torchcodec, "both", _JPEG),
+    Peer("SPDL", _spdl, "none", _JPEG),
+    Peer("FFCV, jpg", partial(_ffcv, "jpg"), "left-right", "JPEGs encoded anew, q95"),
+    Peer(
+        "FFCV, raw", partial(_ffcv, "raw"), "left-right", "raw pixels, 15 x the bytes"
+    ),
+    Peer("litData", _litdata, "both", "its chunks of JPEGs, as they were"),
+    Peer("MosaicML streaming", _streaming, "both", "its shards of JPEGs, as they were"),
+]

@@ -1,0 +1,136 @@
+"""Plots of what was measured: bars with their spread, and curves over the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from bench.tables import LINES, Row, Told, ceiling_of, lines_of, rows_of
+
+_COLOURS = {
+    "ours": "#1b6ca8",
+    "report": "#b8b8b8",
+    "peer": "#e0a458",
+    "ceiling": "#8a8a8a",
+}
+_KINDS = {"ours": "fastretina", "report": "the course report's", "peer": "others"}
+
+
+def draw(told: Told, folder: Path, stem: str) -> list[str]:
+    """Write all plots that there are numbers for; returns their names."""
+    lines = lines_of(rows_of(told))
+    names = []
+    for line in ("batch", "ready"):
+        if line in lines:
+            names.append(f"{stem}_{line}.png")
+            _bars(line, lines[line], _caption(told)).savefig(
+                folder / names[-1], dpi=130
+            )
+    if "scaling" in lines:
+        names.append(f"{stem}_scaling.png")
+        _curves(lines["scaling"], _caption(told)).savefig(folder / names[-1], dpi=130)
+    return names
+
+
+def _caption(told: Told) -> str:
+    card = told["machine_info"].get("card", {})
+    return (
+        f"{card.get('processor')}, {card.get('cores granted')} cores, GPU "
+        f"{card.get('GPU')}, torch {card.get('torch')}, DALI {card.get('DALI')}, "
+        f"{told['datetime'][:10]}"
+    )
+
+
+def _plain(line: str) -> str:
+    return LINES.get(line, line).replace("*", "")
+
+
+def _bars(line: str, rows: Sequence[Row], caption: str) -> Figure:
+    """A bar for each entrant with its slowest and fastest round, and the ceiling."""
+    figure = Figure(figsize=(9, 1.6 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(rows), 0, -1)
+    speeds = [row["images_per_second"] for row in rows]
+    spread = [
+        [row["images_per_second"] - row["slowest"] for row in rows],
+        [row["fastest"] - row["images_per_second"] for row in rows],
+    ]
+    colours = [_COLOURS[row["kind"]] for row in rows]
+    axes.barh(places, speeds, xerr=spread, color=colours, ecolor="#333333", capsize=2)
+    ceiling = median(row["ceiling_images_per_second"] for row in rows)
+    axes.axvline(ceiling, color="#c0392b", linewidth=1.2, linestyle="--")
+    axes.text(
+        ceiling, 0.32, " ceiling", color="#c0392b", va="bottom", ha="right", rotation=90
+    )
+    for place, row in zip(places, rows, strict=True):
+        text = f"  {row['images_per_second']:,.0f}"
+        if row.get("stores", "").startswith("raw"):
+            text += "  (decodes no JPEGs)"
+        axes.text(row["fastest"], place, text, va="center", fontsize=9)
+    axes.set_yticks(list(places), [row["entrant"] for row in rows])
+    axes.set_xlim(0, max(ceiling, *(row["fastest"] for row in rows)) * 1.12)
+    axes.set_xlabel(f"images/s (ceiling: {ceiling_of(line)})")
+    axes.set_title(_plain(line), loc="left", fontweight="bold")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    kinds = [kind for kind in _KINDS if any(row["kind"] == kind for row in rows)]
+    handles = [axes.barh(0, 0, color=_COLOURS[kind]) for kind in kinds]
+    axes.set_ylim(0.3, len(rows) + 0.7)
+    axes.legend(
+        handles, [_KINDS[kind] for kind in kinds], loc="lower right", frameon=False
+    )
+    figure.text(0.01, -0.03, caption, fontsize=8, color="#555555")
+    return figure
+
+
+def _curves(rows: Sequence[Row], caption: str) -> Figure:
+    """Speed over the number of workers, and over the batch size."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    cores = max((row["workers"] for row in rows if row["batch_size"] != 32), default=1)
+    names = list(dict.fromkeys(row["loader"] for row in rows))
+    for name in names:
+        own = [row for row in rows if row["loader"] == name]
+        _curve(left, name, [row for row in own if row["batch_size"] == 32], "workers")
+        _curve(
+            right, name, [row for row in own if row["workers"] == cores], "batch_size"
+        )
+    left.set(xlabel="workers (threads; processes for pil), batch 32", ylabel="images/s")
+    right.set(xlabel=f"batch size, {cores} workers")
+    right.set_xscale("log", base=2)
+    ceiling = median(row["ceiling_images_per_second"] for row in rows)
+    for axes in (left, right):
+        axes.axhline(ceiling, color="#c0392b", linestyle="--", linewidth=1)
+        ticks = sorted({tick for line in axes.lines[:-1] for tick in line.get_xdata()})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_ylim(0)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    left.legend(frameon=False)
+    right.text(
+        right.get_xlim()[1],
+        ceiling,
+        "ceiling ",
+        color="#c0392b",
+        ha="right",
+        va="bottom",
+    )
+    figure.suptitle(_plain("scaling"), x=0.01, ha="left", fontweight="bold")
+    figure.text(0.01, -0.05, caption, fontsize=8, color="#555555")
+    return figure
+
+
+def _curve(axes: Any, name: str, rows: Sequence[Row], over: str) -> None:
+    rows = sorted(rows, key=lambda row: row[over])
+    at = [row[over] for row in rows]
+    axes.plot(at, [row["images_per_second"] for row in rows], "o-", label=name)
+    axes.fill_between(
+        at,
+        [row["slowest"] for row in rows],
+        [row["fastest"] for row in rows],
+        alpha=0.2,
+    )
