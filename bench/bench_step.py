@@ -45,7 +45,7 @@ def entrants(data: Data, small: bool) -> list[Entrant]:
         Entrant(name, partial(_synthetic, case), kind="ceiling", about=_about(case))
         for name, case in cases.items()
     ]
-    feeders = ("turbo", "dali", "pil")
+    feeders = ("turbo", "pil")
     fed = [
         Entrant(f"fed by {name}", partial(_fed, case, name, data), about=_about(case))
         for name in feeders

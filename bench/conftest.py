@@ -103,7 +103,7 @@ def photographs(pytestconfig: pytest.Config) -> Path:
 
     assert pytestconfig.cache is not None
     folder = Path(pytestconfig.cache.mkdir("fastretina")) / "photographs"
-    assert demo.main([str(folder), "--images", "700"]) == 0
+    assert demo.main([str(folder), "--images", "650"]) == 0
     return folder
 
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ from loaders.shards import COLUMNS, FORMAT, MANIFEST, SPLITS, read_manifest
 
 _REMEDY = "pass --overwrite to replace it, or name another folder"
 
+# Decoding and hashing release the GIL, so a process can feed some cores; starting it
+# takes 0.3 s.
+_THREADS = 4
+
 # Files that we write, and may remove; whatever else lies in SHARDS is the user's.
 _NAMES = rf"(?:{'|'.join(SPLITS)})(?:-\d{{6,}}\.(?:tar|idx)|\.parquet)"
 _OURS = re.compile(_NAMES)
@@ -62,7 +67,7 @@ def build(
     Args:
         tasks: the plan; all for the same folder.
         layout: of the labels, for the manifest.
-        workers: processes; ``None`` for one per granted core.
+        workers: threads, up to four in a process; ``None`` for one per granted core.
         overwrite: replace a different data set.
 
     Raises:
@@ -180,12 +185,15 @@ def _write_shards(
     todo = [n for n in range(len(tasks)) if n not in known]
     total = sum(len(task.samples) for task in tasks)
     done = sum(len(tasks[n].samples) for n in known)
+    processes = -(-workers // _THREADS)
+    processes = max(min(processes, len(todo)), 1)
+    write = partial(write_shard, threads=-(-workers // processes))
     # Without a terminal, no bar: the summary says how fast it was.
     with (
         tqdm(
             total=total, initial=done, unit=" images", desc="sharding", disable=None
         ) as bar,
-        closing(in_processes(write_shard, [tasks[n] for n in todo], workers)) as run,
+        closing(in_processes(write, [tasks[n] for n in todo], processes)) as run,
     ):
         for place, outcome in run:
             # Here and not in the workers: while this waits for the disk, they decode.

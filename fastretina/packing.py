@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastretina.labels import Sample, SampleTable
 from fastretina.prepare import Prepared, Preparer, Rejected
+from fastretina.processes import in_threads
 from loaders._files import hash_file, naming, write_atomically
 from loaders._tar import ShardWriter
 from loaders.order import permutation
@@ -112,28 +115,32 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     return digest.hexdigest()
 
 
-def write_shard(task: Task) -> Outcome:
+def write_shard(task: Task, threads: int = 1) -> Outcome:
     """Write one shard with its index and its marker; safe to do twice.
+
+    Args:
+        task: the shard.
+        threads: that read and check images; they are written in order.
 
     Raises:
         OSError: a source can't be read, or the shard can't be written. Nothing is left
             under the shard's final name.
     """
-    prepare = Preparer(task.packing.steps, task.packing.size)
     rows: list[list[Any]] = []
     quarantined: list[dict[str, Any]] = []
     changed: Counter[str] = Counter()
     path = task.folder / task.name
-    with naming(path), ShardWriter(path) as shard:
-        for sample in task.samples:
-            content = read_source(sample.path)
-            try:
-                ready = prepare(content)
-            except Rejected as rejected:
-                quarantined.append(_quarantine(sample, str(rejected)))
+    with (
+        naming(path),
+        ShardWriter(path) as shard,
+        closing(in_threads(_checker(task.packing), task.samples, threads)) as checked,
+    ):
+        for sample, (ready, sha256) in zip(task.samples, checked, strict=True):
+            if isinstance(ready, Rejected):
+                quarantined.append(_quarantine(sample, str(ready)))
                 continue
             offset = shard.add(sample.key, _members(sample, ready.jpeg))
-            rows.append(_row(sample, task.number, offset, ready))
+            rows.append(_row(sample, task.number, offset, ready, sha256))
             changed.update([ready.change] if ready.change else [])
         written = shard.finish()
     counts = dict(sorted(changed.items()))
@@ -145,6 +152,23 @@ def write_shard(task: Task) -> Outcome:
         marker = {"outcome": asdict(outcome), "rows": rows}
         write_atomically(task.marker, json.dumps(marker), durable=False)
     return outcome
+
+
+def _checker(packing: Packing) -> Callable[[Sample], tuple[Prepared | Rejected, str]]:
+    """What reads, prepares and hashes an image, in any thread."""
+    own = threading.local()  # a preparer keeps a scratch image
+
+    def check(sample: Sample) -> tuple[Prepared | Rejected, str]:
+        if not hasattr(own, "prepare"):
+            own.prepare = Preparer(packing.steps, packing.size)
+        content = read_source(sample.path)
+        try:
+            ready: Prepared = own.prepare(content)
+        except Rejected as rejected:
+            return rejected, ""
+        return ready, hashlib.sha256(ready.jpeg).hexdigest()
+
+    return check
 
 
 def read_source(path: Path) -> bytes:
@@ -192,7 +216,9 @@ def _text(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _row(sample: Sample, shard: int, offset: int, ready: Prepared) -> list[Any]:
+def _row(
+    sample: Sample, shard: int, offset: int, ready: Prepared, sha256: str
+) -> list[Any]:
     return [
         sample.key,
         shard,
@@ -203,7 +229,7 @@ def _row(sample: Sample, shard: int, offset: int, ready: Prepared) -> list[Any]:
         sample.eye,
         ready.width,
         ready.height,
-        hashlib.sha256(ready.jpeg).hexdigest(),
+        sha256,
     ]
 
 

@@ -27,6 +27,7 @@ import webdataset
 from PIL import Image
 
 from fastretina import packing
+from fastretina.processes import in_threads
 from loaders._files import naming
 from loaders.shards import COLUMNS, open_split
 
@@ -216,7 +217,7 @@ def test_seed_shuffles_globally(course: Path, tmp_path: Path, run_shard: Run) ->
         assert max(places[:10]) > 25, "the first ten come from everywhere"
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, 3, 9])
 def test_any_number_of_workers_writes_the_same_bytes(
     workers: int,
     course: Path,
@@ -653,7 +654,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 8])
 def test_full_disk(
     workers: int,
     small_disk: Path,
@@ -806,7 +807,7 @@ def test_worker_killed_for_want_of_memory(
     )
     words = [str(course), str(tmp_path / "out"), "--samples-per-shard=10"]
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "greedy.py"), *words, "--workers=2"],
+        [sys.executable, str(tmp_path / "greedy.py"), *words, "--workers=8"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -888,3 +889,38 @@ def test_name_that_is_not_utf8(tmp_path: Path, run_shard: Run) -> None:
     assert run_shard("--verify", out)[0] == 0
     with open_split(out, "train") as split:
         assert all(re.fullmatch(r"\d\\udcfe", p) for p in split.column("patient"))
+
+
+# Threads
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_keep_the_order_and_a_little_ahead(threads: int) -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.001 * (item % 3))
+        return item * item
+
+    results = in_threads(work, range(40), threads)
+    for number, result in zip(range(10), results, strict=False):
+        assert result == number * number
+        assert len(begun) <= number + 1 + 4 * threads
+    results.close()
+    ended = len(begun)
+    time.sleep(0.02)
+    assert len(begun) == ended  # what was not begun never is
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_raise_what_was_raised_in_its_place(threads: int) -> None:
+    def work(item: int) -> int:
+        if item == 4:
+            raise OSError("the disk has gone")
+        return item
+
+    results = in_threads(work, range(100), threads)
+    assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="gone"):
+        next(results)

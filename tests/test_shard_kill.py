@@ -106,7 +106,7 @@ def check_interrupted(folder: Path, whole: dict[str, bytes]) -> None:
         assert (folder / marker.stem).exists(), "a marker says that its shard is whole"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 8])
 def test_killed_again_and_again(
     workers: int, many: Path, whole: dict[str, bytes], tmp_path: Path, read_folder: Read
 ) -> None:
@@ -143,7 +143,7 @@ def test_killed_after_a_while(
 ) -> None:
     """While the workers are being started, mostly."""
     folder = tmp_path / "out"
-    with started(many, folder, 2) as process:
+    with started(many, folder, 8) as process:
         wait_until((folder / ".progress" / "plan.json").exists, process)
         time.sleep(delay)
         before = psutil.Process(process.pid).children(recursive=True)
@@ -161,8 +161,8 @@ def test_killed_after_a_while(
 
 @pytest.mark.parametrize(
     ("when", "workers"),
-    [("plan", 1), ("third shard", 1), ("third shard", 2)]
-    + [(delay, 2) for delay in (0.0, 0.03, 0.06, 0.12)],
+    [("plan", 1), ("third shard", 1), ("third shard", 2), ("third shard", 8)]
+    + [(delay, 8) for delay in (0.0, 0.03, 0.06, 0.12)],
 )
 def test_ctrl_c(
     when: str | float,
