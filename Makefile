@@ -3,10 +3,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
+BENCH :=
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check setup bench bench-peers clean
 
 setup: $(READY)
 
@@ -36,6 +38,21 @@ check: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(RUN) -m pytest -q
+
+# Every finish line, beside its ceiling: under 5 minutes on 2 cores. What is wanted
+# otherwise goes in BENCH, e.g. make bench BENCH="--shards shards --full".
+bench: $(READY)
+	$(RUN) -m pytest bench --benchmark-only -q $(BENCH)
+	$(RUN) -m bench.report
+
+# The same against FFCV, SPDL, litData, MosaicML streaming and torchcodec.
+bench-peers: $(PEERS)/.ready
+	$(PEERS)/bin/python -m pytest bench --benchmark-only -q $(BENCH)
+	$(PEERS)/bin/python -m bench.report
+
+$(PEERS)/.ready: $(READY) bench/peers.sh bench/peers.txt
+	bench/peers.sh $(PEERS)
+	@touch $@
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

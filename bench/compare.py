@@ -44,12 +44,15 @@ class Change(NamedTuple):
 
 def changes(old: Told, new: Told) -> list[Change]:
     """Of all entrants that are in both."""
-    before = {(row["line"], row["entrant"]): row for row in rows_of(old)}
+    before = {_key(row): row for row in rows_of(old)}
     return [
-        _change(before[key], row)
-        for row in rows_of(new)
-        if (key := (row["line"], row["entrant"])) in before
+        _change(before[_key(row)], row) for row in rows_of(new) if _key(row) in before
     ]
+
+
+def _key(row: Row) -> tuple[str, str]:
+    """What is compared: pillow-simd takes the place of Pillow."""
+    return row["line"], row["entrant"].replace("pillow-simd", "Pillow")
 
 
 def _change(old: Row, new: Row) -> Change:
