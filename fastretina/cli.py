@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "repeat a run's evaluation, every test sample once",
     "predict": "grade single photographs with a run's model",
     "parity": "prove that a loader equals plain PIL",
+    "doctor": "tell what limits training here, and which loader to take",
 }
 
 Options = TypeVar("Options")

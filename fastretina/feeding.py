@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fastretina.diagnosis.remembered import recall
 from fastretina.options import LoaderName
 from fastretina.ranks import ALONE, Ranks, shares
 from fastretina.recipe import Recipe
@@ -31,7 +32,8 @@ class Feeding:
     Attributes:
         loader: one of ``loaders.LOADERS``.
         device: where the batches go.
-        workers: threads or processes that decode; ``None`` for one per core.
+        workers: threads or processes that decode; ``None`` for as many as the doctor
+            found fastest, or else one per core.
         prefetch: batches made ahead.
         on_corrupt: what an image that can't be decoded does.
         hw_decoder_load: share of a GPU's JPEG engine, under DALI.
@@ -50,7 +52,10 @@ class Feeding:
         """The options of a loader that is fed this way."""
         workers = self.workers
         if workers is None:
-            workers = shares(granted_cores(), self.ranks)
+            known = recall(self.device)
+            asked = known is not None and known.loader == self.loader
+            cores = known.workers if known and asked else granted_cores()
+            workers = shares(cores, self.ranks)
         return LoaderConfig(
             **what,
             device=self.device,
@@ -68,6 +73,9 @@ def choose_loader(
 ) -> str:
     """The loader to use: the named one, or ``pil`` where that is not installed.
 
+    ``auto`` is what the doctor found fastest on this machine; before it was asked,
+    ``dali`` on a GPU and ``turbo`` elsewhere.
+
     Args:
         name: as in ``--loader``.
         device: where the batches go.
@@ -77,6 +85,11 @@ def choose_loader(
     Raises:
         LoaderUnavailable: it is not installed, and no other is to take its place.
     """
+    known = recall(device) if name == "auto" else None
+    if known is not None and missing(known.loader) is None:
+        if speaks:
+            print(f"note: {known.reason}", file=sys.stderr)
+        return known.loader
     found = resolve_loader(name, device)
     on_gpu = device.partition(":")[0] == "cuda"
     note = missing("dali" if name == "auto" and on_gpu else found)

@@ -25,14 +25,15 @@ class TrainOptions:
         loader: Who decodes: dali (on the GPU, or without one), turbo (libjpeg-turbo in
             threads), pil (Pillow in worker processes): all give the same batches. Or,
             shard after shard in an order of their own, dali-reader and webdataset,
-            which streams. auto takes dali on a GPU and turbo elsewhere.
+            which streams. auto takes what fastretina.doctor found fastest on this
+            machine; before it was asked, dali on a GPU and turbo elsewhere.
         fallback: Take pil where the loader is not installed, and say so.
         on_corrupt: What an image that can't be decoded does: end the run, or be skipped
             and counted.
         hw_decoder_load: Share of the images that a GPU's JPEG engine decodes, under
             DALI.
-        workers: Threads that decode, or processes (pil); by default one for each core
-            granted.
+        workers: Threads that decode, or processes (pil); by default as many as the
+            doctor found fastest, or else one for each core granted.
         prefetch: Batches made ahead.
         device: auto, cpu, cuda, cuda:N or mps.
         threads: Threads that compute on a CPU; another number gives other last bits.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,21 @@ REAL_DATA = Path(
         "FASTRETINA_REAL_DATA", Path(__file__).parents[1].parent / "shared" / "data"
     )
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the doctor has found on this machine must not choose the tests' loaders.
+
+    Matplotlib keeps its own folder, as it lists its fonts anew in an empty one.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    patch = pytest.MonkeyPatch()
+    if "MPLCONFIGDIR" not in os.environ:
+        patch.setenv("MPLCONFIGDIR", str(cache / "matplotlib"))
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

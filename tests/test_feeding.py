@@ -17,6 +17,7 @@ from small_runs import Outcome, call, log, make_small, metrics, words
 
 import loaders
 from fastretina import evaluate, train
+from fastretina.diagnosis.remembered import Choice, remember
 from fastretina.feeding import Feeding, choose_loader, order_of, other_pixels
 from fastretina.options import LoaderName
 from fastretina.ranks import Ranks
@@ -93,6 +94,54 @@ def test_auto_on_a_cpu_says_nothing_of_dali(
     without_dali, capsys: pytest.CaptureFixture[str]
 ):
     assert choose_loader("auto", "cpu", fallback=False) == "turbo"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def doctors_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Choice:
+    """A machine on which the doctor has found one worker of pil to be the fastest."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    choice = Choice(loader="pil", workers=1, images_per_second=1234.5, pixels=64)
+    remember("cpu", choice)
+    return choice
+
+
+def test_auto_takes_what_the_doctor_found_fastest(
+    doctors_choice: Choice, trains: Trains
+):
+    outcome = trains("run", "--max-steps", 1)
+    assert outcome.json["loader"] == "pil"
+    notes = [line for line in outcome.err if line.startswith("note: ")]
+    assert notes == [
+        "note: --loader auto takes pil, which fastretina.doctor found fastest here: "
+        "1,234 images/s of 64 pixels"
+    ]
+
+
+def test_doctors_choice_is_for_auto_on_that_device_alone(
+    doctors_choice: Choice, capsys: pytest.CaptureFixture[str]
+):
+    assert choose_loader("turbo", "cpu", fallback=True) == "turbo"
+    assert choose_loader("auto", "mps", fallback=True) == "turbo"
+    assert choose_loader("auto", "cpu", fallback=True, speaks=False) == "pil"
+    assert capsys.readouterr().err == ""
+
+
+def test_doctors_choice_of_workers_is_for_that_loader_alone(
+    doctors_choice: Choice, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("fastretina.feeding.granted_cores", lambda: 16)
+    for loader, asked, got in (("pil", None, 1), ("turbo", None, 16), ("pil", 5, 5)):
+        feeding = Feeding(loader=loader, device="cpu", workers=asked)
+        assert feeding.config(batch_size=8).workers == got
+
+
+def test_doctors_choice_that_is_not_installed_is_forgotten(
+    without_dali, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    remember("cpu", Choice(loader="dali", workers=2, images_per_second=9, pixels=64))
+    assert choose_loader("auto", "cpu", fallback=True) == "turbo"
     assert capsys.readouterr().err == ""
 
 

@@ -11,7 +11,17 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from fastretina import __version__, cli, demo, evaluate, parity, predict, shard, train
+from fastretina import (
+    __version__,
+    cli,
+    demo,
+    doctor,
+    evaluate,
+    parity,
+    predict,
+    shard,
+    train,
+)
 from fastretina.evaluate import Options as EvaluateOptions
 from fastretina.options import TrainOptions
 from fastretina.parity import Options as ParityOptions
@@ -42,6 +52,9 @@ FLAGS = {
     parity: """
         --data --shards --loader --split --image-size --run --labels --workers --device
     """,
+    doctor: """
+        --shards --arch --image-size --batch-size --amp --device --seconds --out
+    """,
     demo: """
         --images --seed --image-size --test-share --balanced --no-balanced --workers
         --overwrite --no-overwrite
@@ -68,6 +81,7 @@ CHOICES = {
     },
     predict: {"--format": "csv,json"},
     parity: {"--loader": LOADER, "--split": "train,test"},
+    doctor: {"--arch": "resnet18,resnet50", "--amp": "auto,bf16,fp16,off"},
     demo: {},
 }
 POSITIONAL = {
@@ -187,7 +201,7 @@ def test_console_command_leads_to_each_command(capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().out.startswith(f"usage: fastretina {name} ")
 
 
-@pytest.mark.parametrize("name", ["train", "shard", "evaluate", "predict", "parity"])
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_help_is_there_at_once_and_imports_no_torch(name: str):
     code = (
         f"import sys; from fastretina import {name}; {name}.main(['--help']); "

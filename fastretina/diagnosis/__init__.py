@@ -1,0 +1,1 @@
+"""What limits training on a machine: measured, judged, drawn and remembered."""

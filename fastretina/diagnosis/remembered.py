@@ -1,0 +1,143 @@
+"""What the doctor found best, kept for ``--loader auto``: one file per user.
+
+A machine is known by what decides which loader is fastest there, so that a home which
+several machines share, another GPU or another version of DALI leads nobody astray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fastretina import __version__
+from fastretina.measure.machine import host_facts, installed
+from loaders import LOADERS
+
+_FORMAT = 1
+_PACKAGES = ("torch", "simplejpeg", "pillow", "pillow-simd")
+_DALI = ("nvidia-dali-cuda110", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
+_MOST_WORKERS = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """The fastest loader of the common order on a machine.
+
+    Attributes:
+        loader: its name.
+        workers: with which it is fastest.
+        images_per_second: to *batch*.
+        pixels: of the images' longer side.
+    """
+
+    loader: str
+    workers: int
+    images_per_second: float
+    pixels: int
+
+    def __post_init__(self) -> None:
+        known = {name for name, entry in LOADERS.items() if not entry.own_order}
+        numbers = (self.workers, self.pixels)
+        if (
+            self.loader not in known
+            or not all(type(number) is int for number in numbers)
+            or not 0 <= self.workers <= _MOST_WORKERS
+            or type(self.images_per_second) not in (int, float)
+        ):
+            raise ValueError(f"choice must be a doctor's, got {self}")
+
+    @property
+    def reason(self) -> str:
+        """Why ``auto`` takes it, in a line."""
+        return (
+            f"--loader auto takes {self.loader}, which fastretina.doctor found fastest "
+            f"here: {self.images_per_second:,.0f} images/s of {self.pixels} pixels"
+        )
+
+
+def cache_file() -> Path | None:
+    """Where it is kept; None for a user without a home."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # A relative one is to be ignored, says the XDG specification.
+        folder = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return folder / "fastretina" / "doctor.json"
+
+
+def recall(device: str) -> Choice | None:
+    """The choice for a device of this machine.
+
+    None where the doctor was not asked yet, or where the file is damaged.
+    """
+    path = cache_file()
+    if path is None:
+        return None
+    entry = _machines(path).get(machine_key(device))
+    try:
+        return Choice(**{field.name: entry[field.name] for field in fields(Choice)})  # type: ignore[index]
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def remember(device: str, choice: Choice) -> Path | None:
+    """Keep a choice beside those of other machines; returns the file.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path = cache_file()
+    if path is None:
+        return None
+    machines = _machines(path) | {machine_key(device): asdict(choice)}
+    text = json.dumps({"format": _FORMAT, "machines": machines}, indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def machine_key(device: str) -> str:
+    """What decides which loader is fastest, as one line."""
+    host = host_facts()
+    versions = [f"{name} {installed(name)}" for name in (*_DALI, *_PACKAGES)]
+    parts = [
+        f"{host['processor']}",
+        f"{host['cores granted']} cores",
+        _accelerator(device),
+        f"fastretina {__version__}",
+        *(version for version in versions if not version.endswith(" None")),
+    ]
+    return "; ".join(parts)
+
+
+def _accelerator(device: str) -> str:
+    """``cpu``, or the GPU's name: an index may lead to another one tomorrow."""
+    kind = device.partition(":")[0]
+    if kind != "cuda":
+        return kind
+    import torch
+
+    try:
+        return torch.cuda.get_device_name(device)
+    except (RuntimeError, AssertionError):  # none here, or torch without CUDA
+        return kind
+
+
+def _machines(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(kept, dict) or kept.get("format") != _FORMAT:
+        return {}
+    machines = kept.get("machines")
+    return machines if isinstance(machines, dict) else {}
