@@ -16,6 +16,7 @@ from bench.tables import summary
 from fastretina.measure import machine
 from fastretina.measure.ceilings import decode_only
 from loaders._cores import granted_cores
+from loaders.shards import MANIFEST
 
 _IMAGES, _ROUNDS = 512, 5
 _FULL_IMAGES, _FULL_ROUNDS = 2048, 9
@@ -50,6 +51,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not getattr(config.option, "benchmark_only", False):
         return
+    shards = config.getoption("shards")
+    if shards is not None and not (shards / MANIFEST).exists():
+        raise pytest.UsageError(
+            f"--shards: {shards} holds no data set; scripts/shard.py makes one"
+        )
+    for name, least in (("images", _SMALL_IMAGES), ("rounds", 1)):
+        value = config.getoption(name)
+        if value is not None and value < least:
+            raise pytest.UsageError(f"--{name} must be at least {least}, got {value}")
     if config.option.benchmark_json is None:  # for bench.report
         path = Path(config.rootpath) / ".benchmarks" / "latest.json"
         path.parent.mkdir(exist_ok=True)

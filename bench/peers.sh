@@ -29,4 +29,4 @@ site() { "$1/bin/python" -c 'import site; print(site.getsitepackages()[0])'; }
 .venv/bin/python -m venv "$folder"
 { site .venv && pwd; } >"$(site "$folder")/fastretina.pth"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
-    -c bench/peers.txt torchcodec 'spdl[io]' litdata mosaicml-streaming ffcv
+    -c bench/peers.txt torchcodec spdl litdata mosaicml-streaming ffcv

@@ -64,7 +64,13 @@ def _bars(line: str, rows: Sequence[Row], caption: str) -> Figure:
     ceiling = median(row["ceiling_images_per_second"] for row in rows)
     axes.axvline(ceiling, color="#c0392b", linewidth=1.2, linestyle="--")
     axes.text(
-        ceiling, 0.32, " ceiling", color="#c0392b", va="bottom", ha="right", rotation=90
+        ceiling,
+        len(rows) + 0.75,
+        f"ceiling {ceiling:,.0f}",
+        color="#c0392b",
+        ha="center",
+        va="bottom",
+        fontsize=9,
     )
     for place, row in zip(places, rows, strict=True):
         text = f"  {row['images_per_second']:,.0f}"
@@ -73,17 +79,22 @@ def _bars(line: str, rows: Sequence[Row], caption: str) -> Figure:
         axes.text(row["fastest"], place, text, va="center", fontsize=9)
     axes.set_yticks(list(places), [row["entrant"] for row in rows])
     axes.set_xlim(0, max(ceiling, *(row["fastest"] for row in rows)) * 1.12)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(f"images/s (ceiling: {ceiling_of(line)})")
-    axes.set_title(_plain(line), loc="left", fontweight="bold")
+    axes.set_title(_plain(line), loc="left", fontweight="bold", pad=18)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     kinds = [kind for kind in _KINDS if any(row["kind"] == kind for row in rows)]
     handles = [axes.barh(0, 0, color=_COLOURS[kind]) for kind in kinds]
     axes.set_ylim(0.3, len(rows) + 0.7)
     axes.legend(
-        handles, [_KINDS[kind] for kind in kinds], loc="lower right", frameon=False
+        handles,
+        [_KINDS[kind] for kind in kinds],
+        loc="lower right",
+        bbox_to_anchor=(ceiling / axes.get_xlim()[1] - 0.01, 0),
+        frameon=False,
     )
-    figure.text(0.01, -0.03, caption, fontsize=8, color="#555555")
+    _sign(figure, caption)
     return figure
 
 
@@ -120,8 +131,12 @@ def _curves(rows: Sequence[Row], caption: str) -> Figure:
         va="bottom",
     )
     figure.suptitle(_plain("scaling"), x=0.01, ha="left", fontweight="bold")
-    figure.text(0.01, -0.05, caption, fontsize=8, color="#555555")
+    _sign(figure, caption)
     return figure
+
+
+def _sign(figure: Figure, caption: str) -> None:
+    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color="#555555")
 
 
 def _curve(axes: Any, name: str, rows: Sequence[Row], over: str) -> None:

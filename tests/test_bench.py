@@ -330,3 +330,21 @@ def test_benchmarks_run(shards: Path, tmp_path: Path):
     assert all(one["peak_bytes"] > 1e6 for one in ours.values())
     assert "not faster" in tables.markdown(run)
     assert run["machine_info"]["card"]["cores granted"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--shards", "/nowhere"], "--shards: /nowhere holds no data set"),
+        (["--images", "3"], "--images must be at least 40, got 3"),
+        (["--rounds", "0"], "--rounds must be at least 1, got 0"),
+    ],
+)
+def test_benchmarks_of_what_cannot_be_meant(words: list[str], complaint: str):
+    command = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 4
+    assert f"ERROR: {complaint}" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
