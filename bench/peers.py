@@ -203,7 +203,7 @@ def dali_bytes(data: Data) -> Iterator[Callable[[int], Iterator[Delivered]]]:
 
     @pipeline_def(batch_size=BATCH, num_threads=granted_cores(), device_id=None)
     def reading() -> Any:
-        return fn.readers.webdataset(
+        jpegs, about = fn.readers.webdataset(
             paths=sorted(map(str, data.shards.glob("train-*.tar"))),
             index_paths=sorted(map(str, data.shards.glob("train-*.idx"))),
             ext=["jpg", "json"],
@@ -211,6 +211,7 @@ def dali_bytes(data: Data) -> Iterator[Callable[[int], Iterator[Delivered]]]:
             pad_last_batch=True,
             name="reader",
         )
+        return jpegs, about
 
     pipeline = reading()
     pipeline.build()

@@ -121,7 +121,8 @@ def _curves(rows: Sequence[Row], caption: str) -> Figure:
         axes.set_ylim(0)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    left.legend(frameon=False)
+    right.legend(frameon=False, loc="lower left", ncols=3, bbox_to_anchor=(0, 0.02))
+    left.yaxis.set_major_formatter("{x:,.0f}")
     right.text(
         right.get_xlim()[1],
         ceiling,

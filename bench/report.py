@@ -12,6 +12,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from bench.tables import rows_of
 from fastretina.cli import run
 from loaders._files import write_atomically
 from loaders.errors import DataError
@@ -29,14 +30,15 @@ class Options:
     """What to report.
 
     Attributes:
-        result: JSON that pytest-benchmark wrote.
+        results: JSON that pytest-benchmark wrote; of several files, what is measured
+            again in a later one counts.
         out: Folder for the table, the plots and the numbers; without it, the table is
             printed.
         name: Of the files in it; by default loaders, the processor and the month.
         compare: JSON of an older run, to tell what has changed beyond the noise.
     """
 
-    result: Positional[Path] = Path(".benchmarks/latest.json")
+    results: Positional[tuple[Path, ...]] = (Path(".benchmarks/latest.json"),)
     out: Path | None = None
     name: str | None = None
     compare: Path | None = None
@@ -50,10 +52,10 @@ def report(options: Options) -> dict[str, Any]:
     """
     from bench import tables
 
-    told = read(options.result)
+    told = merged([read(path) for path in options.results])
     bars = tables.bars(told)
     last: dict[str, Any] = {
-        "result": str(options.result),
+        "results": [str(path) for path in options.results],
         "entrants": len(tables.rows_of(told)),
         "ratios_held": sum(bar.met for bar in bars),
         "ratios": len(bars),
@@ -103,6 +105,31 @@ def read(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         pass
     raise DataError(f"{path} holds no benchmarks of loaders: run them again")
+
+
+def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One run of several: a finish line as the last of them measured it.
+
+    Lines are races of their own, so nothing is set against what did not run beside it.
+    """
+    told, *later = runs
+    for one_more in later:
+        lines = {row["line"] for row in rows_of(one_more)}
+        kept = [
+            one
+            for one in told["benchmarks"]
+            if one["extra_info"].get("line") not in lines
+        ]
+        skipped = {
+            who: why
+            for who, why in told["commit_info"].get("skipped", {}).items()
+            if who.partition(":")[0] not in lines
+        } | one_more["commit_info"].get("skipped", {})
+        told = told | {
+            "benchmarks": kept + one_more["benchmarks"],
+            "commit_info": told["commit_info"] | {"skipped": skipped},
+        }
+    return told
 
 
 def slim(told: dict[str, Any]) -> dict[str, Any]:

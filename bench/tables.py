@@ -86,9 +86,11 @@ def markdown(told: Told, plots: Sequence[str] = ()) -> str:
         told: pytest-benchmark's JSON.
         plots: names of the images, which lie beside it.
     """
-    parts = ["# Loaders, measured", _card(told), *(f"![{p}]({p})" for p in plots)]
+    shown = (f"![{plot.rsplit('_', 1)[-1]}]({plot})" for plot in plots)
+    parts = ["# Loaders, measured", _card(told), *shown]
     for line, rows in lines_of(rows_of(told)).items():
-        parts += [f"## {LINES.get(line, line)}", _table(line, rows)]
+        title = LINES.get(line, line.replace("decode,", "Decoders on"))
+        parts += [f"## {title}", _table(line, rows)]
     parts += ["## Ratios", _bars_table(told), "## What was not faster"]
     parts.append("\n".join(f"- {words}" for words in not_faster(told)))
     skipped = told["commit_info"].get("skipped", {})
@@ -107,10 +109,11 @@ def _card(told: Told) -> str:
 
 def _table(line: str, rows: Sequence[Row]) -> str:
     columns = {name: make for name, make in _COLUMNS.items() if any(map(make, rows))}
+    least, most = (of(row["rounds"] for row in rows) for of in (min, max))
+    rounds = f"{most}" if least == most else f"{least} to {most}"
     lines = [
         f"Ceiling: {ceiling_of(line)}, measured just before each round; medians over "
-        f"{min(row['rounds'] for row in rows)} to {max(row['rounds'] for row in rows)} "
-        "rounds in turn, with the slowest and the fastest.",
+        f"{rounds} rounds in turn, with the slowest and the fastest.",
         "",
         "| " + " | ".join(["", *columns]) + " |",
         "| --- " * (len(columns) + 1) + "|",

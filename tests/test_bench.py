@@ -288,6 +288,16 @@ def test_report_writes_table_plots_and_numbers(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["slower"] == 0
 
 
+def test_report_of_several_runs_takes_a_line_from_the_last():
+    again = told(row("batch", "turbo", 3000.0), row("read", "shards", 9e4))
+    again["commit_info"]["skipped"] = {"read: DALI": "gone"}
+    both = report.merged([some_run(), again])
+    lines = tables.lines_of(tables.rows_of(both))
+    assert [one["images_per_second"] for one in lines["batch"]] == [3000.0]
+    assert [one["entrant"] for one in lines["ready"]] == ["turbo", "report, 0 workers"]
+    assert both["commit_info"]["skipped"] == {"read: DALI": "gone"}
+
+
 @pytest.mark.parametrize("content", [None, "{}", "rubbish", '{"benchmarks": []}'])
 def test_report_of_something_else_is_one_line(tmp_path, capsys, content):
     path = tmp_path / "run.json"
