@@ -18,7 +18,7 @@ LINES = {
     "scaling": "Other workers and batch sizes, to *batch*",
 }
 _CEILINGS = {
-    "read": "copying the bytes in memory",
+    "read": "copying the bytes in memory, on one thread",
     "step": "the same step on a synthetic batch",
 }
 _DECODE_ONLY = "libjpeg-turbo alone on the same threads"

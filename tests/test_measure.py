@@ -87,13 +87,35 @@ def test_memory_shared_among_processes_counts_once():
 
 
 def test_peak_memory_outlives_what_was_freed():
-    before = usage.memory_bytes()
-    with usage.PeakMemory(every=0.01) as peak:
-        held = bytearray(b"x") * 80_000_000
-        time.sleep(0.3)
-        del held
-        time.sleep(0.1)
-    assert peak.bytes - before > 70e6
+    # In a process of its own: what this one shares with its children changes.
+    program = (
+        "import sys\n"
+        "for line in sys.stdin:\n"
+        "    held = bytearray(b'x') * int(line)\n"
+        "    print(flush=True)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+    def hold(number: int) -> int:
+        child.stdin.write(b"%d\n" % number)
+        child.stdin.flush()
+        child.stdout.readline()
+        return usage.memory_bytes(child.pid)
+
+    try:
+        before = hold(1)
+        with usage.PeakMemory(child.pid, every=0.01) as peak:
+            assert hold(80_000_000) - before > 75e6
+            deadline = time.monotonic() + 30
+            while peak.bytes - before < 75e6 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            after = hold(1)
+        assert after - before < 20e6
+        assert peak.bytes - before > 75e6
+    finally:
+        child.communicate()
 
 
 def test_usage_of_a_process_that_has_gone_is_nothing():
