@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -358,3 +359,27 @@ def test_benchmarks_of_what_cannot_be_meant(words: list[str], complaint: str):
     assert done.returncode == 4
     assert f"ERROR: {complaint}" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_readme_has_the_published_figures():
+    (path,) = (ROOT / "bench" / "results").glob("loaders_*.json")
+    lines = tables.lines_of(tables.rows_of(report.read(path)))
+    readme = (ROOT / "README.md").read_text()
+    assert (
+        tables.markdown(report.read(path), []).splitlines()[4]
+        in path.with_suffix(".md").read_text()
+    )
+    ready = {one["entrant"]: one for one in lines["ready"]}
+    batch = {one["entrant"]: one for one in lines["batch"]}
+    for name in ("turbo", "webdataset", "dali-reader", "dali", "pil"):
+        found = re.search(rf"^\| `{name}` \| (.+)$", readme, re.MULTILINE)
+        assert found is not None
+        cells = [cell.strip() for cell in found[1].split("|")]
+        assert cells[:6] == [
+            f"{batch[name]['images_per_second']:,.0f}",
+            f"{batch[name]['share_of_ceiling']:.2f}",
+            f"{ready[name]['images_per_second']:,.0f}",
+            f"{batch[name]['cpu_ms_per_image']:.2f} ms",
+            f"{batch[name]['first_batch_seconds'] * 1e3:.0f} ms",
+            f"{batch[name]['peak_bytes'] / 2**20:.0f} MiB",
+        ]
