@@ -363,12 +363,11 @@ def test_benchmarks_of_what_cannot_be_meant(words: list[str], complaint: str):
 
 def test_readme_has_the_published_figures():
     (path,) = (ROOT / "bench" / "results").glob("loaders_*.json")
-    lines = tables.lines_of(tables.rows_of(report.read(path)))
+    told = report.read(path)
+    table = path.with_suffix(".md").read_text().splitlines()
+    assert set(tables.markdown(told).splitlines()) <= set(table)
+    lines = tables.lines_of(tables.rows_of(told))
     readme = (ROOT / "README.md").read_text()
-    assert (
-        tables.markdown(report.read(path), []).splitlines()[4]
-        in path.with_suffix(".md").read_text()
-    )
     ready = {one["entrant"]: one for one in lines["ready"]}
     batch = {one["entrant"]: one for one in lines["batch"]}
     for name in ("turbo", "webdataset", "dali-reader", "dali", "pil"):
