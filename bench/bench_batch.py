@@ -8,19 +8,14 @@ from typing import Any
 import pytest
 
 from bench.data import Data
-from bench.ours import our_loaders, report_loader, scaled
-from bench.peers import peers
+from bench.ours import scaled
+from bench.peers import everybody
 from bench.race import Entrant, Outcome
 from bench.replay import clock
 from loaders._cores import granted_cores
 
 LINE = "batch"
 _NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
-
-
-def entrants(data: Data, config: pytest.Config) -> list[Entrant]:
-    others = [] if config.getoption("no_peers") else peers(data, LINE)
-    return [*our_loaders(data, LINE), *report_loader(data, LINE), *others]
 
 
 def sweep(data: Data) -> list[Entrant]:
@@ -34,8 +29,10 @@ def sweep(data: Data) -> list[Entrant]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    make = {"bench_batch": entrants, "bench_scaling": lambda data, _: sweep(data)}
-    listed = make[metafunc.function.__name__](_NOWHERE, metafunc.config)
+    if metafunc.function is bench_batch:
+        listed = everybody(_NOWHERE, LINE, metafunc.config)
+    else:
+        listed = sweep(_NOWHERE)
     metafunc.parametrize("name", [entrant.name for entrant in listed])
 
 
@@ -47,7 +44,9 @@ def outcomes(
     pytestconfig: pytest.Config,
 ) -> dict[str, Outcome]:
     found: dict[str, Outcome] = run_race(
-        entrants(data, pytestconfig), ceiling=decode_ceiling, files=data.everything()
+        everybody(data, LINE, pytestconfig),
+        ceiling=decode_ceiling,
+        files=data.everything(),
     )
     return found
 

@@ -81,7 +81,7 @@ def _columns(samples: Any) -> Any:
 
 @contextmanager
 def _dali(data: Data) -> Iterator[Delivery]:
-    from bench.peers import dali_bytes
+    from bench.dali_reader import dali_bytes
 
     with dali_bytes(data) as epoch:
         yield Delivery(epoch, LINE, data)

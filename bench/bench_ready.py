@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from bench.data import Data
-from bench.ours import our_loaders, report_loader
-from bench.peers import peers
+from bench.peers import everybody
 from bench.race import Entrant, Outcome
 from bench.replay import clock
 
@@ -17,13 +16,8 @@ LINE = "ready"
 _NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
 
 
-def entrants(data: Data, config: pytest.Config) -> list[Entrant]:
-    others = [] if config.getoption("no_peers") else peers(data, LINE)
-    return [*our_loaders(data, LINE), *report_loader(data, LINE), *others]
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    listed = entrants(_NOWHERE, metafunc.config)
+    listed = everybody(_NOWHERE, LINE, metafunc.config)
     metafunc.parametrize("name", [entrant.name for entrant in listed])
 
 
@@ -35,7 +29,10 @@ def outcomes(
     pytestconfig: pytest.Config,
 ) -> dict[str, Outcome]:
     found: dict[str, Outcome] = run_race(
-        entrants(data, pytestconfig), ceiling=decode_ceiling, firsts=0, memory=False
+        everybody(data, LINE, pytestconfig),
+        ceiling=decode_ceiling,
+        firsts=0,
+        memory=False,
     )
     return found
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
-
-from fastretina.augment import Normaliser
 from fastretina.device import Compute
 from fastretina.diagnosis.advice import best_loader
 from fastretina.diagnosis.findings import LoaderRate, Loading
@@ -18,11 +14,11 @@ from fastretina.diagnosis.rates import Rate, rounds
 from fastretina.diagnosis.subject import Subject
 from fastretina.measure import page_cache
 from fastretina.measure.ceilings import decode_only
+from fastretina.measure.laps import Line, drain
 from fastretina.recipe import STRONG
 from loaders import LOADERS, Loader, LoaderConfig, make_loader, missing
 from loaders.errors import DataError
 
-Line = Literal["batch", "ready"]
 Tell = Callable[[str], None]
 
 _FORKING = ("pil",)  # before DALI has threads, beside which a fork might hang
@@ -215,15 +211,16 @@ class _Race:
                     part = opened.enter_context(bench.subject.part(images))
                     loader = make_loader(name, part, "train", bench.config(workers))
                     opened.enter_context(loader)
-                    _drain(loader.epoch(0), bench.compute, line)
+                    drain(loader, 0, bench.compute, line)
                     loaders[name] = loader
             for number in range(1, _ROUNDS + 1):
                 for name, loader in loaders.items():
                     if number > 1 and time.monotonic() > deadline:
                         return
                     with _Noting(self.failed, name):
-                        speed = _drain(loader.epoch(number), bench.compute, line)
-                        self._speeds.setdefault((name, workers), []).append(speed)
+                        taken, spent = drain(loader, number, bench.compute, line)
+                        speeds = self._speeds.setdefault((name, workers), [])
+                        speeds.append(taken / max(spent, 1e-9))
 
 
 class _Noting:
@@ -240,18 +237,3 @@ class _Noting:
             self._notes.setdefault(self._name, str(error).partition("\n")[0])
             return True
         return False
-
-
-def _drain(
-    batches: Iterable[tuple[torch.Tensor, ...]], compute: Compute, line: Line
-) -> float:
-    """Images/s of an epoch, until the device has all of it."""
-    images, normalise = 0, Normaliser()
-    compute.wait()
-    begun = time.perf_counter()
-    for batch in batches:
-        images += len(batch[1])
-        if line == "ready":
-            normalise(batch[0])
-    compute.wait()
-    return images / max(time.perf_counter() - begun, 1e-9)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from fastretina.augment import Normaliser
 from fastretina.device import Compute
 from fastretina.gpu.data import some
 from fastretina.gpu.scope import Measurement, Row, Scope, described
 from fastretina.measure.ceilings import decode_only, read_all
+from fastretina.measure.laps import Line, drain
 from loaders import Loader, LoaderConfig, available, make_loader
 from loaders._cores import granted_cores
-
-Line = Literal["batch", "ready"]
 
 _LINES: tuple[Line, ...] = ("batch", "ready")
 _FORKING = ("pil",)
@@ -104,12 +101,12 @@ def _rounds(scope: Scope, line: Line, group: Sequence[Candidate]) -> list[Row]:
         for one in group:
             with rounds[one.name].noting():
                 loaders[one.name] = opened.enter_context(one.open(scope))
-                _drain(loaders[one.name], 0, line, compute)
+                drain(loaders[one.name], 0, compute, line)
         for number in range(1, scope.sizes.rounds + 1):
             ceilings.append(decode_only(jpegs, cores))
             for name, loader in loaders.items():
                 with rounds[name].noting():
-                    rounds[name].add(*_drain(loader, number, line, compute))
+                    rounds[name].add(*drain(loader, number, compute, line))
     about = {"batch_size": scope.sizes.batch, "cores": cores}
     return [
         {"line": line, "loader": name, **taken.row(ceilings), **about}
@@ -154,21 +151,6 @@ class Rounds:
                 speed / ceiling for speed, ceiling in zip(speeds, ceilings, strict=True)
             ),
         }
-
-
-def _drain(
-    loader: Loader, epoch: int, line: Line, compute: Compute
-) -> tuple[int, float]:
-    """Take an epoch; returns its images, and the seconds until the device is done."""
-    images, normalise = 0, Normaliser()
-    compute.wait()
-    begun = time.perf_counter()
-    for batch in loader.epoch(epoch):
-        images += len(batch.labels)
-        if line == "ready":
-            normalise(batch.images)
-    compute.wait()
-    return images, time.perf_counter() - begun
 
 
 def _jpegs(scope: Scope) -> list[bytes]:

@@ -1,0 +1,116 @@
+"""DALI's own WebDataset reader, used directly: as a peer, and alone to *read*."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from bench.data import Data, number_of
+from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
+from bench.ours import MEAN, STD
+from loaders._cores import granted_cores
+
+
+@contextmanager
+def own_reader(data: Data, line: Line) -> Iterator[Delivery]:
+    """A pipeline on its WebDataset reader and the iterator for torch."""
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+
+    cuda = torch.cuda.is_available()
+    pipeline = _dali_pipeline(data, line, cuda)
+    iterator = DALIGenericIterator(
+        [pipeline],
+        ["images", "numbers"],
+        reader_name="reader",
+        last_batch_policy=LastBatchPolicy.PARTIAL,
+        auto_reset=True,
+    )
+
+    def epoch(number: int) -> Iterator[Delivered]:
+        for (batch,) in iterator:
+            images = batch["images"]
+            ready = images.permute(0, 3, 1, 2) if line == "ready" else images
+            yield Delivered(ready, batch["numbers"])
+
+    yield Delivery(epoch, line, data, _from_json)
+
+
+def _dali_pipeline(data: Data, line: Line, cuda: bool) -> Any:
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(
+        batch_size=BATCH, num_threads=granted_cores(), device_id=0 if cuda else None
+    )
+    def pipeline() -> Any:
+        jpegs, about = _read(data)
+        about = fn.pad(about, fill_value=32)  # to one length, as a batch has to be
+        images = fn.decoders.image(
+            jpegs, device="mixed" if cuda else "cpu", output_type=types.RGB
+        )
+        across = fn.random.coin_flip(probability=HFLIP)
+        down = fn.random.coin_flip(probability=VFLIP)
+        if line == "batch":
+            images = fn.flip(images, horizontal=across, vertical=down)
+        else:
+            images = fn.flip(images, horizontal=0, vertical=down)
+            images = fn.crop_mirror_normalize(
+                images,
+                mirror=across,
+                dtype=types.FLOAT,
+                output_layout="HWC",
+                mean=[255 * value for value in MEAN],
+                std=[255 * value for value in STD],
+            )
+        return images, about
+
+    return pipeline()
+
+
+@contextmanager
+def dali_bytes(data: Data) -> Iterator[Callable[[int], Iterator[Delivered]]]:
+    """Its reader alone: an epoch of JPEG bytes."""
+    from nvidia.dali import pipeline_def
+
+    @pipeline_def(batch_size=BATCH, num_threads=granted_cores(), device_id=None)
+    def reading() -> Any:
+        jpegs, about = _read(data)
+        return jpegs, about
+
+    pipeline = reading()
+    pipeline.build()
+    images = pipeline.epoch_size("reader")
+
+    def epoch(number: int) -> Iterator[Delivered]:
+        for first in range(0, images, BATCH):
+            jpegs, about = pipeline.run()
+            size = min(BATCH, images - first)
+            told = [json.loads(bytes(about.at(one))) for one in range(size)]
+            numbers = [number_of(one["source"]) for one in told]
+            yield Delivered([bytes(jpegs.at(one)) for one in range(size)], numbers)
+
+    yield epoch
+
+
+def _from_json(about: Any) -> list[int]:
+    """Numbers from the members KEY.json, uint8[B, L], whose source names the file."""
+    rows = [json.loads(bytes(row.tolist())) for row in about.cpu()]
+    return [number_of(row["source"]) for row in rows]
+
+
+def _read(data: Data) -> Any:
+    """JPEGs and what is known of them: operators of the pipeline that is being made."""
+    from nvidia.dali import fn
+
+    return fn.readers.webdataset(
+        paths=sorted(map(str, data.shards.glob("train-*.tar"))),
+        index_paths=sorted(map(str, data.shards.glob("train-*.idx"))),
+        ext=["jpg", "json"],
+        random_shuffle=True,
+        pad_last_batch=True,
+        missing_component_behavior="error",
+        name="reader",
+    )
