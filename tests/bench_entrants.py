@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,12 +49,35 @@ class Burning(Steady):
         pass
 
     def lap(self, number: int, first_only: bool = False) -> Lap:
-        held = bytearray(b"x") * 60_000_000
         end = time.process_time() + 0.2
+        held = bytearray(b"x") * 60_000_000
         while time.process_time() < end:
             pass
         del held
         return Lap(100, 0.2, 0.2)
+
+
+class Ahead(Burning):
+    """Goes on working behind its back, as a loader does that prefetches."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            time.sleep(0.001)
+            self.done += 1
+
+    def lap(self, number: int, first_only: bool = False) -> Lap:
+        before, self.done = self.done, 0
+        time.sleep(0.01)
+        return Lap(before + 1, 1.0, 1.0)
+
+
+@contextmanager
+def ahead() -> Iterator[Ahead]:
+    yield Ahead()
 
 
 class Dying(Burning):

@@ -72,6 +72,14 @@ def test_rounds_are_taken_in_turn(tmp_path):
         assert outcome.facts()["images_per_second"] == 1000
 
 
+def test_nothing_is_done_ahead_between_laps(tmp_path):
+    slow = Entrant("slow", partial(made.steady, "slow", tmp_path / "notes", 0.5))
+    entrants = [Entrant("ahead", made.ahead), slow]
+    outcome, _ = race.race(entrants, rules(tmp_path, rounds=5))
+    # In half a second it would do some 400 things; a lap of its own has room for 10.
+    assert max(lap.images for lap in outcome.laps[1:]) < 100
+
+
 def test_ceiling_is_measured_before_every_lap(tmp_path):
     notes = tmp_path / "notes"
 
