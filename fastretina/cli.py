@@ -28,6 +28,10 @@ COMMANDS = {
     "train": "fine-tune a ResNet on shards",
     "evaluate": "repeat a run's evaluation, every test sample once",
     "predict": "grade single photographs with a run's model",
+    "report": "write a run's or an experiment's page and model card",
+    "export": "make an ONNX file of a run's network",
+    "experiments": "train and compare many runs, as the course report did",
+    "audit": "look for leaks, duplicates and conflicts in labels and images",
     "parity": "prove that a loader equals plain PIL",
     "doctor": "tell what limits training here, and which loader to take",
 }
@@ -82,7 +86,7 @@ def run(
             print(f"fastretina {__version__}")
             return None
         try:
-            parsed = _parse(options, words, prog=prog, about=about, default=default)
+            parsed = parse(options, words, prog=prog, about=about, default=default)
         except ValueError as error:
             if not is_first_rank():  # which was given the same words
                 raise SaidElsewhere(2) from None
@@ -136,7 +140,7 @@ def describe(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-def _parse(
+def parse(
     options: type[Options],
     argv: Sequence[str],
     *,
@@ -199,7 +203,7 @@ def _describe_commands(word: str) -> None:
     elif word in ("-h", "--help"):
         print("usage: fastretina COMMAND [--help] ...\n")
         for name, about in COMMANDS.items():
-            print(f"  {name:<10}{about}")
+            print(f"  {name:<13}{about}")
         print("\nExample: fastretina shard data/ shards/")
     else:
         got = f"unknown command {word!r}" if word else "a command must be given"

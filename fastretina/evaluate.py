@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 
 from fastretina import cli
 from fastretina.options import LoaderName
-from loaders.errors import RunError
+from loaders.errors import DataError, RunError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fastretina.device import Compute
+    from fastretina.evidence.baselines import Eyes
+    from fastretina.evidence.predicted import Predicted
     from fastretina.ranks import Ranks
-    from loaders import Loader
+    from fastretina.recipe import Recipe
+    from fastretina.run import Run
+    from fastretina.trained import Trained
+    from loaders import Loader, ShardSplit
 
 PROG = "python -m fastretina.evaluate"
 ABOUT = f"""Repeat a run's evaluation: every test sample once, with the checkpoint that
@@ -48,6 +53,7 @@ class Options:
             counted.
         workers: Threads or processes that decode; by default one for each core granted.
         device: auto, cpu, cuda, cuda:N or mps.
+        out: Write every sample's probabilities to this Parquet file.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
@@ -58,6 +64,7 @@ class Options:
     on_corrupt: Literal["raise", "skip"] = "raise"
     workers: int | None = None
     device: str = "auto"
+    out: Annotated[Path | None, arg(metavar="PARQUET")] = None
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
@@ -132,21 +139,21 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 def command(options: Options) -> dict[str, Any]:
     """Evaluate a run; returns what the JSON line holds."""
     from fastretina.device import choose_again
+    from fastretina.evidence.appraisal import appraise, table
+    from fastretina.evidence.predicted import Predicted
     from fastretina.feeding import (
         Feeding,
         choose_loader,
         evaluation_loader,
         other_pixels,
     )
-    from fastretina.metrics import score
     from fastretina.run import Run
     from fastretina.trained import load_trained
-    from loaders.shards import open_split
 
     run = Run(options.run)
     compute = choose_again(options.device, run.config()["precision"])
     trained = load_trained(run, compute.device)
-    shards = options.shards or trained.config["shards"]
+    shards = options.shards or _own_shards(trained.config, options.split)
     device = str(compute.device)
     feeding = Feeding(
         loader=choose_loader(options.loader, device, fallback=options.fallback),
@@ -155,7 +162,7 @@ def command(options: Options) -> dict[str, Any]:
         on_corrupt=options.on_corrupt,
     )
     with (
-        open_split(shards, options.split) as split,
+        _opened(shards, options.split, trained.recipe) as split,
         evaluation_loader(split, trained.recipe, feeding) as loader,
     ):
         if other := other_pixels(trained.config, loader.decoding):
@@ -163,10 +170,21 @@ def command(options: Options) -> dict[str, Any]:
         trained.use_threads()
         found = predict_all(trained.network, loader, compute)
         skipped = list(loader.skipped)
+        about = {
+            "split": options.split,
+            "checkpoint": trained.checkpoint,
+            "weights_sha256": trained.weights_sha256,
+        }
+        predicted = Predicted.of(split, found.rows, found.probabilities, about)
     for error in skipped:
         print(f"skipped: {error}", file=sys.stderr)
-    scores = score(found.labels, found.probabilities)
-    print(table(scores))
+    if options.out is not None:
+        predicted.save(options.out)
+    appraisal = appraise(predicted, _known(trained, options), _validation(run))
+    print(table(appraisal))
+    prefixed = {
+        f"{options.split}_{name}": value for name, value in appraisal["test"].items()
+    }
     return {
         "run": str(options.run),
         "checkpoint": trained.checkpoint,
@@ -175,37 +193,51 @@ def command(options: Options) -> dict[str, Any]:
         "device": device,
         "loader": feeding.loader,
         "skipped": len(skipped),
-        **{f"{options.split}_{name}": value for name, value in scores.items()},
+        **prefixed,
+        **{name: appraisal[name] for name in ("baselines", "leak", "calibrated")},
         "weights_sha256": trained.weights_sha256,
     }
 
 
-def table(scores: Mapping[str, Any]) -> str:
-    """The scores for people: totals, then a line of the confusion matrix per grade."""
-    from loaders._course import GRADES
+def _own_shards(config: Mapping[str, Any], split: str) -> str:
+    """The data set that the run has taken this split from."""
+    other = config.get("test_shards") if split == "test" else None
+    return str(other or config["shards"])
 
-    def share(value: float | None) -> str:
-        return "    -" if value is None else f"{value:5.1%}"
 
-    referable = scores["referable"]
-    auc = referable["auc"]
-    lines = [
-        f"{scores['samples']:,} samples: accuracy {share(scores['accuracy'])}, "
-        f"balanced accuracy {share(scores['balanced_accuracy'])}, "
-        f"QWK {scores['qwk']:.3f}",
-        "referable DR (grade 2 or worse): "
-        f"sensitivity {share(referable['sensitivity'])}, "
-        f"specificity {share(referable['specificity'])}, "
-        f"AUC {'-' if auc is None else f'{auc:.3f}'}",
-        f"{'true grade':<18}{'recall':>7}   predicted 0 to 4",
-    ]
-    for grade, name in enumerate(GRADES):
-        counts = "".join(f"{count:>7,}" for count in scores["confusion"][grade])
-        recall = share(scores["recall"][grade])
-        lines.append(f"{grade} {name:<16}{recall:>7}  {counts}")
-    if scores["collapse"]:
-        lines.append(f"warning: {scores['collapse']}")
-    return "\n".join(lines)
+def _opened(shards: str, split: str, recipe: Recipe) -> ShardSplit:
+    """A split, of which a run that has only tested on some sees these."""
+    from fastretina.data import some_of
+    from loaders.shards import open_split
+
+    whole = open_split(shards, split)
+    return some_of(whole, recipe.test_samples) if split == "test" else whole
+
+
+def _known(trained: Trained, options: Options) -> Eyes | None:
+    """The labels that the run has learned from, if its shards are still there.
+
+    None for another data set, whose patients are other people under the same numbers.
+    """
+    from fastretina.data import open_data
+
+    own = trained.config["shards"]
+    if options.split != "test" or options.shards not in (None, own):
+        return None
+    try:
+        with open_data(own, trained.recipe, trained.config.get("test_shards")) as data:
+            return data.known()
+    except DataError as error:
+        print(f"warning: no baselines, as {error}", file=sys.stderr)
+        return None
+
+
+def _validation(run: Run) -> Predicted | None:
+    """The run's predictions on the patients that it held out, if there are any."""
+    from fastretina.evidence.predicted import Predicted
+
+    path = run.path / "validation.parquet"
+    return Predicted.load(path) if path.exists() else None
 
 
 if __name__ == "__main__":

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from loaders._course import GRADES
 
-_PANELS = (
-    ("loss", (("train_loss", "train"),)),
-    (
-        "accuracy",
-        (
-            ("train_accuracy", "train"),
-            ("validation_accuracy", "validation"),
-            ("test_accuracy", "test"),
-        ),
-    ),
-    ("QWK", (("validation_qwk", "validation"), ("test_qwk", "test"))),
-)
-_COLOURS = {"train": "#4269d0", "validation": "#efb118", "test": "#ff725c"}
+CURVES = {  # panel to its lines: a column of log.csv, and whose it is
+    "loss": {"train_loss": "train"},
+    "accuracy": {
+        "train_accuracy": "train",
+        "validation_accuracy": "validation",
+        "test_accuracy": "test",
+    },
+    "QWK": {"validation_qwk": "validation", "test_qwk": "test"},
+}
+GRADE_NAMES = [f"{grade} {name}" for grade, name in enumerate(GRADES)]
+_LOOKS = {
+    "train": ("#4269d0", "o"),
+    "validation": ("#c98500", "s"),
+    "test": ("#e0503f", "^"),
+}
 
 
 def draw_curves(
@@ -38,65 +43,99 @@ def draw_curves(
         title: names the run.
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(_PANELS))
+    axes = figure.subplots(1, len(CURVES))
+    for axis, panel in zip(axes, CURVES, strict=True):
+        draw_panel(axis, panel, rows, majority)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.savefig(path, dpi=130)
+
+
+def draw_panel(
+    axis: Axes, panel: str, rows: Sequence[Mapping[str, Any]], majority: float
+) -> None:
+    """One of ``CURVES`` by epoch; the arguments are those of ``draw_curves``."""
+    epochs = [row["epoch"] for row in rows]
+    for column, whose in CURVES[panel].items():
+        values = [row[column] for row in rows]
+        if any(value is not None for value in values):
+            points = [np.nan if value is None else value for value in values]
+            colour, marker = _LOOKS[whose]
+            axis.plot(epochs, points, marker=marker, ms=3.5, color=colour, label=whose)
+    if panel == "accuracy":
+        axis.axhline(majority, color="0.45", ls=":", label="always the commonest grade")
+    mark_phases(axis, rows)
+    axis.set_ylabel(panel)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, edgecolor="none", framealpha=0.85)
+
+
+def mark_phases(
+    axis: Axes, rows: Sequence[Mapping[str, Any]], *, named: bool = True
+) -> None:
+    """Epochs along x, and a line where the whole network begins to be trained."""
     epochs = [row["epoch"] for row in rows]
     change = sum(row["phase"] == "head" for row in rows)
-    for axis, (name, lines) in zip(axes, _PANELS, strict=True):
-        for column, label in lines:
-            values = [row[column] for row in rows]
-            if any(value is not None for value in values):
-                points = [np.nan if value is None else value for value in values]
-                axis.plot(
-                    epochs, points, "o-", ms=3, color=_COLOURS[label], label=label
-                )
-        if name == "accuracy":
-            axis.axhline(
-                majority, color="0.5", ls=":", label="always the commonest grade"
+    if 0 < change < len(rows):
+        axis.axvline(epochs[change] - 0.5, color="0.7", lw=1)
+        for side, word in (("right", "head "), ("left", " full")) if named else ():
+            axis.annotate(
+                word,
+                (epochs[change] - 0.5, 1.01),
+                xycoords=("data", "axes fraction"),
+                ha=side,
+                color="0.4",
+                fontsize=8,
             )
-        if 0 < change < len(rows):
-            axis.axvline(epochs[change] - 0.5, color="0.7", lw=1)
-            for side, word in (("right", "head "), ("left", " full")):
-                axis.annotate(
-                    word,
-                    (epochs[change] - 0.5, 1.01),
-                    xycoords=("data", "axes fraction"),
-                    ha=side,
-                    color="0.4",
-                    fontsize=8,
-                )
-        axis.set_xlabel("epoch")
-        axis.set_ylabel(name)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.spines[["top", "right"]].set_visible(False)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=130)
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], title: str) -> None:
     """The confusion matrix, each row as shares of the true grade, counts below."""
-    counts = np.asarray(confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(5.6, 5), layout="constrained")
     axis = figure.subplots()
+    image = draw_matrix(axis, confusion, "both")
+    axis.set_title(title, fontsize=10, parse_math=False)
+    figure.colorbar(image, ax=axis, shrink=0.8, label="share of the true grade")
+    figure.savefig(path, dpi=130)
+
+
+def draw_matrix(
+    axis: Axes,
+    confusion: Sequence[Sequence[int]],
+    told: Literal["both", "counts", "shares"],
+) -> AxesImage:
+    """The confusion matrix, coloured by the shares of each true grade.
+
+    Args:
+        axis: to draw on.
+        confusion: K x K counts, true grade by predicted grade.
+        told: what stands in the cells.
+    """
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = {
+        "both": "{share:.2f}\n{count:,}",
+        "counts": "{count:,}",
+        "shares": "{share:.1%}",
+    }
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(*counts.shape):
-        dark = shares[row, column] > 0.5
+        share = shares[row, column]
         axis.text(
             column,
             row,
-            f"{shares[row, column]:.2f}\n{counts[row, column]:,}",
+            texts[told].format(share=share, count=counts[row, column]),
             ha="center",
             va="center",
             fontsize=8,
-            color="white" if dark else "black",
+            color="white" if share > 0.5 else "black",
         )
-    names = [f"{grade} {name}" for grade, name in enumerate(GRADES)]
-    axis.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
-    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_xticks(
+        range(len(counts)), GRADE_NAMES, rotation=30, ha="right", fontsize=8
+    )
+    axis.set_yticks(range(len(counts)), GRADE_NAMES, fontsize=8)
     axis.set_xlabel("predicted grade")
     axis.set_ylabel("true grade")
-    axis.set_title(title, fontsize=10)
-    figure.colorbar(image, ax=axis, shrink=0.8, label="share of the true grade")
-    figure.savefig(path, dpi=130)
+    return image

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal
 from urllib.request import urlopen
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
+from fastretina.recipe import Phase
 from loaders._course import GRADES
 from loaders.errors import DataError
 
@@ -84,7 +84,7 @@ def load_backbone(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def set_phase(
-    network: nn.Module, phase: Literal["head", "full"], head_batchnorm: str
+    network: nn.Module, phase: Phase, head_batchnorm: str
 ) -> list[nn.Parameter]:
     """Freeze or free the backbone and put the network in training mode.
 

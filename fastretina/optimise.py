@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from fastretina.ranks import ALONE, Ranks
-from fastretina.recipe import Recipe
+from fastretina.recipe import Phase, Recipe
 from loaders._course import GRADES
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -22,13 +22,18 @@ class Loss(nn.Module):
     """Cross-entropy, with the recipe's class weights, smoothing and distance cost."""
 
     def __init__(
-        self, recipe: Recipe, counts: Sequence[int], ranks: Ranks = ALONE
+        self,
+        recipe: Recipe,
+        counts: Sequence[int],
+        ranks: Ranks = ALONE,
+        phase: Phase = "full",
     ) -> None:
         super().__init__()
         self._ranks = ranks
         self._smoothing = recipe.label_smoothing
         self._cost = recipe.distance_cost
-        weights = class_weights(recipe.class_weights, counts)
+        weighs = phase == "full" or recipe.weighted_phases == "both"
+        weights = class_weights(recipe.class_weights if weighs else "none", counts)
         grades = torch.arange(len(GRADES), dtype=torch.float32)
         self.register_buffer("weights", weights)
         self.register_buffer("distances", (grades[:, None] - grades).square())

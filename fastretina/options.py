@@ -22,6 +22,7 @@ class TrainOptions:
         recipe: What the result depends on.
         shards: The data set, written by scripts/shard.py; or its http(s) URL, for
             webdataset.
+        test_shards: Test on the test split of this data set instead.
         loader: Who decodes: dali (on the GPU, or without one), turbo (libjpeg-turbo in
             threads), pil (Pillow in worker processes): all give the same batches. Or,
             shard after shard in an order of their own, dali-reader and webdataset,
@@ -48,6 +49,7 @@ class TrainOptions:
 
     recipe: OmitArgPrefixes[Recipe] = STRONG
     shards: Annotated[str, arg(metavar="PATH|URL")] = "shards"
+    test_shards: Annotated[str | None, arg(metavar="PATH|URL")] = None
     loader: LoaderName = "auto"
     fallback: bool = True
     on_corrupt: Literal["raise", "skip"] = "raise"

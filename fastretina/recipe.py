@@ -11,6 +11,7 @@ from math import inf
 from typing import Literal
 
 Arch = Literal["resnet18", "resnet50"]
+Phase = Literal["head", "full"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +45,8 @@ class Recipe:
         distance_cost: Weight of the expected squared distance to the true grade
             (Galdran 2020), which is what QWK punishes; added to the cross-entropy.
         class_weights: Of the loss: max/n as the report tried, or its square root.
+        weighted_phases: Whether the class weights count in both phases, or only when
+            the whole network is trained.
         balance: Draw samples with replacement: 1 draws each grade equally often, values
             between blend; 0 shows every sample once per epoch.
         balance_decay: Multiplies balance after each epoch (annealed sampling: 0.975).
@@ -60,6 +63,9 @@ class Recipe:
             (eval).
         validation: Share of the training patients held out to choose the checkpoint on;
             0 trains on all and reports the last epoch.
+        train_samples: Train on about so many images, whole patients of every grade; the
+            others are left out. For a quick look.
+        test_samples: The same of the test images.
         test_each_epoch: Log the test accuracy after every epoch. It never chooses
             anything.
         amp: Mixed precision: auto takes bf16 where the device has it, fp16 on older
@@ -88,6 +94,7 @@ class Recipe:
     label_smoothing: float = 0.0
     distance_cost: float = 0.0
     class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    weighted_phases: Literal["both", "full"] = "both"
     balance: float = 0.0
     balance_decay: float = 1.0
     hflip: float = 0.5
@@ -100,6 +107,8 @@ class Recipe:
     saturation: float = 0.0
     head_batchnorm: Literal["train", "eval"] = "eval"
     validation: float = 0.1
+    train_samples: int | None = None
+    test_samples: int | None = None
     test_each_epoch: bool = False
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     seed: int = 0
@@ -118,7 +127,12 @@ class Recipe:
         for name in ("lr", "head_lr"):
             self._require(0 < getattr(self, name) < inf, name, "be above 0")
         self._require(0 <= self.seed < 2**63, "seed", "lie in 0 to below 2**63")
-        for name, low in (("max_steps", 1), ("image_size", 64)):
+        for name, low in (
+            ("max_steps", 1),
+            ("image_size", 64),
+            ("train_samples", 1),
+            ("test_samples", 1),
+        ):
             value = getattr(self, name)
             self._require(value is None or value >= low, name, f"be at least {low}")
         for name in ("ema_decay", "validation", "label_smoothing", "translate"):
@@ -138,7 +152,7 @@ class Recipe:
         """Of both phases."""
         return self.head_epochs + self.full_epochs
 
-    def phase(self, epoch: int) -> Literal["head", "full"]:
+    def phase(self, epoch: int) -> Phase:
         """The phase that an epoch, counted from 0, belongs to."""
         return "head" if epoch < self.head_epochs else "full"
 

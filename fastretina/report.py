@@ -1,80 +1,187 @@
-"""The end of a run: its checkpoint evaluated on test, and the figures."""
+"""Write a run, or an experiment, as one page that needs nothing else.
+
+python -m fastretina.report runs/resnet18-strong-1
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
+from tyro.conf import Positional, arg
 
-from fastretina.data import Data
-from fastretina.evaluate import predict_all, table
-from fastretina.feeding import Feeding, evaluation_loader
-from fastretina.figures import draw_confusion, draw_curves
-from fastretina.metrics import score
-from fastretina.session import Session
-from fastretina.trained import load_trained
+from fastretina import cli
+from loaders.errors import DataError, NoShards, RunError
+
+if TYPE_CHECKING:
+    from fastretina.page.mistakes import Mistake
+    from fastretina.page.record import Record
+    from fastretina.page.thumbnails import Thumbnails
+
+PROG = "python -m fastretina.report"
+ABOUT = f"""Write a finished run as one HTML file that fetches nothing: scores with
+intervals beside rules that see no photograph, curves, confusion matrix, ROC,
+reliability, the surest mistakes with Grad-CAM, a table of every test photograph, config
+and environment. Its figures are also written as PNGs, and a model card goes with it. An
+experiment's folder becomes a page of its comparisons.
+
+Example: {PROG} runs/resnet18-strong-1
+"""
+_PAGE, _FIGURES = "report.html", "figures"
 
 
-def report(
-    session: Session, data: Data, feeding: Feeding, check: Callable[[], None]
-) -> dict[str, Any] | None:
-    """Evaluate on test, write ``metrics.json`` and the figures, print the table.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Flags of ``fastretina.report``.
 
-    All ranks evaluate, and the first one reports.
-
-    Returns:
-        What the command's JSON line holds; None on the other ranks.
+    Attributes:
+        run: A run's folder, or an experiment's.
+        shards: Where a run's test photographs are now, for the thumbnails of its
+            mistakes; by default where they were.
+        out: The page.
+        mistakes: How many of a run's surest mistakes to show.
+        device: For Grad-CAM: auto, cpu, cuda, cuda:N or mps.
     """
-    run, recipe, compute = session.run, session.recipe, session.compute
-    ranks = session.ranks
-    trained = load_trained(run, compute.device)
-    with evaluation_loader(data.test, recipe, feeding) as loader:
-        found = predict_all(trained.network, loader, compute, check, ranks)
-        skipped = int(ranks.sum(torch.tensor(len(loader.skipped))))
-    if not ranks.first:
-        return None
-    scores = score(found.labels, found.probabilities)
-    epoch = session.best["epoch"] if session.best else session.progress.epoch
-    if trained.checkpoint == "best":
-        chosen = f"epoch {epoch}, the best on validation"
-    else:
-        chosen = f"the last epoch, {epoch}"
-    result = {
-        "run": str(run.path),
-        "loader": feeding.loader,
-        "device": str(compute.device),
-        "precision": compute.precision,
-        "weights": run.config()["weights"],
-        "epochs": session.progress.epoch,
-        "steps": session.progress.step,
-        "checkpoint": trained.checkpoint,
-        "checkpoint_epoch": epoch,
-        "test_accuracy": scores["accuracy"],
-        "test_qwk": scores["qwk"],
-        **_speed(session),
-        "skipped": sum(row.get("skipped") or 0 for row in session.rows),
-        "decoded_again": sum(row.get("decoded_again") or 0 for row in session.rows),
-        "test_skipped": skipped,
-        "weights_sha256": trained.weights_sha256,
-    }
-    run.write_metrics({**result, "test": scores})
-    name = f"{run.path.name}, {chosen}, weights {trained.weights_sha256[:12]}"
-    majority = max(map(sum, scores["confusion"])) / scores["samples"]
-    draw_curves(run.path / "curves.png", session.rows, majority, name)
-    draw_confusion(run.path / "confusion.png", scores["confusion"], f"{name}\ntest")
-    print(f"test, with the weights of {chosen}:")
-    print(table(scores))
-    print(f"figures: {run.path / 'curves.png'}, {run.path / 'confusion.png'}")
-    return result
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    shards: Annotated[
+        str | None, arg(metavar="PATH", help_behavior_hint="(default: the run's own)")
+    ] = None
+    out: Annotated[
+        Path | None,
+        arg(metavar="HTML", help_behavior_hint="(default: RUN/report.html)"),
+    ] = None
+    mistakes: int = 12
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.mistakes < 0:
+            raise ValueError(f"--mistakes must be at least 0, got {self.mistakes}")
+        if self.out is not None and self.out.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--out must end in .html, got {self.out}")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
 
 
-def _speed(session: Session) -> dict[str, float]:
-    """Training speed over the whole run, evaluations left out."""
-    seconds = sum(row["seconds"] for row in session.rows)
-    images = sum(row["images_per_second"] * row["seconds"] for row in session.rows)
-    waited = sum(row["wait_seconds"] for row in session.rows)
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    return cli.run(command, Options, argv, prog=prog, about=ABOUT)
+
+
+def command(options: Options) -> dict[str, Any]:
+    """Write the page; returns what the JSON line holds.
+
+    Raises:
+        DataError: there is no run or experiment, or an unfinished or damaged one.
+    """
+    folder = options.run
+    if (folder / "experiment.json").is_file():
+        return _write_experiment(options)
+    if (folder / "config.json").is_file():
+        return _write_run(options)
+    if not folder.exists():
+        raise RunError(
+            f"{folder} does not exist; name a run's or an experiment's folder"
+        )
+    raise RunError(
+        f"{folder} holds neither a run (config.json) nor an experiment "
+        "(experiment.json); python -m fastretina.train makes a run"
+    )
+
+
+def _write_run(options: Options) -> dict[str, Any]:
+    from fastretina.page.card import CARD, card
+    from fastretina.page.mistakes import most_confident
+    from fastretina.page.picture import save_all
+    from fastretina.page.record import read_record
+    from fastretina.page.run_page import Figures, run_page
+    from fastretina.run import Run
+    from loaders._files import write_atomically
+
+    record = read_record(Run(options.run))
+    figures = Figures.of(record)
+    mistakes = most_confident(record.test, options.mistakes)
+    thumbnails, missing = _thumbnails(record, mistakes, options)
+    out = options.out or options.run / _PAGE
+    page = run_page(record, figures, mistakes, thumbnails, missing)
+    content, told = page.encode(errors="replace"), card(record).encode(errors="replace")
+    pictures = figures.all()
+    save_all(pictures, options.run / _FIGURES)
+    write_atomically(options.run / CARD, told)
+    write_atomically(out, content)
+    print(f"{record.checkpoint}: {len(record.test):,} test photographs")
+    print(f"page: {out}")
+    print(f"figures: {options.run / _FIGURES}, model card: {options.run / CARD}")
     return {
-        "images_per_second": round(images / max(seconds, 1e-9), 2),
-        "wait_fraction": round(waited / max(seconds, 1e-9), 4),
+        "report": str(out),
+        "of": "run",
+        "figures": len(pictures),
+        "bytes": len(content),
+        "samples": len(record.test),
+        "mistakes": len(mistakes),
+        "thumbnails": len(thumbnails),
+        "card": str(options.run / CARD),
+        "weights_sha256": record.metrics["weights_sha256"],
     }
+
+
+def _thumbnails(
+    record: Record, mistakes: Sequence[Mistake], options: Options
+) -> tuple[list[Thumbnails], str | None]:
+    """The thumbnails, or why there are none.
+
+    Raises:
+        DataError: the shards or the device that were named can't be used.
+    """
+    if not mistakes:
+        return [], None
+    from fastretina.device import choose_again
+    from fastretina.page.thumbnails import draw_thumbnails
+
+    config = record.config
+    compute = choose_again(options.device, config["precision"])
+    shards = options.shards or config.get("test_shards") or config["shards"]
+    try:
+        return draw_thumbnails(record, mistakes, shards, compute.device), None
+    except DataError as error:
+        if options.shards is not None:
+            raise
+        gone = isinstance(error, NoShards)
+        reason = f"no data set is in {shards}: pass --shards" if gone else str(error)
+        told = f"the mistakes are shown without their photographs: {reason}"
+    print(f"note: {told}", file=sys.stderr)
+    return [], f"{told[:1].upper()}{told[1:]}."
+
+
+def _write_experiment(options: Options) -> dict[str, Any]:
+    from fastretina.page.experiment import read_experiment
+    from fastretina.page.experiment_page import experiment_page, read_pictures
+    from loaders._files import write_atomically
+
+    experiment = read_experiment(options.run)
+    pictures, missing = read_pictures(experiment)
+    for sentence in missing:
+        print(f"note: {sentence}", file=sys.stderr)
+    out = options.out or options.run / _PAGE
+    page = experiment_page(experiment, pictures, missing, out)
+    content = page.encode(errors="replace")
+    write_atomically(out, content)
+    done = sum(cell["state"] == "done" for cell in experiment.cells)
+    print(f"{experiment.title}: {done} of {len(experiment.cells)} cells are done")
+    print(f"page: {out}")
+    return {
+        "report": str(out),
+        "of": "experiment",
+        "figures": len(pictures),
+        "bytes": len(content),
+        "cells": len(experiment.cells),
+        "done": done,
+        "comparisons": len(experiment.comparisons),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -96,6 +96,22 @@ class Run:
         writer.writerows(rows)
         write_atomically(self.path / "log.csv", text.getvalue())
 
+    def log(self) -> list[dict[str, Any]]:
+        """The rows of ``log.csv``, numbers as numbers; None where a cell is empty.
+
+        Raises:
+            RunError: it is not there, or damaged.
+        """
+        path = self.path / "log.csv"
+        try:
+            with path.open(newline="") as file:
+                return [
+                    {name: _value(name, text) for name, text in row.items()}
+                    for row in csv.DictReader(file)
+                ]
+        except (OSError, TypeError, ValueError, csv.Error) as error:
+            raise RunError(f"{path} can't be read ({error})") from error
+
     def write_events(self, row: Mapping[str, Any], step: int) -> None:
         """Add an epoch's numbers to the TensorBoard events.
 
@@ -164,6 +180,13 @@ class Run:
         if not isinstance(content, dict):
             raise RunError(f"{path} is damaged: it holds no JSON object")
         return content
+
+
+def _value(name: str, text: str) -> str | float | int | None:
+    """A cell of ``log.csv``."""
+    if name == "phase" or not text:
+        return text or None
+    return int(text) if name in ("epoch", "skipped", "decoded_again") else float(text)
 
 
 def create_run(out: Path | None, recipe: Recipe) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from fastretina.model import set_phase
 from fastretina.optimise import make_average, make_optimizer
 from fastretina.rank_norm import synchronised
 from fastretina.ranks import wrapped
-from fastretina.recipe import Recipe
+from fastretina.recipe import Phase, Recipe
 from fastretina.run import COLUMNS, Run
 from loaders.errors import RunError
 
@@ -97,7 +97,7 @@ class Session:
         self._seen = 0
 
     @property
-    def phase(self) -> Literal["head", "full"]:
+    def phase(self) -> Phase:
         """``head`` or ``full``; a finished run stays in the one that it ended in."""
         return self.recipe.phase(min(self.progress.epoch, self.recipe.epochs - 1))
 

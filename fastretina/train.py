@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastretina import cli
 from fastretina.interrupts import Interrupted
 from fastretina.options import TrainOptions
-from fastretina.recipe import RECIPES, STRONG
+from fastretina.recipe import RECIPES, STRONG, Phase
 from loaders import LOADERS
 from loaders.errors import RunError
 
@@ -65,6 +65,7 @@ def _defaults(words: Sequence[str]) -> TrainOptions:
         return TrainOptions(
             recipe=run.recipe(),
             shards=config["shards"],
+            test_shards=config.get("test_shards"),
             loader=config["loader"] if own else "auto",
             resume=run.path,
         )
@@ -97,11 +98,11 @@ def command(options: TrainOptions) -> dict[str, Any] | None:
 def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
     import torch
 
+    from fastretina.conclusion import conclude
     from fastretina.data import open_data
     from fastretina.device import choose
     from fastretina.feeding import train_loader
     from fastretina.interrupts import Stopper
-    from fastretina.report import report
     from fastretina.starting import begin, resume
 
     recipe = options.recipe
@@ -114,7 +115,7 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
     torch.backends.cudnn.benchmark = True  # all batches but the last have one size
     feeding = _feeding(options, str(compute.device), ranks)
     with (
-        open_data(options.shards, recipe) as data,
+        open_data(options.shards, recipe, options.test_shards) as data,
         train_loader(data.train, recipe, feeding) as loader,
         Stopper() as stopper,
     ):
@@ -125,7 +126,7 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
             while not training.finished():
                 training.run_epoch(loader, options.checkpoint_every)
                 training.end_epoch()
-            return report(session, data, feeding, training.check)
+            return conclude(session, data, feeding, training.check)
         except Interrupted:
             session.save()
             raise KeyboardInterrupt(
@@ -169,8 +170,12 @@ class Training:
         self.data, self.feeding, self.stopper = data, feeding, stopper
         self.augment = Augment(self.recipe)
         self._named: set[str] = set()  # images whose skipping has been told
-        loss = Loss(self.recipe, data.train_counts(), self.ranks)
-        self.loss = loss.to(session.compute.device)
+        counts, device = data.train_counts(), session.compute.device
+        phases: tuple[Phase, ...] = ("head", "full")
+        self.losses = {
+            phase: Loss(self.recipe, counts, self.ranks, phase).to(device)
+            for phase in phases
+        }
 
     def finished(self) -> bool:
         """Whether all epochs, or ``--max-steps``, are done and evaluated."""
@@ -233,7 +238,7 @@ class Training:
         inputs = self.augment(batch.images, batch.index, progress.epoch, progress.step)
         with session.compute.autocast():
             logits = session.forward(inputs)
-        loss = self.loss(logits.float(), batch.labels)
+        loss = self.losses[session.phase](logits.float(), batch.labels)
         session.optimizer.zero_grad(set_to_none=True)
         session.scaler.scale(loss).backward()
         session.scaler.step(session.optimizer)

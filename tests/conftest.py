@@ -32,6 +32,15 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     patch.undo()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """Intervals from 20 resamples, not 1,000: each takes 5 ms of every evaluation."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("fastretina.evidence.intervals.RESAMPLES", 20)
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with the real photographs; the test is skipped where it is absent."""

@@ -46,7 +46,8 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     A killed process loses nothing that it has written: fsync is for a power cut.
     """
     patch.setattr("torchvision.models.resnet18", small_network)
-    for name in ("report.draw_curves", "report.draw_confusion"):
+    patch.setattr("fastretina.evidence.intervals.RESAMPLES", 10)
+    for name in ("conclusion.draw_curves", "conclusion.draw_confusion"):
         patch.setattr(f"fastretina.{name}", _nothing)
     patch.setattr("os.fsync", _nothing)
 
@@ -111,7 +112,7 @@ def log(run: Path) -> list[dict[str, str]]:
 def metrics(run: Path) -> dict[str, Any]:
     """``metrics.json`` without what may differ from run to run of the same recipe."""
     found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
-    changing = ("run", "loader", "images_per_second", "wait_fraction")
+    changing = ("run", "loader", "seconds", "images_per_second", "wait_fraction")
     return {name: value for name, value in found.items() if name not in changing}
 
 
@@ -121,7 +122,7 @@ server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
     [
         "fastretina.train",
-        "fastretina.report",
+        "fastretina.conclusion",
         "loaders._turbo",
         "torch._dynamo",
         "torch.utils.tensorboard",

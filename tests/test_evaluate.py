@@ -75,7 +75,10 @@ def test_evaluate_repeats_the_runs_own_numbers(
         assert found[name] == told[name], name
     assert found["test_samples"] == 11
     assert found["checkpoint"] == {"strong": "best", "seed": "last"}[recipe]
-    assert f"accuracy {told['test_accuracy']:5.1%}" in outcome.out[0]
+    assert f"accuracy {told['test_accuracy']:.1%} [" in outcome.out[1]
+    assert found["baselines"] == told["baselines"]
+    assert found["leak"] == told["leak"] == {"eyes": 0, "total": 11}
+    assert found["calibrated"] == told["calibrated"]
 
 
 def test_evaluate_changes_nothing_in_the_run(runs: Path, evaluates: Evaluates):

@@ -99,7 +99,11 @@ def test_score_of_a_perfect_predictor():
     labels = np.array([0, 1, 2, 3, 4, 4])
     found = score(labels, sure(labels.tolist()))
     assert found["accuracy"] == found["qwk"] == found["balanced_accuracy"] == 1
-    assert found["referable"] == {"sensitivity": 1, "specificity": 1, "auc": 1}
+    for cut in ("referable", "sight_threatening"):
+        assert set(found[cut].values()) == {1}
+    assert found["auc"] == [1] * 5
+    assert found["macro_f1"] == 1
+    assert found["calibration_error"] == 0
     assert found["collapse"] is None
 
 

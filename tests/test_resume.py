@@ -38,12 +38,12 @@ EACH_STEP = ("--checkpoint-every", 0)
 STEP = "fastretina.train:Training.step"
 PHASE = "fastretina.session:Session.begin_phase"
 EVALUATE = "fastretina.evaluate:predict_all"
-REPORT = "fastretina.report:predict_all"
+REPORT = "fastretina.conclusion:predict_all"
 SAVE = "fastretina.checkpoint:save"
 RENAME = "pathlib:Path.replace"
 LOG = "fastretina.run:Run.write_log"
 METRICS = "fastretina.run:Run.write_metrics"
-FIGURES = "fastretina.report:draw_confusion"
+FIGURES = "fastretina.conclusion:draw_confusion"
 CONFIG = "fastretina.run:Run.write_config"
 
 Resumes = Callable[..., Outcome]

@@ -63,6 +63,9 @@ def test_train_resnet18_writes_the_whole_run_folder(resnet: Path):
         "last.safetensors",
         "best.safetensors",
         "metrics.json",
+        "test.parquet",
+        "validation.parquet",
+        "model_card.md",
         "curves.png",
         "confusion.png",
     }
@@ -103,7 +106,7 @@ def test_train_prints_json_last(trains: Trains, tmp_path: Path):
     tensors, _ = checkpoint.load(tmp_path / "run" / "best.safetensors")
     average = checkpoint.part(tensors, "ema") or checkpoint.part(tensors, "model")
     assert found["weights_sha256"] == weights_sha256(average)
-    assert "samples: accuracy" in outcome.out[1]
+    assert outcome.out[1].startswith("11 samples; in brackets 95 % intervals")
     assert [line.split()[0] for line in outcome.err] == ["epoch"] * 3
 
 

@@ -1,0 +1,1 @@
+"""Experiments of many runs: what is trained, how it is kept, and what it says."""

@@ -1,0 +1,102 @@
+"""``fastretina.report`` of an experiment: its cells, comparisons and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_pages import Page, write_experiment
+from reported_runs import edit, made_up_run
+from small_runs import Outcome, call
+
+from fastretina import report
+
+Reports = Callable[..., Outcome]
+
+
+@pytest.fixture
+def reports(capsys: pytest.CaptureFixture[str]) -> Reports:
+    def run(*flags: object) -> Outcome:
+        return call(report.main, [str(flag) for flag in flags], capsys)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 120 test photographs, reported; read-only by agreement."""
+    folder = made_up_run(tmp_path_factory.mktemp("runs") / "made-up")
+    assert report.main([str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def experiment(finished: Path, tmp_path: Path) -> Path:
+    return write_experiment(tmp_path / "experiment", finished)
+
+
+def test_experiment_shows_cells_comparisons_figures_and_links(
+    experiment: Path, reports: Reports
+):
+    found = reports(experiment)
+    told_of = found.json
+    assert (told_of["of"], told_of["cells"], told_of["done"]) == ("experiment", 4, 2)
+    assert (told_of["figures"], told_of["comparisons"]) == (1, 2)
+    assert told_of["bytes"] == (experiment / "report.html").stat().st_size
+    page = Page(experiment / "report.html")
+    assert "80.0% ± 1.0 [78.0, 82.0]" in page.words
+    assert "Highest QWK: Cell a, 0.820 [0.800, 0.840]" in page.words
+    assert "4 cells: 2 done, 1 failed, 1 waiting" in page.words
+    assert "qwk: a is better" in page.words
+    assert "+0.030 [+0.010, +0.050]" in page.words
+    assert "81.6%" in page.words
+    links = [link["href"] for link in page.all("a") if "report" in (link["href"] or "")]
+    assert links == ["a%20cell/seed-0/report.html"]
+    assert [each["alt"] for each in page.all("img")] == ["Bars."]
+    assert len(page.all("script")) == 1
+    assert "<script>document" not in page.raw
+    noise = [e for e in page.all("td") if (e.get("class") or "").endswith("noise")]
+    assert len(noise) == 1
+
+
+def test_experiment_tells_of_each_figure_that_it_lacks(
+    experiment: Path, reports: Reports
+):
+    found = reports(experiment)
+    assert [line.partition(" is left out: ")[2] for line in found.err] == [
+        "it is no image.",
+        "no such file or directory.",
+        "it lies outside of the experiment's folder.",
+    ]
+
+
+def test_experiment_links_are_relative_to_where_the_page_lies(
+    experiment: Path, tmp_path: Path, reports: Reports
+):
+    reports(experiment, "--out", tmp_path / "page.html")
+    links = [link["href"] for link in Page(tmp_path / "page.html").all("a")]
+    assert "experiment/a%20cell/seed-0/report.html" in links
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"cells": None}, "damaged"),
+        ({"cells": [{"title": "no id"}]}, "no 'cell'"),
+        ({"seeds": "many"}, "damaged"),
+        ({"title": 3}, "title must be text, got 3"),
+        ({"comparisons": [{"first": "a"}]}, "no 'second'"),
+        ({"figures": ["x.png"]}, "damaged"),
+        ({"reference": {"rows": [{"title": "x", "qwk": "high"}]}}, "got 'high'"),
+    ],
+)
+def test_damaged_experiment_is_one_line(
+    experiment: Path, reports: Reports, changes: dict[str, Any], word: str
+):
+    edit(experiment / "experiment.json", **changes)
+    found = reports(experiment)
+    assert found.code == 1
+    assert f"{experiment / 'experiment.json'} is damaged" in found.complaint
+    assert word in found.complaint
