@@ -233,7 +233,10 @@ def _claim(options: Options, plan: Plan) -> None:
     if not path.exists():
         write_atomically(path, text)
         return
-    before = json.loads(path.read_text())
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): choose another --out") from error
     if before != json.loads(text):
         what = _changed(before, json.loads(text))
         raise RunError(

@@ -40,7 +40,7 @@ def in_processes(
     context = get_context("spawn")  # fork would copy a locked tqdm thread
     theirs, ours = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(
-        min(workers, len(items)), context, initializer=_end_with, initargs=(theirs,)
+        min(workers, len(items)), context, initializer=end_with, initargs=(theirs,)
     )
     try:
         with _interrupts_held():
@@ -104,8 +104,8 @@ def _interrupts_held() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _end_with(pipe: connection.Connection) -> None:
-    """End this process at once when the other end of ``pipe`` is closed."""
+def end_with(pipe: connection.Connection) -> None:
+    """End this process at once when ``pipe``'s other end closes, by a death too."""
 
     def watch() -> None:
         pipe.poll(None)
