@@ -31,7 +31,7 @@ COMMANDS = {
     "report": "write a run's or an experiment's page and model card",
     "export": "make an ONNX file of a run's network",
     "experiments": "train and compare many runs, as the course report did",
-    "audit": "look for leaks, duplicates and conflicts in labels and images",
+    "audit": "find leaks, copies and conflicting grades; split by patient",
     "parity": "prove that a loader equals plain PIL",
     "doctor": "tell what limits training here, and which loader to take",
 }
