@@ -29,7 +29,7 @@ COMMANDS = {
     "evaluate": "repeat a run's evaluation, every test sample once",
     "predict": "grade single photographs with a run's model",
     "report": "write a run's or an experiment's page and model card",
-    "export": "make an ONNX file of a run's network",
+    "export": "write a run's network as an ONNX file",
     "experiments": "train and compare many runs, as the course report did",
     "audit": "find leaks, copies and conflicting grades; split by patient",
     "parity": "prove that a loader equals plain PIL",

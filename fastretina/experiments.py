@@ -41,7 +41,7 @@ class Options:
     """Flags of ``fastretina.experiments``.
 
     Attributes:
-        name: The experiment.
+        name: The experiment: table, ablations or strong.
         shards: The data set, written by scripts/shard.py.
         out: Folder of the runs and results; by default experiments/NAME.
         budget: full trains as the recipes say. small has 0.4 of the epochs, 128 pixels
@@ -58,7 +58,7 @@ class Options:
 
     name: Annotated[
         Positional[Literal["table", "ablations", "strong"]],
-        arg(metavar="{table,ablations,strong}"),
+        arg(metavar="NAME"),
     ]
     shards: Annotated[str, arg(metavar="PATH")] = "shards"
     out: Path | None = None
@@ -134,6 +134,8 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, Any
             and reported, some cells have failed.
         KeyboardInterrupt: after the run in progress has saved.
     """
+    import torch
+
     from fastretina.device import choose
     from fastretina.experiment.estimate import estimate
     from fastretina.experiment.series import Series
@@ -145,6 +147,8 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, Any
     with open_split(options.shards, "test") as test:
         num_test = len(test)
     plan = make_plan(options, recipe_words, pixels)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     compute = choose(options.device, plan.cells[0].recipe.amp)
     seconds = estimate(plan.trained, pixels, num_train, num_test, compute)
     if options.dry_run:

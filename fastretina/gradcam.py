@@ -53,7 +53,8 @@ def grad_cam(
     found: list[Tensor] = []
 
     def begin_to_differentiate(_: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
-        found.append(given[0].detach().requires_grad_())
+        # In float32, as a weight over 256 places is next to nothing in fp16.
+        found.append(given[0].detach().float().requires_grad_())
         # From here on, and until no_grad ends: a graph of all the layers before would
         # take 5 GB for 32 photographs of 512 pixels.
         torch.set_grad_enabled(True)
@@ -69,9 +70,8 @@ def grad_cam(
             grades = logits.argmax(dim=1)
         asked = F.one_hot(grades, logits.shape[1]).float()
         (gradient,) = torch.autograd.grad(logits, found[-1], asked)
-    activations, gradient = found[-1].detach().float(), gradient.float()
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    heat = (weights * activations).sum(dim=1, keepdim=True).relu()
+    heat = (weights * found[-1].detach()).sum(dim=1, keepdim=True).relu()
     height, width = images.shape[1:3]
     heat = F.interpolate(heat, (height, width), mode="bilinear", align_corners=False)
     peak = heat.amax(dim=(2, 3), keepdim=True)

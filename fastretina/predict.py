@@ -5,36 +5,35 @@ python -m fastretina.predict runs/resnet18-strong-1 photo.jpeg
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from fastretina import cli
-from loaders.errors import DataError
+from fastretina.notice import NOTICE
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from fastretina.device import Compute
+    from fastretina.evidence.calibration import Calibration
+    from fastretina.grading import Graded
+    from fastretina.reading import Photograph
     from fastretina.trained import Trained
 
 PROG = "python -m fastretina.predict"
 ABOUT = f"""Grade photographs, JPEG or PNG, with a run's network. They are prepared as
-its training images were; one that is not square is cropped to the fundus. Not a medical
-device: do not treat anybody by it.
+its training images were; one that is not square is cropped to the fundus. One that is
+too dark, blown out or blurred, or shows no fundus, gets a warning beside its grade. Not
+a medical device: do not treat anybody by it.
 
-Example: {PROG} runs/resnet18-strong-1 left.jpeg right.jpeg --format json
+Example: {PROG} runs/resnet18-strong-1 photos/ --pairs --tta --overlays overlays
 """
-_BATCH = 32
-_COLUMNS = ("image", "grade", "name", "p0", "p1", "p2", "p3", "p4", "error")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +42,16 @@ class Options:
 
     Attributes:
         run: The run's folder.
-        images: Photographs to grade.
+        images: Photographs to grade, or folders that hold some.
+        tta: Test-time augmentation: the mean over the image as it is, mirrored, upside
+            down, and both; takes four times as long.
+        calibrated: Give probabilities calibrated by the temperature that the run fitted
+            on its validation patients, and beside them the grade by its thresholds.
+        pairs: Give for each eye what both eyes of the patient say together, too, by a
+            second stage fitted on the run's validation patients. Names tell who is
+            whose: 10_left and 10_right.
+        overlays: Write a picture for each photograph to this folder: what its grade
+            came from, by Grad-CAM.
         format: Of the predictions on stdout; its last line is a summary in JSON.
         out: Write the predictions to this file instead.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -51,6 +59,10 @@ class Options:
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE...")]
+    tta: bool = False
+    calibrated: bool = False
+    pairs: bool = False
+    overlays: Annotated[Path | None, arg(metavar="DIR")] = None
     format: Literal["csv", "json"] = "csv"
     out: Path | None = None
     device: str = "auto"
@@ -58,6 +70,15 @@ class Options:
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("at least one IMAGE must be given")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
+        if self.overlays is not None and self.overlays.is_file():
+            raise ValueError(f"--overlays must be a folder, got {self.overlays}")
+        if self.overlays in self.images:  # it would grade them the next time
+            raise ValueError(
+                "--overlays must be another folder than the images', got "
+                f"{self.overlays}"
+            )
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
@@ -71,7 +92,18 @@ def command(options: Options) -> dict[str, Any]:
     Raises:
         DataError: after all others are graded, where some could not be.
     """
+    from fastretina.answers import (
+        add_fused,
+        as_csv,
+        as_json,
+        refuse_failed,
+        remarks,
+        row,
+    )
     from fastretina.device import choose_again
+    from fastretina.fellows import fellows
+    from fastretina.grading import calibration_of, fusion_of
+    from fastretina.reading import find_photographs
     from fastretina.run import Run
     from fastretina.trained import load_trained
     from loaders._files import write_atomically
@@ -79,95 +111,100 @@ def command(options: Options) -> dict[str, Any]:
     run = Run(options.run)
     compute = choose_again(options.device, run.config()["precision"])
     trained = load_trained(run, compute.device)
-    rows = list(_grade(options.images, trained, compute))
-    text = _as_csv(rows) if options.format == "csv" else _as_json(rows)
+    paths = find_photographs(options.images)
+    # What can't be meant or had is told now, not after an hour of grading.
+    calibration = calibration_of(run, trained) if options.calibrated else None
+    fusion = fusion_of(run, trained) if options.pairs else None
+    fellows_of = fellows(paths) if options.pairs else {}
+    if options.overlays is not None:
+        options.overlays.mkdir(parents=True, exist_ok=True)
+    graded = list(_graded(paths, trained, compute, options, calibration))
+    rows = [row(each, calibration) for each in graded]
+    if fusion is not None:
+        add_fused(rows, graded, fellows_of, fusion)
+    text = as_csv(rows) if options.format == "csv" else as_json(rows)
     if options.out is None:
         print(text, end="")
     else:
         write_atomically(options.out, text)
-    print("Not a medical device.", file=sys.stderr)
-    failed = [row for row in rows if row["error"]]
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {len(rows)} images can't be graded: "
-            f"{failed[0]['image']}: {failed[0]['error']}"
-        )
+    for line in remarks(rows):
+        print(line, file=sys.stderr)
+    print(NOTICE, file=sys.stderr)
+    refuse_failed(rows)
     return {
         "run": str(options.run),
         "images": len(rows),
-        "grades": [row["grade"] for row in rows],
+        "grades": [each["grade"] for each in rows],
+        **({"fused_grades": [each["fused_grade"] for each in rows]} if fusion else {}),
+        "warnings": sum(bool(each["warning"]) for each in rows),
+        "tta": options.tta,
+        "calibrated": options.calibrated,
         "weights_sha256": trained.weights_sha256,
+        "notice": NOTICE,
     }
 
 
-def _grade(
-    paths: Sequence[Path], trained: Trained, compute: Compute
-) -> Iterator[dict[str, Any]]:
-    """A row for each image, in order."""
+def _graded(
+    paths: Sequence[Path],
+    trained: Trained,
+    compute: Compute,
+    options: Options,
+    calibration: Calibration | None,
+) -> Iterator[Graded]:
+    """Each photograph graded, in order; the next ones are read meanwhile."""
+    from tqdm import tqdm
+
+    from fastretina.grading import BATCH, calibrated, grade_batch
+    from fastretina.processes import in_threads
+    from fastretina.reading import read_photograph
+    from loaders._cores import granted_cores
+
+    read = partial(read_photograph, config=trained.config)
+    with (
+        closing(in_threads(read, paths, granted_cores())) as photographs,
+        tqdm(
+            total=len(paths),
+            unit=" images",
+            desc="grading",
+            disable=None if len(paths) > BATCH else True,
+        ) as bar,
+    ):
+        for first in range(0, len(paths), BATCH):
+            batch = list(islice(photographs, BATCH))
+            found = grade_batch(batch, trained, compute, tta=options.tta)
+            if options.overlays is not None:
+                shown = [calibrated(each, calibration) for each in found]
+                _draw(options.overlays, first + 1, batch, shown, trained, compute)
+            yield from found
+            bar.update(len(batch))
+
+
+def _draw(
+    folder: Path,
+    number: int,
+    batch: Sequence[Photograph],
+    found: Sequence[Graded],
+    trained: Trained,
+    compute: Compute,
+) -> None:
+    """Write the overlays of a batch whose first photograph has this number."""
     import numpy as np
     import torch
 
-    from fastretina.augment import normalise
-    from loaders._course import GRADES
+    from fastretina.gradcam import grad_cam
+    from fastretina.overlays import write_overlay
 
-    for first in range(0, len(paths), _BATCH):
-        chosen = paths[first : first + _BATCH]
-        prepared = [_prepare(path, trained) for path in chosen]
-        good = [image for image, error in prepared if not error]
-        graded = np.empty((0, len(GRADES)))
-        if good:
-            with torch.inference_mode(), compute.autocast():
-                images = torch.from_numpy(np.stack(good)).to(compute.device)
-                logits = trained.network(normalise(images))
-            graded = logits.float().softmax(dim=1).cpu().numpy()
-        shares = iter(graded)
-        for path, (_, error) in zip(chosen, prepared, strict=True):
-            row: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"image": str(path)}
-            if error:
-                yield row | {"error": error}
-                continue
-            chances = next(shares)
-            grade = int(chances.argmax())
-            row |= {"grade": grade, "name": GRADES[grade]}
-            yield row | {f"p{k}": round(float(p), 4) for k, p in enumerate(chances)}
-
-
-def _prepare(path: Path, trained: Trained) -> tuple[npt.NDArray[np.uint8], str]:
-    """The image as the network was trained on its like, or why it can't be.
-
-    One of another shape than the square images of training is cropped to the fundus.
-    """
-    import numpy as np
-
-    from fastretina.prepare import Preparer, Rejected
-    from loaders._turbo import Decoder
-
-    how = trained.config["data"]["preprocessing"] or {"steps": [], "size": None}
-    height, width = trained.config["image_shape"]
-    image = np.empty((height, width, 3), np.uint8)
-    try:
-        content = path.read_bytes()
-        ready = Preparer(how["steps"], how["size"])(content)
-        if ready.width != ready.height and trained.config["square"]:
-            ready = Preparer(["crop"])(ready.jpeg)
-        Decoder((height, width))(ready.jpeg, (False, False), image)
-    except OSError as error:
-        return image, error.strerror or str(error)
-    except (Rejected, ValueError) as error:
-        return image, str(error)
-    return image, ""
-
-
-def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _as_json(rows: Sequence[dict[str, Any]]) -> str:
-    return json.dumps(rows, indent=1) + "\n"
+    good = [place for place, each in enumerate(found) if each.chances is not None]
+    if not good:
+        return
+    images = torch.from_numpy(np.stack([batch[place].image for place in good]))
+    grades = torch.tensor([found[place].grade for place in good])
+    with compute.autocast():
+        heats = grad_cam(
+            trained.network, images.to(compute.device), grades.to(compute.device)
+        )
+    for place, heat in zip(good, heats.cpu().numpy(), strict=True):
+        write_overlay(folder, number + place, found[place], batch[place].image, heat)
 
 
 if __name__ == "__main__":

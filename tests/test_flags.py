@@ -13,12 +13,16 @@ import pytest
 
 from fastretina import (
     __version__,
+    audit,
     cli,
     demo,
     doctor,
     evaluate,
+    experiments,
+    export,
     parity,
     predict,
+    report,
     shard,
     train,
 )
@@ -30,15 +34,17 @@ from loaders import LOADERS
 # Adding a flag here is a decision; removing or renaming one breaks people's scripts.
 FLAGS = {
     train: """
-        --shards --loader --fallback --no-fallback --on-corrupt --hw-decoder-load
+        --shards --test-shards --loader --fallback --no-fallback --on-corrupt
+        --hw-decoder-load
         --workers --prefetch --device --threads --compile --no-compile
         --out --resume --checkpoint-every --recipe --arch --weights --image-size
         --batch-size --head-epochs --full-epochs --max-steps --optimizer --head-lr --lr
         --momentum --weight-decay --schedule --warmup-epochs --final-lr-share
-        --ema-decay --label-smoothing --distance-cost --class-weights --balance
+        --ema-decay --label-smoothing --distance-cost --class-weights
+        --weighted-phases --balance
         --balance-decay --hflip --vflip --rotate --scale --translate --brightness
-        --contrast --saturation --head-batchnorm --validation --test-each-epoch
-        --no-test-each-epoch --amp --seed
+        --contrast --saturation --head-batchnorm --validation --train-samples
+        --test-samples --test-each-epoch --no-test-each-epoch --amp --seed
     """,
     shard: """
         --verify --workers --samples-per-shard --seed --layout --labels --test-share
@@ -46,9 +52,22 @@ FLAGS = {
     """,
     evaluate: """
         --shards --split --loader --fallback --no-fallback --on-corrupt --workers
-        --device
+        --device --out
     """,
-    predict: "--format --out --device",
+    predict: """
+        --tta --no-tta --calibrated --no-calibrated --pairs --no-pairs --overlays
+        --format --out --device
+    """,
+    export: "--format --out --image-size --opset",
+    report: "--shards --out --mistakes --device",
+    experiments: """
+        --shards --out --budget --seeds --dry-run --pretrained --loader --workers
+        --device --threads
+    """,
+    audit: """
+        --layout --labels --images --no-images --fix --test-share --seed --out --strict
+        --workers
+    """,
     parity: """
         --data --shards --loader --split --image-size --run --labels --workers --device
     """,
@@ -70,6 +89,7 @@ CHOICES = {
         "--optimizer": "sgd,adamw",
         "--schedule": "constant,cosine",
         "--class-weights": "none,balanced,sqrt",
+        "--weighted-phases": "both,full",
         "--head-batchnorm": "train,eval",
         "--amp": "auto,bf16,fp16,off",
     },
@@ -80,6 +100,10 @@ CHOICES = {
         "--on-corrupt": "raise,skip",
     },
     predict: {"--format": "csv,json"},
+    export: {"--format": "onnx"},
+    report: {},
+    experiments: {"--budget": "full,small,tiny", "--loader": LOADER},
+    audit: {"--layout": "course,kaggle,aptos,folders"},
     parity: {"--loader": LOADER, "--split": "train,test"},
     doctor: {"--arch": "resnet18,resnet50", "--amp": "auto,bf16,fp16,off"},
     demo: {},
@@ -88,6 +112,10 @@ POSITIONAL = {
     shard: ["DATA", "SHARDS"],
     evaluate: ["RUN"],
     predict: ["RUN", "IMAGE..."],
+    export: ["RUN"],
+    report: ["RUN"],
+    experiments: ["NAME"],
+    audit: ["DATA"],
 }
 FLAG = re.compile(r"(--[a-z][a-z-]*)(?:, (--[a-z-]+))?(?: \{([a-z0-9,-]+)\})?")
 COMMANDS = pytest.mark.parametrize(

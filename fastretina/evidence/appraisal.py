@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastretina.evidence.baselines import Eyes, Leak, baselines, leak
 from fastretina.evidence.calibration import Calibration, calibrate, correct_prior
+from fastretina.evidence.fusion import FusionError, judge_fusion
 from fastretina.evidence.intervals import (
     grade_intervals,
     of_scores,
@@ -49,8 +50,8 @@ def appraise(
         weights: of the grades in the loss, where it was weighted.
 
     Returns:
-        ``test``, ``baselines``, ``leak``, ``calibration``, ``calibrated`` and
-        ``prior_corrected``; each but the first may be None.
+        ``test``, ``baselines``, ``leak``, ``calibration``, ``calibrated``,
+        ``prior_corrected`` and ``pairs``; each but the first may be None.
     """
     fitted = (
         calibrate(validation.labels, validation.probabilities) if validation else None
@@ -65,7 +66,16 @@ def appraise(
         "calibration": asdict(fitted) if fitted else None,
         "calibrated": _calibrated(fitted, test) if fitted else None,
         "prior_corrected": _corrected(test, weights) if weights else None,
+        "pairs": _paired(test, validation) if validation else None,
     }
+
+
+def _paired(test: Predicted, validation: Predicted) -> dict[str, Any] | None:
+    """Both eyes together against one, where there are pairs enough to fit on."""
+    try:
+        return judge_fusion(validation, test)
+    except FusionError:
+        return None
 
 
 def _calibrated(fitted: Calibration, test: Predicted) -> dict[str, Any]:
@@ -152,6 +162,13 @@ def _other_points(appraisal: Mapping[str, Any]) -> list[str]:
         )
     if corrected := appraisal.get("prior_corrected"):
         lines.append(f"with the class weights undone: {_point_line(corrected)}")
+    if paired := appraisal.get("pairs"):
+        qwk = next(d for d in paired["differences"] if d["statistic"] == "qwk")
+        lines.append(
+            f"both eyes of {paired['pairs']:,} patients together: QWK "
+            f"{paired['fused']['qwk']:.3f}, each alone {paired['single']['qwk']:.3f}; "
+            f"{qwk['verdict']}"
+        )
     return lines
 
 

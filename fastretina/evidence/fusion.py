@@ -81,9 +81,9 @@ def pairs_of(predicted: Predicted) -> tuple[Int64, Int64]:
     eyes = zip(predicted.patients, predicted.eyes, strict=True)
     places = {eye: place for place, eye in enumerate(eyes) if eye[1]}
     both = [
-        (place, places[patient, _OTHER[side]])
+        (place, places[patient, _OTHER.get(side, "")])
         for (patient, side), place in places.items()
-        if (patient, _OTHER[side]) in places
+        if (patient, _OTHER.get(side, "")) in places
     ]
     own, fellow = np.array(sorted(both), np.int64).reshape(-1, 2).T
     return own, fellow
@@ -166,7 +166,8 @@ def _regression(
 ) -> LogisticRegression:
     from sklearn.linear_model import LogisticRegression
 
-    bare = LogisticRegression(C=strength, max_iter=2000)
+    # 10 steps, where lbfgs takes 300: the logarithms of a row go up and down together.
+    bare = LogisticRegression(C=strength, solver="newton-cg", max_iter=500)
     return bare.fit(_features(own, fellow), labels)
 
 
@@ -194,7 +195,7 @@ def _out_of_fold(
         # A grade rarer than there are folds: all that can be done is done.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         folds = list(StratifiedGroupKFold(_FOLDS).split(own, labels, patients))
-    found = own.copy()
+    found: Float64 = own.copy()
     for fitted, out in folds:
         if len(np.unique(labels[fitted])) > 1:
             model = _regression(own[fitted], fellow[fitted], labels[fitted], strength)

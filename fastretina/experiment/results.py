@@ -35,7 +35,7 @@ class Outcome:
     Attributes:
         runs: folders of those that are finished, by seed from the first on.
         error: why the last one that failed did.
-        seconds: that they trained, all together.
+        seconds: of wall time, all together.
     """
 
     runs: list[Path] = field(default_factory=list)

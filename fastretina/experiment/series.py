@@ -17,7 +17,6 @@ from fastretina.experiment.results import Outcome, collect
 from fastretina.experiment.variants import make_variant
 from fastretina.interrupts import Stopper
 from fastretina.options import TrainOptions
-from fastretina.run import Run
 from loaders._files import write_atomically
 from loaders.errors import DataError, RunError
 
@@ -142,6 +141,7 @@ class Series:
             out=path,
             resume=path if begun else None,
         )
+        begun_at = time.monotonic()
         with Stopper() as stopper:
             try:
                 return train(options, path.with_suffix(".log"), stopper)
@@ -149,6 +149,19 @@ class Series:
                 raise KeyboardInterrupt(
                     "the same command goes on where it was"
                 ) from None
+            finally:
+                self._add_time(path.name, time.monotonic() - begun_at)
+
+    def _times(self) -> dict[str, float]:
+        """Wall seconds of each run, evaluations included; a killed one's are lost."""
+        path = self._folder / "times.json"
+        times: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        return times
+
+    def _add_time(self, name: str, seconds: float) -> None:
+        times = self._times()
+        times[name] = round(times.get(name, 0.0) + seconds, 1)
+        write_atomically(self._folder / "times.json", json.dumps(times) + "\n")
 
     def _shards(self, variant: str) -> str:
         given = self._options.shards
@@ -158,12 +171,13 @@ class Series:
 
     def _outcomes(self) -> dict[str, Outcome]:
         outcomes = {cell.name: Outcome() for cell in self._plan.trained}
+        times = self._times()
         for cell, number in self._runs():
             outcome = outcomes[cell.name]
             if self._finished(cell, number):
                 path = self._path(cell, number)
                 outcome.runs.append(path)
-                outcome.seconds += Run(path).metrics().get("seconds", 0.0)
+                outcome.seconds += times.get(path.name, 0.0)
             outcome.error = self._failed.get((cell.name, number), outcome.error)
         return outcomes
 

@@ -71,7 +71,7 @@ def table(found: Mapping[str, Any]) -> str:
 def _cells(found: Mapping[str, Any]) -> list[str]:
     several = found["seeds"] > 1
     names = [name for _, name, _ in _COLUMNS]
-    head = ["", *names, "best epoch on test*", "parameters", "seconds"]
+    head = ["", *names, "best epoch on test*", "parameters", "wall time, s"]
     rows = [
         [
             cell["title"],
