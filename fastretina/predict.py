@@ -22,8 +22,8 @@ from fastretina.notice import NOTICE
 if TYPE_CHECKING:
     from fastretina.device import Compute
     from fastretina.evidence.calibration import Calibration
-    from fastretina.grading import Graded
-    from fastretina.reading import Photograph
+    from fastretina.grading.network import Graded
+    from fastretina.grading.reading import Photograph
     from fastretina.trained import Trained
 
 PROG = "python -m fastretina.predict"
@@ -92,7 +92,8 @@ def command(options: Options) -> dict[str, Any]:
     Raises:
         DataError: after all others are graded, where some could not be.
     """
-    from fastretina.answers import (
+    from fastretina.device import choose_again
+    from fastretina.grading.answers import (
         add_fused,
         as_csv,
         as_json,
@@ -100,10 +101,9 @@ def command(options: Options) -> dict[str, Any]:
         remarks,
         row,
     )
-    from fastretina.device import choose_again
-    from fastretina.fellows import fellows
-    from fastretina.grading import calibration_of, fusion_of
-    from fastretina.reading import find_photographs
+    from fastretina.grading.fellows import fellows
+    from fastretina.grading.network import calibration_of, fusion_of
+    from fastretina.grading.reading import find_photographs
     from fastretina.run import Run
     from fastretina.trained import load_trained
     from loaders._files import write_atomically
@@ -154,9 +154,9 @@ def _graded(
     """Each photograph graded, in order; the next ones are read meanwhile."""
     from tqdm import tqdm
 
-    from fastretina.grading import BATCH, calibrated, grade_batch
+    from fastretina.grading.network import BATCH, calibrated, grade_batch
+    from fastretina.grading.reading import read_photograph
     from fastretina.processes import in_threads
-    from fastretina.reading import read_photograph
     from loaders._cores import granted_cores
 
     read = partial(read_photograph, config=trained.config)
@@ -192,7 +192,7 @@ def _draw(
     import torch
 
     from fastretina.gradcam import grad_cam
-    from fastretina.overlays import write_overlay
+    from fastretina.grading.overlays import write_overlay
 
     good = [place for place, each in enumerate(found) if each.chances is not None]
     if not good:

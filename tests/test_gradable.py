@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import fastretina
-from fastretina.gradable import gradability
+from fastretina.grading.gradable import gradability
 
 UInt8 = npt.NDArray[np.uint8]
 

@@ -29,8 +29,8 @@ from fastretina.evaluate import predict_all
 from fastretina.evidence.calibration import Calibration
 from fastretina.evidence.fusion import fit_fusion
 from fastretina.evidence.predicted import Predicted
-from fastretina.grading import probabilities
-from fastretina.reading import find_photographs, read_photograph
+from fastretina.grading.network import probabilities
+from fastretina.grading.reading import find_photographs, read_photograph
 from fastretina.run import Run
 from fastretina.trained import load_trained
 from loaders import LoaderConfig, make_loader, open_split

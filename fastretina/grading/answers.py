@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fastretina.evidence.calibration import Calibration
 from fastretina.evidence.fusion import Fusion
-from fastretina.grading import Graded, calibrated
+from fastretina.grading.network import Graded, calibrated
 from loaders._course import GRADES
 from loaders.errors import DataError
 

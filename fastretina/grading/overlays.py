@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fastretina.gradcam import overlay
-from fastretina.grading import Graded
+from fastretina.grading.network import Graded
 from fastretina.notice import NOTICE
 from loaders._course import GRADES, strip_suffix
 from loaders._files import write_atomically

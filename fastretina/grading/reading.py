@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastretina.gradable import gradability
+from fastretina.grading.gradable import gradability
 from fastretina.prepare import Preparer, Rejected
 from loaders._course import list_images
 from loaders._turbo import Decoder

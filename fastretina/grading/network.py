@@ -16,7 +16,7 @@ from fastretina.device import Compute
 from fastretina.evidence.calibration import Calibration
 from fastretina.evidence.fusion import Fusion, fit_fusion
 from fastretina.evidence.predicted import Predicted
-from fastretina.reading import Photograph
+from fastretina.grading.reading import Photograph
 from fastretina.run import Run
 from fastretina.trained import Trained
 from loaders.errors import RunError

@@ -1,0 +1,1 @@
+"""Grading photographs with a trained network: reading, answering, warning, drawing."""
