@@ -428,6 +428,7 @@ def test_appraisal_says_all_of_it_and_is_json():
         "sight-threatening DR (grade 3 or worse)",
         "fitted on 150 validation images: temperature",
         "with the class weights undone",
+        "both eyes of 100 patients together: QWK",
         "without a pixel: the commonest grade for all",
         "without a pixel: the fellow eye's training label",
         "warning: the split leaks: 2 of 200 test images",

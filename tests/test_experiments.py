@@ -29,8 +29,8 @@ from fastretina.evidence.predicted import Predicted
 from fastretina.experiment import series, training
 from fastretina.experiment.budget import BUDGETS
 from fastretina.experiment.plans import PLANS, ablations, strong, table
+from fastretina.experiment.results import Collection
 from fastretina.experiment.results import Outcome as CellOutcome
-from fastretina.experiment.results import collect
 from fastretina.experiment.telling import differences
 from fastretina.experiment.variants import BY_IMAGE, BY_PATIENT, CLAHE, make_variant
 from fastretina.preprocess import equalise
@@ -544,7 +544,7 @@ def collected(tmp_path: Path) -> dict[str, Any]:
         for name, grades in said.items()
     }
     outcomes["one-phase"] = CellOutcome(error="it failed")
-    return collect(plan, outcomes)[0]
+    return Collection(plan).collect(outcomes)[0]
 
 
 def test_collapse_verdicts_are_those_of_the_predictions(tmp_path: Path):

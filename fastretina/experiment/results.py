@@ -140,28 +140,56 @@ def _train_counts(run: Path) -> list[int]:
     return counts
 
 
-def collect(
-    plan: Plan, outcomes: Mapping[str, Outcome]
-) -> tuple[dict[str, Any], dict[str, Found]]:
-    """The experiment as JSON, and the predictions that it rests on.
+class Collection:
+    """What the runs have found by now, worked out once for each set of runs.
 
-    Args:
-        plan: of the experiment.
-        outcomes: by the name of the cell; of those that have runs of their own.
+    The intervals of a cell take 2 s, and those of a pair 4 s.
     """
-    found, cells = {}, []
-    for cell in plan.cells:
-        outcome = outcomes[cell.derived or cell.name]
-        if outcome.runs:
-            found[cell.name] = Found.of(cell, outcome.runs)
-        cells.append(_cell_json(cell, outcome, found.get(cell.name)))
-    comparisons = [
-        each for pairing in plan.pairings for each in _compared(plan, pairing, found)
-    ]
-    return {"cells": cells, "comparisons": comparisons}, found
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._found: dict[tuple[str, ...], Found] = {}
+        self._scores: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._comparisons: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+
+    def collect(
+        self, outcomes: Mapping[str, Outcome]
+    ) -> tuple[dict[str, Any], dict[str, Found]]:
+        """The experiment as JSON, and the predictions that it rests on.
+
+        Args:
+            outcomes: by the name of the cell; of those that have runs of their own.
+        """
+        found: dict[str, Found] = {}
+        keys: dict[str, tuple[str, ...]] = {}
+        cells = []
+        for cell in self._plan.cells:
+            outcome = outcomes[cell.derived or cell.name]
+            if outcome.runs:
+                key = keys[cell.name] = (cell.name, *map(str, outcome.runs))
+                if key not in self._found:
+                    self._found[key] = Found.of(cell, outcome.runs)
+                    self._scores[key] = _said(self._found[key])
+                found[cell.name] = self._found[key]
+            scores = self._scores.get(keys.get(cell.name, ()))
+            cells.append(_cell_json(cell, outcome, scores))
+        comparisons = []
+        for pairing in self._plan.pairings:
+            if pairing.first in keys and pairing.second in keys:
+                both = keys[pairing.first] + keys[pairing.second]
+                if both not in self._comparisons:
+                    self._comparisons[both] = _compared(self._plan, pairing, found)
+                comparisons += self._comparisons[both]
+        return {"cells": cells, "comparisons": comparisons}, found
 
 
-def _cell_json(cell: Cell, outcome: Outcome, found: Found | None) -> dict[str, Any]:
+def _said(found: Found) -> dict[str, Any]:
+    return {"scores": found.scores(), "collapse": found.collapse()}
+
+
+def _cell_json(
+    cell: Cell, outcome: Outcome, said: dict[str, Any] | None
+) -> dict[str, Any]:
     done: State = "done" if outcome.runs else "waiting"
     last = Run(outcome.runs[0]).metrics() if outcome.runs else {}
     return {
@@ -175,9 +203,8 @@ def _cell_json(cell: Cell, outcome: Outcome, found: Found | None) -> dict[str, A
         "seconds": round(outcome.seconds, 1) if outcome.runs else None,
         "weights": last.get("weights"),
         "runs": [str(run) for run in outcome.runs],
-        "scores": found.scores() if found else None,
         "best_on_test": _best_on_test(outcome.runs[0]) if outcome.runs else None,
-        "collapse": found.collapse() if found else None,
+        **(said or {"scores": None, "collapse": None}),
     }
 
 
@@ -191,10 +218,8 @@ def _best_on_test(run: Path) -> float | None:
 def _compared(
     plan: Plan, pairing: Pairing, found: Mapping[str, Found]
 ) -> list[dict[str, Any]]:
-    """As JSON, if both have been trained: the test images and seeds that both have."""
+    """As JSON, on the test images and with the seeds that both have."""
     names = (pairing.first, pairing.second)
-    if not all(name in found for name in names):
-        return []
     tested = [set(found[name].tests[0].keys) for name in names]
     common = sorted(tested[0] & tested[1])
     first, second = (found[name].of_keys(common) for name in names)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastretina.diagnosis.forecast import duration
 from fastretina.experiment.cells import GIVEN, Cell, Plan
-from fastretina.experiment.results import Outcome, collect
+from fastretina.experiment.results import Collection, Outcome
 from fastretina.experiment.variants import make_variant
 from fastretina.interrupts import Stopper
 from fastretina.options import TrainOptions
@@ -37,6 +37,7 @@ class Series:
         self._options = options
         self._seconds = seconds
         self._folder = options.folder
+        self._collection = Collection(plan)
         self._failed: dict[tuple[str, int], str] = {}
 
     def train(self) -> None:
@@ -184,7 +185,7 @@ class Series:
     def _write(self, *, figures: bool) -> dict[str, Any]:
         """Write ``experiment.json`` of what there is by now; returns its content."""
         outcomes = self._outcomes()
-        collected, found = collect(self._plan, outcomes)
+        collected, found = self._collection.collect(outcomes)
         drawn: list[dict[str, str]] = []
         if figures:
             from fastretina.experiment.drawing import draw

@@ -158,6 +158,7 @@ _OPTIONAL = {
     "calibration": {"temperature": 1.0, "thresholds": [0.0] * 4, "samples": 0},
     "calibrated": {"calibration_error": 0.0, "thresholds": _POINT},
     "prior_corrected": _POINT,
+    "pairs": {"pairs": 0, "fitted_on": 0},
 }
 
 

@@ -97,6 +97,7 @@ def run_page(
         "points": tables.operating_points(record),
         "thresholds": tables.thresholds(record),
         "certainty": tables.certainty(record),
+        "together": tables.together(record),
         "confusion": figures.confusion,
         "roc": figures.roc,
         "reliability": figures.reliability,

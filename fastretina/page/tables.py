@@ -128,6 +128,25 @@ def certainty(record: Record) -> str:
     )
 
 
+def together(record: Record) -> str | None:
+    """What both eyes of a patient together are worth; None where it wasn't tried."""
+    paired = record.metrics.get("pairs")
+    if not paired:
+        return None
+    by = {each["statistic"]: each for each in paired["differences"]}
+    differences = ", ".join(
+        f"{name} {told(by[key]['value'], by[key]['interval'], '+.3f')}"
+        for key, name in (("accuracy", "accuracy"), ("qwk", "QWK"))
+    )
+    clear = by["qwk"]["clear"] or by["accuracy"]["clear"]
+    return (
+        f"Both eyes together, for the {paired['pairs']:,} test patients who have both, "
+        f"by a second stage fitted on {paired['fitted_on']:,} pairs held out: "
+        f"{differences} against each eye alone"
+        f"{'' if clear else ', which is inside the noise'}."
+    )
+
+
 _ABOUT_ONE = 0.1  # a temperature that nobody would notice
 
 
