@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import simplejpeg
+
+if TYPE_CHECKING:
+    from small_runs import Outcome
 
 REAL_DATA = Path(
     os.environ.get(
@@ -116,6 +120,31 @@ def run_shard(
         return code, out.splitlines(), err.splitlines()
 
     return run
+
+
+@pytest.fixture
+def reports(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run ``fastretina.report`` in this process."""
+    from small_runs import call
+
+    from fastretina import report
+
+    def run(*flags: object) -> Outcome:
+        return call(report.main, [str(flag) for flag in flags], capsys)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 120 made-up test photographs, reported; read-only by agreement."""
+    from reported_runs import made_up_run
+
+    from fastretina import report
+
+    folder = made_up_run(tmp_path_factory.mktemp("runs") / "made-up")
+    assert report.main([str(folder)]) == 0
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:

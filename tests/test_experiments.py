@@ -28,6 +28,7 @@ from fastretina.evidence.calibration import correct_prior
 from fastretina.evidence.predicted import Predicted
 from fastretina.experiment import series, training
 from fastretina.experiment.budget import BUDGETS
+from fastretina.experiment.options import Options, split_words
 from fastretina.experiment.plans import PLANS, ablations, strong, table
 from fastretina.experiment.results import Collection
 from fastretina.experiment.results import Outcome as CellOutcome
@@ -75,7 +76,7 @@ def experiment(folder: Path) -> dict[str, Any]:
 def test_split_words_tells_recipe_flags_from_its_own():
     words = ["table", "--image-size", "128", "--seeds", "3", "--lr=1e-4"]
     words += ["--no-test-each-epoch", "--out", "x", "--test-each-epoch", "--dry-run"]
-    own, recipe = experiments.split_words(words)
+    own, recipe = split_words(words)
     assert own == ["table", "--seeds", "3", "--out", "x", "--dry-run"]
     assert recipe == [
         *("--image-size", "128", "--lr=1e-4"),
@@ -423,7 +424,7 @@ def test_damaged_settings_are_told(runs: Runs, tmp_path: Path):
 def test_pretrained_folder_takes_the_place_of_imagenet(tmp_path: Path, shards: Path):
     for name in ("resnet18-abc.pth", "resnet50.safetensors", "readme.txt"):
         (tmp_path / name).write_bytes(b"")
-    options = experiments.Options(
+    options = Options(
         name="table", shards=str(shards), pretrained=tmp_path, out=tmp_path
     )
     plan = experiments.make_plan(options, [], 64)
@@ -584,7 +585,7 @@ def test_derived_cell_undoes_the_class_weights(tmp_path: Path):
 
 def test_series_asks_for_no_run_of_a_derived_cell():
     plan = ablations(same, 512, leaks=False)
-    options = experiments.Options(name="ablations", seeds=2)
+    options = Options(name="ablations", seeds=2)
     of = series.Series(plan, options, dict.fromkeys(ABLATIONS, 1.0))
     runs = [(cell.name, number) for cell, number in of._runs()]
     assert len(runs) == 24

@@ -26,7 +26,7 @@ from reported_runs import (
     run_on,
     write_run,
 )
-from small_runs import Outcome, call, small_network
+from small_runs import Outcome, small_network
 
 from fastretina import report
 from fastretina.evidence.intervals import told
@@ -43,22 +43,6 @@ from fastretina.run import Run
 from loaders import open_split
 
 Reports = Callable[..., Outcome]
-
-
-@pytest.fixture
-def reports(capsys: pytest.CaptureFixture[str]) -> Reports:
-    def run(*flags: object) -> Outcome:
-        return call(report.main, [str(flag) for flag in flags], capsys)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 120 test photographs, reported; read-only by agreement."""
-    folder = made_up_run(tmp_path_factory.mktemp("runs") / "made-up")
-    assert report.main([str(folder)]) == 0
-    return folder
 
 
 @pytest.fixture

@@ -10,29 +10,12 @@ import numpy as np
 import pytest
 from browser import DESKTOP, PHONE, Browser, browsing
 from report_pages import FIGURES, HOSTILE, write_experiment
-from reported_runs import made_up_run, predicted, renamed, write_run
-from small_runs import Outcome, call
+from reported_runs import predicted, renamed, write_run
+from small_runs import Outcome
 
-from fastretina import report
 from fastretina.evidence.predicted import Predicted
 
 Reports = Callable[..., Outcome]
-
-
-@pytest.fixture
-def reports(capsys: pytest.CaptureFixture[str]) -> Reports:
-    def run(*flags: object) -> Outcome:
-        return call(report.main, [str(flag) for flag in flags], capsys)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 120 test photographs, reported; read-only by agreement."""
-    folder = made_up_run(tmp_path_factory.mktemp("runs") / "made-up")
-    assert report.main([str(folder)]) == 0
-    return folder
 
 
 @pytest.fixture

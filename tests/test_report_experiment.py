@@ -8,28 +8,10 @@ from typing import Any
 
 import pytest
 from report_pages import Page, write_experiment
-from reported_runs import edit, made_up_run
-from small_runs import Outcome, call
-
-from fastretina import report
+from reported_runs import edit
+from small_runs import Outcome
 
 Reports = Callable[..., Outcome]
-
-
-@pytest.fixture
-def reports(capsys: pytest.CaptureFixture[str]) -> Reports:
-    def run(*flags: object) -> Outcome:
-        return call(report.main, [str(flag) for flag in flags], capsys)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 120 test photographs, reported; read-only by agreement."""
-    folder = made_up_run(tmp_path_factory.mktemp("runs") / "made-up")
-    assert report.main([str(folder)]) == 0
-    return folder
 
 
 @pytest.fixture

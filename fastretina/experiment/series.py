@@ -9,19 +9,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastretina.diagnosis.forecast import duration
 from fastretina.experiment.cells import GIVEN, Cell, Plan
+from fastretina.experiment.options import Options
 from fastretina.experiment.results import Collection, Outcome
 from fastretina.experiment.variants import make_variant
 from fastretina.interrupts import Stopper
 from fastretina.options import TrainOptions
 from loaders._files import write_atomically
 from loaders.errors import DataError, RunError
-
-if TYPE_CHECKING:
-    from fastretina.experiments import Options
 
 # The end of a run is not its training: a start, predictions and intervals.
 _AROUND_A_RUN = 20.0  # seconds
