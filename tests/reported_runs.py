@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import numpy.typing as npt
 import pytest
+import torch
 from small_runs import small_network
 
 from fastretina import checkpoint

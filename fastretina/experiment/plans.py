@@ -222,8 +222,8 @@ def strong(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
     """Recipe strong against recipe seed, by image and by patient; see ``table``."""
     other = BY_PATIENT if leaks else BY_IMAGE
     splits = {
-        GIVEN: "split as given" + (", by image" if leaks else ", by patient"),
-        other: "split by patient" if leaks else "split by image, as the course's",
+        GIVEN: ("by image" if leaks else "by patient") + ", as given",
+        other: "by patient" if leaks else "by image, as the course",
     }
     about = {
         "seed": "The report's recipe.",

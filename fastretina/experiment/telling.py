@@ -137,9 +137,9 @@ def _comparisons(found: Mapping[str, Any]) -> list[str]:
     head = ["", *(name for _, name, _ in _COLUMNS), "McNemar's p", "verdict"]
     rows = [
         [
-            f"{titles[first]}, less {titles[second]}",
+            f"*{titles[first]}* against *{titles[second]}*",
             *(_difference(of[key]) for key, _, _ in _COLUMNS),
-            f"{of['accuracy']['mcnemar_p']:.3f}",
+            _chance(of["accuracy"]["mcnemar_p"]),
             _verdict([of[key] for key, _, _ in _COLUMNS]),
         ]
         for (first, second), of in pairs.items()
@@ -161,8 +161,17 @@ def _verdict(each: Sequence[Mapping[str, Any]]) -> str:
     for word, sign in (("better", 1), ("worse", -1)):
         in_it = [names[one["statistic"]] for one in clear if one["value"] * sign > 0]
         if in_it:
-            parts.append(f"{word} in {' and '.join(in_it)}")
+            parts.append(f"{word} in {_listed(in_it)}")
     return "; ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else format(p, ".3f")
 
 
 def _whys(cells: Sequence[Mapping[str, Any]]) -> list[str]:
