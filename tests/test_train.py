@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from small_runs import Outcome, call, log, make_small, metrics, small_network, words
 
-from fastretina import checkpoint, train
+from fastretina import checkpoint, evaluate, train
 from fastretina.data import open_data
 from fastretina.model import weights_sha256
 from fastretina.recipe import STRONG
@@ -228,6 +229,8 @@ def test_train_resnet18_ends_in_the_same_weights_under_any_loader(
         ("--class-weights", "sqrt"),
         ("--balance", 1.0),
         ("--balance", 1.0, "--balance-decay", 0.5),
+        ("--class-weights", "balanced", "--weighted-phases", "full"),
+        ("--train-samples", 20),
         ("--label-smoothing", 0.1),
         ("--distance-cost", 0.1),
         ("--hflip", 1.0),
@@ -260,6 +263,63 @@ def baseline(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         flags = words(shards, run, "--recipe", "seed", "--lr", 0.05)
         assert train.main(flags) == 0
     return (run / "metrics.json").read_text()
+
+
+def test_weights_that_count_in_phase_2_alone_leave_phase_1_as_it_is(
+    trains: Trains, tmp_path: Path
+):
+    losses = {}
+    for phases in ("none", "full", "both"):
+        flags = ["--recipe", "seed"]
+        if phases != "none":
+            flags += ["--class-weights", "balanced", "--weighted-phases", phases]
+        trains(phases, *flags)
+        losses[phases] = [row["train_loss"] for row in log(tmp_path / phases)]
+    assert losses["full"][0] == losses["none"][0] != losses["both"][0]
+    assert losses["full"][1] != losses["none"][1]
+
+
+def test_some_samples_are_whole_patients_and_the_same_for_every_seed(shards: Path):
+    chosen = []
+    for seed in (0, 1):
+        recipe = replace(
+            STRONG, seed=seed, train_samples=20, test_samples=6, validation=0.0
+        )
+        with open_data(shards, recipe) as data:
+            assert 10 <= len(data.train) <= 30
+            assert 2 <= len(data.test) <= 10
+            patients = np.array(data.train.column("patient"))
+            left_out = np.setdiff1d(np.arange(len(patients)), data.train.rows)
+            assert not set(patients[data.train.rows]) & set(patients[left_out])
+            chosen.append((data.train.rows.tolist(), data.test.rows.tolist()))
+    assert chosen[0] == chosen[1]
+    everything = replace(STRONG, train_samples=1000, test_samples=1000, validation=0.0)
+    with open_data(shards, everything) as data:
+        assert (len(data.train), len(data.test)) == (37, 11)
+
+
+def test_test_shards_are_tested_on_and_kept_by_the_run(
+    trains: Trains,
+    tmp_path: Path,
+    make_course: Callable[..., Path],
+    run_shard: Callable[..., tuple[int, list[str], list[str]]],
+    capsys: pytest.CaptureFixture[str],
+):
+    other = tmp_path / "other"
+    course = make_course(tmp_path / "course", train=8, test=17)
+    assert run_shard(course, other)[0] == 0
+    told = trains("run", "--test-shards", other).json
+    run = tmp_path / "run"
+    kept = json.loads((run / "metrics.json").read_text())
+    assert kept["test"]["samples"] == 17
+    again = call(evaluate.main, [str(run)], capsys).json
+    assert again["shards"] == str(other)
+    assert again["test_accuracy"] == told["test_accuracy"]
+    assert again["baselines"] == kept["baselines"]
+    resumed = call(train.main, ["--resume", str(run)], capsys)
+    assert resumed.json["test_accuracy"] == told["test_accuracy"]
+    refused = call(train.main, ["--resume", str(run), "--test-shards", "x"], capsys)
+    assert "no data set in x" in refused.complaint
 
 
 # ---- which epoch is reported

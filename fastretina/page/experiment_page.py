@@ -42,7 +42,11 @@ def experiment_page(
         "sections": _sections(experiment, pictures, missing),
         "state": _state(cells),
         "best": _best(done),
-        "clear": [_stated(each) for each in experiment.comparisons if each["clear"]],
+        "clear": [
+            _stated(each)
+            for each in experiment.comparisons
+            if each["clear"] and each["statistic"] == "qwk"  # the rest are below
+        ],
         "score_columns": SCORES,
         "cells": [_row(experiment, cell, out) for cell in cells],
         "comparisons": _by_pair(experiment),
