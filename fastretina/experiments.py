@@ -75,7 +75,7 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, Any
         return {
             "experiment": plan.name,
             "runs": options.seeds * len(plan.trained),
-            "estimated_seconds": round(total),
+            "estimated_seconds": round(total, 1),
         }
     options.folder.mkdir(parents=True, exist_ok=True)
     with alone(options.folder):

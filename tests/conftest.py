@@ -38,9 +38,9 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session", autouse=True)
 def few_resamples() -> Iterator[None]:
-    """Intervals from 20 resamples, not 1,000: each takes 5 ms of every evaluation."""
+    """Intervals from 5 resamples, not 1,000: each takes 5 ms of every evaluation."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("fastretina.evidence.intervals.RESAMPLES", 20)
+    patch.setattr("fastretina.evidence.intervals.RESAMPLES", 5)
     yield
     patch.undo()
 

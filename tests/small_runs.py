@@ -46,7 +46,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     A killed process loses nothing that it has written: fsync is for a power cut.
     """
     patch.setattr("torchvision.models.resnet18", small_network)
-    patch.setattr("fastretina.evidence.intervals.RESAMPLES", 10)
+    patch.setattr("fastretina.evidence.intervals.RESAMPLES", 2)
     for name in ("conclusion.draw_curves", "conclusion.draw_confusion"):
         patch.setattr(f"fastretina.{name}", _nothing)
     patch.setattr("os.fsync", _nothing)

@@ -291,7 +291,7 @@ def test_console_command_help(word: str, capsys: pytest.CaptureFixture[str]) -> 
     out, err = capsys.readouterr()
     assert err == ""
     for name, about in cli.COMMANDS.items():
-        assert f"{name:<10}{about}" in out
+        assert f"{name:<13}{about}" in out
     assert "Example: " in out
 
 

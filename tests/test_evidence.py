@@ -44,7 +44,7 @@ from loaders.errors import RunError
 @pytest.fixture(autouse=True)
 def enough_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resample costs 2 to 5 ms, whatever the number of samples."""
-    monkeypatch.setattr(intervals, "RESAMPLES", 100)
+    monkeypatch.setattr(intervals, "RESAMPLES", 60)
 
 
 SHARES = [0.735, 0.07, 0.15, 0.025, 0.02]
@@ -357,7 +357,7 @@ def test_mcnemar_counts_what_only_one_has_right():
     assert mcnemar(labels, one, one) == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30)
 )

@@ -434,6 +434,7 @@ def test_pretrained_folder_takes_the_place_of_imagenet(tmp_path: Path, shards: P
         str(tmp_path / "resnet50.safetensors"),
         "none",
     ]
+    assert plan.cells[0].title == f"ResNet18, weights of {tmp_path.name}"
 
 
 @pytest.mark.parametrize("names", [[], ["resnet18-a.pth", "resnet18-b.pth"]])

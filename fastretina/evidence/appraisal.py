@@ -15,6 +15,7 @@ from fastretina.evidence.fusion import FusionError, judge_fusion
 from fastretina.evidence.intervals import (
     grade_intervals,
     of_scores,
+    patient_intervals,
     score_with_intervals,
     told,
 )
@@ -27,6 +28,7 @@ from fastretina.metrics import (
 from loaders._course import GRADES
 
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 
 _CUTS = (
     ("referable", "referable DR (grade 2 or worse)"),
@@ -81,8 +83,14 @@ def _paired(test: Predicted, validation: Predicted) -> dict[str, Any] | None:
 def _calibrated(fitted: Calibration, test: Predicted) -> dict[str, Any]:
     cooled = fitted.cooled(test.probabilities)
     grades = fitted.grades(test.probabilities)
+
+    def error(weights: Float64) -> Float64:
+        return np.array([calibration_error(test.labels, cooled, weights)])
+
+    (interval,) = patient_intervals(error, test.patients)
     return {
         "calibration_error": calibration_error(test.labels, cooled),
+        "intervals": {"calibration_error": interval},
         "thresholds": _point(test, grades),
     }
 
@@ -117,11 +125,13 @@ def table(appraisal: Mapping[str, Any]) -> str:
             f"QWK {beside['qwk']:.3f}, "
             f"balanced accuracy {beside['balanced_accuracy']:.1%}"
         )
-    lines.append(f"{'true grade':<18}{'recall':>7}   predicted 0 to 4")
+    lines.append(f"{'true grade':<18}{'recall':>7}{'precision':>11}   predicted 0 to 4")
     for grade, name in enumerate(GRADES):
         counts = "".join(f"{count:>7,}" for count in scores["confusion"][grade])
-        recall = told(scores["recall"][grade], None, "5.1%")
-        lines.append(f"{grade} {name:<16}{recall:>7}  {counts}")
+        recall, precision = (
+            told(scores[key][grade], None, ".1%") for key in ("recall", "precision")
+        )
+        lines.append(f"{grade} {name:<16}{recall:>7}{precision:>11}  {counts}")
     return "\n".join(lines + [f"warning: {each}" for each in warnings(appraisal)])
 
 
@@ -157,7 +167,8 @@ def _other_points(appraisal: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"fitted on {appraisal['calibration']['samples']:,} validation images: "
             f"temperature {temperature:.2f}, calibration error "
-            f"{calibrated['calibration_error']:.3f}; thresholds on the expected grade: "
+            f"{of_scores(calibrated, 'calibration_error', '.3f')}; thresholds on the "
+            "expected grade: "
             f"{_point_line(calibrated['thresholds'])}"
         )
     if corrected := appraisal.get("prior_corrected"):

@@ -29,7 +29,9 @@ def with_pretrained(plan: Plan, folder: Path | None) -> Plan:
         recipe = cell.recipe
         if recipe.weights in ("imagenet", "auto"):
             path = _weights_of(recipe.arch, folder)
-            cell = replace(cell, recipe=replace(recipe, weights=str(path)))
+            title = cell.title.replace("ImageNet weights", f"weights of {folder.name}")
+            recipe = replace(recipe, weights=str(path))
+            cell = replace(cell, title=title, recipe=recipe)
         cells.append(cell)
     return replace(plan, cells=cells)
 
