@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ _CUTS = (
     ("referable", "referable DR (grade 2 or worse)"),
     ("sight_threatening", "sight-threatening DR (grade 3 or worse)"),
 )
+_WIDTH, _GLUE = 100, "\0"  # of a line for people
 _OPERATING_POINT = ("accuracy", "balanced_accuracy", "qwk", "macro_f1", "confusion")
 
 
@@ -125,6 +128,7 @@ def table(appraisal: Mapping[str, Any]) -> str:
             f"QWK {beside['qwk']:.3f}, "
             f"balanced accuracy {beside['balanced_accuracy']:.1%}"
         )
+    lines = [_wrapped(line) for line in lines]
     lines.append(f"{'true grade':<18}{'recall':>7}{'precision':>11}   predicted 0 to 4")
     for grade, name in enumerate(GRADES):
         counts = "".join(f"{count:>7,}" for count in scores["confusion"][grade])
@@ -133,6 +137,12 @@ def table(appraisal: Mapping[str, Any]) -> str:
         )
         lines.append(f"{grade} {name:<16}{recall:>7}{precision:>11}  {counts}")
     return "\n".join(lines + [f"warning: {each}" for each in warnings(appraisal)])
+
+
+def _wrapped(line: str) -> str:
+    """Within ``_WIDTH``, with no interval torn apart."""
+    whole = re.sub(r"\[[^]]*\]", lambda match: match[0].replace(" ", _GLUE), line)
+    return fill(whole, _WIDTH, subsequent_indent="    ").replace(_GLUE, " ")
 
 
 def warnings(appraisal: Mapping[str, Any]) -> list[str]:
@@ -177,8 +187,8 @@ def _other_points(appraisal: Mapping[str, Any]) -> list[str]:
         qwk = next(d for d in paired["differences"] if d["statistic"] == "qwk")
         lines.append(
             f"both eyes of {paired['pairs']:,} patients together: QWK "
-            f"{paired['fused']['qwk']:.3f}, each alone {paired['single']['qwk']:.3f}; "
-            f"{qwk['verdict']}"
+            f"{paired['fused']['qwk']:.3f}, each alone {paired['single']['qwk']:.3f}, "
+            f"difference {told(qwk['value'], qwk['interval'], '+.3f')}"
         )
     return lines
 
