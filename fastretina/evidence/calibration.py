@@ -16,7 +16,7 @@ from scipy.special import softmax
 from scipy.stats import binned_statistic
 from sklearn.metrics import log_loss
 
-from fastretina.metrics import BINS, calibration_error, quadratic_kappa
+from fastretina.metrics import BINS, calibration_error, quadratic_kappa, unchecked
 from loaders._course import GRADES
 
 Int64 = npt.NDArray[np.int64]
@@ -66,10 +66,12 @@ def calibrate(labels: Int64, probabilities: Float64) -> Calibration:
         labels: int64[N].
         probabilities: float64[N, 5].
     """
-    temperature = fit_temperature(labels, probabilities)
+    with unchecked():
+        temperature = fit_temperature(labels, probabilities)
+        thresholds = fit_thresholds(labels, probabilities)
     return Calibration(
         temperature=temperature,
-        thresholds=tuple(fit_thresholds(labels, probabilities).tolist()),
+        thresholds=tuple(thresholds.tolist()),
         samples=len(labels),
         error_before=calibration_error(labels, probabilities),
         error_after=calibration_error(labels, cool(probabilities, temperature)),

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import sklearn
 from scipy.stats import DegenerateDataWarning, bootstrap
 from sklearn import metrics as sk
 
@@ -25,6 +24,7 @@ from fastretina.metrics import (
     quadratic_kappa,
     roc,
     score,
+    unchecked,
 )
 from loaders._course import GRADES
 
@@ -79,7 +79,7 @@ def patient_resamples(
         return statistics(times[group].astype(np.float64))
 
     with (
-        sklearn.config_context(assume_finite=True, skip_parameter_validation=True),
+        unchecked(),
         warnings.catch_warnings(),
     ):
         # SciPy's own interval, which is not used, warns where a statistic is undefined.
