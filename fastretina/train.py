@@ -98,7 +98,6 @@ def command(options: TrainOptions) -> dict[str, Any] | None:
 def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
     import torch
 
-    from fastretina.conclusion import conclude
     from fastretina.data import open_data
     from fastretina.device import choose
     from fastretina.feeding import train_loader
@@ -126,6 +125,8 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
             while not training.finished():
                 training.run_epoch(loader, options.checkpoint_every)
                 training.end_epoch()
+            from fastretina.conclusion import conclude  # 1 s, not before an error
+
             return conclude(session, data, feeding, training.check)
         except Interrupted:
             session.save()

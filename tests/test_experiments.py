@@ -343,22 +343,31 @@ def wait_for(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def test_killed_experiment_leaves_no_process_and_goes_on_to_the_same_weights(
+def test_stopped_experiment_leaves_no_process_and_goes_on_to_the_same_weights(
     shards: Path, tmp_path: Path, runs: Runs
 ):
-    whole, killed = tmp_path / "out", tmp_path / "killed"
-    process = start(killed, shards)
-    second = killed / "runs" / "strong-given-seed0"
+    """Ctrl-C in the first run, kill -9 in the second; then on to the end."""
+    whole, stopped = tmp_path / "out", tmp_path / "stopped"
+    process = start(stopped, shards)
+    wait_for((stopped / "runs" / "seed-given-seed0" / "last.safetensors").exists)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said[-1] == "interrupted: the same command goes on where it was"
+
+    process = start(stopped, shards)
+    second = stopped / "runs" / "strong-given-seed0"
     wait_for((second / "last.safetensors").exists)
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait(10)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
-    for out in (whole, killed):
+
+    for out in (whole, stopped):
         assert runs("strong", "--full-epochs", 6, "--out", out).code == 0
-    assert weights(killed) == weights(whole)
-    told = [experiment(out)["cells"] for out in (killed, whole)]
+    assert weights(stopped) == weights(whole)
+    told = [experiment(out)["cells"] for out in (stopped, whole)]
     for one, other in zip(*told, strict=True):
         assert one["scores"] == other["scores"]
 
@@ -370,20 +379,6 @@ def weights(out: Path) -> dict[str, str]:
     }
     assert len(found) == 4
     return found
-
-
-def test_interrupted_experiment_saves_and_says_how_it_goes_on(
-    shards: Path, tmp_path: Path, runs: Runs
-):
-    out = tmp_path / "out"
-    process = start(out, shards)
-    wait_for((out / "runs" / "seed-given-seed0" / "last.safetensors").exists)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    said = (tmp_path / "said").read_text().splitlines()
-    assert said[-1] == "interrupted: the same command goes on where it was"
-    assert runs("strong", "--full-epochs", 6).code == 0
-    assert len(weights(out)) == 4
 
 
 def test_two_experiments_dont_share_a_folder(
