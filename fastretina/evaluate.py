@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastretina.device import Compute
     from fastretina.evidence.baselines import Eyes
     from fastretina.evidence.predicted import Predicted
+    from fastretina.feeding import Feeding
     from fastretina.ranks import Ranks
     from fastretina.recipe import Recipe
     from fastretina.run import Run
@@ -140,13 +141,7 @@ def command(options: Options) -> dict[str, Any]:
     """Evaluate a run; returns what the JSON line holds."""
     from fastretina.device import choose_again
     from fastretina.evidence.appraisal import appraise, table
-    from fastretina.evidence.predicted import Predicted
-    from fastretina.feeding import (
-        Feeding,
-        choose_loader,
-        evaluation_loader,
-        other_pixels,
-    )
+    from fastretina.feeding import Feeding, choose_loader
     from fastretina.run import Run
     from fastretina.trained import load_trained
 
@@ -161,30 +156,14 @@ def command(options: Options) -> dict[str, Any]:
         workers=options.workers,
         on_corrupt=options.on_corrupt,
     )
-    with (
-        _opened(shards, options.split, trained.recipe) as split,
-        evaluation_loader(split, trained.recipe, feeding) as loader,
-    ):
-        if other := other_pixels(trained.config, loader.decoding):
-            print(f"warning: {other}", file=sys.stderr)
-        trained.use_threads()
-        found = predict_all(trained.network, loader, compute)
-        skipped = list(loader.skipped)
-        about = {
-            "split": options.split,
-            "checkpoint": trained.checkpoint,
-            "weights_sha256": trained.weights_sha256,
-        }
-        predicted = Predicted.of(split, found.rows, found.probabilities, about)
-    for error in skipped:
-        print(f"skipped: {error}", file=sys.stderr)
+    predicted, skipped = _predicted(trained, compute, feeding, shards, options.split)
     if options.out is not None:
         predicted.save(options.out)
-    appraisal = appraise(predicted, _known(trained, options), _validation(run))
+    appraisal = appraise(
+        predicted, _known(trained, options), _validation(run), _loss_weights(trained)
+    )
     print(table(appraisal))
-    prefixed = {
-        f"{options.split}_{name}": value for name, value in appraisal["test"].items()
-    }
+    scores, points = appraisal.pop("test"), appraisal
     return {
         "run": str(options.run),
         "checkpoint": trained.checkpoint,
@@ -192,11 +171,48 @@ def command(options: Options) -> dict[str, Any]:
         "split": options.split,
         "device": device,
         "loader": feeding.loader,
-        "skipped": len(skipped),
-        **prefixed,
-        **{name: appraisal[name] for name in ("baselines", "leak", "calibrated")},
+        "skipped": skipped,
+        **{f"{options.split}_{name}": value for name, value in scores.items()},
+        **points,
         "weights_sha256": trained.weights_sha256,
     }
+
+
+def _predicted(
+    trained: Trained, compute: Compute, feeding: Feeding, shards: str, split_name: str
+) -> tuple[Predicted, int]:
+    """Predict a split; how many images were skipped, which are told of."""
+    from fastretina.evidence.predicted import Predicted
+    from fastretina.feeding import evaluation_loader, other_pixels
+
+    with (
+        _opened(shards, split_name, trained.recipe) as split,
+        evaluation_loader(split, trained.recipe, feeding) as loader,
+    ):
+        if other := other_pixels(trained.config, loader.decoding):
+            print(f"warning: {other}", file=sys.stderr)
+        trained.use_threads()
+        found = predict_all(trained.network, loader, compute)
+        for error in loader.skipped:
+            print(f"skipped: {error}", file=sys.stderr)
+        about = {
+            "split": split_name,
+            "checkpoint": trained.checkpoint,
+            "weights_sha256": trained.weights_sha256,
+        }
+        predicted = Predicted.of(split, found.rows, found.probabilities, about)
+        return predicted, len(loader.skipped)
+
+
+def _loss_weights(trained: Trained) -> list[float] | None:
+    """Of the grades in the run's loss; None where it was plain, or the run is old."""
+    from fastretina.optimise import class_weights
+
+    counts = trained.config.get("train_counts")
+    if counts is None:
+        return None
+    weights = class_weights(trained.recipe.class_weights, counts)
+    return None if weights is None else list(weights.tolist())
 
 
 def _own_shards(config: Mapping[str, Any], split: str) -> str:

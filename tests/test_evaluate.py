@@ -78,7 +78,8 @@ def test_evaluate_repeats_the_runs_own_numbers(
     assert f"accuracy {told['test_accuracy']:.1%} [" in outcome.out[1]
     assert found["baselines"] == told["baselines"]
     assert found["leak"] == told["leak"] == {"eyes": 0, "total": 11}
-    assert found["calibrated"] == told["calibrated"]
+    for name in ("calibrated", "calibration", "prior_corrected", "pairs"):
+        assert found[name] == told[name], name
 
 
 def test_evaluate_changes_nothing_in_the_run(runs: Path, evaluates: Evaluates):
@@ -227,3 +228,18 @@ def test_predict_all_can_be_stopped(shards: Path):
         pytest.raises(KeyboardInterrupt),
     ):
         predict_all(Guess(), loader, choose("cpu", "off"), stop)
+
+
+def test_evaluate_undoes_the_class_weights_as_the_run_does(
+    shards: Path,
+    tmp_path: Path,
+    evaluates: Evaluates,
+    capsys: pytest.CaptureFixture[str],
+):
+    flags = words(shards, tmp_path / "run", "--class-weights", "balanced")
+    call(train.main, flags, capsys).json  # noqa: B018  # asserts that it went well
+    outcome = evaluates(tmp_path / "run")
+    told = reported(tmp_path / "run")["prior_corrected"]
+    assert told is not None
+    assert outcome.json["prior_corrected"] == told
+    assert any("with the class weights undone" in line for line in outcome.out)

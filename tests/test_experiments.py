@@ -27,9 +27,10 @@ from fastretina.evidence.baselines import Eyes, leak
 from fastretina.evidence.calibration import correct_prior
 from fastretina.evidence.predicted import Predicted
 from fastretina.experiment import series, training
+from fastretina.experiment.ablations import ablations
 from fastretina.experiment.budget import BUDGETS
 from fastretina.experiment.options import Options, split_words
-from fastretina.experiment.plans import PLANS, ablations, strong, table
+from fastretina.experiment.plans import PLANS, strong, table
 from fastretina.experiment.results import Collection
 from fastretina.experiment.results import Outcome as CellOutcome
 from fastretina.experiment.telling import differences

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fastretina.recipe import Recipe
 
 GIVEN = "given"  # the data set that was passed
+REPORT = "the course report, best epoch chosen on test, one seed"
+
+Adjust = Callable[[Recipe], Recipe]  # by the budget and by the user's flags
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,23 +1,19 @@
-"""The experiments: the report's table, its failed attempts, and what does better."""
+"""The experiments by name: the report's table, its ablations, what does better."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from fastretina.experiment.cells import GIVEN, Cell, Pairing, Plan
-from fastretina.experiment.variants import BY_IMAGE, BY_PATIENT, CLAHE
-from fastretina.recipe import RECIPES, Arch, Recipe
+from fastretina.experiment.ablations import ablations
+from fastretina.experiment.cells import GIVEN, REPORT, Adjust, Cell, Pairing, Plan
+from fastretina.experiment.variants import BY_IMAGE, BY_PATIENT
+from fastretina.recipe import RECIPES, Arch
 
-Adjust = Callable[[Recipe], Recipe]  # by the budget and by the user's flags
-REPORT = "the course report, best epoch chosen on test, one seed"
 _NETWORKS: tuple[tuple[Arch, str], ...] = (
     ("resnet18", "ResNet18"),
     ("resnet50", "ResNet50"),
 )
 _STARTS = {"imagenet": "ImageNet weights", "none": "from scratch"}
-_SMALLEST = 64  # pixels that a recipe allows
 
 
 def table(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
@@ -73,148 +69,6 @@ def table(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
             "ResNet18": ("resnet18-imagenet", "resnet18-none"),
             "ResNet50": ("resnet50-imagenet", "resnet50-none"),
         },
-    )
-
-
-def ablations(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
-    """What the report tried and gave up, one change at a time; see ``table``."""
-    base = adjust(RECIPES["seed"])
-    size = base.image_size or pixels
-    total = base.head_epochs + base.full_epochs
-
-    def cell(name: str, title: str, why: str, **more: Any) -> Cell:
-        data, test = more.pop("data", GIVEN), more.pop("test", GIVEN)
-        derived = more.pop("derived", None)
-        return Cell(
-            name=name,
-            title=title,
-            why=why,
-            recipe=replace(base, **more),
-            data=data,
-            test=test,
-            derived=derived,
-        )
-
-    def jitter(strength: float) -> dict[str, float]:
-        return {
-            "brightness": strength,
-            "contrast": strength,
-            "saturation": strength,
-        }
-
-    cells = [
-        cell("base", "the report's recipe", "What the others are held against."),
-        cell(
-            "weights-max",
-            "class weights max/n",
-            "A batch of 32 holds 0.7 images of grade 4, of 30 % of the loss each, so "
-            "steps jump; and the answers are for a world of equal shares: accuracy "
-            "falls by design, balanced accuracy should not.",
-            class_weights="balanced",
-        ),
-        cell(
-            "weights-max-corrected",
-            "... with the prior put back",
-            "The same network, its log-weights subtracted afterwards: if accuracy "
-            "comes back, the weights had moved the threshold, not spoilt the features.",
-            class_weights="balanced",
-            derived="weights-max",
-        ),
-        cell(
-            "weights-sqrt",
-            "class weights sqrt(max/n)",
-            "Half the weight in log terms: rare grades count, without ruling.",
-            class_weights="sqrt",
-        ),
-        cell(
-            "weights-after-head",
-            "class weights max/n after phase 1",
-            "The head settles on true shares first; weights then move the features.",
-            class_weights="balanced",
-            weighted_phases="full",
-        ),
-        cell(
-            "resize-224",
-            "resized to 224 of 512",
-            "A microaneurysm is 3 to 10 pixels wide at 512: at 224 it is gone.",
-            image_size=max(_SMALLEST, round(size * 224 / 512)),
-        ),
-        cell(
-            "jitter-0.5",
-            "ColorJitter 0.5",
-            "Half of the brightness is more than any camera varies by, and colour is "
-            "what tells blood from background.",
-            **jitter(0.5),
-        ),
-        cell(
-            "jitter-0.2", "ColorJitter 0.2", "What cameras do vary by.", **jitter(0.2)
-        ),
-        cell(
-            "jitter-0.5-weights-max",
-            "ColorJitter 0.5 and class weights max/n",
-            "The report's 15 % is the share of grade 2. A plain loss falls to grade 0, "
-            "so its weights were probably still on.",
-            class_weights="balanced",
-            **jitter(0.5),
-        ),
-        cell(
-            "clahe-train",
-            "CLAHE on train only",
-            "The network is tested on pictures of a kind that it has never seen.",
-            data=CLAHE,
-        ),
-        cell(
-            "clahe-both",
-            "CLAHE on train and test",
-            "The same change where it belongs: pre-processing, on both sides.",
-            data=CLAHE,
-            test=CLAHE,
-        ),
-        cell(
-            "one-phase",
-            "one phase: all of it from the start",
-            "The report calls the two phases the key; they steady a pre-trained start.",
-            head_epochs=0,
-            full_epochs=total,
-        ),
-        cell(
-            "batchnorm-eval",
-            "BatchNorm kept as it came in phase 1",
-            "train() lets the statistics of a frozen backbone drift, which the head "
-            "has to follow.",
-            head_batchnorm="eval",
-        ),
-    ]
-    return Plan(
-        name="ablations",
-        title="What the report tried and gave up",
-        about="One change of the report's recipe at a time, with a collapse verdict: "
-        "an accuracy that is only one grade's share was not learned.",
-        cells=cells,
-        pairings=[
-            *(Pairing(first=one.name, second="base") for one in cells[1:]),
-            Pairing(first="weights-max-corrected", second="weights-max"),
-            Pairing(first="clahe-both", second="clahe-train"),
-            Pairing(first="jitter-0.2", second="jitter-0.5"),
-        ],
-        varied=frozenset(
-            {
-                "recipe",
-                "class_weights",
-                "weighted_phases",
-                "brightness",
-                "contrast",
-                "saturation",
-                "head_batchnorm",
-            }
-        ),
-        reference=[
-            ("the report's recipe", 0.8162),
-            ("class weights max/n", 0.45),
-            ("ColorJitter 0.5", 0.15),
-            ("CLAHE", 0.45),
-        ],
-        reference_about=REPORT,
     )
 
 

@@ -111,7 +111,7 @@ def _child(
     except OSError as error:
         told.send(cli.describe(error))
     except KeyboardInterrupt:
-        pass  # it has saved; the parent knows why
+        return  # it has saved; the parent knows why
     except BaseException as error:
         traceback.print_exc(file=sys.stdout)
         sys.stdout.flush()
