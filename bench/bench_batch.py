@@ -12,7 +12,7 @@ from bench.ours import scaled
 from bench.peers import everybody
 from bench.race import Entrant, Outcome
 from bench.replay import clock
-from loaders._cores import granted_cores
+from loaders.cores import granted_cores
 
 LINE = "batch"
 _NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone

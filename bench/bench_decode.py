@@ -11,7 +11,7 @@ from bench.decoders import IMAGES, decoders
 from bench.race import Entrant, Outcome
 from bench.replay import clock
 from fastretina.measure.ceilings import decode_only
-from loaders._cores import granted_cores
+from loaders.cores import granted_cores
 
 _NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
 _THREADS = sorted({1, granted_cores()})

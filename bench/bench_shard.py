@@ -16,7 +16,7 @@ import pytest
 from bench.data import Data
 from bench.race import Entrant, Lap, Outcome
 from bench.replay import clock
-from fastretina import shard
+from fastretina.shard import command as shard
 from loaders import open_split
 
 LINE = "shard"

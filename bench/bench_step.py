@@ -19,8 +19,8 @@ from bench.data import Data
 from bench.delivery import HFLIP, VFLIP
 from bench.race import Entrant, Lap, Outcome
 from bench.replay import clock
-from fastretina.device import Compute
 from fastretina.measure.steps import Case, Step, make_step, synthetic
+from fastretina.nn.device import Compute
 from loaders import Batch, LoaderConfig, make_loader
 
 LINE = "step"

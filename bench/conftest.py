@@ -15,7 +15,7 @@ from bench.replay import clock
 from bench.tables import summary
 from fastretina.measure import machine
 from fastretina.measure.ceilings import decode_only
-from loaders._cores import granted_cores
+from loaders.cores import granted_cores
 from loaders.shards import MANIFEST
 
 _IMAGES, _ROUNDS = 512, 5
@@ -115,7 +115,7 @@ _skipped: dict[str, str] = {}  # names of entrants, with the reason
 @pytest.fixture(scope="session")
 def photographs(pytestconfig: pytest.Config) -> Path:
     """A course-format folder of demo photographs of 512 pixels, drawn once."""
-    from fastretina import demo
+    from fastretina.demo import command as demo
 
     assert pytestconfig.cache is not None
     folder = Path(pytestconfig.cache.mkdir("fastretina")) / "photographs"
@@ -129,7 +129,7 @@ def shards(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Path:
     given: Path | None = pytestconfig.getoption("shards")
     if given is not None:
         return given
-    from fastretina import shard
+    from fastretina.shard import command as shard
 
     photographs: Path = request.getfixturevalue("photographs")
     folder = photographs.parent / "shards"

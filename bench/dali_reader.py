@@ -12,7 +12,7 @@ import torch
 from bench.data import Data, number_of
 from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
 from bench.ours import MEAN, STD
-from loaders._cores import granted_cores
+from loaders.cores import granted_cores
 
 
 @contextmanager

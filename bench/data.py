@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastretina import shard
+from fastretina.shard import command as shard
 from loaders import ShardSplit, open_split
 from loaders.shards import MANIFEST
 

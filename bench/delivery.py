@@ -13,7 +13,7 @@ from PIL import Image
 
 from bench.data import Data, number_of
 from bench.race import Lap
-from fastretina.augment import Normaliser
+from fastretina.nn.augment import Normaliser
 
 Line = Literal["read", "batch", "ready"]
 BATCH = 32

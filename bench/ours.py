@@ -13,9 +13,9 @@ import torch
 from bench.data import Data, number_of
 from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
 from bench.race import Entrant
-from fastretina.augment import Normaliser
+from fastretina.nn.augment import Normaliser
 from loaders import LOADERS, LoaderConfig, make_loader
-from loaders._cores import granted_cores
+from loaders.cores import granted_cores
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

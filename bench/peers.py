@@ -23,7 +23,7 @@ from bench.data import Data, number_of
 from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
 from bench.ours import MEAN, STD, each_batch, our_loaders, report_loader
 from bench.race import Entrant
-from loaders._cores import granted_cores
+from loaders.cores import granted_cores
 
 Opening = Callable[[Data, Line], AbstractContextManager[Delivery]]
 

@@ -28,7 +28,7 @@ import psutil
 
 from fastretina.measure import page_cache
 from fastretina.measure.usage import PeakMemory, cpu_seconds
-from loaders._cores import granted_cores
+from loaders.cores import granted_cores
 
 _LIMIT = 180.0  # seconds without an answer, after which an entrant is given up
 _SLOW = 1.5  # seconds for a lap, from which on three rounds have to do

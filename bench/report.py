@@ -14,8 +14,8 @@ from tyro.conf import Positional
 
 from bench.tables import rows_of
 from fastretina.cli import run
-from loaders._files import write_atomically
 from loaders.errors import DataError
+from loaders.files import write_atomically
 
 PROG = "python -m bench.report"
 ABOUT = (

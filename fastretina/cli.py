@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The ``fastretina`` console command: one word, then that command's flags."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
-        command = import_module(f"fastretina.{words[0]}")
+        command = import_module(f"fastretina.{words[0]}.command")
         code: int = command.main(words[1:], prog=f"fastretina {words[0]}")
         return code
     return guard(lambda: _describe_commands(words[0] if words else ""))

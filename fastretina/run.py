@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from fastretina.recipe import Recipe
-from loaders._files import write_atomically
 from loaders.errors import RunError
+from loaders.files import write_atomically
 
 COLUMNS = (
     "epoch",

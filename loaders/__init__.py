@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from loaders.base import Batch, Decoding, Loader, LoaderConfig, Source
 from loaders.errors import DataError, LoaderUnavailable
@@ -31,6 +31,7 @@ __all__ = [
     "Loader",
     "LoaderConfig",
     "LoaderEntry",
+    "LoaderName",
     "ShardSplit",
     "available",
     "make_loader",
@@ -38,6 +39,9 @@ __all__ = [
     "open_split",
     "resolve",
 ]
+
+
+LoaderName = Literal["auto", "pil", "turbo", "dali", "dali-reader", "webdataset"]
 
 
 class LoaderEntry(NamedTuple):

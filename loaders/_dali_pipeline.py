@@ -9,8 +9,8 @@ from nvidia import dali
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from loaders._cores import granted_cores
 from loaders.base import Decoding, LoaderConfig, Schedule
+from loaders.cores import granted_cores
 from loaders.errors import LoaderUnavailable
 
 

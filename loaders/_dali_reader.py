@@ -21,12 +21,12 @@ from torch.utils.dlpack import from_dlpack
 
 from loaders._dali_pipeline import built, consumer, decode, decoding, new_pipeline
 from loaders._pieces import WINDOW, PieceSchedule, whole_shards
-from loaders._place import Url
 from loaders._planned import EpochLoader
 from loaders._turbo import decode_plan, flip_batch
 from loaders.base import Batch, Decoding, LoaderConfig, Plan, Schedule, Source
 from loaders.errors import LoaderError, SampleError
 from loaders.order import Int64, flips, stream_key
+from loaders.place import Url
 from loaders.shards import ShardSplit
 
 _SHUFFLE = 100  # keeps DALI's draws apart from the streams of order.py

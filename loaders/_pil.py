@@ -22,10 +22,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from loaders._cores import granted_cores
-from loaders._course import find_course_csvs, index_images, read_course_split
 from loaders._planned import Failure, PlannedLoader
 from loaders.base import Batch, Decoding, Plan, Source
+from loaders.cores import granted_cores
+from loaders.course import find_course_csvs, index_images, read_course_split
 from loaders.errors import DataError, LabelError, SampleError
 
 UInt8 = npt.NDArray[np.uint8]

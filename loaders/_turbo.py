@@ -23,9 +23,9 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from loaders._cores import granted_cores
 from loaders._planned import Failure, PlannedLoader
 from loaders.base import Batch, Decoding, LoaderConfig, Plan, Source
+from loaders.cores import granted_cores
 from loaders.errors import DataError, SampleError
 from loaders.order import Bool
 

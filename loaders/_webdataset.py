@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from loaders._pieces import WINDOW, PieceSchedule, whole_shards
-from loaders._place import Url
 from loaders._turbo import TurboLoader
 from loaders.base import Batch, LoaderConfig, Plan, Schedule, Source
 from loaders.errors import LoaderError, SampleError, ShardError
 from loaders.order import Int64
+from loaders.place import Url
 from loaders.shards import ShardSplit
 
 # Read when webdataset is imported: no shell commands in URLs, no unpickling. What is

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from loaders._place import Place, Url, place, stream_size
 from loaders.errors import NoShards, SampleError, ShardError
+from loaders.place import Place, Url, place, stream_size
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -2,7 +2,7 @@
 
 import sys
 
-from fastretina.demo import main
+from fastretina.demo.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,6 @@
 import sys
 
 if __name__ == "__main__":  # the workers import this file too, and need no command line
-    from fastretina.shard import main
+    from fastretina.shard.command import main
 
     sys.exit(main())

@@ -40,7 +40,7 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def few_resamples() -> Iterator[None]:
     """Intervals from 5 resamples, not 1,000: each takes 5 ms of every evaluation."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("fastretina.evidence.intervals.RESAMPLES", 5)
+    patch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 5)
     yield
     patch.undo()
 
@@ -96,7 +96,7 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shards(course: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as shards of 10 samples; read-only by agreement."""
-    from fastretina import shard
+    from fastretina.shard import command as shard
 
     folder = tmp_path_factory.mktemp("shards")
     code = shard.main(
@@ -111,7 +111,7 @@ def run_shard(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., tuple[int, list[str], list[str]]]:
     """Run ``scripts/shard.py`` in this process: exit code, lines of stdout, stderr."""
-    from fastretina import shard
+    from fastretina.shard import command as shard
 
     def run(*words: object) -> tuple[int, list[str], list[str]]:
         capsys.readouterr()
@@ -127,7 +127,7 @@ def reports(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run ``fastretina.report`` in this process."""
     from small_runs import call
 
-    from fastretina import report
+    from fastretina.report import command as report
 
     def run(*flags: object) -> Outcome:
         return call(report.main, [str(flag) for flag in flags], capsys)
@@ -140,7 +140,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 120 made-up test photographs, reported; read-only by agreement."""
     from reported_runs import made_up_run
 
-    from fastretina import report
+    from fastretina.report import command as report
 
     folder = made_up_run(tmp_path_factory.mktemp("runs") / "made-up")
     assert report.main([str(folder)]) == 0

@@ -8,7 +8,7 @@ import signal
 import time
 from multiprocessing import get_context
 
-from fastretina.gpu.scope import Measurement, Row, Scope, Section
+from bench.gpu.scope import Measurement, Row, Scope, Section
 
 
 def fine() -> list[Row]:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from small_runs import small_network
 
-from fastretina import checkpoint
-from fastretina.evidence.appraisal import appraise
-from fastretina.evidence.baselines import Eyes
-from fastretina.evidence.predicted import Predicted
-from fastretina.model import weights_sha256
+from fastretina.metrics.baselines import Eyes
+from fastretina.metrics.evaluation import appraise
+from fastretina.metrics.predictions import Predicted
+from fastretina.nn import checkpoint
+from fastretina.nn.model import weights_sha256
 from fastretina.recipe import Recipe
 from fastretina.run import COLUMNS, Run, describe
 from loaders.shards import open_split
@@ -113,7 +113,7 @@ def write_run(
     run.write_log(log_rows())
     test.save(folder / "test.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastretina.evidence.intervals.RESAMPLES", 40)
+        patch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 40)
         appraisal = appraise(test, known, validation)
     run.write_metrics(
         {

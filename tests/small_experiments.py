@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from small_runs import make_small
 
-from fastretina import experiments
-from fastretina.experiment import training
-from fastretina.options import TrainOptions
+from fastretina.experiments import command as experiments
+from fastretina.experiments import worker as training
+from fastretina.train.options import TrainOptions
 
 _child = training._child
 

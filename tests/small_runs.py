@@ -46,9 +46,9 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     A killed process loses nothing that it has written: fsync is for a power cut.
     """
     patch.setattr("torchvision.models.resnet18", small_network)
-    patch.setattr("fastretina.evidence.intervals.RESAMPLES", 2)
-    for name in ("conclusion.draw_curves", "conclusion.draw_confusion"):
-        patch.setattr(f"fastretina.{name}", _nothing)
+    patch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 2)
+    for name in ("draw_curves", "draw_confusion"):
+        patch.setattr(f"fastretina.train.finish.{name}", _nothing)
     patch.setattr("os.fsync", _nothing)
 
 
@@ -121,8 +121,8 @@ def metrics(run: Path) -> dict[str, Any]:
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
     [
-        "fastretina.train",
-        "fastretina.conclusion",
+        "fastretina.train.command",
+        "fastretina.train.finish",
         "loaders._turbo",
         "torch._dynamo",
         "torch.utils.tensorboard",
@@ -178,7 +178,7 @@ def _child(
     os.environ.update(environment)
     for target, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), target)
-    from fastretina import train
+    from fastretina.train import command as train
 
     if not real:
         make_small(pytest.MonkeyPatch())

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from fastretina import __version__, cli, shard
+from fastretina import __version__, cli
+from fastretina.shard import command as shard
 from loaders.errors import LabelError
 
 ROOT = Path(__file__).parents[1]
@@ -261,7 +262,7 @@ def test_console_command_dispatches(
 
     for name in cli.COMMANDS:
         monkeypatch.setitem(
-            sys.modules, f"fastretina.{name}", SimpleNamespace(main=main)
+            sys.modules, f"fastretina.{name}.command", SimpleNamespace(main=main)
         )
         assert cli.main([name, "--help", "x"]) == 5
         assert seen.pop() == (["--help", "x"], f"fastretina {name}")

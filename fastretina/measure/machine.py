@@ -13,7 +13,7 @@ import torch
 
 from fastretina import __version__
 from loaders import available
-from loaders._cores import granted_cores
+from loaders.cores import granted_cores
 
 _PACKAGES = (
     "torchvision",

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fastretina.augment import Augment, Normaliser
-from fastretina.device import Compute
-from fastretina.model import build_model, set_phase
-from fastretina.optimise import Loss, make_average, make_optimizer
+from fastretina.nn.augment import Augment, Normaliser
+from fastretina.nn.device import Compute
+from fastretina.nn.model import build_model, set_phase
+from fastretina.nn.step import Loss, make_average, make_optimizer
 from fastretina.recipe import STRONG, Arch
 from loaders import Batch
 

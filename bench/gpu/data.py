@@ -1,0 +1,129 @@
+"""Photographs for ``scripts/gpu_check.py``, drawn where none are given."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bench.gpu.scope import Sizes
+from fastretina.demo import command as demo
+from fastretina.shard import command as shard
+from loaders.shards import ShardSplit, open_split
+
+# Patient numbers of the odd kinds, whose keys are NUMBER_left.
+ODD_KINDS = {
+    1: "4:4:4",
+    2: "4:2:2",
+    3: "progressive",
+    4: "grayscale",
+    5: "CMYK",
+}
+
+_PER_SHARD = 128  # so that there are shards enough for all cores to write
+
+Photograph = tuple[str, bytes, int]  # name, JPEG bytes, grade
+
+
+def photographs(data: Path | None, out: Path, sizes: Sizes) -> Path:
+    """Shards of a folder of photographs, or of demo photographs; returns their folder.
+
+    Raises:
+        DataError: the folder can't be used.
+    """
+    if data is None:
+        data = out / "photographs"
+        wanted = demo.Options(
+            out=data, images=sizes.photographs, image_size=sizes.pixels
+        )
+        with redirect_stdout(sys.stderr):
+            demo.make_demo(wanted)
+    return _shard(data, out / "shards")
+
+
+def long_epoch(shards: Path, folder: Path, images: int, held_out: int) -> Path:
+    """Shards of as many images as wanted, the same ones over and over.
+
+    An epoch of some seconds, as the filling of queues at its start would outweigh all
+    else in a short one.
+    """
+    with some(shards) as split:
+        splits = {
+            "train": _over_and_over(split, images, 1),
+            "test": _over_and_over(split, held_out, images + 1),
+        }
+        data = _course_folder(folder / "photographs", splits)
+    made = _shard(data, folder / "shards")
+    shutil.rmtree(data)
+    return made
+
+
+def some(shards: Path, images: int | None = None) -> ShardSplit:
+    """The first training images, or all, of the size that most of them have."""
+    with open_split(shards, "train") as split:
+        sizes = list(zip(split.column("width"), split.column("height"), strict=True))
+        usual = max(dict.fromkeys(sizes), key=sizes.count)
+        rows = [row for row in split.rows.tolist() if sizes[row] == usual]
+        return split.select(np.array(rows[:images], np.int64))
+
+
+def odd_jpegs(shards: Path, folder: Path) -> Path:
+    """Shards of one photograph, encoded anew as each of ``ODD_KINDS``."""
+    with some(shards, 1) as split:
+        jpeg = bytes(split.read(int(split.rows[0])))
+    picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    odd = [(f"{n}_left", encoded(picture, kind), 0) for n, kind in ODD_KINDS.items()]
+    whole = [("99_left", jpeg, 0)]
+    data = _course_folder(folder / "photographs", {"train": odd, "test": whole})
+    return _shard(data, folder / "shards")
+
+
+def encoded(picture: Image.Image, kind: str) -> bytes:
+    """A picture as a JPEG of one of ``ODD_KINDS``."""
+    jpeg = io.BytesIO()
+    if kind in ("grayscale", "CMYK"):
+        picture = picture.convert("L" if kind == "grayscale" else "CMYK")
+    picture.save(
+        jpeg,
+        "JPEG",
+        quality=90,
+        progressive=kind == "progressive",
+        **{"4:4:4": {"subsampling": 0}, "4:2:2": {"subsampling": 1}}.get(kind, {}),
+    )
+    return jpeg.getvalue()
+
+
+def _over_and_over(split: ShardSplit, images: int, first: int) -> Iterable[Photograph]:
+    for number, row in enumerate(np.resize(split.rows, images).tolist(), first):
+        grade = int(split.labels[row])
+        yield f"{number}_left", bytes(split.read(row)), grade
+
+
+def _course_folder(folder: Path, splits: dict[str, Iterable[Photograph]]) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "data").mkdir(parents=True)
+    for split, photos in splits.items():
+        names, grades = [], []
+        for name, jpeg, grade in photos:
+            (folder / "data" / f"{name}.jpeg").write_bytes(jpeg)
+            names.append(f"{name}\n")
+            grades.append(f"{grade}\n")
+        (folder / f"{split}_img.csv").write_text("".join(names))
+        (folder / f"{split}_label.csv").write_text("".join(grades))
+    return folder
+
+
+def _shard(data: Path, folder: Path) -> Path:
+    with redirect_stdout(sys.stderr):
+        shard.write(
+            shard.Options(
+                data=data, shards=folder, samples_per_shard=_PER_SHARD, overwrite=True
+            )
+        )
+    return folder

@@ -1,0 +1,33 @@
+"""The machine that ``scripts/gpu_check.py`` measures on."""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+
+from bench.gpu.scope import Measurement, Row, Scope
+from fastretina.measure.machine import gpu_facts, host_facts, package_facts
+
+
+def plan_environment(scope: Scope) -> list[Measurement]:
+    """Hardware, driver and versions: needed whatever the time."""
+    device = torch.device(scope.device)
+    return [
+        Measurement("processor and packages", -inf, _host),
+        Measurement("GPU", -inf, lambda: _rows(gpu_facts(device)), scope.lacks_cuda),
+    ]
+
+
+def _host() -> list[Row]:
+    facts = host_facts() | package_facts()
+    for what, kind in (
+        ("convolutions", torch.backends.cudnn),
+        ("matrix products", torch.backends.cuda.matmul),
+    ):
+        facts[f"TF32 in {what}"] = kind.allow_tf32
+    return _rows(facts)
+
+
+def _rows(facts: dict[str, object]) -> list[Row]:
+    return [{"what": what, "value": value} for what, value in facts.items()]

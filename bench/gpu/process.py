@@ -1,0 +1,114 @@
+"""Measure in a process of its own, which a GPU's driver may take down.
+
+After an illegal access on a GPU, nothing works any more in that process; a decoder may
+crash on a damaged file, or hang. What is left to measure goes on in a new process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator, Iterator, Sequence, Set
+from contextlib import contextmanager
+from multiprocessing import get_context, set_start_method
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from bench.gpu.scope import Begun, Failure, Scope, Section, Told, measure
+
+_START_LIMIT = 120.0  # seconds to import torch from a cold disk, and to plan
+_END_LIMIT = 20.0  # seconds to let go of everything
+
+
+def in_own_process(
+    sections: Sequence[Section], scope: Scope, start_limit: float = _START_LIMIT
+) -> Iterator[Told]:
+    """Take the measurements of sections in as many processes as it takes.
+
+    That is one, and another after each failure.
+    """
+    known: set[str] = set()
+    while True:
+        before = len(known)
+        ended = yield from _one_process(sections, scope, known, start_limit)
+        if ended or len(known) == before:  # all done, or it does not even start
+            return
+
+
+def _one_process(
+    sections: Sequence[Section], scope: Scope, known: set[str], start_limit: float
+) -> Generator[Told, None, bool]:
+    """Pass on a process's events, and note which measurements it has seen to.
+
+    Returns:
+        Whether it came to the end.
+    """
+    section, current, limit = sections[0].name, "the process", start_limit
+    with _process(sections, scope, known) as (process, events):
+        while True:
+            if not events.poll(limit):
+                why = f"hangs: no end within {limit:.0f} s"
+                yield section, Failure(current, why, [])
+                process.kill()
+                return False
+            try:
+                told: Told | None = events.recv()
+            except EOFError:
+                process.join(_END_LIMIT)
+                why = f"crash: {_told(process.exitcode)}"
+                yield section, Failure(current, why, [])
+                return False
+            if told is None:
+                return True
+            section, event = told
+            known.add(event.what)
+            current, limit = "the process", start_limit
+            if isinstance(event, Begun):
+                current, limit = event.what, event.limit
+            yield told
+            if isinstance(event, Failure):
+                return False
+
+
+@contextmanager
+def _process(
+    sections: Sequence[Section], scope: Scope, known: Set[str]
+) -> Iterator[tuple[BaseProcess, Connection]]:
+    context = get_context("spawn")  # a fork can't use CUDA
+    events, theirs = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_child, args=(theirs, sections, scope, frozenset(known))
+    )
+    process.start()
+    theirs.close()  # or its end would not be seen
+    try:
+        yield process, events
+        process.join(_END_LIMIT)
+    finally:
+        if process.is_alive():
+            process.kill()
+            process.join()
+        events.close()
+
+
+def _child(
+    events: Connection,
+    sections: Sequence[Section],
+    scope: Scope,
+    skip: frozenset[str],
+) -> None:
+    os.dup2(2, 1)  # the last line of stdout is the parent's
+    set_start_method(None, force=True)  # or pil's workers would be spawned, too: slow
+    for told in measure(sections, scope, skip):
+        events.send(told)
+        if isinstance(told[1], Failure):
+            return
+    events.send(None)
+
+
+def _told(code: int | None) -> str:
+    if code is None:
+        return "it does not end"
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return f"exit code {code}"

@@ -1,0 +1,161 @@
+"""How fast each loader is to *batch* and to *ready*."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from bench.gpu.data import some
+from bench.gpu.scope import Measurement, Row, Scope, described
+from fastretina.measure.ceilings import decode_only, read_all
+from fastretina.measure.rounds import Line, drain
+from fastretina.nn.device import Compute
+from loaders import Loader, LoaderConfig, available, make_loader
+from loaders.cores import granted_cores
+
+_LINES: tuple[Line, ...] = ("batch", "ready")
+_FORKING = ("pil",)
+_PER_CORE, _OTHERS_PER_CORE = {"pil": 150}, 500  # images/s of 512 pixels, at least
+
+
+class Candidate(NamedTuple):
+    """A loader to be timed, with the share of the JPEG engine under DALI."""
+
+    loader: str
+    load: float | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return (
+            self.loader if self.load is None else f"{self.loader}, load {self.load:g}"
+        )
+
+    def open(self, scope: Scope) -> Loader:
+        """The loader as it is in training."""
+        config = LoaderConfig(
+            batch_size=scope.sizes.batch,
+            shuffle=True,
+            hflip=0.4,
+            vflip=0.5,
+            device=scope.device,
+        )
+        if self.load is not None:
+            config = replace(config, hw_decoder_load=self.load)
+        return make_loader(self.loader, scope.long, "train", config)
+
+
+def candidates(scope: Scope) -> list[Candidate]:
+    """The loaders that are installed; DALI at other loads too, where that matters."""
+    names = available()
+    found = [Candidate(name) for name in names]
+    if scope.cuda and "dali" in names:
+        found += [Candidate("dali", load) for load in (0.0, 1.0)]
+    return found
+
+
+def plan_throughput(scope: Scope) -> list[Measurement]:
+    """To *batch* and to *ready*, the loaders taking turns in each round.
+
+    Those that fork have rounds of their own: a fork beside DALI's threads might hang,
+    and the others' times would be lost with it.
+    """
+    found = candidates(scope)
+    groups = [
+        [one for one in found if (one.loader in _FORKING) is forking]
+        for forking in (False, True)
+    ]
+    return [
+        Measurement(
+            f"{', '.join(one.name for one in group)} to {line}",
+            1.0 + sum(_seconds(scope, one) for one in group),
+            partial(_rounds, scope, line, group),
+        )
+        for group in groups
+        for line in _LINES
+    ]
+
+
+def _seconds(scope: Scope, one: Candidate) -> float:
+    """Expected for the warm-up and the rounds, on slow cores."""
+    sizes = scope.sizes
+    images = scope.steps * sizes.batch * (sizes.rounds + 1)
+    per_core = _PER_CORE.get(one.loader, _OTHERS_PER_CORE)
+    return images * (sizes.pixels / 512) ** 2 / (per_core * granted_cores())
+
+
+def _rounds(scope: Scope, line: Line, group: Sequence[Candidate]) -> list[Row]:
+    """A row for each loader: medians of its speed, and of its share of the ceiling."""
+    compute = Compute(torch.device(scope.device), None)
+    jpegs, cores = _jpegs(scope), granted_cores()
+    rounds = {one.name: Rounds() for one in group}
+    ceilings: list[float] = []
+    with ExitStack() as opened:
+        loaders: dict[str, Loader] = {}
+        for one in group:
+            with rounds[one.name].noting():
+                loaders[one.name] = opened.enter_context(one.open(scope))
+                drain(loaders[one.name], 0, compute, line)
+        for number in range(1, scope.sizes.rounds + 1):
+            ceilings.append(decode_only(jpegs, cores))
+            for name, loader in loaders.items():
+                with rounds[name].noting():
+                    rounds[name].add(*drain(loader, number, compute, line))
+    about = {"batch_size": scope.sizes.batch, "cores": cores}
+    return [
+        {"line": line, "loader": name, **taken.row(ceilings), **about}
+        for name, taken in rounds.items()
+    ]
+
+
+class Rounds:
+    """The timed epochs of a loader, up to the first that fails."""
+
+    def __init__(self) -> None:
+        self.error = ""
+        self._images = 0
+        self._speeds: list[float] = []
+
+    def add(self, images: int, seconds: float) -> None:
+        """Note an epoch."""
+        self._images = images
+        self._speeds.append(images / seconds)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note an error instead of raising it, as the other loaders go on."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or described(error)
+
+    def row(self, ceilings: Sequence[float]) -> Row:
+        """The numbers, or the error; ceilings are those of the same rounds."""
+        if self.error:
+            return {"error": self.error}
+        speeds = self._speeds
+        return {
+            "images_per_second": statistics.median(speeds),
+            "slowest": min(speeds),
+            "fastest": max(speeds),
+            "rounds": len(speeds),
+            "images_per_round": self._images,
+            "ceiling_images_per_second": statistics.median(ceilings),
+            "share_of_ceiling": statistics.median(
+                speed / ceiling for speed, ceiling in zip(speeds, ceilings, strict=True)
+            ),
+        }
+
+
+def _jpegs(scope: Scope) -> list[bytes]:
+    """As many JPEGs as an epoch has, in memory; the same ones over and over."""
+    with some(scope.shards) as split:
+        own = read_all(split)
+    images = scope.steps * scope.sizes.batch
+    return [own[number % len(own)] for number in range(images)]

@@ -1,0 +1,132 @@
+"""How long a training step takes on its own, with a batch that is on the device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+
+import torch
+
+from bench.gpu.scope import Measurement, Row, Scope
+from fastretina.measure.steps import Case, Phase, make_step, synthetic
+from fastretina.nn.device import Compute
+from fastretina.recipe import Arch
+
+_EAGER_SECONDS = 6.0
+_COMPILED_SECONDS = {"resnet18": 40.0, "resnet50": 70.0}
+
+
+def plan_steps(scope: Scope) -> list[Measurement]:
+    """The eager steps."""
+    return [_measurement(case, scope) for case in cases(scope) if not case.compiled]
+
+
+def plan_compiled(scope: Scope) -> list[Measurement]:
+    """The compiled steps, which take a minute each to compile."""
+    return [_measurement(case, scope) for case in cases(scope) if case.compiled]
+
+
+def cases(scope: Scope) -> list[Case]:
+    """All steps, the most important first; on a CPU one tiny step beside those."""
+    found = [*_cases(scope)]
+    return found if scope.cuda else [*found, _tiny(scope)]
+
+
+def _tiny(scope: Scope) -> Case:
+    return Case("resnet18", 2, min(64, scope.sizes.pixels), "fp32", "NCHW", "full")
+
+
+def _cases(scope: Scope) -> Iterator[Case]:
+    pixels = 512
+    phases: tuple[Phase, ...] = ("full", "head")
+    networks: tuple[tuple[Arch, int], ...] = (("resnet18", 64), ("resnet50", 32))
+    for phase in phases:
+        for arch, batch in networks:
+            base = Case(arch, batch, pixels, "bf16", "channels-last", phase)
+            yield base
+            yield base._replace(precision="fp32", layout="NCHW")
+            if arch == "resnet18" and phase == "full":
+                yield base._replace(strong=True)
+            yield base._replace(layout="NCHW")
+            yield base._replace(precision="fp32")
+            yield base._replace(compiled=True)
+
+
+def _measurement(case: Case, scope: Scope) -> Measurement:
+    lacks = "" if case == _tiny(scope) else scope.lacks_cuda
+    seconds = _COMPILED_SECONDS[case.arch] if case.compiled else _EAGER_SECONDS
+    return Measurement(
+        case.name, seconds if scope.cuda else 1.0, partial(_rows, case, scope), lacks
+    )
+
+
+def _rows(case: Case, scope: Scope) -> list[Row]:
+    sizes = scope.sizes
+    return [time_step(case, scope.device, sizes.warmup_steps, sizes.timed_steps)]
+
+
+def time_step(case: Case, device: str, warmup: int, timed: int) -> Row:
+    """The median step, after some that warm up."""
+    dtype = torch.bfloat16 if case.precision == "bf16" else None
+    compute = Compute(torch.device(device), dtype)
+    on_gpu = compute.device.type == "cuda"
+    torch.backends.cudnn.benchmark = True  # as the trainer has it
+    if case.compiled:
+        torch.compiler.reset()
+    begun = time.perf_counter()
+    take, batch = make_step(case, compute), synthetic(case, compute.device)
+
+    def step(number: int) -> None:
+        take(number, batch)
+
+    for number in range(warmup):
+        step(number)
+    compute.wait()
+    ready = time.perf_counter() - begun
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(compute.device)
+    times = (_by_events if on_gpu else _by_clock)(step, warmup, timed)
+    median = statistics.median(times)
+    row = {
+        **case._asdict(),
+        "ms": median * 1e3,
+        "fastest_ms": min(times) * 1e3,
+        "slowest_ms": max(times) * 1e3,
+        "steps": timed,
+        "images_per_second": case.batch / median,
+        "peak_bytes": None,
+        "warmup_seconds": ready,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+    }
+    if on_gpu:
+        row["peak_bytes"] = torch.cuda.max_memory_allocated(compute.device)
+        del step, take, batch
+        torch.cuda.empty_cache()
+    return row
+
+
+def _by_events(step: Callable[[int], None], first: int, steps: int) -> list[float]:
+    """Seconds between the ends of steps on the GPU; the host waits for the last."""
+    marks = [
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        for _ in range(steps + 1)
+    ]
+    marks[0].record()
+    for number, mark in enumerate(marks[1:], first):
+        step(number)
+        mark.record()
+    marks[-1].synchronize()
+    return [one.elapsed_time(other) / 1e3 for one, other in pairwise(marks)]
+
+
+def _by_clock(step: Callable[[int], None], first: int, steps: int) -> list[float]:
+    times = []
+    for number in range(first, first + steps):
+        begun = time.perf_counter()
+        step(number)
+        times.append(time.perf_counter() - begun)
+    return times

@@ -1,0 +1,1 @@
+"""The command ``fastretina audit``: what is wrong with a data set before training."""

@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.audit`` runs."""
+
+from fastretina.audit.command import main
+
+raise SystemExit(main())

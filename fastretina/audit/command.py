@@ -1,0 +1,208 @@
+"""Audit a data set before anything is learned from it, and split it anew.
+
+python -m fastretina.audit data/ --fix fixed/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from fastretina import cli
+
+if TYPE_CHECKING:
+    from fastretina.audit.survey import Audited
+
+PROG = "python -m fastretina.audit"
+ABOUT = f"""Find what makes a score worth little: fellow eyes and copies of photographs
+in both splits, photographs with several grades, labels that lose their first line, and
+what can be scored without a pixel. Label files are enough; images are looked at where
+they are there. --fix writes a split that doesn't leak.
+
+Example: {PROG} data --fix fixed
+"""
+
+_SHARE = 0.2  # to test on, where the labels have no test split
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Flags of ``fastretina.audit``.
+
+    Attributes:
+        data: Folder with the labels, and with the photographs if there are any; or a
+            folder of shards.
+        layout: How the labels are kept.
+        labels: The file with the grades, where more than one could be meant.
+        images: Look at the images, where they are there, for duplicates.
+        fix: Write a split to this folder that keeps the eyes of a patient and the
+            copies of a photograph on one side, stratified by grade: the course's four
+            CSVs and a link to the photographs, as scripts/shard.py takes them.
+        test_share: Share to test on, in the split of --fix, and where the labels have
+            no test split.
+        seed: Of the split of --fix, and of the one that sharding makes where the labels
+            have none.
+        out: Write all that was found, with every name, to this JSON file.
+        strict: Exit with 1 if the split leaks or a photograph has several grades.
+        workers: Threads that look at images.
+    """
+
+    data: Annotated[Positional[Path], arg(metavar="DATA")]
+    layout: Annotated[
+        Literal["course", "kaggle", "aptos", "folders"] | None,
+        arg(
+            metavar="{course,kaggle,aptos,folders}",
+            help_behavior_hint="(default: recognised)",
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None, arg(metavar="CSV", help_behavior_hint="(default: found)")
+    ] = None
+    images: bool = True
+    fix: Annotated[
+        Path | None, arg(metavar="OUT", help_behavior_hint="(default: none)")
+    ] = None
+    test_share: Annotated[
+        float | None,
+        arg(metavar="FLOAT", help_behavior_hint=f"(default: as it is, else {_SHARE})"),
+    ] = None
+    seed: int = 0
+    out: Annotated[
+        Path | None, arg(metavar="JSON", help_behavior_hint="(default: none)")
+    ] = None
+    strict: FlagCreatePairsOff[bool] = False
+    workers: Annotated[
+        int | None,
+        arg(metavar="INT", help_behavior_hint="(default: all cores granted)"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.test_share is not None and not 0 < self.test_share < 1:
+            got = self.test_share
+            raise ValueError(f"--test-share must lie between 0 and 1, got {got}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed must be 0 to 2^63 - 1, got {self.seed}")
+        if self.workers is not None and not 1 <= self.workers <= 1024:
+            raise ValueError(f"--workers must be 1 to 1,024, got {self.workers:,}")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
+        if self.fix is not None and _lies_in(self.fix, self.data):
+            raise ValueError(f"--fix must lie outside DATA, got {self.fix}")
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    return cli.run(command, Options, argv, prog=prog, about=ABOUT)
+
+
+def command(options: Options) -> dict[str, Any]:
+    """Audit, tell, and split anew; returns what the JSON line holds.
+
+    Raises:
+        AuditError: --fix can't be done; or, with --strict, something is wrong, and the
+            report and the JSON line are printed already.
+        DataError: DATA is no data set.
+        OSError: a file can't be written.
+    """
+    from fastretina.audit.dataset import AuditError, Reading, open_subject
+    from fastretina.audit.examination import examine
+    from fastretina.audit.findings import findings
+    from fastretina.audit.split_writer import refuse_to_write
+    from fastretina.audit.text import report
+    from loaders.cores import granted_cores
+    from loaders.files import write_atomically
+
+    started = time.perf_counter()
+    how = Reading(
+        layout=options.layout,
+        labels=options.labels,
+        images=options.images or options.fix is not None,
+        test_share=options.test_share or _SHARE,
+        seed=options.seed,
+    )
+    with open_subject(options.data, how) as subject:
+        for warning in subject.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if options.fix is not None:
+            refuse_to_write(options.fix, subject)
+        workers = options.workers or granted_cores()
+        found = examine(subject, look=options.images, workers=workers)
+        told = findings(found)
+        print(report(found, told, shutil.get_terminal_size().columns))
+        fixed = _fix(found, options.fix, options) if options.fix else None
+        result = {
+            **found.summary(),
+            "findings": {one.name: one.severity for one in reversed(told)},
+            "fix": fixed,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        if options.out is not None:
+            everything = {
+                **result,
+                "findings": [one._asdict() for one in told],
+                **found.details(),
+            }
+            write_atomically(options.out, json.dumps(everything, indent=1) + "\n")
+        complaint = found.complaint()
+    if options.strict and complaint:
+        print(json.dumps(result))
+        raise AuditError(complaint)
+    return result
+
+
+def _fix(found: Audited, out: Path, options: Options) -> dict[str, Any]:
+    """Write a new split and tell of it; returns its part of the JSON line."""
+    from fastretina.audit.fix import new_split, together
+    from fastretina.audit.split_counts import numbers
+    from fastretina.audit.split_writer import write_split
+    from fastretina.audit.text import compared
+
+    subject, old = found.subject, found.numbers.images
+    groups = found.duplicates.groups if found.duplicates else []
+    own = old["test"] / sum(old.values()) if subject.own_split else _SHARE
+    share = options.test_share or (own if 0 < own < 1 else _SHARE)
+    eyes = new_split(subject.eyes, groups, share, options.seed)
+    new = numbers(eyes)
+    about = {
+        "source_layout": subject.layout,
+        "seed": options.seed,
+        "test_share": share,
+        "images": new.images,
+        "kept_together": len(set(together(subject.eyes, groups))),
+        "looked_for_copies": found.duplicates is not None,
+    }
+    write_split(out, subject, eyes, about)
+    print(f"\n{compared(found.numbers, new)}\n\n{_where(found, out)}")
+    return {"out": str(out), **about, **new.summary()}
+
+
+def _where(found: Audited, out: Path) -> str:
+    """What was written, and what it is good for."""
+    subject = found.subject
+    told = [f"Written in {out}: the four CSVs of the course's layout"]
+    if subject.layout != "course":
+        told[0] += ", the only one that carries a split"
+    next_step = f"python scripts/shard.py {out} shards"
+    if subject.paths:
+        told[0] += f", and {out / 'data'}, a link to the photographs"
+        told.append(f"Next: {next_step}")
+    else:
+        told.append(
+            f"Put the photographs, or a link to their folder, at {out / 'data'}; then: "
+            f"{next_step}"
+        )
+    if found.duplicates is None:
+        told.append("Copies of a photograph were not looked for: no image was seen.")
+    return ".\n".join(told)
+
+
+def _lies_in(one: Path, folder: Path) -> bool:
+    return one.resolve().is_relative_to(folder.resolve())

@@ -1,0 +1,200 @@
+"""What is audited: a folder of photographs, its labels alone, or shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from fastretina.data.labels import SPLITS, Sample, SampleTable, read_table
+from loaders.course import find_images
+from loaders.errors import DataError
+from loaders.files import naming
+from loaders.shards import MANIFEST, ShardSplit, open_split, read_manifest
+
+
+class AuditError(DataError):
+    """What can't be mended as asked, or was found and must not be."""
+
+
+class Eye(NamedTuple):
+    """A photograph as the labels have it.
+
+    Attributes:
+        name: as the labels list it; in shards, its key.
+        grade: 0 to 4.
+        split: ``train`` or ``test``.
+        patient: whose eye it is.
+        side: ``left``, ``right`` or empty.
+    """
+
+    name: str
+    grade: int
+    split: str
+    patient: str
+    side: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A data set under audit.
+
+    Attributes:
+        data: its folder.
+        layout: one of ``labels.LAYOUTS``, or ``shards``.
+        own_split: whether the labels say what is test; else it was made by patient.
+        eyes: all that is listed, train before test.
+        read: the bytes of an image by its place in ``eyes``.
+        there: the places in ``eyes`` that have an image.
+        folders: that hold images, where these are files of their own.
+        paths: of these files, by place.
+        unlisted: images in these folders that the labels don't know.
+        set_aside: images that sharding has quarantined.
+        warnings: what else was noticed, one line each.
+    """
+
+    data: Path
+    layout: str
+    own_split: bool
+    eyes: tuple[Eye, ...]
+    read: Callable[[int], bytes]
+    there: tuple[int, ...] = ()
+    folders: tuple[Path, ...] = ()
+    paths: Mapping[int, Path] = field(default_factory=dict)
+    unlisted: int = 0
+    set_aside: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """Names without an image, where other names have one."""
+        there = set(self.there)
+        if not there:
+            return []
+        return [eye.name for n, eye in enumerate(self.eyes) if n not in there]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How a folder is to be read.
+
+    Attributes:
+        layout: one of ``labels.LAYOUTS``; None recognises it.
+        labels: the CSV; None looks for it.
+        images: whether to look for the images, too.
+        test_share: of the patients, for layouts without a test split.
+        seed: of that split.
+    """
+
+    layout: str | None
+    labels: Path | None
+    images: bool
+    test_share: float
+    seed: int
+
+
+@contextmanager
+def open_subject(data: Path, how: Reading) -> Iterator[Subject]:
+    """Open a data set of any kind.
+
+    A folder with a ``manifest.json`` is a set of shards, unless layout or labels are
+    named.
+
+    Raises:
+        DataError: it is none.
+    """
+    named = how.layout is not None or how.labels is not None
+    if not named and (data / MANIFEST).is_file():
+        with ExitStack() as stack:
+            splits = read_manifest(data).splits
+            opened = [
+                stack.enter_context(open_split(str(data), name))
+                for name in SPLITS
+                if name in splits
+            ]
+            yield _of_shards(data, opened)
+        return
+    table = read_table(
+        data,
+        layout=how.layout,
+        labels=how.labels,
+        images=False,
+        test_share=how.test_share,
+        seed=how.seed,
+    )
+    yield _of_folder(data, table, look_for_images=how.images)
+
+
+def _of_shards(data: Path, splits: Sequence[ShardSplit]) -> Subject:
+    eyes, places = [], []
+    for split in splits:
+        columns = (split.column(name) for name in ("key", "label", "patient", "eye"))
+        for row, (key, label, patient, side) in enumerate(zip(*columns, strict=True)):
+            eyes.append(Eye(key, label, split.name, patient, side))
+            places.append((split, row))
+
+    def read(place: int) -> bytes:
+        split, row = places[place]
+        return bytes(split.read(row))
+
+    return Subject(
+        data=data,
+        layout="shards",
+        own_split=True,
+        eyes=tuple(eyes),
+        read=read,
+        there=tuple(range(len(eyes))),
+        set_aside=sum(len(s.manifest.raw.get("quarantine", ())) for s in splits[:1]),
+    )
+
+
+def _of_folder(data: Path, table: SampleTable, *, look_for_images: bool) -> Subject:
+    samples = table.samples
+    folders: tuple[Path, ...] = ()
+    paths: dict[int, Path] = {}
+    unlisted = 0
+    if table.layout == "folders":  # was listed to be read at all
+        paths = {place: sample.path for place, sample in enumerate(samples)}
+        folders = tuple(sorted({path.parent for path in paths.values()}))
+    elif look_for_images:
+        listed = {sample.name: place for place, sample in enumerate(samples)}
+        holding = find_images(data, listed.keys())
+        folders = tuple(holding)
+        found = {name: path for each in holding.values() for name, path in each.items()}
+        paths = {listed[name]: path for name, path in found.items() if name in listed}
+        unlisted = len(found) - len(paths)
+
+    def read(place: int) -> bytes:
+        with naming(paths[place]):
+            return paths[place].read_bytes()
+
+    return Subject(
+        data=data,
+        layout=table.layout,
+        own_split=_has_own_split(data, table),
+        eyes=tuple(
+            Eye(sample.name, sample.grade, sample.split, sample.patient, sample.eye)
+            for sample in samples
+        ),
+        read=read,
+        there=tuple(sorted(paths)),
+        folders=folders,
+        paths=paths,
+        unlisted=unlisted,
+        warnings=table.warnings,
+    )
+
+
+def _has_own_split(data: Path, table: SampleTable) -> bool:
+    """Whether the test split comes from the labels, and not from ``read_table``."""
+    if table.layout == "folders":
+        return any(_split_folder(data, sample) == "test" for sample in table.samples)
+    return table.layout == "course"
+
+
+def _split_folder(data: Path, sample: Sample) -> str:
+    """``test`` of ``DATA/Test/3/NAME.jpeg``; empty of ``DATA/3/NAME.jpeg``."""
+    folders = sample.path.relative_to(data).parts[:-2]
+    return folders[0].lower() if folders else ""

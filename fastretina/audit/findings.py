@@ -1,0 +1,303 @@
+"""From numbers to findings: how bad it is, in plain words, and what to do about it.
+
+Nothing here looks at anything: the same numbers give the same findings.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, get_args
+
+from fastretina.audit.duplicates import KINDS, Group
+from fastretina.audit.survey import Audited
+from loaders.grades import GRADES
+
+# fault: scores or labels can't be trusted. warning: mind it. note: good to know.
+Severity = Literal["fault", "warning", "note", "ok"]
+_SEVERITIES = get_args(Severity)
+
+_UNLIKELY = 0.01
+_NAMED = 10  # of the examples; --out has them all
+_MEMBERS = 4  # of a group's images
+_BY = {"bytes": "identical bytes", "pixels": "identical pixels", "look": "look"}
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        severity: of it.
+        name: of it.
+        line: what was found.
+        remedy: what to do; empty where nothing is to be done.
+        examples: a line each, the first ten.
+    """
+
+    severity: Severity
+    name: str
+    line: str
+    remedy: str = ""
+    examples: tuple[str, ...] = ()
+
+
+def findings(found: Audited) -> list[Finding]:
+    """Everything, the worst first."""
+    told = [
+        _fellow_eyes(found),
+        *_duplicates(found),
+        *_grades(found),
+        *_must_beat(found),
+        *_left_and_right(found),
+        *_header(found),
+        *_images(found),
+    ]
+    return sorted(told, key=lambda finding: _SEVERITIES.index(finding.severity))
+
+
+def _fellow_eyes(found: Audited) -> Finding:
+    name, leak = "fellow eyes", found.numbers.leak
+    if leak.eyes:
+        return Finding(
+            "fault",
+            name,
+            f"{leak.eyes:,} of {leak.total:,} test images ({leak.share:.1%}) are of "
+            "patients whose other eye is in train, so a score is partly memory.",
+            "--fix OUT writes a split by patient.",
+        )
+    if not any(eye.side for eye in found.subject.eyes):
+        return Finding(
+            "note",
+            name,
+            "No name ends in _left or _right, so whether a patient is in both splits "
+            "can't be told.",
+            "Name images PATIENT_left and PATIENT_right where you know whose they are.",
+        )
+    if not found.subject.own_split:
+        return Finding(
+            "ok",
+            name,
+            "The labels have no test split. The one that sharding makes, which is "
+            "shown here, holds out whole patients.",
+        )
+    return Finding("ok", name, "No test image's fellow eye is in train.")
+
+
+def _duplicates(found: Audited) -> Iterator[Finding]:
+    if found.duplicates is None:
+        return
+    groups, across = found.duplicates.groups, found.across
+    if across:
+        yield Finding(
+            "fault",
+            "in both splits",
+            f"{_are(len(across), 'photograph')} in train and in test, as "
+            f"{_counted(len(found.leaking), 'test image')} ({_kinds(across)}).",
+            "--fix OUT writes a split that keeps all copies on one side.",
+            _examples(found, across),
+        )
+    if found.conflicting:
+        yield Finding(
+            "fault",
+            "several grades",
+            f"{_have(len(found.conflicting), 'photograph')} more than one "
+            f"grade ({_kinds(found.conflicting)}).",
+            "Have them graded again, or leave them out.",
+            _examples(found, found.conflicting),
+        )
+    told = {group.places for group in (*across, *found.conflicting)}
+    rest = [group for group in groups if group.places not in told]
+    if rest:
+        yield Finding(
+            "warning",
+            "duplicates",
+            f"{_are(len(rest), 'photograph')} more than once in a split, with the "
+            f"same grade ({_kinds(rest)}).",
+            "They count as often as they are there; leave the copies out.",
+            _examples(found, rest),
+        )
+    if not groups:
+        number = len(found.subject.there) - len(found.unreadable)
+        yield Finding("ok", "duplicates", f"None among {number:,} images.")
+
+
+def _kinds(groups: Sequence[Group]) -> str:
+    counts = Counter(group.kind for group in groups)
+    return ", ".join(f"{counts[k]:,} by {_BY[k]}" for k in KINDS if counts[k])
+
+
+def _examples(found: Audited, groups: Sequence[Group]) -> tuple[str, ...]:
+    told = [_example(found, group) for group in groups[:_NAMED]]
+    if len(groups) > _NAMED:
+        told.append(f"and {len(groups) - _NAMED:,} more; --out FILE names all")
+    return tuple(told)
+
+
+def _example(found: Audited, group: Group) -> str:
+    eyes = found.eyes(group)
+    names = [f"{eye.name} ({eye.split}, grade {eye.grade})" for eye in eyes[:_MEMBERS]]
+    if len(eyes) > _MEMBERS:
+        names.append(f"{len(eyes) - _MEMBERS:,} more")
+    how = [_BY[group.kind]]
+    if group.kind == "look":
+        turned = sorted({link.how for link in group.links} - {"", "as it is"})
+        least = min(link.agreement for link in group.links)
+        how = [*turned, f"agreement {least:.2f}"]
+    if len({eye.patient for eye in eyes}) == 1 < len({eye.side for eye in eyes}):
+        how.append("one eye filed as both")
+    return f"{' = '.join(names)}: {', '.join(how)}"
+
+
+def _grades(found: Audited) -> Iterator[Finding]:
+    images = found.numbers.images
+    for split, counts in found.numbers.counts.items():
+        absent = [f"{g} {GRADES[g]}" for g, count in enumerate(counts) if not count]
+        if not images[split]:
+            yield Finding("warning", "grades", f"The {split} split is empty.")
+        elif absent:
+            names = ", ".join(absent)
+            yield Finding("warning", "grades", f"No {split} image has grade {names}.")
+    differ = found.numbers.difference
+    if differ is None:
+        return
+    roughly = ", roughly, as some counts are small" if differ.few else ""
+    told = (
+        f"{differ.largest * 100:.1f} points at most (grade {differ.grade}); "
+        f"chi-squared {differ.statistic:.1f}, {differ.degrees} degrees of freedom, "
+        f"p = {differ.p:.2g}{roughly}."
+    )
+    if differ.p < _UNLIKELY:
+        yield Finding(
+            "warning",
+            "grades",
+            f"Train and test differ in the shares of the grades, by {told}",
+            "Accuracy on this test split says little of the shares in train; compare "
+            "QWK and balanced accuracy.",
+        )
+    else:
+        yield Finding(
+            "ok",
+            "grades",
+            "Train and test differ in the shares of the grades by no more than chance: "
+            f"{told}",
+        )
+
+
+def _must_beat(found: Audited) -> Iterator[Finding]:
+    best = found.must_beat
+    if best is not None:
+        yield Finding(
+            "note",
+            "to beat",
+            f"Labels alone score {best['accuracy']:.1%} accuracy, QWK "
+            f"{best['qwk']:.3f}, {best['balanced_accuracy']:.1%} balanced accuracy on "
+            "this test split. "
+            "A network that scores less has not shown that it looks at the images.",
+        )
+
+
+def _left_and_right(found: Audited) -> Iterator[Finding]:
+    pairs = found.fellows
+    if pairs is not None:
+        yield Finding(
+            "note",
+            "left and right",
+            f"The two eyes have the same grade in {pairs.same / pairs.pairs:.1%} of "
+            f"{_counted(pairs.pairs, 'pair')}, and are within one grade in "
+            f"{pairs.near / pairs.pairs:.1%} (QWK {pairs.qwk:.3f}).",
+        )
+
+
+def _header(found: Audited) -> Iterator[Finding]:
+    for files in found.files:
+        pair = f"{files.split}_img.csv and {files.split}_label.csv"
+        if files.shifted:
+            one = "label" if files.image_header else "img"
+            yield Finding(
+                "fault",
+                "header",
+                f"{files.split}_{one}.csv has no header line and its counterpart has: "
+                "a reader that treats them alike pairs every image with its "
+                "neighbour's grade. (Here they are paired rightly.)",
+                "Give both a header, or neither.",
+            )
+        elif not files.image_header:
+            yield Finding(
+                "warning",
+                "header",
+                f"{pair} have no header line. A reader that assumes one, as "
+                f"pandas.read_csv does, finds {files.found:,} samples and not "
+                f"{files.rows:,}: it loses {files.first} (grade {files.grade}).",
+                "Read them with header=None.",
+            )
+        else:
+            yield Finding("ok", "header", f"{pair} have a header line.")
+    if not found.files and found.subject.layout in ("kaggle", "aptos"):
+        yield Finding("ok", "header", "The label file has a header line.")
+
+
+def _images(found: Audited) -> Iterator[Finding]:
+    subject, missing = found.subject, found.subject.missing
+    if found.duplicates is None:
+        why = "were not looked at" if subject.there else "are not here"
+        yield Finding(
+            "note", "images", f"The images {why}, so duplicates are not looked for."
+        )
+    if missing:
+        yield Finding(
+            "warning",
+            "images",
+            f"{_are(len(missing), 'listed image')} missing: {_names(missing)}.",
+            "scripts/shard.py --allow-missing goes on without them.",
+        )
+    if subject.unlisted:
+        yield Finding(
+            "note",
+            "images",
+            f"{_are(subject.unlisted, 'image')} in no label file, and left out.",
+        )
+    if found.unreadable:
+        named = [
+            f"{subject.eyes[place].name}: {why}"
+            for place, why in list(found.unreadable.items())[:_NAMED]
+        ]
+        yield Finding(
+            "warning",
+            "unreadable",
+            f"{_counted(len(found.unreadable), 'image')} can't be decoded.",
+            "Sharding sets them aside.",
+            tuple(named),
+        )
+    if found.duplicates and (blank := found.duplicates.blank):
+        yield Finding(
+            "warning",
+            "blank",
+            f"{_have(len(blank), 'image')} next to nothing on it: "
+            f"{_names(subject.eyes[place].name for place in blank)}.",
+            "Look whether it can have been graded.",
+        )
+    if subject.set_aside:
+        yield Finding(
+            "note",
+            "set aside",
+            f"{_are(subject.set_aside, 'image')} quarantined by sharding.",
+            "manifest.json names them, with reasons.",
+        )
+
+
+def _names(names: Iterable[str]) -> str:
+    told = list(names)
+    more = f", and {len(told) - _NAMED:,} more" if len(told) > _NAMED else ""
+    return ", ".join(told[:_NAMED]) + more
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _are(number: int, what: str) -> str:
+    return f"{_counted(number, what)} {'is' if number == 1 else 'are'}"
+
+
+def _have(number: int, what: str) -> str:
+    return f"{_counted(number, what)} {'has' if number == 1 else 'have'}"

@@ -1,0 +1,50 @@
+"""A split that doesn't leak: by patient, by photograph, stratified by grade."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fastretina.audit.dataset import Eye
+from fastretina.audit.duplicates import Group, components
+from fastretina.data.split import group_split
+
+
+def new_split(
+    eyes: Sequence[Eye], groups: Sequence[Group], share: float, seed: int
+) -> list[Eye]:
+    """The same photographs, in the same order, each with its new split.
+
+    What hangs together stays together: the eyes of a patient, the copies of a
+    photograph, and so the patients that share one.
+
+    Args:
+        eyes: of the data set.
+        groups: of them, that are one photograph.
+        share: of what hangs together to test on, above 0 and below 1.
+        seed: another seed makes another split.
+    """
+    names = together(eyes, groups)
+    held_out = group_split(names, [eye.grade for eye in eyes], share, seed)
+    return [
+        eye._replace(split="test" if out else "train")
+        for eye, out in zip(eyes, held_out.tolist(), strict=True)
+    ]
+
+
+def together(eyes: Sequence[Eye], groups: Sequence[Group]) -> list[str]:
+    """For each photograph the first of the patients it hangs together with, by name."""
+    numbers = components(range(len(eyes)), list(_bonds(eyes, groups)))
+    names: dict[int, str] = {}
+    for place, eye in enumerate(eyes):
+        number = numbers[place]
+        names[number] = min(eye.patient, names.get(number, eye.patient))
+    return [names[numbers[place]] for place in range(len(eyes))]
+
+
+def _bonds(eyes: Sequence[Eye], groups: Sequence[Group]) -> Iterator[tuple[int, int]]:
+    first: dict[str, int] = {}
+    for place, eye in enumerate(eyes):
+        yield first.setdefault(eye.patient, place), place
+    for group in groups:
+        for other in group.places[1:]:
+            yield group.places[0], other

@@ -1,0 +1,1 @@
+"""A data set on its way into a run: labels, splits, preparation, loading."""

@@ -1,0 +1,139 @@
+"""A run's view of a data set: train, validation and test, and the loaders over them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastretina.data.split import group_split
+from fastretina.metrics.baselines import Eyes
+from fastretina.recipe import Recipe
+from loaders import LoaderConfig
+from loaders.base import Schedule
+from loaders.errors import ShardError
+from loaders.shards import ShardSplit, open_split
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The splits of a run; use it in a ``with``.
+
+    Attributes:
+        train: the samples to train on.
+        validation: patients held out of train, to choose the checkpoint on.
+        test: the samples to report.
+    """
+
+    train: ShardSplit
+    validation: ShardSplit | None
+    test: ShardSplit
+
+    def __enter__(self) -> Data:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                split.close()
+
+    def describe(self) -> dict[str, Any]:
+        """What of the data a run depends on, as JSON."""
+        raw = self.train.manifest.raw
+        told = {
+            "fingerprint": raw.get("fingerprint"),
+            "preprocessing": raw.get("preprocessing"),
+            "train": len(self.train),
+            "validation": len(self.validation) if self.validation else 0,
+            "test": len(self.test),
+        }
+        if self.test.folder != self.train.folder:
+            told["test_fingerprint"] = self.test.manifest.raw.get("fingerprint")
+        return told
+
+    def image_shape(self, recipe: Recipe) -> tuple[int, int]:
+        """Height and width of what the network is trained on, pixels."""
+        if recipe.image_size is not None:
+            return recipe.image_size, recipe.image_size
+        return self.train.dimensions[0]
+
+    def square(self) -> bool:
+        """Whether all training images are square before they are resized."""
+        return all(height == width for height, width in self.train.dimensions)
+
+    def known(self) -> Eyes:
+        """The images whose labels the run has seen: of train and of validation."""
+        parts = [self.train, *filter(None, [self.validation])]
+        return Eyes.of(self.train, np.concatenate([part.rows for part in parts]))
+
+    def train_counts(self) -> list[int]:
+        """Training samples of each grade."""
+        labels = self.train.labels[self.train.rows]
+        counts: list[int] = np.bincount(labels, minlength=5).tolist()
+        return counts
+
+
+def open_data(
+    shards: str | Path, recipe: Recipe, test_shards: str | Path | None = None
+) -> Data:
+    """Open a data set and hold out the recipe's validation patients.
+
+    Args:
+        shards: its folder, or an http(s) URL.
+        recipe: of the run.
+        test_shards: another data set to test on.
+
+    Raises:
+        ShardError: it can't be used, or one of its splits is empty.
+    """
+    with ExitStack() as opened:
+        test = opened.enter_context(open_split(test_shards or shards, "test"))
+        train = opened.enter_context(open_split(shards, "train"))
+        for split in (train, test):
+            if not len(split):
+                raise ShardError(f"{split.folder} has no {split.name} samples")
+            # Now, not after hours of training: do its images fit into one batch?
+            Schedule(split, LoaderConfig(image_size=recipe.image_size))
+        test = opened.enter_context(some_of(test, recipe.test_samples))
+        train = opened.enter_context(some_of(train, recipe.train_samples))
+        validation = None
+        if recipe.validation:
+            held = _held_out(train, recipe.validation, recipe.seed)
+            validation = opened.enter_context(train.select(train.rows[held]))
+            train = opened.enter_context(train.select(train.rows[~held]))
+            if not len(train) or not len(validation):
+                raise ShardError(
+                    f"{shards} has too few patients to hold out a validation share of "
+                    f"{recipe.validation}; pass --validation 0"
+                )
+        opened.pop_all()
+    return Data(train, validation, test)
+
+
+def some_of(split: ShardSplit, most: int | None) -> ShardSplit:
+    """About ``most`` of a split's samples: whole patients, stratified by grade.
+
+    They are the same ones for every seed of a run, so that runs can be compared.
+    """
+    if most is None or most >= len(split):
+        return split
+    return split.select(split.rows[_held_out(split, most / len(split), 0)])
+
+
+def _held_out(split: ShardSplit, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which of ``split.rows`` belong to the patients that are held out: bool[n]."""
+    patients = split.column("patient")
+    rows = split.rows.tolist()
+    return group_split(
+        [patients[row] for row in rows], split.labels[rows].tolist(), share, seed
+    )

@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.demo`` runs."""
+
+from fastretina.demo.command import main
+
+raise SystemExit(main())

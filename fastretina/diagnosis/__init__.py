@@ -1,1 +1,0 @@
-"""What limits training on a machine: measured, judged, drawn and remembered."""

@@ -1,0 +1,1 @@
+"""The command ``fastretina doctor``: what limits training on this machine."""

@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.doctor`` runs."""
+
+from fastretina.doctor.command import main
+
+raise SystemExit(main())

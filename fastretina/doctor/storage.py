@@ -1,0 +1,160 @@
+"""How the images are stored, and how much faster they would decode otherwise."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from fastretina.doctor.jpeg_header import JpegHeader, read_header
+from fastretina.measure.ceilings import decode_only
+
+_TRIED = 16  # images that are encoded anew: a second for 2,592 x 1,944 pixels
+_DECODED = 32  # in a round, so that the start of threads does not count
+_ROUNDS = 3
+_OVERSIZED = 2.0  # times the pixels that are delivered
+
+
+class Change(NamedTuple):
+    """Another way to store some of the images.
+
+    Attributes:
+        name: ``baseline``, ``4:2:0`` or ``smaller``.
+        share: of the images that it is about, 0 to 1.
+        times: as fast as those images decode then; measured.
+    """
+
+    name: str
+    share: float
+    times: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Storage:
+    """How a sample of the images is stored.
+
+    Attributes:
+        images: looked at.
+        mean_bytes: of an image.
+        progressive: how many are.
+        oversized: how many have at least twice the pixels that are delivered.
+        chroma: how many have each kind of chroma sampling.
+        changes: that would make decoding faster.
+    """
+
+    images: int
+    mean_bytes: float
+    progressive: int
+    oversized: int
+    chroma: dict[str, int]
+    changes: tuple[Change, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """As the JSON line holds it."""
+        return {
+            "images": self.images,
+            "mean_bytes": round(self.mean_bytes),
+            "progressive": self.progressive,
+            "oversized": self.oversized,
+            "chroma": self.chroma,
+            "changes": [change._asdict() for change in self.changes],
+        }
+
+
+def survey(jpegs: Sequence[bytes], shape: tuple[int, int]) -> Storage:
+    """Look at headers.
+
+    Args:
+        jpegs: the sample, at least one.
+        shape: height and width that are delivered, pixels.
+
+    Raises:
+        ValueError: one of them has no header.
+    """
+    headers = [read_header(jpeg) for jpeg in jpegs]
+    return Storage(
+        images=len(jpegs),
+        mean_bytes=statistics.fmean(map(len, jpegs)),
+        progressive=sum(header.progressive for header in headers),
+        oversized=sum(_is_oversized(header, shape) for header in headers),
+        chroma=dict(Counter(header.chroma for header in headers).most_common()),
+    )
+
+
+def changes(
+    jpegs: Sequence[bytes], shape: tuple[int, int], threads: int
+) -> Iterator[Change]:
+    """Encode some images anew and time their decoding, for what could be changed."""
+    headers = [read_header(jpeg) for jpeg in jpegs]
+    kinds: dict[str, tuple[list[bool], Callable[[bytes], bytes]]] = {
+        "baseline": ([header.progressive for header in headers], _baseline),
+        "4:2:0": ([header.chroma == "4:4:4" for header in headers], _half_chroma),
+        "smaller": (
+            [_is_oversized(header, shape) for header in headers],
+            lambda jpeg: _smaller(jpeg, shape),
+        ),
+    }
+    for name, (concerned, anew) in kinds.items():
+        before = [jpeg for jpeg, yes in zip(jpegs, concerned, strict=True) if yes]
+        if before:
+            share = len(before) / len(jpegs)
+            tried = before[:_TRIED]
+            after = [anew(jpeg) for jpeg in tried]
+            yield Change(name, share, round(_times(tried, after, threads), 2))
+
+
+def _times(before: list[bytes], after: list[bytes], threads: int) -> float:
+    """How many times as fast the second decode; rounds of both take turns."""
+    often = -(-_DECODED // len(before))
+    before, after = before * often, after * often
+    ratios = [
+        decode_only(after, threads) / decode_only(before, threads)
+        for _ in range(_ROUNDS)
+    ]
+    return statistics.median(ratios)
+
+
+def _is_oversized(header: JpegHeader, shape: tuple[int, int]) -> bool:
+    delivered = shape[0] * shape[1]
+    return header.width * header.height >= _OVERSIZED * delivered
+
+
+def _baseline(jpeg: bytes) -> bytes:
+    """The same tables and chroma in one scan."""
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.save(stream, "JPEG", quality="keep", progressive=False)
+    return stream.getvalue()
+
+
+def _half_chroma(jpeg: bytes) -> bytes:
+    return _encoded(jpeg, subsampling="4:2:0")
+
+
+def _smaller(jpeg: bytes, shape: tuple[int, int]) -> bytes:
+    return _encoded(jpeg, size=(shape[1], shape[0]))
+
+
+def _encoded(
+    jpeg: bytes, size: tuple[int, int] | None = None, subsampling: str | None = None
+) -> bytes:
+    """With the quantisation tables that it came with."""
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(jpeg)) as image:
+        tables = image.quantization
+        chroma = subsampling or _pillows_chroma(read_header(jpeg))
+        picture = image.convert("RGB")
+    if size is not None:
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+    picture.save(stream, "JPEG", qtables=tables, subsampling=chroma)
+    return stream.getvalue()
+
+
+def _pillows_chroma(header: JpegHeader) -> str:
+    """The nearest that Pillow can write."""
+    return header.chroma if header.chroma in ("4:4:4", "4:2:2") else "4:2:0"

@@ -1,0 +1,1 @@
+"""The command ``fastretina evaluate``: a run's evaluation, repeated."""

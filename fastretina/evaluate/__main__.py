@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.evaluate`` runs."""
+
+from fastretina.evaluate.command import main
+
+raise SystemExit(main())

@@ -1,1 +1,0 @@
-"""What a set of predictions is worth: intervals, baselines, calibration, tests."""

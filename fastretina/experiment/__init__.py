@@ -1,1 +1,0 @@
-"""Experiments of many runs: what is trained, how it is kept, and what it says."""

@@ -1,0 +1,1 @@
+"""The command ``fastretina experiments``: many runs, trained and compared."""

@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.experiments`` runs."""
+
+from fastretina.experiments.command import main
+
+raise SystemExit(main())

@@ -1,0 +1,128 @@
+"""Train and compare many runs: the report's table, its ablations, and what is better.
+
+python -m fastretina.experiments table --shards shards
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastretina import cli
+from fastretina.experiments.options import Options, field_of, split_words
+from fastretina.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fastretina.experiments.cells import Plan
+
+PROG = "python -m fastretina.experiments"
+ABOUT = f"""Train and compare many runs: table (the course report's comparison of
+ResNet18/50 with and without ImageNet weights), ablations (what the report tried and
+gave up), strong (recipe strong against recipe seed, by image and by patient). Killed at
+any moment, the same command goes on where it was; what is finished is not done again.
+Any flag of a recipe can be given, too, and counts for all runs, e.g. --image-size 128:
+see python -m fastretina.train --help.
+
+Example: {PROG} table --shards shards --budget small --seeds 3
+"""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    own, recipe_words = split_words(words)
+
+    def run(options: Options) -> dict[str, Any]:
+        return command(options, recipe_words)
+
+    return cli.run(run, Options, own, prog=prog, about=ABOUT)
+
+
+def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, Any]:
+    """Train what is not trained yet, compare, and report.
+
+    Args:
+        options: of the command.
+        recipe_words: flags of the recipe, for all cells.
+
+    Raises:
+        DataError: the data or the folder can't be used; or, after all others are done
+            and reported, some cells have failed.
+        KeyboardInterrupt: after the run in progress has saved.
+    """
+    import torch
+
+    from fastretina.experiments.estimate import estimate
+    from fastretina.experiments.folder import alone, claim
+    from fastretina.experiments.series import Series
+    from fastretina.experiments.text import planned
+    from fastretina.nn.device import choose
+    from loaders.shards import open_split
+
+    with open_split(options.shards, "train") as train:
+        num_train, pixels = len(train), max(max(train.dimensions))
+    with open_split(options.shards, "test") as test:
+        num_test = len(test)
+    plan = make_plan(options, recipe_words, pixels)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    compute = choose(options.device, plan.cells[0].recipe.amp)
+    seconds = estimate(plan.trained, pixels, num_train, num_test, compute)
+    if options.dry_run:
+        print(planned(plan, seconds, options.seeds))
+        total = options.seeds * sum(seconds.values())
+        return {
+            "experiment": plan.name,
+            "runs": options.seeds * len(plan.trained),
+            "estimated_seconds": round(total, 1),
+        }
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with alone(options.folder):
+        claim(options.folder, options.shards, plan)
+        series = Series(plan, options, seconds)
+        series.train()
+        return series.report()
+
+
+def make_plan(options: Options, recipe_words: Sequence[str], pixels: int) -> Plan:
+    """The experiment's cells, within the budget and with the user's flags.
+
+    Raises:
+        WrongUsage: a flag is one that the cells set themselves, or can't be meant.
+        WeightsError: ``--pretrained`` holds no weights of a network that is asked for.
+    """
+    from fastretina.experiments.budget import BUDGETS
+    from fastretina.experiments.plans import PLANS
+    from fastretina.experiments.weights import with_pretrained
+
+    def adjust(recipe: Recipe) -> Recipe:
+        scaled = BUDGETS[options.budget].scaled(recipe, pixels)
+        return _with_words(scaled, recipe_words)
+
+    plan = PLANS[options.name](adjust, pixels, _leaks(options.shards))
+    for word in recipe_words:
+        if (name := field_of(word)) in plan.varied:
+            flag = str(name).replace("_", "-")
+            raise cli.WrongUsage(
+                f"--{flag} must be left out: it is what {plan.name} varies"
+            )
+    return with_pretrained(plan, options.pretrained)
+
+
+def _with_words(recipe: Recipe, words: Sequence[str]) -> Recipe:
+    try:
+        parsed = cli.parse(Recipe, words, prog=PROG, about=ABOUT, default=recipe)
+    except ValueError as error:
+        raise cli.WrongUsage(f"{error}; see {PROG} --help") from error
+    assert parsed is not None, "--help is no flag of a recipe"
+    return parsed
+
+
+def _leaks(shards: str) -> bool:
+    """Whether some patients are on both sides of the split."""
+    from fastretina.metrics.baselines import Eyes, leak
+    from loaders.shards import open_split
+
+    with open_split(shards, "train") as train, open_split(shards, "test") as test:
+        return leak(Eyes.of(train), Eyes.of(test)).eyes > 0

@@ -1,0 +1,222 @@
+"""The runs of an experiment, one after the other, and their report."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastretina.doctor.forecast import duration
+from fastretina.experiments.cells import GIVEN, Cell, Plan
+from fastretina.experiments.options import Options
+from fastretina.experiments.results import Collection, Outcome
+from fastretina.experiments.variants import make_variant
+from fastretina.interrupts import Stopper
+from fastretina.train.options import TrainOptions
+from loaders.errors import DataError, RunError
+from loaders.files import write_atomically
+
+# The end of a run is not its training: a start, predictions and intervals.
+_AROUND_A_RUN = 20.0  # seconds
+
+
+class Series:
+    """An experiment in its folder."""
+
+    def __init__(
+        self, plan: Plan, options: Options, seconds: Mapping[str, float]
+    ) -> None:
+        self._plan = plan
+        self._options = options
+        self._seconds = seconds
+        self._folder = options.folder
+        self._collection = Collection(plan)
+        self._failed: dict[tuple[str, int], str] = {}
+
+    def train(self) -> None:
+        """Train all that is not finished: every cell with one seed, then the next.
+
+        Raises:
+            KeyboardInterrupt: after the run in progress has saved.
+        """
+        left = [(c, n) for c, n in self._runs() if not self._finished(c, n)]
+        done = len(self._runs()) - len(left)
+        if done:
+            _say(f"{done} of {len(self._runs())} runs are finished already")
+        for place, (cell, number) in enumerate(left):
+            ahead = sum(self._expected(c) for c, _ in left[place:])
+            _say(
+                f"[{done + place + 1}/{len(self._runs())}] {self._name(cell, number)}: "
+                f"about {duration(self._expected(cell))}, all of it "
+                f"{duration(ahead)}"
+            )
+            error = self._run(cell, number)
+            if error is not None:
+                self._failed[cell.name, number] = error
+                _say(f"failed: {self._name(cell, number)}: {error}")
+            self._write(figures=False)
+
+    def report(self) -> dict[str, Any]:
+        """Write figures, tables and ``experiment.json``, and print the table.
+
+        Raises:
+            RunError: some runs have failed; all else is written.
+        """
+        from fastretina.experiments.text import table
+
+        found = self._write(figures=True)
+        text = table(found)
+        write_atomically(self._folder / "table.md", text + "\n")
+        print(text)
+        if self._failed:
+            (name, number), error = next(iter(self._failed.items()))
+            raise RunError(
+                f"{len(self._failed)} of {len(self._runs())} runs failed, the others "
+                f"are in {self._folder}; the first: {name}-seed{number}: {error}"
+            )
+        return {
+            "experiment": self._plan.name,
+            "out": str(self._folder),
+            "runs": len(self._runs()),
+            "seconds": found["seconds"],
+            "cells": {
+                cell["cell"]: {
+                    name: score["mean"] for name, score in cell["scores"].items()
+                }
+                for cell in found["cells"]
+            },
+            "clear": [
+                each["verdict"] for each in found["comparisons"] if each["clear"]
+            ],
+        }
+
+    def _runs(self) -> list[tuple[Cell, int]]:
+        """Every cell and its seeds, by seed first: a first table is there soonest."""
+        first = self._plan.trained[0].recipe.seed
+        numbers = range(first, first + self._options.seeds)
+        return [(cell, number) for number in numbers for cell in self._plan.trained]
+
+    @staticmethod
+    def _name(cell: Cell, number: int) -> str:
+        return f"{cell.name}-seed{number}"
+
+    def _path(self, cell: Cell, number: int) -> Path:
+        return self._folder / "runs" / self._name(cell, number)
+
+    def _finished(self, cell: Cell, number: int) -> bool:
+        return (self._path(cell, number) / "metrics.json").exists()
+
+    def _expected(self, cell: Cell) -> float:
+        return self._seconds[cell.name] + _AROUND_A_RUN
+
+    def _run(self, cell: Cell, number: int) -> str | None:
+        """Train one run; why it failed, or None.
+
+        Raises:
+            KeyboardInterrupt: after it has saved.
+        """
+        from fastretina.experiments.worker import train
+
+        path = self._path(cell, number)
+        try:
+            shards, test = (self._shards(each) for each in (cell.data, cell.test))
+        except (DataError, OSError) as error:
+            return str(error)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begun = (path / "config.json").exists()
+        options = TrainOptions(
+            recipe=replace(cell.recipe, seed=number),
+            shards=shards,
+            test_shards=None if test == shards else test,
+            loader=self._options.loader,
+            workers=self._options.workers,
+            device=self._options.device,
+            threads=self._options.threads,
+            out=path,
+            resume=path if begun else None,
+        )
+        begun_at = time.monotonic()
+        with Stopper() as stopper:
+            try:
+                return train(options, path.with_suffix(".log"), stopper)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    "the same command goes on where it was"
+                ) from None
+            finally:
+                self._add_time(path.name, time.monotonic() - begun_at)
+
+    def _times(self) -> dict[str, float]:
+        """Wall seconds of each run, evaluations included; a killed one's are lost."""
+        path = self._folder / "times.json"
+        times: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        return times
+
+    def _add_time(self, name: str, seconds: float) -> None:
+        times = self._times()
+        times[name] = round(times.get(name, 0.0) + seconds, 1)
+        write_atomically(self._folder / "times.json", json.dumps(times) + "\n")
+
+    def _shards(self, variant: str) -> str:
+        given = self._options.shards
+        if variant == GIVEN:
+            return given
+        return str(make_variant(variant, given, self._folder / "data"))
+
+    def _outcomes(self) -> dict[str, Outcome]:
+        outcomes = {cell.name: Outcome() for cell in self._plan.trained}
+        times = self._times()
+        for cell, number in self._runs():
+            outcome = outcomes[cell.name]
+            if self._finished(cell, number):
+                path = self._path(cell, number)
+                outcome.runs.append(path)
+                outcome.seconds += times.get(path.name, 0.0)
+            outcome.error = self._failed.get((cell.name, number), outcome.error)
+        return outcomes
+
+    def _write(self, *, figures: bool) -> dict[str, Any]:
+        """Write ``experiment.json`` of what there is by now; returns its content."""
+        outcomes = self._outcomes()
+        collected, found = self._collection.collect(outcomes)
+        drawn: list[dict[str, str]] = []
+        if figures:
+            from fastretina.experiments.plots import draw
+
+            drawn = draw(self._folder, self._plan, outcomes, found)
+        for cell in collected["cells"]:
+            cell["runs"] = [os.path.relpath(run, self._folder) for run in cell["runs"]]
+        plan = self._plan
+        whole = {
+            "experiment": plan.name,
+            "title": plan.title,
+            "about": plan.about,
+            "budget": self._options.budget,
+            "seeds": self._options.seeds,
+            "shards": self._options.shards,
+            "date": time.strftime("%Y-%m-%d %H:%M"),
+            "seconds": round(sum(each.seconds for each in outcomes.values()), 1),
+            **collected,
+            "reference": {
+                "about": plan.reference_about,
+                "rows": [
+                    {"title": title, "accuracy": accuracy}
+                    for title, accuracy in plan.reference
+                ],
+            }
+            if plan.reference
+            else None,
+            "figures": drawn,
+        }
+        path = self._folder / "experiment.json"
+        write_atomically(path, json.dumps(whole, indent=1) + "\n")
+        return whole
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,119 @@
+"""One run of an experiment, in a process of its own.
+
+What one run does to its process (a crash, a CUDA error, memory) is not the next one's
+trouble. The process ends with its parent, however that ends, and the run goes on from
+its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from multiprocessing import connection, get_context
+from pathlib import Path
+
+from fastretina import cli
+from fastretina.interrupts import Stopper
+from fastretina.processes import end_with
+from fastretina.train.options import TrainOptions
+from loaders.errors import DataError
+
+# By the server that forks a run's process, which computes nothing itself: so a run
+# begins at once, and in a process that knows of no other run.
+_IMPORTED = [
+    "fastretina.train.command",
+    "fastretina.train.finish",
+    "loaders._turbo",
+    "torch._dynamo",  # which the first step of an optimizer imports
+    "torch.utils.tensorboard",
+    "pyarrow.parquet",
+]
+_POLL = 0.2  # seconds between two looks at whether a signal has come
+
+
+def train(options: TrainOptions, log: Path, stopper: Stopper) -> str | None:
+    """Train, or go on with, one run.
+
+    Args:
+        options: of the run.
+        log: the file that gets what the run prints on stdout.
+        stopper: asked between two looks; the run is then told to save and stop.
+
+    Returns:
+        None where it is done, or else why it is not, in one line.
+
+    Raises:
+        KeyboardInterrupt: it was told to stop, and has saved.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    theirs, ours = context.Pipe(duplex=False)
+    heard, told = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_child, args=(options, log, theirs, told), name=str(options.out)
+    )
+    process.start()
+    told.close()  # so that its end is noticed when the child's copy goes
+    answer: str | None = None
+    answered = False
+    stopping = False
+    try:
+        while not answered:
+            try:
+                if heard.poll(_POLL):
+                    answer, answered = heard.recv(), True
+            except EOFError:
+                break
+            if stopper.asked and not stopping and process.pid:
+                os.kill(process.pid, signal.SIGTERM)
+                stopping = True
+        process.join()
+    finally:
+        ours.close()
+        theirs.close()
+        heard.close()
+        process.join()
+    if stopping:
+        raise KeyboardInterrupt
+    if answered:
+        return answer
+    return _died(process.exitcode or 0)
+
+
+def _died(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "its process was killed, perhaps for want of memory"
+    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+    return f"its process ended {how}"
+
+
+def _child(
+    options: TrainOptions,
+    log: Path,
+    parent: connection.Connection,
+    told: connection.Connection,
+) -> None:
+    os.setsid()  # Ctrl-C is the parent's to pass on, once
+    end_with(parent)
+    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
+    from fastretina.train.command import command
+
+    try:
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), options.out)
+        command(options)
+        sys.stdout.flush()
+        told.send(None)
+    except (DataError, cli.WrongUsage) as error:
+        told.send(str(error))
+    except OSError as error:
+        told.send(cli.describe(error))
+    except KeyboardInterrupt:
+        return  # it has saved; the parent knows why
+    except BaseException as error:
+        traceback.print_exc(file=sys.stdout)
+        sys.stdout.flush()
+        first = str(error).partition("\n")[0]
+        told.send(f"{type(error).__name__}: {first} (see {log})")

@@ -1,0 +1,1 @@
+"""The command ``fastretina export``: a run's network as an ONNX file."""

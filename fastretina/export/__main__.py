@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.export`` runs."""
+
+from fastretina.export.command import main
+
+raise SystemExit(main())

@@ -1,0 +1,164 @@
+"""Write a run's network to a file that other programs run without torch: ONNX.
+
+python -m fastretina.export runs/resnet18-strong-1
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from fastretina import cli
+from fastretina.formatting import NOTICE
+from loaders.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from fastretina.nn.trained import Trained
+
+PROG = "python -m fastretina.export"
+ABOUT = f"""Write a run's network as an ONNX file that takes uint8[B, H, W, 3], RGB as
+decoders give it, normalises inside, and gives logits and probabilities, float32[B, 5].
+Before it is written, onnxruntime computes it, and the largest differences from torch
+are told. Needs pip install 'fastretina[export]'. Not a medical device.
+
+Example: {PROG} runs/resnet18-strong-1 --out resnet18.onnx
+"""
+_IMAGES = 12  # to check with
+_OPSETS = (18, 23)  # that torch's exporter writes without converting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Flags of ``fastretina.export``.
+
+    Attributes:
+        run: The run's folder.
+        format: Of the file.
+        out: The file.
+        image_size: Pixels square of the images that it takes.
+        opset: Version of ONNX's operators, 18 to 23; any runtime of 2023 has 18.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    format: Literal["onnx"] = "onnx"
+    out: Annotated[
+        Path | None,
+        arg(metavar="FILE", help_behavior_hint="(default: RUN/model.onnx)"),
+    ] = None
+    image_size: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")
+    ] = None
+    opset: int = _OPSETS[0]
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 64:
+            raise ValueError(f"--image-size must be at least 64, got {self.image_size}")
+        low, high = _OPSETS
+        if not low <= self.opset <= high:
+            raise ValueError(f"--opset must lie in {low} to {high}, got {self.opset}")
+        if self.out is not None and self.out.suffix != ".onnx":
+            raise ValueError(f"--out must end in .onnx, got {self.out}")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    return cli.run(command, Options, argv, prog=prog, about=ABOUT)
+
+
+def command(options: Options) -> dict[str, Any]:
+    """Export, check, write; returns what the JSON line holds.
+
+    Raises:
+        DataError: the run or a package is not there, or the file would compute
+            something else.
+    """
+    import torch
+
+    from fastretina.export.onnx_file import as_onnx, check, metadata, require
+    from fastretina.nn.trained import load_trained
+    from fastretina.run import Run
+    from loaders.files import write_atomically
+
+    require()
+    run = Run(options.run)
+    trained = load_trained(run, torch.device("cpu"))
+    height, width = trained.config["image_shape"]
+    if options.image_size is not None:
+        height = width = options.image_size
+    name = run.path.absolute().name
+    about = metadata(name, trained.checkpoint, trained.weights_sha256)
+    content = as_onnx(trained.network, (height, width), options.opset, about)
+    images = _test_images(trained, (height, width))
+    source = "test images" if images is not None else "images of random pixels"
+    if images is None:
+        images = _random_images((height, width))
+    found = check(content, trained.network, images)
+    out = options.out or run.path / "model.onnx"
+    write_atomically(out, content)
+    print(
+        f"{out}: takes uint8[B, {height}, {width}, 3], gives logits and probabilities, "
+        f"float32[B, 5]; {len(content) / 1e6:.1f} MB, opset {options.opset}"
+    )
+    print(
+        f"largest difference from torch on {found.images} {source}, in batches of 1 "
+        f"and 3: logits {found.logits:.2g}, probabilities {found.probabilities:.2g}; "
+        f"{found.grades} different grades"
+    )
+    print(NOTICE, file=sys.stderr)
+    return {
+        "run": str(options.run),
+        "checkpoint": trained.checkpoint,
+        "format": options.format,
+        "out": str(out),
+        "bytes": len(content),
+        "opset": options.opset,
+        "image_shape": [height, width],
+        "checked_on": source,
+        "checked_images": found.images,
+        "logits_difference": found.logits,
+        "probabilities_difference": found.probabilities,
+        "different_grades": found.grades,
+        "weights_sha256": trained.weights_sha256,
+        "notice": NOTICE,
+    }
+
+
+def _test_images(
+    trained: Trained, shape: tuple[int, int]
+) -> npt.NDArray[np.uint8] | None:
+    """The run's first test images, uint8[N, H, W, 3]; None where its shards are not."""
+    from loaders import LoaderConfig, make_loader, open_split
+
+    shards = str(trained.config["shards"])
+    if shards.startswith(("http:", "https:")):
+        return None
+    size = shape[0] if shape[0] == shape[1] else None
+    config = LoaderConfig(
+        batch_size=_IMAGES, workers=1, image_size=size, on_corrupt="skip"
+    )
+    try:
+        with (
+            open_split(shards, "test") as split,
+            make_loader("turbo", split, "test", config) as loader,
+        ):
+            images = next(iter(loader.epoch(0))).images.numpy().copy()
+    except (DataError, StopIteration):
+        return None
+    return images if len(images) and images.shape[1:3] == shape else None
+
+
+def _random_images(shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (_IMAGES, *shape, 3), dtype=np.uint8)

@@ -1,1 +1,0 @@
-"""Grading photographs with a trained network: reading, answering, warning, drawing."""

@@ -1,0 +1,166 @@
+"""What is fitted on validation after training: temperature, thresholds; and the prior.
+
+None of it touches the network, and none of it may see a test sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import softmax
+from scipy.stats import binned_statistic
+from sklearn.metrics import log_loss
+
+from fastretina.metrics.scores import (
+    BINS,
+    calibration_error,
+    quadratic_kappa,
+    unchecked,
+)
+from loaders.grades import GRADES
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+_HOTTEST = 20.0  # beyond which all grades look alike
+_TINY = 1e-12
+_HALVES = np.arange(len(GRADES) - 1) + 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """What validation has taught.
+
+    Attributes:
+        temperature: that the log-probabilities are divided by (Guo et al. 2017).
+        thresholds: float64[4], of the expected grade: below the first is grade 0.
+        samples: that it was fitted on.
+        error_before: expected calibration error there.
+        error_after: the same, with the temperature.
+    """
+
+    temperature: float
+    thresholds: tuple[float, ...]
+    samples: int
+    error_before: float
+    error_after: float
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> Calibration:
+        """What ``dataclasses.asdict`` made, out of JSON."""
+        return cls(**{**saved, "thresholds": tuple(saved["thresholds"])})
+
+    def cooled(self, probabilities: Float64) -> Float64:
+        """Calibrated probabilities, float64[N, 5]; the likeliest grades stay."""
+        return cool(probabilities, self.temperature)
+
+    def grades(self, probabilities: Float64) -> Int64:
+        """int64[N] by the thresholds on the expected grade."""
+        return cut(expected_grade(probabilities), self.thresholds)
+
+
+def calibrate(labels: Int64, probabilities: Float64) -> Calibration:
+    """Fit on a validation split.
+
+    Args:
+        labels: int64[N].
+        probabilities: float64[N, 5].
+    """
+    with unchecked():
+        temperature = fit_temperature(labels, probabilities)
+        thresholds = fit_thresholds(labels, probabilities)
+    return Calibration(
+        temperature=temperature,
+        thresholds=tuple(thresholds.tolist()),
+        samples=len(labels),
+        error_before=calibration_error(labels, probabilities),
+        error_after=calibration_error(labels, cool(probabilities, temperature)),
+    )
+
+
+def cool(probabilities: Float64, temperature: float) -> Float64:
+    """float64[N, 5] with the log-probabilities divided by ``temperature``."""
+    cooled: Float64 = softmax(
+        np.log(np.maximum(probabilities, _TINY)) / temperature, axis=1
+    )
+    return cooled
+
+
+def fit_temperature(labels: Int64, probabilities: Float64) -> float:
+    """The temperature of the least log-loss, 1 / 20 to 20."""
+
+    def loss(log_temperature: float) -> float:
+        cooled = cool(probabilities, float(np.exp(log_temperature)))
+        return float(log_loss(labels, cooled, labels=range(len(GRADES))))
+
+    end = float(np.log(_HOTTEST))
+    return float(np.exp(minimize_scalar(loss, bounds=(-end, end), method="bounded").x))
+
+
+def expected_grade(probabilities: Float64) -> Float64:
+    """The mean grade, float64[N]."""
+    mean: Float64 = probabilities @ np.arange(probabilities.shape[1])
+    return mean
+
+
+def cut(expected: Float64, thresholds: npt.ArrayLike) -> Int64:
+    """Grades of expected grades: how many thresholds each has reached."""
+    return np.digitize(expected, np.sort(thresholds)).astype(np.int64)
+
+
+def fit_thresholds(labels: Int64, probabilities: Float64) -> Float64:
+    """The four thresholds of the best QWK, sorted, by Nelder and Mead from the halves.
+
+    Where nothing is better than rounding, they stay at the halves.
+    """
+    expected = expected_grade(probabilities)
+
+    def disagreement(thresholds: npt.NDArray[Any]) -> float:
+        return -quadratic_kappa(labels, cut(expected, thresholds))
+
+    # Steps are flat between samples: a simplex smaller than 0.2 would not see one.
+    simplex = np.vstack([_HALVES, _HALVES + 0.25 * np.eye(len(_HALVES))])
+    found = minimize(
+        disagreement,
+        _HALVES,
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-6},
+    )
+    better = found.fun < disagreement(_HALVES)
+    return np.sort(found.x) if better else _HALVES.copy()
+
+
+def correct_prior(probabilities: Float64, weights: Sequence[float]) -> Float64:
+    """Undo a weighted loss: the log-weights subtracted from the logits.
+
+    A network trained with class weights answers for a world whose grades are as
+    frequent as count times weight; this brings back the world of the training set.
+
+    Args:
+        probabilities: float64[N, 5].
+        weights: of each grade in the loss.
+    """
+    back = probabilities / np.maximum(np.asarray(weights, np.float64), _TINY)
+    corrected: Float64 = back / back.sum(axis=1, keepdims=True)
+    return corrected
+
+
+def reliability(labels: Int64, probabilities: Float64) -> dict[str, list[float | None]]:
+    """Per bin of confidence: samples, mean confidence, accuracy; None where empty."""
+    confidence = probabilities.max(axis=1)
+    hits = (labels == probabilities.argmax(axis=1)).astype(np.float64)
+    means, _, _ = binned_statistic(
+        confidence, [confidence, hits], "mean", bins=BINS, range=(0, 1)
+    )
+    counts, _, _ = binned_statistic(confidence, None, "count", bins=BINS, range=(0, 1))
+    named = [None if np.isnan(value) else float(value) for value in means.ravel()]
+    return {
+        "samples": counts.tolist(),
+        "confidence": named[:BINS],
+        "accuracy": named[BINS:],
+    }

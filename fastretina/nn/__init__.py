@@ -1,0 +1,1 @@
+"""The network and what trains it: model, step, device, ranks, checkpoints."""

@@ -1,0 +1,153 @@
+"""The recipe's loss, optimizer, learning rate and weight average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from fastretina.nn.distributed import ALONE, Ranks
+from fastretina.recipe import Phase, Recipe
+from loaders.grades import GRADES
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+class Loss(nn.Module):
+    """Cross-entropy, with the recipe's class weights, smoothing and distance cost."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        counts: Sequence[int],
+        ranks: Ranks = ALONE,
+        phase: Phase = "full",
+    ) -> None:
+        super().__init__()
+        self._ranks = ranks
+        self._smoothing = recipe.label_smoothing
+        self._cost = recipe.distance_cost
+        weighs = phase == "full" or recipe.weighted_phases == "both"
+        weights = class_weights(recipe.class_weights if weighs else "none", counts)
+        grades = torch.arange(len(GRADES), dtype=torch.float32)
+        self.register_buffer("weights", weights)
+        self.register_buffer("distances", (grades[:, None] - grades).square())
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over a batch: float32[B, K] logits, int64[B] grades.
+
+        Of a batch shared by ranks, each has such a value that their mean is the batch's
+        (and the mean of their gradients its gradient), however it is shared out.
+        """
+        assert isinstance(self.distances, Tensor)
+        if not self._ranks.alone:
+            return self._share(logits, labels)
+        loss = F.cross_entropy(
+            logits,
+            labels,
+            weight=self.weights,  # type: ignore[arg-type]  # a buffer
+            label_smoothing=self._smoothing,
+        )
+        if self._cost:
+            expected = (logits.softmax(dim=1) * self.distances[labels]).sum(dim=1)
+            loss = loss + self._cost * expected.mean()
+        return loss
+
+    def _share(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """This rank's part of the sums, over the whole batch's counts per rank."""
+        assert isinstance(self.distances, Tensor)
+        total = F.cross_entropy(
+            logits,
+            labels,
+            weight=self.weights,  # type: ignore[arg-type]  # a buffer
+            label_smoothing=self._smoothing,
+            reduction="sum",
+        )
+        each = torch.ones_like(labels, dtype=torch.float32)
+        weighed = self.weights[labels] if isinstance(self.weights, Tensor) else each
+        counts = self._ranks.sum(torch.stack([weighed.sum(), each.sum()]))
+        per_rank = counts / self._ranks.world_size
+        loss = total / per_rank[0]
+        if self._cost:
+            expected = (logits.softmax(dim=1) * self.distances[labels]).sum()
+            loss = loss + self._cost * expected / per_rank[1]
+        return loss
+
+
+def class_weights(
+    kind: Literal["none", "balanced", "sqrt"], counts: Sequence[int]
+) -> Tensor | None:
+    """``max / n`` of each grade as the report tried, or its square root: float32[K].
+
+    A grade without a sample weighs nothing.
+    """
+    if kind == "none":
+        return None
+    weights = [max(counts) / count if count else 0.0 for count in counts]
+    if kind == "sqrt":
+        weights = [math.sqrt(weight) for weight in weights]
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def make_optimizer(
+    recipe: Recipe, phase: str, parameters: Iterable[nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    """A new optimizer for a phase; fused where torch has it."""
+    fused = device.type in ("cpu", "cuda")
+    rate = recipe.head_lr if phase == "head" else recipe.lr
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=rate, weight_decay=recipe.weight_decay, fused=fused
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=fused,
+    )
+
+
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """The rate at a time of the run, in epochs from 0: a pure function.
+
+    Warm-up goes up to the peak within phase 2; cosine comes down within each phase.
+    """
+    head = recipe.phase(int(epoch)) == "head"
+    peak = recipe.head_lr if head else recipe.lr
+    if recipe.schedule == "constant":
+        return peak
+    warmup = 0.0 if head else recipe.warmup_epochs
+    done = epoch if head else epoch - recipe.head_epochs
+    total = recipe.head_epochs if head else recipe.full_epochs
+    if done < warmup:
+        return peak * (done + 0.01) / (warmup + 0.01)  # not 0: a first step that moves
+    share = min((done - warmup) / max(total - warmup, 1e-9), 1.0)
+    cosine = (1 + math.cos(math.pi * share)) / 2
+    return peak * (recipe.final_lr_share + (1 - recipe.final_lr_share) * cosine)
+
+
+def make_average(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average (torch's), of BatchNorm's statistics too.
+
+    The decay begins low, at (1 + n) / (10 + n) for the n-th update, so that short runs
+    do not end with an average of their beginning.
+    """
+
+    @torch.no_grad()
+    def blend(averages: Tensors, values: Tensors, updates: Tensor | int) -> None:
+        number = int(model.n_averaged)  # as updates, but not on a GPU to be waited for
+        weight = 1 - min(decay, (1 + number) / (10 + number))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, weight)
+        else:
+            for average, value in zip(averages, values, strict=True):
+                average.copy_(value)
+
+    model = AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
+    return model

@@ -1,0 +1,1 @@
+"""The command ``fastretina parity``: the proof that a loader equals plain PIL."""

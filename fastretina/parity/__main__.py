@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.parity`` runs."""
+
+from fastretina.parity.command import main
+
+raise SystemExit(main())

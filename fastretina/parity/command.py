@@ -1,0 +1,183 @@
+"""Prove that a loader delivers what plain PIL does: the whole set, sample by sample.
+
+python -m fastretina.parity --data data/ --shards shards/ --loader dali
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from fastretina import cli
+from loaders import LoaderName
+
+if TYPE_CHECKING:
+    from fastretina.parity.certificate import Certificate
+    from fastretina.parity.equivalence import TwoSides
+    from loaders import LoaderConfig
+
+PROG = "python -m fastretina.parity"
+ABOUT = f"""Compare a loader with plain PIL over the whole set: every sample once, its
+label, its pixels, and with --run what a network says of them. The exit code is 0 where
+they are equal within stated bounds, which are zero on a CPU at the photographs' own
+size, and 1 where they are not, with what is wrong named and the samples that have it.
+
+Example: {PROG} --data data/ --shards shards/ --loader dali
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Flags of ``fastretina.parity``.
+
+    Attributes:
+        data: Folder with the photographs and their labels.
+        shards: The data set made of it.
+        loader: Who is put to the test; auto for the fastest here.
+        split: Compare only this one.
+        image_size: Resize to this many pixels square.
+        run: A run's folder: its network grades the test split twice.
+        labels: The file with the grades, where more than one could be meant.
+        workers: Threads or processes that decode; by default one for each core granted.
+        device: auto, cpu, cuda, cuda:N or mps.
+    """
+
+    data: Path
+    shards: Annotated[str, arg(metavar="PATH|URL")] = "shards"
+    loader: LoaderName = "auto"
+    split: Annotated[
+        Literal["train", "test"] | None,
+        arg(metavar="{train,test}", help_behavior_hint="(default: both)"),
+    ] = None
+    image_size: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: as they are)")
+    ] = None
+    run: Annotated[
+        Path | None, arg(metavar="RUN", help_behavior_hint="(default: none)")
+    ] = None
+    labels: Annotated[
+        Path | None, arg(metavar="CSV", help_behavior_hint="(default: found)")
+    ] = None
+    workers: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"--workers must be at least 0, got {self.workers}")
+        if self.image_size is not None and self.image_size < 8:
+            raise ValueError(f"--image-size must be at least 8, got {self.image_size}")
+        if self.run is not None and self.split == "train":
+            raise ValueError("--split must be test with --run, got train")
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    return cli.run(command, Options, argv, prog=prog, about=ABOUT)
+
+
+def command(options: Options) -> dict[str, Any]:
+    """Compare; returns what the JSON line holds.
+
+    Raises:
+        ParityError: they differ; the report and the JSON line are printed already.
+        DataError: they can't be compared.
+    """
+    from fastretina.parity.reference import ParityError
+
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of broken metadata
+        found = certify(options)
+    print(found.table())
+    result = {
+        "data": str(options.data),
+        "shards": options.shards,
+        "run": None if options.run is None else str(options.run),
+        **found.summary(),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    if not found.equal:
+        print(json.dumps(result))
+        raise ParityError(found.sentence())
+    return result
+
+
+def certify(options: Options) -> Certificate:
+    """Compare split after split.
+
+    Raises:
+        ParityError: folder, shards and run do not belong together.
+        DataError: one of them can't be used, or the loader can't be had.
+    """
+    from fastretina.parity.certificate import Certificate
+    from fastretina.parity.epoch import Findings, compare
+    from fastretina.parity.matching import match
+    from loaders import make_loader, open_split, resolve
+    from loaders.cores import granted_cores
+    from loaders.shards import SPLITS
+
+    matched = match(options.data, options.shards, options.labels)
+    asked, two_sides = prepare(options)
+    witness = matched.witness(asked.image_size)
+    name = resolve(options.loader, asked.device)
+    found: list[Findings] = []
+    for split in (options.split,) if options.split else SPLITS:
+        expected = matched.samples[split]
+        with (
+            open_split(options.shards, split) as source,
+            make_loader(name, source, split, asked) as loader,
+        ):
+            findings = Findings(
+                split, len(expected), matched.set_aside[split], loader.decoding
+            )
+            watch = two_sides.watch if two_sides and split == "test" else None
+            threads = options.workers or granted_cores()
+            keys = source.column("key")
+            compare(findings, loader, keys, expected, witness, threads, watch)
+        found.append(findings)
+    network = two_sides.judge() if two_sides else None
+    return Certificate(loader=name, device=asked.device, splits=found, network=network)
+
+
+def prepare(options: Options) -> tuple[LoaderConfig, TwoSides | None]:
+    """What the loader is asked for, and the run's network, if there is a run.
+
+    Raises:
+        RunError: the run can't be used.
+        ParityError: it was trained on images of another size than is asked for.
+    """
+    from fastretina.nn.device import choose, choose_again
+    from fastretina.nn.trained import load_trained
+    from fastretina.parity.equivalence import TwoSides
+    from fastretina.parity.reference import ParityError
+    from fastretina.run import Run
+    from loaders import LoaderConfig
+
+    if options.run is None:
+        device = choose(options.device, "off").device
+        config = LoaderConfig(
+            image_size=options.image_size, device=str(device), workers=options.workers
+        )
+        return config, None
+    run = Run(options.run)
+    compute = choose_again(options.device, run.config()["precision"])
+    trained = load_trained(run, compute.device)
+    size = trained.recipe.image_size
+    if options.image_size not in (None, size):
+        wanted = "left out, as the run's is" if size is None else f"{size}, the run's"
+        raise ParityError(f"--image-size must be {wanted}, got {options.image_size}")
+    trained.use_threads()
+    config = LoaderConfig(
+        batch_size=trained.recipe.batch_size,
+        image_size=size,
+        device=str(compute.device),
+        workers=options.workers,
+    )
+    return config, TwoSides(trained.network, compute)

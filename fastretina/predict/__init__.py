@@ -1,0 +1,1 @@
+"""The command ``fastretina predict``: single photographs, graded by a run's network."""

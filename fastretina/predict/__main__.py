@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.predict`` runs."""
+
+from fastretina.predict.command import main
+
+raise SystemExit(main())

@@ -1,0 +1,207 @@
+"""Grade single photographs with a run's network.
+
+python -m fastretina.predict runs/resnet18-strong-1 photo.jpeg
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from fastretina import cli
+from fastretina.formatting import NOTICE
+
+if TYPE_CHECKING:
+    from fastretina.metrics.calibration import Calibration
+    from fastretina.nn.device import Compute
+    from fastretina.nn.trained import Trained
+    from fastretina.predict.network import Graded
+    from fastretina.predict.photographs import Photograph
+
+PROG = "python -m fastretina.predict"
+ABOUT = f"""Grade photographs, JPEG or PNG, with a run's network. They are prepared as
+its training images were; one that is not square is cropped to the fundus. One that is
+too dark, blown out or blurred, or shows no fundus, gets a warning beside its grade. Not
+a medical device: do not treat anybody by it.
+
+Example: {PROG} runs/resnet18-strong-1 photos/ --pairs --tta --overlays overlays
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Flags of ``fastretina.predict``.
+
+    Attributes:
+        run: The run's folder.
+        images: Photographs to grade, or folders that hold some.
+        tta: Test-time augmentation: the mean over the image as it is, mirrored, upside
+            down, and both; takes four times as long.
+        calibrated: Give probabilities calibrated by the temperature that the run fitted
+            on its validation patients, and beside them the grade by its thresholds.
+        pairs: Give for each eye what both eyes of the patient say together, too, by a
+            second stage fitted on the run's validation patients. Names tell who is
+            whose: 10_left and 10_right.
+        overlays: Write a picture for each photograph to this folder: what its grade
+            came from, by Grad-CAM.
+        format: Of the predictions on stdout; its last line is a summary in JSON.
+        out: Write the predictions to this file instead.
+        device: auto, cpu, cuda, cuda:N or mps.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE...")]
+    tta: bool = False
+    calibrated: bool = False
+    pairs: bool = False
+    overlays: Annotated[Path | None, arg(metavar="DIR")] = None
+    format: Literal["csv", "json"] = "csv"
+    out: Path | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ValueError("at least one IMAGE must be given")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
+        if self.overlays is not None and self.overlays.is_file():
+            raise ValueError(f"--overlays must be a folder, got {self.overlays}")
+        if self.overlays in self.images:  # it would grade them the next time
+            raise ValueError(
+                "--overlays must be another folder than the images', got "
+                f"{self.overlays}"
+            )
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    return cli.run(command, Options, argv, prog=prog, about=ABOUT)
+
+
+def command(options: Options) -> dict[str, Any]:
+    """Grade every image that can be decoded; returns what the JSON line holds.
+
+    Raises:
+        DataError: after all others are graded, where some could not be.
+    """
+    from fastretina.nn.device import choose_again
+    from fastretina.nn.trained import load_trained
+    from fastretina.predict.answers import (
+        add_fused,
+        as_csv,
+        as_json,
+        refuse_failed,
+        remarks,
+        row,
+    )
+    from fastretina.predict.network import calibration_of, fusion_of
+    from fastretina.predict.pairs import fellows
+    from fastretina.predict.photographs import find_photographs
+    from fastretina.run import Run
+    from loaders.files import write_atomically
+
+    run = Run(options.run)
+    compute = choose_again(options.device, run.config()["precision"])
+    trained = load_trained(run, compute.device)
+    paths = find_photographs(options.images)
+    # What can't be meant or had is told now, not after an hour of grading.
+    calibration = calibration_of(run, trained) if options.calibrated else None
+    fusion = fusion_of(run, trained) if options.pairs else None
+    fellows_of = fellows(paths) if options.pairs else {}
+    if options.overlays is not None:
+        options.overlays.mkdir(parents=True, exist_ok=True)
+    graded = list(_graded(paths, trained, compute, options, calibration))
+    rows = [row(each, calibration) for each in graded]
+    if fusion is not None:
+        add_fused(rows, graded, fellows_of, fusion)
+    text = as_csv(rows) if options.format == "csv" else as_json(rows)
+    if options.out is None:
+        print(text, end="")
+    else:
+        write_atomically(options.out, text)
+    for line in remarks(rows):
+        print(line, file=sys.stderr)
+    print(NOTICE, file=sys.stderr)
+    refuse_failed(rows)
+    return {
+        "run": str(options.run),
+        "images": len(rows),
+        "grades": [each["grade"] for each in rows],
+        **({"fused_grades": [each["fused_grade"] for each in rows]} if fusion else {}),
+        "warnings": sum(bool(each["warning"]) for each in rows),
+        "tta": options.tta,
+        "calibrated": options.calibrated,
+        "weights_sha256": trained.weights_sha256,
+        "notice": NOTICE,
+    }
+
+
+def _graded(
+    paths: Sequence[Path],
+    trained: Trained,
+    compute: Compute,
+    options: Options,
+    calibration: Calibration | None,
+) -> Iterator[Graded]:
+    """Each photograph graded, in order; the next ones are read meanwhile."""
+    from tqdm import tqdm
+
+    from fastretina.predict.network import BATCH, calibrated, grade_batch
+    from fastretina.predict.photographs import read_photograph
+    from fastretina.processes import in_threads
+    from loaders.cores import granted_cores
+
+    read = partial(read_photograph, config=trained.config)
+    with (
+        closing(in_threads(read, paths, granted_cores())) as photographs,
+        tqdm(
+            total=len(paths),
+            unit=" images",
+            desc="grading",
+            disable=None if len(paths) > BATCH else True,
+        ) as bar,
+    ):
+        for first in range(0, len(paths), BATCH):
+            batch = list(islice(photographs, BATCH))
+            found = grade_batch(batch, trained, compute, tta=options.tta)
+            if options.overlays is not None:
+                shown = [calibrated(each, calibration) for each in found]
+                _draw(options.overlays, first + 1, batch, shown, trained, compute)
+            yield from found
+            bar.update(len(batch))
+
+
+def _draw(
+    folder: Path,
+    number: int,
+    batch: Sequence[Photograph],
+    found: Sequence[Graded],
+    trained: Trained,
+    compute: Compute,
+) -> None:
+    """Write the overlays of a batch whose first photograph has this number."""
+    import numpy as np
+    import torch
+
+    from fastretina.nn.gradcam import grad_cam
+    from fastretina.predict.overlays import write_overlay
+
+    good = [place for place, each in enumerate(found) if each.chances is not None]
+    if not good:
+        return
+    images = torch.from_numpy(np.stack([batch[place].image for place in good]))
+    grades = torch.tensor([found[place].grade for place in good])
+    with compute.autocast():
+        heats = grad_cam(
+            trained.network, images.to(compute.device), grades.to(compute.device)
+        )
+    for place, heat in zip(good, heats.cpu().numpy(), strict=True):
+        write_overlay(folder, number + place, found[place], batch[place].image, heat)

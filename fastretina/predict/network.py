@@ -1,0 +1,150 @@
+"""What a run's network says of a batch of photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from fastretina.metrics.both_eyes import Fusion, fit_fusion
+from fastretina.metrics.calibration import Calibration
+from fastretina.metrics.predictions import Predicted
+from fastretina.nn.augment import normalise
+from fastretina.nn.device import Compute
+from fastretina.nn.trained import Trained
+from fastretina.predict.photographs import Photograph
+from fastretina.run import Run
+from loaders.errors import RunError
+
+Float64 = npt.NDArray[np.float64]
+
+BATCH = 32
+# Dimensions of uint8[B, H, W, 3] that test-time augmentation turns round.
+_FLIPS: tuple[list[int], ...] = ([], [2], [1], [1, 2])
+
+
+class Graded(NamedTuple):
+    """What is known of a photograph in the end.
+
+    Attributes:
+        path: of the photograph, as it was named.
+        chances: float64[5], the probabilities of the grades; None after an error.
+        warning: why it can't be graded, though it can be decoded; or empty.
+        error: why it can't be decoded; or empty.
+    """
+
+    path: Path
+    chances: Float64 | None
+    warning: str
+    error: str
+
+    @property
+    def grade(self) -> int:
+        """The likeliest one; there must be probabilities."""
+        assert self.chances is not None
+        return int(self.chances.argmax())
+
+
+def grade_batch(
+    photographs: Sequence[Photograph], trained: Trained, compute: Compute, *, tta: bool
+) -> list[Graded]:
+    """Grade those that could be read.
+
+    Args:
+        photographs: ``BATCH`` at most.
+        trained: the run's network.
+        compute: device and precision.
+        tta: whether to take the mean over flips.
+
+    Raises:
+        RunError: the network gives no finite numbers.
+    """
+    good = [each.image for each in photographs if not each.error]
+    found: Iterator[Float64] = iter(())
+    if good:
+        images = torch.from_numpy(np.stack(good)).to(compute.device)
+        found = iter(probabilities(trained.network, images, compute, tta=tta))
+    return [
+        Graded(each.path, None if each.error else next(found), each.warning, each.error)
+        for each in photographs
+    ]
+
+
+def probabilities(
+    network: nn.Module, images: Tensor, compute: Compute, *, tta: bool
+) -> Float64:
+    """The probabilities of the grades, float64[B, 5].
+
+    Args:
+        network: in eval mode.
+        images: uint8[B, H, W, 3], on the device.
+        compute: device and precision.
+        tta: take the mean over the four combinations of left-right and upside-down
+            flips, at four times the cost.
+
+    Raises:
+        RunError: the network gives no finite numbers.
+    """
+    views = _FLIPS if tta else _FLIPS[:1]
+    with torch.inference_mode(), compute.autocast():
+        logits = [network(normalise(images.flip(dims))) for dims in views]
+        each = torch.stack([one.float().softmax(dim=1) for one in logits])
+    found: Float64 = each.mean(dim=0).cpu().double().numpy()
+    if not np.isfinite(found).all():
+        raise RunError(
+            "the network's outputs are not finite: its training has gone astray"
+        )
+    return found
+
+
+def calibrated(graded: Graded, calibration: Calibration | None) -> Graded:
+    """With calibrated probabilities, if any calibration is given; the grade stays."""
+    if calibration is None or graded.chances is None:
+        return graded
+    return graded._replace(chances=calibration.cooled(graded.chances[None])[0])
+
+
+def calibration_of(run: Run, trained: Trained) -> Calibration:
+    """What the run has fitted on its validation patients.
+
+    Raises:
+        RunError: it has held none out, is not finished, or has trained on since.
+    """
+    metrics = run.metrics()
+    if not metrics.get("calibration"):
+        raise RunError(
+            f"{run.path} has no calibration: it held no validation patients out, or "
+            "was made by an older version; leave --calibrated out"
+        )
+    _refuse_others(run, "metrics.json", metrics.get("weights_sha256"), trained)
+    return Calibration.from_json(metrics["calibration"])
+
+
+def fusion_of(run: Run, trained: Trained) -> Fusion:
+    """A fusion of fellow eyes, fitted on the run's validation patients.
+
+    Raises:
+        RunError: it has held none out or too few, is not finished, or has trained on.
+    """
+    path = run.path / "validation.parquet"
+    if not path.exists() and not trained.recipe.validation:
+        raise RunError(
+            f"{run.path} held no validation patients out, whom fusion must be fitted "
+            "on; leave --pairs out, or train with --validation 0.1"
+        )
+    validation = Predicted.load(path)
+    _refuse_others(run, path.name, validation.about.get("weights_sha256"), trained)
+    return fit_fusion(validation)
+
+
+def _refuse_others(run: Run, file: str, sha256: object, trained: Trained) -> None:
+    if sha256 != trained.weights_sha256:
+        raise RunError(
+            f"{run.path / file} is of other weights than {trained.checkpoint}."
+            "safetensors: the run has gone on since; wait for its end, or resume it"
+        )

@@ -1,0 +1,39 @@
+"""Which of several photographs are the two eyes of one patient, told by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastretina.data.split import patient_and_eye
+from loaders.course import strip_suffix
+from loaders.errors import DataError
+
+_OTHER = {"left": "right", "right": "left"}
+
+
+def fellows(paths: Sequence[Path]) -> dict[int, int]:
+    """For the position of each photograph, that of the fellow eye's, if it is there.
+
+    Args:
+        paths: named ``PATIENT_left`` or ``PATIENT_right``, in whatever folders.
+
+    Raises:
+        DataError: an eye is there twice, and nobody can tell whose fellow is which.
+    """
+    places: dict[tuple[str, str], int] = {}
+    for place, path in enumerate(paths):
+        patient, side = patient_and_eye(strip_suffix(path.name))
+        if not side:
+            continue
+        first = places.setdefault((patient, side), place)
+        if first != place:
+            raise DataError(
+                f"with --pairs each eye must be one photograph, got {paths[first]} and "
+                f"{path}; leave one of them out"
+            )
+    return {
+        place: places[patient, _OTHER[side]]
+        for (patient, side), place in places.items()
+        if (patient, _OTHER[side]) in places
+    }

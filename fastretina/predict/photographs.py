@@ -1,0 +1,89 @@
+"""From a file that somebody names to the image that a run's network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastretina.data.prepare import Preparer, Rejected
+from fastretina.predict.gradability import gradability
+from loaders._turbo import Decoder
+from loaders.course import list_images
+from loaders.errors import LabelError
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+class Photograph(NamedTuple):
+    """One photograph, read.
+
+    Attributes:
+        path: as it was named.
+        image: uint8[H, W, 3], as the network was trained on its like.
+        warning: why it can't be graded, though it can be decoded; or empty.
+        error: why it can't be decoded; or empty. The image means nothing then.
+    """
+
+    path: Path
+    image: UInt8
+    warning: str
+    error: str
+
+
+def find_photographs(named: Sequence[Path]) -> list[Path]:
+    """Files as they are named; for a folder, the JPEG and PNG files right inside it.
+
+    A folder without any stays, to be told of by ``read_photograph``.
+    """
+    found: list[Path] = []
+    for path in named:
+        inside: list[Path] = []
+        if path.is_dir():
+            with suppress(LabelError):  # it can't be listed
+                inside = sorted(
+                    file for files in list_images(path).values() for file in files
+                )
+        found += inside or [path]
+    return found
+
+
+def read_photograph(path: Path, config: Mapping[str, Any]) -> Photograph:
+    """Read and prepare one photograph as a run's training images were.
+
+    One of another shape than the square images of training is cropped to the fundus.
+    Whether it is gradable is measured on the photograph as it came, turned upright.
+
+    Args:
+        path: the file.
+        config: of the run.
+    """
+    how = config["data"]["preprocessing"] or {"steps": [], "size": None}
+    height, width = config["image_shape"]
+    image = np.zeros((height, width, 3), np.uint8)
+    try:
+        if path.is_dir():
+            return Photograph(path, image, "", "the folder holds no JPEG or PNG file")
+        content = path.read_bytes()
+        plain = ready = Preparer()(content)
+        if how["steps"] or how["size"] is not None:
+            ready = Preparer(how["steps"], how["size"])(content)
+        if ready.width != ready.height and config["square"]:
+            ready = Preparer(["crop"])(ready.jpeg)
+        _decode(ready.jpeg, image)
+        original = np.empty((plain.height, plain.width, 3), np.uint8)
+        _decode(plain.jpeg, original)
+        return Photograph(path, image, gradability(original) or "", "")
+    except OSError as error:
+        return Photograph(path, image, "", error.strerror or str(error))
+    except (Rejected, ValueError) as error:
+        return Photograph(path, image, "", str(error))
+
+
+def _decode(jpeg: bytes, out: UInt8) -> None:
+    height, width = out.shape[:2]
+    Decoder((height, width))(jpeg, (False, False), out)

@@ -1,1 +1,0 @@
-"""The evidence of ``fastretina.parity``: a witness, what differs from it, and why."""

@@ -1,0 +1,1 @@
+"""The command ``fastretina report``: a run or an experiment as one page."""

@@ -1,0 +1,183 @@
+"""Write a run, or an experiment, as one page that needs nothing else.
+
+python -m fastretina.report runs/resnet18-strong-1
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from fastretina import cli
+from loaders.errors import DataError, NoShards, RunError
+
+if TYPE_CHECKING:
+    from fastretina.report.finished_run import Record
+    from fastretina.report.mistakes import Mistake
+    from fastretina.report.thumbnails import Thumbnails
+
+PROG = "python -m fastretina.report"
+ABOUT = f"""Write a finished run as one HTML file that fetches nothing: scores with
+intervals beside rules that see no photograph, curves, confusion matrix, ROC,
+reliability, the surest mistakes with Grad-CAM, a table of every test photograph, config
+and environment. Its figures are also written as PNGs, and a model card goes with it. An
+experiment's folder becomes a page of its comparisons.
+
+Example: {PROG} runs/resnet18-strong-1
+"""
+_PAGE, _FIGURES = "report.html", "figures"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Flags of ``fastretina.report``.
+
+    Attributes:
+        run: A run's folder, or an experiment's.
+        shards: Where a run's test photographs are now, for the thumbnails of its
+            mistakes; by default where they were.
+        out: The page.
+        mistakes: How many of a run's surest mistakes to show.
+        device: For Grad-CAM: auto, cpu, cuda, cuda:N or mps.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    shards: Annotated[
+        str | None, arg(metavar="PATH", help_behavior_hint="(default: the run's own)")
+    ] = None
+    out: Annotated[
+        Path | None,
+        arg(metavar="HTML", help_behavior_hint="(default: RUN/report.html)"),
+    ] = None
+    mistakes: int = 12
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.mistakes < 0:
+            raise ValueError(f"--mistakes must be at least 0, got {self.mistakes}")
+        if self.out is not None and self.out.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--out must end in .html, got {self.out}")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    return cli.run(command, Options, argv, prog=prog, about=ABOUT)
+
+
+def command(options: Options) -> dict[str, Any]:
+    """Write the page; returns what the JSON line holds.
+
+    Raises:
+        DataError: there is no run or experiment, or an unfinished or damaged one.
+    """
+    folder = options.run
+    if (folder / "experiment.json").is_file():
+        return _write_experiment(options)
+    if (folder / "config.json").is_file():
+        return _write_run(options)
+    if not folder.exists():
+        raise RunError(
+            f"{folder} does not exist; name a run's or an experiment's folder"
+        )
+    raise RunError(
+        f"{folder} holds neither a run (config.json) nor an experiment "
+        "(experiment.json); python -m fastretina.train makes a run"
+    )
+
+
+def _write_run(options: Options) -> dict[str, Any]:
+    from fastretina.report.finished_run import read_record
+    from fastretina.report.mistakes import most_confident
+    from fastretina.report.model_card import CARD, card
+    from fastretina.report.picture import save_all
+    from fastretina.report.run_page import Figures, run_page
+    from fastretina.run import Run
+    from loaders.files import write_atomically
+
+    record = read_record(Run(options.run))
+    figures = Figures.of(record)
+    mistakes = most_confident(record.test, options.mistakes)
+    thumbnails, missing = _thumbnails(record, mistakes, options)
+    out = options.out or options.run / _PAGE
+    page = run_page(record, figures, mistakes, thumbnails, missing)
+    content, told = page.encode(errors="replace"), card(record).encode(errors="replace")
+    pictures = figures.all()
+    save_all(pictures, options.run / _FIGURES)
+    write_atomically(options.run / CARD, told)
+    write_atomically(out, content)
+    print(f"{record.checkpoint}: {len(record.test):,} test photographs")
+    print(f"page: {out}")
+    print(f"figures: {options.run / _FIGURES}, model card: {options.run / CARD}")
+    return {
+        "report": str(out),
+        "of": "run",
+        "figures": len(pictures),
+        "bytes": len(content),
+        "samples": len(record.test),
+        "mistakes": len(mistakes),
+        "thumbnails": len(thumbnails),
+        "card": str(options.run / CARD),
+        "weights_sha256": record.metrics["weights_sha256"],
+    }
+
+
+def _thumbnails(
+    record: Record, mistakes: Sequence[Mistake], options: Options
+) -> tuple[list[Thumbnails], str | None]:
+    """The thumbnails, or why there are none.
+
+    Raises:
+        DataError: the shards or the device that were named can't be used.
+    """
+    if not mistakes:
+        return [], None
+    from fastretina.nn.device import choose_again
+    from fastretina.report.thumbnails import draw_thumbnails
+
+    config = record.config
+    compute = choose_again(options.device, config["precision"])
+    shards = options.shards or config.get("test_shards") or config["shards"]
+    try:
+        return draw_thumbnails(record, mistakes, shards, compute.device), None
+    except DataError as error:
+        if options.shards is not None:
+            raise
+        gone = isinstance(error, NoShards)
+        reason = f"no data set is in {shards}: pass --shards" if gone else str(error)
+        told = f"the mistakes are shown without their photographs: {reason}"
+    print(f"note: {told}", file=sys.stderr)
+    return [], f"{told[:1].upper()}{told[1:]}."
+
+
+def _write_experiment(options: Options) -> dict[str, Any]:
+    from fastretina.report.experiment_file import read_experiment
+    from fastretina.report.experiment_page import experiment_page, read_pictures
+    from loaders.files import write_atomically
+
+    experiment = read_experiment(options.run)
+    pictures, missing = read_pictures(experiment)
+    for sentence in missing:
+        print(f"note: {sentence}", file=sys.stderr)
+    out = options.out or options.run / _PAGE
+    page = experiment_page(experiment, pictures, missing, out)
+    content = page.encode(errors="replace")
+    write_atomically(out, content)
+    done = sum(cell["state"] == "done" for cell in experiment.cells)
+    print(f"{experiment.title}: {done} of {len(experiment.cells)} cells are done")
+    print(f"page: {out}")
+    return {
+        "report": str(out),
+        "of": "experiment",
+        "figures": len(pictures),
+        "bytes": len(content),
+        "cells": len(experiment.cells),
+        "done": done,
+        "comparisons": len(experiment.comparisons),
+    }

@@ -1,0 +1,140 @@
+"""A figure of a page: a PNG with its caption, and its numbers for who can't see it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from loaders.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# As wide as a phone is in CSS pixels, so that 9 points are read as 9 points there;
+# twice as many pixels, for sharp screens and for print.
+WIDTH, _DPI = 4.6, 200
+GRADE_LOOKS = (  # of Okabe and Ito's colours, told apart by all; and by their dashes
+    ("#0072b2", "-"),
+    ("#009e73", "--"),
+    ("#c98500", "-."),
+    ("#d55e00", (0, (5, 1, 1, 1, 1, 1))),
+    ("#a0447f", ":"),
+)
+_FOOT = 0.24  # inches below the axes, for the checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A figure, drawn.
+
+    Attributes:
+        name: of its file, without the suffix.
+        png: its bytes.
+        width: pixels.
+        height: pixels.
+        alt: what it shows, with the numbers.
+        caption: how to read it.
+    """
+
+    name: str
+    png: bytes
+    width: int
+    height: int
+    alt: str
+    caption: str
+
+    @property
+    def data(self) -> str:
+        """As a URL that holds it all."""
+        return data_url(self.png, "image/png")
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """E.g. ``data:image/png;base64,...``: an image that is not fetched."""
+    return f"data:{kind};base64,{b64encode(content).decode()}"
+
+
+def blank(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of that many inches, and its axes from top to bottom."""
+    figure = Figure(figsize=(WIDTH, height))
+    room = (0, _FOOT / height, 1, 1 - _FOOT / height)
+    figure.set_layout_engine("constrained", rect=room)
+    axes = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1)
+    return figure, list(axes[:, 0])
+
+
+def finished(
+    figure: Figure, *, name: str, title: str, checkpoint: str, alt: str, caption: str
+) -> Picture:
+    """Title above, checkpoint below, and the whole as a PNG.
+
+    Args:
+        figure: that was drawn on.
+        name: of its file.
+        title: what it shows.
+        checkpoint: of whose predictions.
+        alt: the same in words, with the numbers.
+        caption: how to read it.
+    """
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    figure.text(
+        0.99,
+        0.012,
+        _shortened(checkpoint),
+        fontsize=6.5,
+        color="0.35",
+        ha="right",
+        parse_math=False,
+    )
+    image = _drawn(figure)
+    return Picture(
+        name=name,
+        png=_encoded(image),
+        width=image.width,
+        height=image.height,
+        alt=f"{alt} {_sentence(checkpoint)}",
+        caption=caption,
+    )
+
+
+def save_all(pictures: Sequence[Picture], folder: Path) -> None:
+    """Each as ``FOLDER/NAME.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        write_atomically(folder / f"{picture.name}.png", picture.png, durable=False)
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a run may have any name
+        figure.savefig(buffer, dpi=_DPI, format="rgba")
+    width = round(WIDTH * _DPI)
+    size = (width, buffer.tell() // (4 * width))
+    return Image.frombytes("RGBA", size, buffer.getvalue()).convert("RGB")
+
+
+def _encoded(image: Image.Image) -> bytes:
+    """As a PNG of 128 colours, which no eye tells from all: a third of the bytes."""
+    buffer = io.BytesIO()
+    image.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _shortened(checkpoint: str, limit: int = 78) -> str:
+    """What fits below a figure: of a long name its end, where the weights stand."""
+    if len(checkpoint) <= limit:
+        return checkpoint
+    return f"...{checkpoint[3 - limit :]}"
+
+
+def _sentence(words: str) -> str:
+    return f"Checkpoint: {words}."

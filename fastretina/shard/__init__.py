@@ -1,0 +1,1 @@
+"""The command ``fastretina shard``: a folder of photographs becomes verified shards."""

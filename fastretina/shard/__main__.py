@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.shard`` runs."""
+
+from fastretina.shard.command import main
+
+raise SystemExit(main())

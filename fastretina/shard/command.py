@@ -1,0 +1,228 @@
+"""Turn a folder of graded photographs into verified WebDataset shards.
+
+    python scripts/shard.py data/ shards/
+
+The plan is a pure function of the labels and the options: samples are shuffled once,
+with a seed, and cut into shards of equal length. Each shard is a pure function of its
+samples and is written by one process. So the number of workers changes nothing, and a
+run that was killed goes on with the shards that are not finished.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from fastretina import cli
+
+if TYPE_CHECKING:
+    from fastretina.shard.writer import Built
+
+PROG = "python scripts/shard.py"
+ABOUT = f"""Turn a folder of graded photographs into verified shards: every image is
+decoded in full, turned upright, hashed and indexed; what can't be decoded is set aside
+with its reason. Killed at any moment, the same command goes on where it was.
+
+Example: {PROG} data/ shards/ --workers 8
+"""
+
+
+_LIMITS = (
+    ("workers", 1, 1024),
+    ("samples_per_shard", 1, 1_000_000),
+    ("seed", 0, 2**63 - 1),
+    ("size", 8, 8192),
+)
+STEPS = ("crop", "clahe", "graham")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Flags of ``scripts/shard.py``.
+
+    Attributes:
+        data: Folder with the photographs and their labels.
+        shards: Folder to write to.
+        verify: Instead of writing, read these shards again and check every byte and
+            image.
+        workers: Threads that read and check images, up to four in a process; with
+            --verify, processes.
+        samples_per_shard: Images in a tar: 512 are some 26 MB of 512-pixel photographs.
+        seed: Of the one global shuffle, and of the test split where the labels have
+            none.
+        layout: How the labels are kept.
+        labels: The file with the grades, where more than one could be meant.
+        test_share: Share of the patients to test on, where the labels have no test
+            split.
+        preprocess: What to do once, here, in this order: crop (the fundus square),
+            clahe (contrast of the luminance), graham (Ben Graham's local-mean
+            subtraction). The images are encoded again at quality 95.
+        size: Resize to this many pixels square; without crop, other shapes are
+            distorted.
+        allow_missing: Go on without listed images that are missing.
+        overwrite: Replace the data set that SHARDS holds.
+    """
+
+    data: Annotated[
+        Positional[Path | None], arg(metavar="DATA", help_behavior_hint="(required)")
+    ] = None
+    shards: Annotated[
+        Positional[Path | None], arg(metavar="SHARDS", help_behavior_hint="(required)")
+    ] = None
+    verify: Annotated[
+        Path | None, arg(metavar="SHARDS", help_behavior_hint="(default: write)")
+    ] = None
+    workers: Annotated[
+        int | None,
+        arg(metavar="INT", help_behavior_hint="(default: all cores granted)"),
+    ] = None
+    samples_per_shard: int = 512
+    seed: int = 0
+    layout: Annotated[
+        Literal["course", "kaggle", "aptos", "folders"] | None,
+        arg(
+            metavar="{course,kaggle,aptos,folders}",
+            help_behavior_hint="(default: recognised)",
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None, arg(metavar="CSV", help_behavior_hint="(default: found)")
+    ] = None
+    test_share: float = 0.2
+    preprocess: Annotated[
+        str, arg(metavar="STEP,...", help_behavior_hint="(default: none)")
+    ] = ""
+    size: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: as they are)")
+    ] = None
+    allow_missing: FlagCreatePairsOff[bool] = False
+    overwrite: FlagCreatePairsOff[bool] = False
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The preprocessing, in the order in which it is done."""
+        asked = self.preprocess.split(",")
+        return tuple(step for step in STEPS if step in asked)
+
+    def __post_init__(self) -> None:
+        if self.verify is not None:
+            if self.data is not None:
+                raise ValueError("--verify must stand alone with one folder of shards")
+            return
+        if self.data is None or self.shards is None:
+            raise ValueError("two folders must be given, DATA and SHARDS")
+        if self.data.resolve() == self.shards.resolve():
+            raise ValueError(
+                f"SHARDS must be another folder than DATA, got {self.data}"
+            )
+        for name, low, high in _LIMITS:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must be {low:,} to {high:,}, got {value:,}")
+        for step in self.preprocess.split(",") if self.preprocess else ():
+            if step not in STEPS:
+                known = ",".join(STEPS)
+                raise ValueError(f"--preprocess must be some of {known}, got {step!r}")
+        if not 0 < self.test_share < 1:
+            got = self.test_share
+            raise ValueError(f"--test-share must lie between 0 and 1, got {got}")
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+    """Run the command; see ``--help``."""
+    return cli.run(command, Options, argv, prog=prog, about=ABOUT)
+
+
+def command(options: Options) -> dict[str, Any]:
+    """Write the shards, or verify them; returns what the JSON line holds."""
+    if options.verify is not None:
+        from fastretina.shard.verify import verify
+
+        return verify(options.verify, options.workers)
+    return write(options)
+
+
+def write(options: Options) -> dict[str, Any]:
+    """Write a whole data set, or finish one.
+
+    Raises:
+        LabelError: the labels or images don't make a table.
+        ShardError: SHARDS holds something else, or not one image is usable.
+        OSError: a file can't be read or written.
+    """
+    from fastretina.data.labels import read_table
+    from fastretina.shard import plan as packing
+    from fastretina.shard import writer as build
+
+    assert options.data is not None  # __post_init__ has seen to both
+    assert options.shards is not None
+    started = time.perf_counter()
+    table = read_table(
+        options.data,
+        layout=options.layout,
+        labels=options.labels,
+        allow_missing=options.allow_missing,
+        test_share=options.test_share,
+        seed=options.seed,
+    )
+    for warning in table.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    how = packing.Packing(
+        samples_per_shard=options.samples_per_shard,
+        seed=options.seed,
+        steps=options.steps,
+        size=options.size,
+    )
+    tasks = packing.plan(table, options.shards, how)
+    try:
+        built = build.build(
+            tasks,
+            layout=table.layout,
+            workers=options.workers,
+            overwrite=options.overwrite,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on where it was") from None
+    return _report(options.shards, built, time.perf_counter() - started)
+
+
+def _report(folder: Path, built: Built, seconds: float) -> dict[str, Any]:
+    """Print what the data set holds; returns the JSON line."""
+    manifest = built.manifest
+    splits = manifest["splits"]
+    grades = {split: splits[split]["grades"] for split in splits}
+    sizes = [shard["bytes"] for split in splits.values() for shard in split["shards"]]
+    samples = sum(split["samples"] for split in splits.values())
+    quarantined = manifest["quarantine"]
+    for entry in quarantined[:10]:
+        print(f"quarantined {entry['source']}: {entry['reason']}", file=sys.stderr)
+    if quarantined:
+        print(
+            f"{len(quarantined):,} images are quarantined: they are listed with their "
+            f"reasons in {folder / 'manifest.json'}",
+            file=sys.stderr,
+        )
+    for split, counts in grades.items():
+        shares = "  ".join(f"{grade}: {count:,}" for grade, count in counts.items())
+        print(f"{split:<6}{splits[split]['samples']:>8,} images   {shares}")
+    state = "was complete already" if not built.written else "written"
+    print(f"{len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB: {state} in {folder}")
+    return {
+        "shards": str(folder),
+        "splits": grades,
+        "samples": samples,
+        "bytes": sum(sizes),
+        "num_shards": len(sizes),
+        "shards_written": built.written,
+        "quarantined": len(quarantined),
+        "changed": manifest["changed"],
+        "seconds": round(seconds, 3),
+        "images_per_second": round(built.images_written / seconds, 1),
+    }

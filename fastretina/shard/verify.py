@@ -1,0 +1,192 @@
+"""Read a whole data set again and hold it against its manifest.
+
+python scripts/shard.py --verify shards/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from fastretina.data.prepare import Preparer, Rejected
+from fastretina.processes import in_processes
+from loaders.cores import granted_cores
+from loaders.errors import ShardError
+from loaders.files import hash_file
+from loaders.shards import (
+    MANIFEST,
+    Manifest,
+    ShardInfo,
+    ShardSplit,
+    open_split,
+    read_manifest,
+    shard_name,
+)
+
+Row = Mapping[str, Any]
+
+
+def verify(folder: Path, workers: int | None = None) -> dict[str, Any]:
+    """Check every shard, index, label and image of a data set.
+
+    Args:
+        folder: the data set.
+        workers: processes; ``None`` for one per granted core.
+
+    Returns:
+        What the JSON line holds.
+
+    Raises:
+        ShardError: something differs; every difference is printed on its own line.
+    """
+    started = time.perf_counter()
+    manifest = read_manifest(folder)
+    work = [
+        (folder, split, number)
+        for split, shards in manifest.splits.items()
+        for number in range(len(shards))
+    ]
+    try:
+        samples = sum(s.samples for shards in manifest.splits.values() for s in shards)
+    except TypeError as error:
+        raise ShardError(f"{folder / MANIFEST} is damaged ({error})") from error
+    found: dict[int, list[str]] = {}
+    with (
+        tqdm(total=samples, unit=" images", desc="verifying", disable=None) as bar,
+        closing(in_processes(_check, work, workers or granted_cores())) as checks,
+    ):
+        for place, found[place] in checks:
+            _, split, number = work[place]
+            bar.update(manifest.splits[split][number].samples)
+    problems = [*_check_folder(folder, manifest)]
+    problems += [problem for place in sorted(found) for problem in found[place]]
+    problems = list(dict.fromkeys(problems))  # an index is read for each of its shards
+    for problem in problems:
+        print(problem)
+    if problems:
+        more = f" (and {len(problems) - 1:,} more)" if problems[1:] else ""
+        raise ShardError(f"{folder} is damaged: {problems[0]}{more}; shard it again")
+    seconds = time.perf_counter() - started
+    print(f"{samples:,} images in {len(work)} shards: all as the manifest says")
+    return {
+        "shards": str(folder),
+        "samples": samples,
+        "num_shards": len(work),
+        "problems": 0,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(samples / seconds, 1),
+    }
+
+
+def _check(work: tuple[Path, str, int]) -> list[str]:
+    """What is wrong with one shard, one line each."""
+    folder, name, number = work
+    try:
+        with open_split(folder, name) as split:
+            return list(_check_shard(folder, split, number))
+    except ShardError as error:
+        return [str(error)]
+    except Exception as error:  # rubbish can break tar, Parquet and JSON in any way
+        return [f"{shard_name(name, number)} cannot be read: {error!r}"]
+
+
+def _check_folder(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """What is wrong between the manifest, the indices and the files that are there."""
+    listed = {shard.name for split in manifest.splits.values() for shard in split}
+    for name, counts in manifest.counts.items():
+        try:
+            with open_split(folder, name) as split:
+                labels = Counter(str(label) for label in split.labels.tolist())
+        except ShardError as error:
+            yield str(error)
+        except Exception as error:
+            yield f"{name}.parquet cannot be read: {error!r}"
+        else:
+            if labels != Counter(counts):
+                yield f"{name}.parquet: its grades are not the manifest's"
+        for path in sorted(folder.glob(f"{name}-{6 * '[0-9]'}*.tar")):
+            if path.name not in listed:  # a reader of train-*.tar would take it
+                yield f"{path.name} is not in the manifest"
+
+
+def _check_shard(folder: Path, split: ShardSplit, number: int) -> Iterator[str]:
+    info = split.shards[number]
+    path = folder / info.name
+    if not path.exists():
+        yield f"{info.name} is missing"
+        return
+    if hash_file(path) != info.sha256:
+        yield f"{info.name}: its SHA-256 is not the manifest's"
+    rows = split.table.filter(pc.field("shard") == number).to_pylist()
+    yield from _check_tar(path, info, rows)
+
+
+def _check_tar(path: Path, info: ShardInfo, rows: list[Row]) -> Iterator[str]:
+    """Compare the tar's members with the index, the DALI index and the decoder."""
+    prepare = Preparer()
+    lines = [f"v1.2 {len(rows)}"]
+    with tarfile.open(path, "r:") as tar:
+        members = {member.name: member for member in tar}
+        if len(members) != 3 * len(rows):
+            yield f"{info.name}: {len(members)} members for {len(rows)} samples"
+        for row in rows:
+            where = f"{info.name}, sample {row['key']}"
+            own = [members.get(f"{row['key']}.{e}") for e in ("jpg", "cls", "json")]
+            present = [member for member in own if member is not None]
+            if len(present) < 3:
+                yield f"{where}: a member is missing"
+                continue
+            parts = [
+                f"{m.name.rpartition('.')[2]} {m.offset_data} {m.size} {m.name}"
+                for m in present
+            ]
+            lines.append(" ".join(parts))
+            content = [_read(tar, member) for member in present]
+            if (present[0].offset_data, present[0].size) != (
+                row["offset"],
+                row["size"],
+            ):
+                yield f"{where}: the index points elsewhere"
+            yield from (f"{where}: {what}" for what in _check_sample(row, content))
+            try:
+                ready = prepare(content[0])
+            except Rejected as reason:
+                yield f"{where}: {reason}"
+                continue
+            if (ready.width, ready.height) != (row["width"], row["height"]):
+                yield f"{where}: {ready.width}x{ready.height} pixels, not as indexed"
+    index = path.with_suffix(".idx")
+    if not index.exists() or index.read_bytes() != ("\n".join(lines) + "\n").encode():
+        yield f"{index.name} is missing or does not match its tar"
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return file.read() if file is not None else b""
+
+
+def _check_sample(row: Row, content: list[bytes]) -> Iterator[str]:
+    jpeg, label, about = content
+    if hashlib.sha256(jpeg).hexdigest() != row["sha256"]:
+        yield "the image's SHA-256 is not the index's"
+    if label != str(row["label"]).encode():
+        yield f"grade {label!r} in the tar, {row['label']} in the index"
+    known = {name: row[name] for name in ("patient", "eye")} | {"grade": row["label"]}
+    try:
+        told = json.loads(about)
+        told = {name: told.get(name) for name in known}
+    except (ValueError, AttributeError):
+        told = {}
+    for name, value in known.items():
+        if told.get(name) != value:
+            yield f"{name} {told.get(name)!r} in the tar's JSON, {value!r} in the index"

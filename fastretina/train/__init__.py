@@ -1,0 +1,1 @@
+"""The command ``fastretina train``: start, loop and finish of a run."""

@@ -1,0 +1,5 @@
+"""What ``python -m fastretina.train`` runs."""
+
+from fastretina.train.command import main
+
+raise SystemExit(main())

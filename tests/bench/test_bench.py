@@ -1,0 +1,392 @@
+"""The benchmarks: that they are fair and right, never how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bench_entrants as made
+import pytest
+
+from bench import compare, plots, race, replay, report, tables
+from bench.data import Data, number_of, prepare
+from bench.race import Entrant, Rules
+from loaders import open_split
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return prepare(shards, 12, tmp_path_factory.mktemp("bench"))
+
+
+# ---- the images
+
+
+def test_data_holds_the_same_bytes_as_files_and_as_shards(data: Data, shards: Path):
+    with open_split(shards, "train") as origin, data.train() as split:
+        for row in split.rows.tolist():
+            number = number_of(split.key(row))
+            file = data.photographs / "data" / f"{number}_left.jpeg"
+            assert bytes(split.read(row)) == file.read_bytes()
+            assert file.read_bytes() == bytes(origin.read(number))
+            assert split.labels[row] == origin.labels[number]
+        assert len(split) == len(data.files) == len(data.grades) == 12
+
+
+def test_data_is_prepared_once(data: Data, shards: Path):
+    before = {path: path.stat().st_mtime_ns for path in data.everything()}
+    again = prepare(shards, 12, data.folder.parent)
+    assert again.folder == data.folder
+    assert {path: path.stat().st_mtime_ns for path in again.everything()} == before
+    assert prepare(shards, 5, data.folder.parent).folder != data.folder
+
+
+# ---- the race
+
+
+def rules(tmp_path: Path, **options: Any) -> Rules:
+    defaults: dict[str, Any] = {"rounds": 3, "firsts": 0, "memory": False}
+    return Rules(**(defaults | {"logs": tmp_path / "logs"} | options))
+
+
+def test_rounds_are_taken_in_turn(tmp_path):
+    notes = tmp_path / "notes"
+    names = ["a", "b", "c"]
+    entrants = [Entrant(name, partial(made.steady, name, notes)) for name in names]
+    outcomes = race.race(entrants, rules(tmp_path))
+    ran = [line.split() for line in notes.read_text().splitlines()]
+    assert [number for _, number in ran] == ["1"] * 3 + ["2"] * 3 + ["3"] * 3
+    for number in range(3):  # each once in a round, and not always the same first
+        assert sorted(name for name, _ in ran[3 * number : 3 * number + 3]) == names
+    assert len({ran[3 * number][0] for number in range(3)}) == 3
+    for outcome in outcomes:
+        assert outcome.speeds == [1000.0] * 3
+        assert outcome.facts()["images_per_second"] == 1000
+
+
+def test_nothing_is_done_ahead_between_laps(tmp_path):
+    slow = Entrant("slow", partial(made.steady, "slow", tmp_path / "notes", 0.5))
+    entrants = [Entrant("ahead", made.ahead), slow]
+    outcome, _ = race.race(entrants, rules(tmp_path, rounds=5))
+    # In half a second it would do some 400 things; a lap of its own has room for 10.
+    assert max(lap.images for lap in outcome.laps[1:]) < 100
+
+
+def test_ceiling_is_measured_before_every_lap(tmp_path):
+    notes = tmp_path / "notes"
+
+    def ceiling(_: Entrant) -> float:
+        with notes.open("a") as file:
+            file.write("ceiling\n")
+        return 4000.0
+
+    entrants = [Entrant(name, partial(made.steady, name, notes)) for name in "ab"]
+    outcomes = race.race(entrants, rules(tmp_path, ceiling=ceiling))
+    lines = notes.read_text().splitlines()
+    assert lines[::2] == ["ceiling"] * 6
+    assert "ceiling" not in lines[1::2]
+    assert [outcome.shares for outcome in outcomes] == [[0.25] * 3] * 2
+
+
+def test_ceiling_may_be_another_entrant(tmp_path):
+    notes = tmp_path / "notes"
+    fast = Entrant("fast", partial(made.steady, "fast", notes, 0.01))
+    slow = Entrant("slow", partial(made.steady, "slow", notes, 0.04))
+    _, outcome = race.race([fast, slow], rules(tmp_path, ceiling_of="fast"))
+    assert outcome.shares == pytest.approx([0.25] * 3)
+
+
+def test_processor_time_and_memory_are_the_entrants_own(tmp_path):
+    still = Entrant("still", partial(made.steady, "still", tmp_path / "notes"))
+    busy, idle = race.race(
+        [Entrant("busy", made.burning), still], rules(tmp_path, memory=True)
+    )
+    assert busy.facts()["cpu_ms_per_image"] == pytest.approx(2.0, rel=0.3)
+    assert idle.cpu_seconds < 0.1
+    assert busy.peak_bytes - idle.peak_bytes > 40e6
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "_LIMIT", 6.0)
+    good = Entrant("good", partial(made.steady, "good", tmp_path / "notes"))
+    entrants = [
+        Entrant("dying", made.dying),
+        Entrant("absent", made.not_there, kind="peer"),
+        good,
+        Entrant("hanging", made.hanging),
+    ]
+    dying, absent, good_, hanging = race.race(entrants, rules(tmp_path))
+    assert "has died" in dying.error
+    assert len(dying.laps) == 1
+    assert "a_peer_that_nobody_has_installed" in absent.error
+    assert hanging.error == "no answer within 6 s"
+    assert not good_.error
+    assert len(good_.laps) == 3
+
+
+def test_first_batch_counts_the_opening(tmp_path, data: Data):
+    entrant = Entrant("good", partial(made.delivering, data, "none"))
+    (outcome,) = race.race(
+        [entrant], rules(tmp_path, firsts=2, files=data.everything())
+    )
+    assert len(outcome.first) == 2
+    assert outcome.verdict == "exact"
+    if outcome.cold is not None:  # None where files live in memory
+        assert outcome.cold.images == 12
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        ("lost", "1 of 12 images did not come"),
+        ("twice", "came twice"),
+        ("channels", "wrong pixels"),
+        ("float", "torch.float32 instead of torch.uint8"),
+        ("another", "wrong pixels"),
+    ],
+)
+def test_what_delivers_wrong_images_is_not_timed(tmp_path, data, fault, complaint):
+    entrant = Entrant("bad", partial(made.delivering, data, fault))
+    (outcome,) = race.race([entrant], rules(tmp_path))
+    assert complaint in outcome.error
+    assert not outcome.laps
+
+
+def test_pixels_a_little_off_are_told(tmp_path, data: Data):
+    entrant = Entrant("rounded", partial(made.delivering, data, "rounded"))
+    (outcome,) = race.race([entrant], rules(tmp_path, rounds=1))
+    assert outcome.verdict.startswith("largest 1, mean ")
+
+
+# ---- handing over, tables, comparison
+
+
+def test_replay_hands_over_the_very_seconds():
+    clock, taken = replay.Replay(), []
+
+    class Benchmark:
+        def pedantic(self, function, rounds):
+            for _ in range(rounds):
+                begun = clock()
+                function()
+                taken.append(clock() - begun)
+
+    clock.hand_over(Benchmark(), [0.5, 0.25, 2.0])
+    assert taken == [0.5, 0.25, 2.0]
+
+
+def row(line: str, entrant: str, speed: float, **more: Any) -> dict[str, Any]:
+    return {
+        "line": line,
+        "entrant": entrant,
+        "kind": "ours",
+        "pixels": "exact",
+        "images_per_second": speed,
+        "slowest": speed * 0.9,
+        "fastest": speed * 1.1,
+        "rounds": 5,
+        "cpu_ms_per_image": 0.6,
+        "ceiling_images_per_second": 3000.0,
+        "share_of_ceiling": speed / 3000,
+        "shares": [speed / 3000 * f for f in (0.97, 0.99, 1, 1.01, 1.02)],
+    } | more
+
+
+def told(*rows: dict[str, Any]) -> dict[str, Any]:
+    card = {"processor": "Some CPU", "cores granted": 2, "GPU": "none"}
+    return {
+        "datetime": "2026-11-24T10:00:00+00:00",
+        "machine_info": {"card": card},
+        "commit_info": {"id": "abc", "skipped": {"batch: FFCV": "not installed"}},
+        "benchmarks": [
+            {"name": r["entrant"], "group": r["line"], "stats": {}, "extra_info": r}
+            for r in rows
+        ],
+    }
+
+
+def some_run(turbo: float = 2800.0) -> dict[str, Any]:
+    return told(
+        row("batch", "turbo", turbo),
+        row("batch", "dali", 1500.0),
+        row("batch", "dali-reader", 1450.0),
+        row("batch", "DALI's own reader", 1600.0, kind="peer", stores="the same tars"),
+        row("batch", "FFCV, raw", 2900.0, kind="peer", stores="raw pixels"),
+        row("ready", "turbo", 1800.0),
+        row("ready", "report, 0 workers", 290.0, kind="report"),
+        row("shard", "scripts/shard.py", 1500.0),
+    )
+
+
+def test_bars_are_ratios_of_what_was_measured():
+    ratios = {bar.what: bar for bar in tables.bars(some_run())}
+    best = ratios["`turbo` to *batch* / the best peer (DALI's own reader)"]
+    assert best.ratio == pytest.approx(1.75)  # not FFCV, which decodes no JPEG there
+    assert best.met
+    shard = ratios["sharding / the decode-only ceiling"]
+    assert (shard.ratio, shard.met) == (0.5, False)
+    assert not any("step" in what for what in ratios)  # was not measured
+
+
+def test_markdown_tells_what_was_not_faster_and_what_did_not_run():
+    text = tables.markdown(some_run(), ["plot.png"])
+    assert "| processor | Some CPU |" in text
+    assert "`dali` is not faster than FFCV, raw (1.93 x), DALI's own reader" in text
+    assert "at least 0.75: MISSED" in text
+    assert "batch: FFCV: not installed" in text
+    assert "![plot.png](plot.png)" in text
+    assert "| **turbo** | 2,800 (2,520 to 3,080) | 0.93 |" in text
+
+
+def test_comparison_tells_changes_from_noise():
+    noisy = [0.90, 0.95, 0.93, 0.97, 0.92]
+    old = told(
+        row("batch", "same", 2800.0, shares=noisy),
+        row("batch", "better", 1000.0),
+        row("batch", "worse", 1000.0),
+        row("batch", "few", 1000.0, shares=[0.3]),
+        row("batch", "gone", 1000.0),
+    )
+    new = told(
+        row("batch", "same", 2800.0, shares=noisy[::-1]),
+        row("batch", "better", 1200.0),
+        row("batch", "worse", 900.0),
+        row("batch", "few", 3000.0, shares=[0.9]),
+    )
+    verdicts = {change.entrant: change.verdict for change in compare.changes(old, new)}
+    assert verdicts == {
+        "same": "within the noise",
+        "better": "faster",
+        "worse": "SLOWER",
+        "few": "too few rounds to tell",
+    }
+
+
+def test_report_writes_table_plots_and_numbers(tmp_path, capsys):
+    run = some_run()
+    run["benchmarks"] += told(
+        *(
+            row("scaling", f"turbo {n}", 900.0 * n, loader="turbo", workers=n, **size)
+            for n in (1, 2)
+            for size in ({"batch_size": 32}, {"batch_size": 64})
+        )
+    )["benchmarks"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    out = tmp_path / "results"
+    assert report.main([str(tmp_path / "run.json"), "--out", str(out)]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["ratios_held"] == 4
+    stem = "loaders_some-cpu-2-cores_202611"
+    names = {path.name for path in out.iterdir()}
+    plots_ = {f"{stem}_{what}.png" for what in ("batch", "ready", "scaling")}
+    assert names == {f"{stem}.md", f"{stem}.json"} | plots_
+    again = report.read(out / f"{stem}.json")
+    assert tables.rows_of(again) == tables.rows_of(run)
+    assert (
+        report.main([str(out / f"{stem}.json"), "--compare", str(out / f"{stem}.json")])
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["slower"] == 0
+
+
+def test_report_of_several_runs_takes_a_line_from_the_last():
+    again = told(row("batch", "turbo", 3000.0), row("read", "shards", 9e4))
+    again["commit_info"]["skipped"] = {"read: DALI": "gone"}
+    both = report.merged([some_run(), again])
+    lines = tables.lines_of(tables.rows_of(both))
+    assert [one["images_per_second"] for one in lines["batch"]] == [3000.0]
+    assert [one["entrant"] for one in lines["ready"]] == ["turbo", "report, 0 workers"]
+    assert both["commit_info"]["skipped"] == {"read: DALI": "gone"}
+
+
+@pytest.mark.parametrize("content", [None, "{}", "rubbish", '{"benchmarks": []}'])
+def test_report_of_something_else_is_one_line(tmp_path, capsys, content):
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_text(content)
+    assert report.main([str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}")
+
+
+def test_plots_have_a_colour_for_every_kind(tmp_path):
+    assert set(plots._KINDS) < set(plots._COLOURS)
+
+
+# ---- the benchmarks themselves, small
+
+
+@pytest.mark.slow
+def test_benchmarks_run(shards: Path, tmp_path: Path):
+    out = tmp_path / "small.json"
+    words = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", "--small"]
+    words += ["-q", "--shards", str(shards), f"--benchmark-json={out}", "--no-peers"]
+    slow = "torchvision or (ready and (pil or dali or webdataset))"
+    words += ["-k", f"not ({slow})"]
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    run = report.read(out)
+    lines = tables.lines_of(tables.rows_of(run))
+    cores = os.cpu_count()
+    assert cores
+    assert {"read", "batch", "ready", "step", "shard", "decode, 1 thread"} <= set(lines)
+    ours = {one["entrant"]: one for one in lines["batch"] if one["kind"] == "ours"}
+    assert {"pil", "turbo", "webdataset"} <= set(ours)
+    for one in tables.rows_of(run):
+        assert one["images_per_second"] > 0
+        assert one["images_per_round"] >= 2
+    assert {one["pixels"] for one in ours.values()} == {"exact"}
+    assert all(one["peak_bytes"] > 1e6 for one in ours.values())
+    assert "not faster" in tables.markdown(run)
+    assert run["machine_info"]["card"]["cores granted"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--shards", "/nowhere"], "--shards: /nowhere holds no data set"),
+        (["--images", "3"], "--images must be at least 40, got 3"),
+        (["--rounds", "0"], "--rounds must be at least 1, got 0"),
+    ],
+)
+def test_benchmarks_of_what_cannot_be_meant(words: list[str], complaint: str):
+    command = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 4
+    assert f"ERROR: {complaint}" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_readme_has_the_published_figures():
+    (path,) = (ROOT / "bench" / "results").glob("loaders_*.json")
+    told = report.read(path)
+    table = path.with_suffix(".md").read_text().splitlines()
+    assert set(tables.markdown(told).splitlines()) <= set(table)
+    lines = tables.lines_of(tables.rows_of(told))
+    readme = (ROOT / "README.md").read_text()
+    ready = {one["entrant"]: one for one in lines["ready"]}
+    batch = {one["entrant"]: one for one in lines["batch"]}
+    for name in ("turbo", "webdataset", "dali-reader", "dali", "pil"):
+        found = re.search(rf"^\| `{name}` \| (.+)$", readme, re.MULTILINE)
+        assert found is not None
+        cells = [cell.strip() for cell in found[1].split("|")]
+        assert cells[:6] == [
+            f"{batch[name]['images_per_second']:,.0f}",
+            f"{batch[name]['share_of_ceiling']:.2f}",
+            f"{ready[name]['images_per_second']:,.0f}",
+            f"{batch[name]['cpu_ms_per_image']:.2f} ms",
+            f"{batch[name]['first_batch_seconds'] * 1e3:.0f} ms",
+            f"{batch[name]['peak_bytes'] / 2**20:.0f} MiB",
+        ]

@@ -1,0 +1,826 @@
+"""``scripts/gpu_check.py`` without a GPU, and its judgement of what one has told."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from multiprocessing import get_context
+
+import gpu_sections
+import numpy as np
+import pytest
+import torch
+from PIL import Image, JpegImagePlugin
+
+from bench.gpu import check as gpu_check
+from bench.gpu import corrupt as gpu_corrupt
+from bench.gpu import data as gpu_data
+from bench.gpu import memory as gpu_memory
+from bench.gpu import pixels as gpu_pixels
+from bench.gpu import runs as gpu_runs
+from bench.gpu import speed as gpu_speed
+from bench.gpu import steps as gpu_steps
+from bench.gpu.bounds import judge
+from bench.gpu.process import in_own_process
+from bench.gpu.report import TABLES, markdown
+from bench.gpu.scope import (
+    FULL,
+    QUICK,
+    Begun,
+    Failure,
+    Findings,
+    LeftOut,
+    Measured,
+    Measurement,
+    Scope,
+    Section,
+    measure,
+)
+from fastretina.measure import steps
+from fastretina.nn.device import Compute
+from loaders import available, make_loader, open_split
+
+# Python 3.12 warns of any fork beside threads, and torch's own are always there.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+DALI = "dali" in available()
+needs_dali = pytest.mark.skipif(not DALI, reason="DALI is not installed")
+
+
+def run(*words):
+    """The command in this process: exit code, lines of stdout and of stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = gpu_check.main([str(word) for word in words])
+    return code, out.getvalue().splitlines(), err.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def quick(shards, tmp_path_factory):
+    """One quick check of the fixture's shards: folder, exit code, lines."""
+    out = tmp_path_factory.mktemp("gpu_check")
+    words = (out, "--quick", "--shards", shards, "--device", "cpu")
+    return out, *run(*words)
+
+
+@pytest.fixture
+def scope(shards, tmp_path):
+    return Scope(
+        out=tmp_path,
+        shards=shards,
+        long=shards,
+        odd=shards,
+        device="cpu",
+        steps=2,
+        sizes=QUICK,
+        deadline=time.monotonic() + 100,
+    )
+
+
+def told(out):
+    return json.loads((out / "gpu_check.json").read_text())
+
+
+# ---------------------------------------------------------------------- the whole of it
+
+
+def test_quick_check_ends_well_and_says_so_in_json(quick):
+    out, code, lines, err = quick
+    assert code == 0, err
+    summary = json.loads(lines[-1])
+    assert summary["out"] == str(out)
+    assert summary["device"] == "cpu"
+    assert summary["failed"] == summary["bounds_not_held"] == []
+    held = ["libjpeg-turbo, exact", *(["damaged files"] if DALI else [])]
+    assert summary["bounds_held"] == held
+    assert "mixed, fancy on" in summary["bounds_not_measured"]
+    assert 0 < summary["seconds"] < 100
+
+
+def test_quick_check_writes_both_files_and_removes_its_work(quick):
+    out, *_ = quick
+    assert {path.name for path in out.iterdir()} == {"gpu_check.json", "gpu_check.md"}
+    found = told(out)
+    assert set(found["sections"]) == set(TABLES)
+    assert found["environment"]["torch"] == torch.__version__
+    assert re.match(r"20\d\d-\d\d-\d\d \d\d:", found["environment"]["date"])
+
+
+def test_quick_check_measures_what_it_can(quick):
+    sections = told(quick[0])["sections"]
+    rows = {name: section["rows"] for name, section in sections.items()}
+    decoders = {row["loader"]: row for row in rows["parity"]}
+    assert set(decoders) == {"turbo", "dali"} if DALI else {"turbo"}
+    assert all(row["images"] == 16 for row in decoders.values())
+    assert all(row["images_exact"] == 1 for row in decoders.values())
+    assert all(row["CMYK"]["max"] <= 1 for row in rows["rare_kinds"])
+    timed = {(row["line"], row["loader"]) for row in rows["throughput"]}
+    assert timed == {(line, n) for line in ("batch", "ready") for n in available()}
+    assert all(row["rounds"] == 3 for row in rows["throughput"])
+    assert all(row["images_per_round"] == 24 for row in rows["throughput"])
+    assert [row["arch"] for row in rows["steps"]] == ["resnet18"]
+    assert {row["loader"] for row in rows["end_to_end"]} == set(decoders)
+    assert all(row["steps"] == 6 for row in rows["end_to_end"])
+    assert all(0 <= row["steady_wait_fraction"] < 1 for row in rows["end_to_end"])
+
+
+def test_quick_check_lists_by_name_what_it_could_not_do(quick):
+    text = (quick[0] / "gpu_check.md").read_text()
+    listed = text.partition("## Left out\n")[2]
+    for what in (
+        "parity: parity of mixed, fancy on, load 0.65",
+        "parity: parity of mixed, fancy off, load 1",
+        "rare_kinds: rare kinds of JPEG under mixed, fancy on, load 0",
+        "memory: GPU memory of turbo",
+        "steps: resnet18 step, batch 64, bf16, channels-last, full, eager",
+        "steps: resnet50 step, batch 32, fp32, NCHW, head, eager",
+        "compiled: resnet50 step, batch 32, bf16, channels-last, full, compiled",
+        "tests: the tests marked gpu",
+    ):
+        assert f"- {what} (needs CUDA, and the device is cpu)\n" in listed, what
+    assert told(quick[0])["summary"]["left_out"] == listed.count("\n- ")
+
+
+def test_report_has_every_table_and_every_bound(quick):
+    text = (quick[0] / "gpu_check.md").read_text()
+    for title, _ in TABLES.values():
+        assert text.count(f"## {title}\n") == 1
+    for bound in told(quick[0])["bounds"]:
+        assert f"| {bound['name']} | {bound['rule']} |" in text
+    assert text.partition("## Failed\n")[2].startswith("\nNothing.\n")
+    assert "| turbo, libjpeg-turbo | 16 | 100.00% |" in text
+
+
+def test_photographs_are_drawn_where_none_are_given(tmp_path):
+    options = gpu_check.Options(out=tmp_path, quick=True, steps=2)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        scope = gpu_check.prepare(options, "cpu", 0.0)
+    assert scope.steps == 2
+    assert scope.shards == tmp_path / "shards"
+    with open_split(scope.shards, "train") as split:
+        assert len(split) == 32
+        assert split.dimensions == ((64, 64),)
+
+
+def test_folder_of_photographs_can_be_given(tmp_path, course):
+    options = gpu_check.Options(out=tmp_path, data=course, quick=True)
+    with redirect_stdout(io.StringIO()):
+        scope = gpu_check.prepare(options, "cpu", 0.0)
+    with open_split(scope.shards, "train") as split:
+        assert len(split) == 37
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--seconds", "0"], "--seconds must be above 0, got 0.0"),
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--data", "a", "--shards", "b"], "must not both be given"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, words, complaint):
+    code, out, err = run(tmp_path / "out", *words)
+    assert (code, out) == (2, [])
+    assert complaint in err[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_device_that_is_not_here_is_one_line(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    code, out, err = run(tmp_path / "out", "--device", "cuda")
+    assert (code, out) == (1, [])
+    assert err == ["error: --device cuda is not here: 0 CUDA devices found"]
+
+
+# ------------------------------------------------------------ failures, lack of time
+
+
+@pytest.fixture
+def staged(monkeypatch, shards, tmp_path):
+    """Runs the command with the given stages in place of all."""
+
+    def staged(*stages, **flags):
+        monkeypatch.setattr(gpu_check, "stages", lambda: [list(s) for s in stages])
+        words = [part for flag in flags.items() for part in flag]
+        quick = (tmp_path / "out", "--quick", "--device", "cpu", "--shards", shards)
+        code, out, err = run(*quick, *words)
+        return tmp_path / "out", code, out, err
+
+    return staged
+
+
+def test_failing_section_is_recorded_and_the_rest_goes_on(staged):
+    out, code, lines, err = staged(
+        [
+            Section("parity", gpu_sections.plan_badly),
+            Section("rare_kinds", gpu_pixels.plan_odd),
+        ],
+        [Section("steps", gpu_steps.plan_steps)],
+    )
+    assert code == 1
+    assert [line for line in err if line.startswith("error:")] == [
+        f"error: failed: parity; see {out / 'gpu_check.md'}"
+    ]
+    assert json.loads(lines[-1])["failed"] == ["parity"]
+    sections = told(out)["sections"]
+    (failure,) = sections["parity"]["failures"]
+    assert failure["error"] == "RuntimeError: no plan"
+    assert failure["trace"][-1] == "RuntimeError: no plan"
+    assert any("plan_badly" in line for line in failure["trace"])
+    assert sections["rare_kinds"]["rows"]
+    assert sections["steps"]["rows"]
+    assert (
+        "- parity: parity: RuntimeError: no plan" in (out / "gpu_check.md").read_text()
+    )
+
+
+def test_results_are_written_after_every_measurement(staged):
+    out, code, lines, _ = staged(
+        [Section("environment", gpu_sections.plan_looking)],
+    )
+    assert code == 1
+    assert json.loads(lines[-1])["failed"] == ["raises"]
+    rows = told(out)["sections"]["environment"]["rows"]
+    assert rows[-1] == {"what": "seen", "value": [rows[0]]}
+
+
+def test_what_no_time_is_left_for_is_listed(scope):
+    late = replace(scope, deadline=time.monotonic() - 1)
+    stages = [section for stage in gpu_check.stages() for section in stage]
+    listed = {
+        section.name: [one.name for one in section.plan(late)] for section in stages
+    }
+    found = {section.name: Findings() for section in stages}
+    for name, event in measure(stages, late):
+        found[name].take_in(event)
+    for name, section in found.items():
+        lacking = [one.what for one in section.left_out]
+        if name == "environment":  # needed whatever the time
+            assert {row["what"] for row in section.rows} >= {"torch", "cores granted"}
+            assert lacking == ["GPU"]
+        else:
+            assert lacking == listed[name]
+            assert not section.rows
+        assert not section.failures
+    whys = {one.what: one.why for one in found["parity"].left_out}
+    assert whys["parity of turbo, libjpeg-turbo"] == (
+        "out of time: takes 5 s, 0 s left"
+    )
+
+
+def test_smaller_measurement_may_still_fit(scope):
+    def plan(_):
+        return [
+            Measurement("long", 1e6, gpu_sections.fine),
+            Measurement("short", 0.0, gpu_sections.fine),
+        ]
+
+    events = [event for _, event in measure([Section("some", plan)], scope)]
+    assert isinstance(events[0], LeftOut)
+    assert [event.what for event in events[1:]] == ["short", "short"]
+    assert isinstance(events[-1], Measured)
+
+
+def test_training_of_an_hour_on_a_cpu_is_left_out(scope):
+    real = replace(scope, steps=200, sizes=FULL)
+    events = measure([Section("end_to_end", gpu_runs.plan_end_to_end)], real)
+    whys = [event.why for _, event in events]
+    assert [why for why in whys if why.startswith("out of time: takes 5125 s,")]
+    assert len(whys) == len(gpu_runs.LOADERS)
+
+
+def test_row_with_an_error_counts_as_failed():
+    found = Findings()
+    found.take_in(
+        Measured("speed", [{"loader": "a"}, {"loader": "b", "error": "E: x"}])
+    )
+    assert found.failures == [Failure("speed", "E: x", [])]
+    assert len(found.rows) == 2
+
+
+def test_begun_measurement_has_until_shortly_after_the_deadline(scope):
+    def plan(_):
+        return [Measurement("one", 1.0, gpu_sections.fine)]
+
+    soon = replace(scope, deadline=time.monotonic() + 5)
+    (_, begun), _ = measure([Section("some", plan)], soon)
+    assert isinstance(begun, Begun)
+    assert 20 < begun.limit < 26
+    (_, begun), _ = measure([Section("some", plan)], scope)
+    assert begun.limit == 60
+
+
+@pytest.mark.timeout(120)
+def test_process_that_dies_or_hangs_loses_only_one_measurement(scope):
+    found = {section.name: Findings() for section in gpu_sections.TROUBLED}
+    begun = []
+    for name, event in in_own_process(gpu_sections.TROUBLED, scope):
+        found[name].take_in(event)
+        begun += [event.what] if isinstance(event, Begun) else []
+    assert begun == ["first", "dies", "raises", "hangs", "last", "after"]
+    assert len(found["troubled"].rows) == 2
+    usual = get_context().get_start_method()  # that of a loader's workers, unspoilt
+    assert found["after"].rows == [{"method": usual}]
+    assert [(one.what, one.error) for one in found["troubled"].failures] == [
+        ("dies", "crash: ended by SIGSEGV"),
+        ("raises", "RuntimeError: CUDA error: an illegal memory access"),
+        ("hangs", "hangs: no end within 1 s"),
+    ]
+    assert found["troubled"].left_out == [LeftOut("lacking", "needs a moon")]
+    assert not found["after"].failures
+
+
+@pytest.mark.timeout(60)
+def test_process_that_never_starts_is_not_tried_for_ever(scope):
+    section = Section("some", gpu_sections.Stubborn())
+    ((name, failure),) = in_own_process([section], scope)
+    assert name == "some"
+    assert failure.error == "crash: exit code 4"
+
+
+# ---------------------------------------------------------------------------- judgement
+
+
+def mixed(fancy=True, load=0.65, mean=0.4, largest=5):
+    return {
+        "decoder": f"mixed, fancy {fancy}, load {load}",
+        "loader": "dali",
+        "device": "cuda:0",
+        "fancy": fancy,
+        "hw_decoder_load": load,
+        "images": 512,
+        "images_exact": 0.0,
+        "values_exact": 0.7,
+        "values_above_2": 0.01,
+        "mean": mean / 2,
+        "worst_mean": mean,
+        "max": largest,
+        "worst_key": "7_left",
+        "batches_by_host": 0,
+    }
+
+
+def kinds(fancy=True, mean=0.4, largest=5):
+    each = {"mean": mean, "max": largest, "by_host": False}
+    about = {"decoder": "mixed", "fancy": fancy, "hw_decoder_load": 1.0}
+    return {**about, **dict.fromkeys(gpu_data.ODD_KINDS.values(), each)}
+
+
+def step(ms, precision="bf16", layout="channels-last", arch="resnet18", **more):
+    case = steps.Case(arch, 64, 512, precision, layout, "full")._asdict()
+    times = {
+        "ms": ms,
+        "fastest_ms": ms,
+        "slowest_ms": ms,
+        "images_per_second": 64e3 / ms,
+    }
+    return {**case, **times, "peak_bytes": 2**33, "warmup_seconds": 3.0, **more}
+
+
+def trained(share, loader="dali", device="cuda:0"):
+    return {
+        "loader": loader,
+        "device": device,
+        "precision": "bf16",
+        "batch_size": 64,
+        "steps": 400,
+        "images_per_second": 1900.0,
+        "wait_fraction": 0.05,
+        "steady_images_per_second": 2000.0,
+        "steady_wait_fraction": share,
+        "torch_peak_bytes": 2**33,
+        "largest_bytes": 2**34,
+    }
+
+
+def damaged(rest=True, following=True):
+    return {
+        "file": "garbage",
+        "loader": "dali on cuda:0",
+        "outcome": "SampleError that names it",
+        "skipped": 1,
+        "rest": "23 of 23",
+        "rest_good": rest,
+        "next_epoch": "24 of 24",
+        "next_epoch_good": following,
+    }
+
+
+def counted(passed=9, failed=0, timed_out=False):
+    return {
+        "passed": passed,
+        "failed": failed,
+        "skipped": 1,
+        "timed_out": timed_out,
+        "failures": ["FAILED tests/test_gpu.py::test_a"] * failed,
+    }
+
+
+def results(**sections):
+    return {name: Findings(rows=rows) for name, rows in sections.items()}
+
+
+def states(**sections):
+    return {bound.name: bound.state for bound in judge(results(**sections))}
+
+
+FAST, SLOW = step(30.0), step(60.0, "fp32", "NCHW")
+
+
+@pytest.mark.parametrize(
+    ("bound", "section", "rows", "state"),
+    [
+        ("mixed, fancy on", "parity", [], "not measured"),
+        ("mixed, fancy on", "parity", [mixed(mean=1.0, largest=8)], "held"),
+        ("mixed, fancy on", "parity", [mixed(), mixed(mean=1.01)], "NOT held"),
+        ("mixed, fancy on", "parity", [mixed(largest=9), mixed()], "NOT held"),
+        ("mixed, fancy on", "parity", [mixed(fancy=False)], "not measured"),
+        ("mixed, fancy on", "parity", [mixed(), mixed(False, 0, 4, 36)], "held"),
+        ("libjpeg-turbo, exact", "parity", [mixed(None, None, 0, 0)], "held"),
+        ("libjpeg-turbo, exact", "parity", [mixed(None, None, 0.001, 1)], "NOT held"),
+        ("libjpeg-turbo, exact", "parity", [mixed()], "not measured"),
+        ("mixed, fancy on, rare kinds of JPEG", "rare_kinds", [kinds()], "held"),
+        (
+            "mixed, fancy on, rare kinds of JPEG",
+            "rare_kinds",
+            [kinds(), kinds(largest=9)],
+            "NOT held",
+        ),
+        ("damaged files", "corrupt", [damaged()], "held"),
+        ("damaged files", "corrupt", [damaged(), damaged(rest=False)], "NOT held"),
+        ("damaged files", "corrupt", [damaged(following=False)], "NOT held"),
+        ("waiting for data, dali", "end_to_end", [trained(0.02)], "held"),
+        ("waiting for data, dali", "end_to_end", [trained(0.0201)], "NOT held"),
+        (
+            "waiting for data, dali",
+            "end_to_end",
+            [trained(0.5, "turbo")],
+            "not measured",
+        ),
+        (
+            "waiting for data, dali",
+            "end_to_end",
+            [trained(0.0, device="cpu")],
+            "not measured",
+        ),
+        ("channels-last bf16, resnet18", "steps", [FAST, SLOW], "held"),
+        ("channels-last bf16, resnet18", "steps", [step(33.4), SLOW], "NOT held"),
+        ("channels-last bf16, resnet18", "steps", [FAST], "not measured"),
+        ("channels-last bf16, resnet50", "steps", [FAST, SLOW], "not measured"),
+        (
+            "channels-last bf16, resnet18",
+            "steps",
+            [FAST, SLOW, step(59.0, strong=True), step(1.0, phase="head")],
+            "held",
+        ),
+        ("tests marked gpu", "tests", [counted()], "held"),
+        ("tests marked gpu", "tests", [counted(failed=1)], "NOT held"),
+        ("tests marked gpu", "tests", [counted(timed_out=True)], "NOT held"),
+        ("tests marked gpu", "tests", [counted(passed=0)], "NOT held"),
+    ],
+)
+def test_bound_is_judged(bound, section, rows, state):
+    assert states(**{section: rows})[bound] == state
+
+
+def test_row_that_failed_is_not_judged():
+    assert states(parity=[{"error": "E: x"}])["mixed, fancy on"] == "not measured"
+
+
+def test_broken_bound_names_what_breaks_it():
+    (bound, *_) = judge(results(parity=[mixed(), mixed(load=1.0, largest=12)]))
+    assert bound.measured == "mean 0.400, max 12 (load 1)"
+
+
+def test_broken_bound_makes_the_command_fail(staged, monkeypatch):
+    def plan(_):
+        return [Measurement("runs", 0.0, lambda: [trained(0.3)])]
+
+    out, code, lines, err = staged([Section("end_to_end", plan)])
+    assert code == 1
+    assert json.loads(lines[-1])["bounds_not_held"] == ["waiting for data, dali"]
+    assert err[-1].startswith("error: not held: waiting for data, dali; see ")
+    assert "| 30.00% | NOT held |" in (out / "gpu_check.md").read_text()
+
+
+def test_report_of_a_gpu_machine_has_its_numbers():
+    speed = gpu_speed.Rounds()
+    speed.add(6400, 0.5)
+    timed = {"line": "ready", "loader": "dali, load 1", **speed.row([25600.0])}
+    took = {"before_bytes": 2**29, "largest_bytes": 2**31, "after_bytes": 2**30}
+    text = markdown(
+        results(
+            environment=[{"what": "GPU", "value": "NVIDIA | X"}],
+            parity=[mixed()],
+            rare_kinds=[{**kinds(), "CMYK": {"mean": 9.0, "max": 99, "by_host": True}}],
+            corrupt=[damaged()],
+            throughput=[{**timed, "batch_size": 64, "cores": 16}],
+            memory=[
+                {
+                    **took,
+                    "loader": "dali",
+                    "taken_bytes": 2**31 - 2**29,
+                    "torch_peak_bytes": 0,
+                }
+            ],
+            steps=[FAST, SLOW],
+            end_to_end=[trained(0.011)],
+            tests=[counted(failed=1)],
+            compiled=[step(20.0, compiled=True)],
+        ),
+        {"date": "2026-01-02", "device": "cuda:0", "seconds": 421.0},
+    )
+    for cells in (
+        "| GPU | NVIDIA \\| X |",
+        "| 7_left | 0 |",
+        "| 9.000 / 99, by the host |",
+        "| SampleError that names it | 1 | 23 of 23 | yes | 24 of 24 | yes |",
+        "| ready | dali, load 1 | 12,800 | 12,800 | 12,800 | 25,600 | 0.50 | 1 |",
+        "| dali | 0.50 | 2.00 | 1.50 | 1.00 | 0.00 |",
+        "| bf16 | channels-last | plain | 30.00 | 30.00 | 30.00 | 2,133.3 | 8.00 |",
+        "| 2,000.0 | 1.10% | 8.00 | 16.00 |",
+        "| 9 | 1 | 1 | no | FAILED tests/test_gpu.py::test_a |",
+        ">= 1.8x float32 NCHW, full phase, eager | 2.00x | held |",
+    ):
+        assert cells in text, cells
+
+
+# ------------------------------------------------------------------- what is measured
+
+
+def test_gap_counts_values_and_names_the_worst():
+    gap = gpu_pixels.Gap()
+    zeros = torch.zeros(2, 2, 3, dtype=torch.uint8)
+    gap.add("same", zeros, zeros)
+    gap.add("off", torch.full_like(zeros, 1), zeros)
+    far = zeros.clone()
+    far[0, 0] = torch.tensor([3, 255, 2])
+    gap.add("far", zeros, far)
+    assert gap.row == {
+        "images": 3,
+        "images_exact": 1 / 3,
+        "values_exact": 21 / 36,
+        "values_above_2": 2 / 36,
+        "mean": (12 + 260) / 36,
+        "worst_mean": 260 / 12,
+        "max": 255,
+        "worst_key": "far",
+    }
+
+
+def test_mixed_is_tried_with_every_load_and_upsampling(scope):
+    on_gpu = replace(scope, device="cuda:0")
+    found = [decoder for decoder, lacks in gpu_pixels.decoders(on_gpu) if not lacks]
+    tried = {(one.fancy, one.load) for one in found if one.loader == "dali"}
+    assert tried == (
+        {(f, n) for f in (True, False) for n in (0, 0.65, 1)} if DALI else set()
+    )
+    assert [one.loader for one in found if one.load is None] == ["turbo"]
+
+
+def test_parity_sees_another_pixel(scope):
+    turbo = gpu_pixels.Decoder("turbo", "cpu")
+    with gpu_data.some(scope.shards, 16) as split:
+        wanted = list(gpu_pixels.pillow(split, 8))
+        key = split.key(int(split.rows[13]))
+    wanted[13] = wanted[13].clone()
+    wanted[13][5, 7, 2] ^= 64
+    (row,) = gpu_pixels._compare_photographs(scope, turbo, lambda: wanted)
+    assert (row["max"], row["worst_key"], row["images_exact"]) == (64, key, 15 / 16)
+
+
+def test_long_epoch_repeats_the_photographs(shards, tmp_path):
+    with redirect_stdout(io.StringIO()):
+        folder = gpu_data.long_epoch(shards, tmp_path, 90, 5)
+    with open_split(folder, "train") as split, open_split(shards, "train") as own:
+        counts = {}
+        for row in split.rows:
+            jpeg = bytes(split.read(int(row)))
+            counts[jpeg] = counts.get(jpeg, 0) + 1
+        assert set(counts) == {bytes(own.read(int(row))) for row in own.rows}
+        assert sum(counts.values()) == 90
+        assert set(counts.values()) == {2, 3}
+        grades = np.bincount(own.labels)
+        assert np.all(np.bincount(split.labels) >= 2 * grades)
+    with open_split(folder, "test") as split:
+        assert len(split) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+def test_photographs_of_another_size_are_left_out(make_course, tmp_path):
+    course = make_course(tmp_path / "course", train=9, test=2)
+    path = course / "data" / "11_right.jpeg"
+    Image.open(path).resize((48, 32)).save(path)
+    with redirect_stdout(io.StringIO()):
+        options = gpu_check.Options(out=tmp_path / "out", data=course, quick=True)
+        scope = gpu_check.prepare(options, "cpu", 0.0)
+    with gpu_data.some(scope.shards) as split:
+        assert len(split) == 8
+        assert split.dimensions == ((64, 64),)
+    with open_split(scope.long, "train") as split:
+        assert split.dimensions == ((64, 64),)
+
+
+def test_rare_kinds_are_what_they_are_called(shards):
+    with gpu_data.some(shards, 1) as split:
+        jpeg = io.BytesIO(split.read(int(split.rows[0])))
+    picture = Image.open(jpeg).convert("RGB")
+    made = {
+        kind: Image.open(io.BytesIO(gpu_data.encoded(picture, kind)))
+        for kind in gpu_data.ODD_KINDS.values()
+    }
+    sampling = {kind: JpegImagePlugin.get_sampling(made[kind]) for kind in made}
+    assert (sampling["4:4:4"], sampling["4:2:2"]) == (0, 1)
+    assert sampling["progressive"] == 2
+    assert "progressive" in made["progressive"].info
+    assert "progressive" not in made["4:4:4"].info
+    assert (made["grayscale"].mode, made["CMYK"].mode) == ("L", "CMYK")
+
+
+SILENT = "64 bytes zeroed mid-stream"
+
+
+@pytest.mark.parametrize("damage", [d for d in gpu_corrupt.DAMAGES if d != SILENT])
+def test_damaged_file_is_named_and_the_rest_is_whole(scope, damage):
+    row = gpu_corrupt.try_damage(scope, "turbo", damage)
+    assert row["outcome"].startswith("SampleError that names it: ")
+    assert (row["skipped"], row["rest"], row["rest_good"]) == (1, "23 of 23", True)
+    assert (row["next_epoch"], row["next_epoch_good"]) == ("24 of 24", True)
+
+
+@needs_dali
+def test_damaged_file_that_decodes_silently_is_told(scope):
+    row = gpu_corrupt.try_damage(scope, "dali", SILENT)
+    assert re.match(r"decodes silently, [1-9]\d*\.\d\d from the undam", row["outcome"])
+    assert (row["skipped"], row["rest_good"]) == (0, True)
+    row = gpu_corrupt.try_damage(scope, "dali", "garbage")
+    assert row["outcome"].startswith("SampleError that names it: ")
+    assert row["batches_by_host"] == 1
+
+
+class Careless:
+    """A loader that loses a good image beside the damaged one, and spoils another."""
+
+    def __init__(self, loader):
+        self._loader = loader
+        self.skipped = loader.skipped
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._loader.close()
+
+    def epoch(self, number):
+        for batch in self._loader.epoch(number):
+            if self.skipped and len(batch.index) < 8:
+                batch = type(batch)(*(part[:-1] for part in batch))
+            if number == 1:
+                batch.images[0, 0, 0, 0] ^= 128
+            yield batch
+
+
+def test_rest_that_is_not_whole_is_seen(scope, monkeypatch):
+    def careless(*words):
+        return Careless(make_loader(*words))
+
+    monkeypatch.setattr(gpu_corrupt, "make_loader", careless)
+    row = gpu_corrupt.try_damage(scope, "turbo", "garbage")
+    assert (row["rest"], row["rest_good"]) == ("22 of 23", False)
+    assert (row["next_epoch"], row["next_epoch_good"]) == ("24 of 24", False)
+
+
+def test_loader_that_fails_leaves_the_others_times(scope, monkeypatch):
+    def fails(name, *words):
+        if name == "pil":
+            raise RuntimeError("no such thing")
+        return make_loader(name, *words)
+
+    monkeypatch.setattr(gpu_speed, "make_loader", fails)
+    group = [gpu_speed.Candidate("pil"), gpu_speed.Candidate("turbo")]
+    bad, good = gpu_speed._rounds(scope, "batch", group)
+    assert bad["error"] == "RuntimeError: no such thing"
+    assert (good["rounds"], good["images_per_round"]) == (3, 37)
+    assert good["slowest"] <= good["images_per_second"] <= good["fastest"]
+
+
+def test_dali_is_timed_at_other_loads_on_a_gpu_only(scope):
+    names = [one.name for one in gpu_speed.candidates(scope)]
+    assert names == available()
+    names = [one.name for one in gpu_speed.candidates(replace(scope, device="cuda:0"))]
+    assert names == available() + ["dali, load 0", "dali, load 1"] * DALI
+
+
+def test_memory_watch_finds_the_largest_reading(monkeypatch):
+    used = iter([3, 4, 9, *[5] * 1_000_000])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10 - next(used), 10))
+    with gpu_memory.MemoryWatch(torch.device("cuda"), poll=0.001) as watch:
+        time.sleep(0.2)
+    assert (watch.before, watch.largest, watch.after) == (3, 9, 5)
+
+
+@pytest.mark.parametrize("phase", ["head", "full"])
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("strong", [False, True])
+def test_step_trains_what_it_says(monkeypatch, phase, layout, strong):
+    networks, build = [], steps.build_model
+
+    def watched(*words):
+        networks.append(build(*words))
+        return networks[-1]
+
+    monkeypatch.setattr(steps, "build_model", watched)
+    case = steps.Case("resnet18", 2, 64, "fp32", layout, phase, strong=strong)
+    cpu = torch.device("cpu")
+    step = steps.make_step(case, Compute(cpu, None))
+    (network,) = networks
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    seen = []
+    network.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    step(0, steps.synthetic(case, cpu))
+    moved = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == ({"fc.weight", "fc.bias"} if phase == "head" else set(before))
+    format = {"NCHW": torch.contiguous_format}.get(layout, torch.channels_last)
+    assert seen[0].shape == (2, 3, 64, 64)
+    assert seen[0].is_contiguous(memory_format=format)
+    assert network.layer1[0].conv1.weight.is_contiguous(memory_format=format)
+
+
+def test_all_steps_of_the_issue_are_planned(scope):
+    on_gpu = replace(scope, device="cuda:0")
+    eager = [case for case in gpu_steps.cases(on_gpu) if not case.compiled]
+    plain = {case[:1] + case[3:6] for case in eager if not case.strong}
+    assert len(plain) == 2 * 2 * 2 * 2
+    assert {case.pixels for case in eager} == {512}
+    compiled = [case for case in gpu_steps.cases(on_gpu) if case.compiled]
+    assert {(case.arch, case.phase) for case in compiled} == {
+        (arch, phase) for arch in ("resnet18", "resnet50") for phase in ("head", "full")
+    }
+    names = [one.name for one in gpu_steps.plan_steps(on_gpu)]
+    assert len(set(names)) == len(names) == 17
+    assert not any(one.lacks for one in gpu_steps.plan_steps(on_gpu))
+
+
+def test_trainer_that_fails_is_told_with_its_last_words(scope):
+    lost = replace(scope, long=scope.out / "nowhere")
+    with pytest.raises(RuntimeError, match=r"trainer ends with 1: error: .*nowhere"):
+        gpu_runs.train_with(lost, "turbo")
+
+
+CHECKOUT = """
+import time
+import pytest
+@pytest.mark.gpu
+def test_good(): pass
+@pytest.mark.gpu
+def test_bad(): assert 0, "wrong pixels"
+@pytest.mark.gpu
+@pytest.mark.skip(reason="no")
+def test_not(): pass
+def test_other(): raise SystemExit("not marked")
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    def checkout(text):
+        (tmp_path / "tests").mkdir()
+        (tmp_path / "tests" / "test_some.py").write_text(text)
+        (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs one\n")
+        return tmp_path
+
+    return checkout
+
+
+def test_gpu_tests_are_counted(checkout):
+    row = gpu_runs.run_tests(checkout(CHECKOUT), 60)
+    assert [row[kind] for kind in ("passed", "failed", "skipped")] == [1, 1, 1]
+    assert row["failures"] == [
+        "FAILED tests/test_some.py::test_bad - AssertionError: wrong pixels"
+    ]
+    assert not row["timed_out"]
+    assert "wrong pixels" in "\n".join(row["last_lines"])
+
+
+def test_gpu_tests_that_hang_are_ended(checkout):
+    text = CHECKOUT.replace('assert 0, "wrong pixels"', "time.sleep(600)")
+    begun = time.monotonic()
+    row = gpu_runs.run_tests(checkout(text), 3)
+    assert row["timed_out"]
+    assert time.monotonic() - begun < 30
+
+
+def test_gpu_tests_that_cannot_run_are_an_error(checkout):
+    with pytest.raises(RuntimeError, match="pytest ends with 2"):
+        gpu_runs.run_tests(checkout("import nothing_of_that_name"), 60)
+
+
+def test_gpu_tests_are_left_out_of_an_installed_package(scope, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_runs, "ROOT", tmp_path)
+    (one,) = gpu_runs.plan_tests(replace(scope, device="cuda:0"))
+    assert one.lacks.startswith("no tests in ")

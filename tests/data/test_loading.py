@@ -1,0 +1,337 @@
+"""Which loader feeds a run, what becomes of bad images, and what a run says of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import get_args
+
+import pyarrow.parquet as pq
+import pytest
+from small_runs import Outcome, call, log, make_small, metrics, words
+
+import loaders
+from fastretina.data.auto_loader import Choice, remember
+from fastretina.data.loading import Feeding, choose_loader, order_of, other_pixels
+from fastretina.evaluate import command as evaluate
+from fastretina.nn.distributed import Ranks
+from fastretina.train import command as train
+from loaders import LOADERS, Decoding, LoaderName, available
+from loaders.errors import LoaderUnavailable
+
+Trains = Callable[..., Outcome]
+EXTRA = "needs nvidia.dali, which is not installed: pip install 'fastretina[dali]'"
+
+
+@pytest.fixture
+def trains(
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Trains:
+    """Train a small network in this process: name of the run, then flags."""
+    make_small(monkeypatch)
+
+    def run(name: str, *more: object, data: Path | str = shards) -> Outcome:
+        return call(train.main, words(data, tmp_path / name, *more), capsys)
+
+    return run
+
+
+@pytest.fixture
+def without_dali(monkeypatch: pytest.MonkeyPatch):
+    """A machine on which DALI is not installed."""
+    import_module = loaders.import_module
+
+    def refuse(name: str):
+        if name in ("loaders._dali", "loaders._dali_reader"):
+            raise ModuleNotFoundError("no DALI", name="nvidia.dali")
+        return import_module(name)
+
+    monkeypatch.setattr(loaders, "import_module", refuse)
+
+
+@pytest.fixture
+def damaged(shards: Path, tmp_path: Path) -> Path:
+    """The shards with one training image and one test image of zeros."""
+    folder = Path(shutil.copytree(shards, tmp_path / "damaged"))
+    for split, number in (("train", 19), ("test", 3)):
+        table = pq.read_table(folder / f"{split}.parquet")
+        row = table.slice(number, 1).to_pylist()[0]
+        with (folder / f"{split}-{row['shard']:06d}.tar").open("r+b") as tar:
+            tar.seek(row["offset"])
+            tar.write(bytes(200))
+    return folder
+
+
+def test_options_name_every_loader():
+    assert get_args(LoaderName) == ("auto", *LOADERS)
+
+
+# ------------------------------------------------------------------------- which loader
+
+
+def test_auto_is_turbo_on_a_cpu_and_dali_on_a_gpu():
+    assert choose_loader("auto", "cpu", fallback=True) == "turbo"
+    if "dali" in available():
+        assert choose_loader("auto", "cuda:1", fallback=True) == "dali"
+
+
+def test_auto_on_a_gpu_without_dali_is_turbo_and_says_what_is_missing(
+    without_dali, capsys: pytest.CaptureFixture[str]
+):
+    assert choose_loader("auto", "cuda", fallback=True) == "turbo"
+    assert capsys.readouterr().err == f"note: loader 'dali' {EXTRA}\n"
+
+
+def test_auto_on_a_cpu_says_nothing_of_dali(
+    without_dali, capsys: pytest.CaptureFixture[str]
+):
+    assert choose_loader("auto", "cpu", fallback=False) == "turbo"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def doctors_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Choice:
+    """A machine on which the doctor has found one worker of pil to be the fastest."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    choice = Choice(loader="pil", workers=1, images_per_second=1234.5, pixels=64)
+    remember("cpu", choice)
+    return choice
+
+
+def test_auto_takes_what_the_doctor_found_fastest(
+    doctors_choice: Choice, trains: Trains
+):
+    outcome = trains("run", "--max-steps", 1)
+    assert outcome.json["loader"] == "pil"
+    notes = [line for line in outcome.err if line.startswith("note: ")]
+    assert notes == [
+        "note: --loader auto takes pil, which fastretina.doctor found fastest here: "
+        "1,234 images/s of 64 pixels"
+    ]
+
+
+def test_doctors_choice_is_for_auto_on_that_device_alone(
+    doctors_choice: Choice, capsys: pytest.CaptureFixture[str]
+):
+    assert choose_loader("turbo", "cpu", fallback=True) == "turbo"
+    assert choose_loader("auto", "mps", fallback=True) == "turbo"
+    assert choose_loader("auto", "cpu", fallback=True, speaks=False) == "pil"
+    assert capsys.readouterr().err == ""
+
+
+def test_doctors_choice_of_workers_is_for_that_loader_alone(
+    doctors_choice: Choice, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("fastretina.data.loading.granted_cores", lambda: 16)
+    for loader, asked, got in (("pil", None, 1), ("turbo", None, 16), ("pil", 5, 5)):
+        feeding = Feeding(loader=loader, device="cpu", workers=asked)
+        assert feeding.config(batch_size=8).workers == got
+
+
+def test_doctors_choice_that_is_not_installed_is_forgotten(
+    without_dali, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    remember("cpu", Choice(loader="dali", workers=2, images_per_second=9, pixels=64))
+    assert choose_loader("auto", "cpu", fallback=True) == "turbo"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["dali", "dali-reader"])
+def test_dali_that_is_missing_is_replaced_by_pil(
+    name, without_dali, trains: Trains, tmp_path: Path
+):
+    outcome = trains("run", "--loader", name, "--max-steps", 1, "--workers", 0)
+    assert outcome.json["loader"] == "pil"
+    assert outcome.err[0] == f"note: loader '{name}' {EXTRA}; pil takes its place"
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["loader"] == "pil"
+
+
+def test_dali_that_is_missing_is_an_error_without_fallback(
+    without_dali, trains: Trains, tmp_path: Path
+):
+    outcome = trains("run", "--loader", "dali", "--no-fallback")
+    assert outcome.code == 1
+    assert outcome.complaint == f"error: loader 'dali' {EXTRA}"
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(LoaderUnavailable):
+        choose_loader("dali", "cpu", fallback=False)
+
+
+@pytest.mark.skipif("dali" not in available(), reason="DALI is not installed")
+def test_dali_on_a_cpu_says_so_in_one_line(trains: Trains):
+    outcome = trains("run", "--loader", "dali", "--max-steps", 1)
+    notes = [line for line in outcome.err if line.startswith("note: ")]
+    assert notes == ["note: DALI decodes on the CPU, as the device is cpu"]
+    assert outcome.json["loader"] == "dali"
+
+
+@pytest.mark.parametrize("name", [n for n in available() if LOADERS[n].own_order])
+def test_balance_with_a_loader_that_cannot_is_wrong_usage(trains: Trains, name: str):
+    outcome = trains("run", "--loader", name, "--balance", 0.5)
+    assert outcome.code == 2
+    assert f"--balance must be 0 with --loader {name}" in outcome.complaint
+
+
+def test_order_of_planned_loaders_is_one():
+    two = Ranks(1, 2, 2)
+    assert {order_of(name, two) for name in ("pil", "turbo", "dali")} == {"planned"}
+    assert order_of("webdataset", two) != order_of("webdataset", Ranks())
+
+
+def test_cores_are_shared_out_among_ranks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fastretina.data.loading.granted_cores", lambda: 16)
+    for ranks, workers in ((Ranks(), 16), (Ranks(3, 16, 8), 2), (Ranks(0, 64, 64), 1)):
+        config = Feeding(loader="turbo", device="cpu", ranks=ranks).config(
+            batch_size=64
+        )
+        assert (config.workers, config.rank) == (workers, ranks.rank)
+
+
+# -------------------------------------------------------------------- what runs record
+
+
+@pytest.mark.parametrize("name", available())
+def test_record_names_loader_and_decoder(name: str, trains: Trains, tmp_path: Path):
+    trains("run", "--loader", name, "--max-steps", 1, "--image-size", 80)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["loader"] == name
+    decoding = Decoding(**config["decoding"])
+    assert decoding.jpeg == "libjpeg-turbo"
+    package = {"pil": "Pillow", "turbo": "simplejpeg", "webdataset": "simplejpeg"}
+    assert decoding.by.startswith(f"{package.get(name, 'DALI')} ")
+    resize = {"pil": "Pillow", "turbo": "torch", "webdataset": "torch"}
+    assert decoding.resize == resize.get(name, "DALI")
+
+
+def test_same_pixels_are_not_warned_of(trains: Trains, tmp_path: Path, capsys):
+    trains("run", "--loader", "pil", "--workers", 0, "--max-steps", 1)
+    run = str(tmp_path / "run")
+    for name in available():
+        outcome = call(evaluate.main, [run, "--loader", name, "--workers", "1"], capsys)
+        assert not [line for line in outcome.err if line.startswith("warning")]
+        assert outcome.json["loader"] == name
+        assert (
+            outcome.json["test_accuracy"] == metrics(tmp_path / "run")["test_accuracy"]
+        )
+
+
+def test_other_pixels_are_warned_of(trains: Trains, tmp_path: Path, capsys):
+    """As after training on a GPU: here the record is what such a run would write."""
+    trains("run", "--max-steps", 1)
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["decoding"]["jpeg"] = "nvJPEG, fancy upsampling"
+    path.write_text(json.dumps(config))
+    outcome = call(evaluate.main, [str(tmp_path / "run")], capsys)
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.err if line.startswith("warning: ")]
+    assert "decoded by nvJPEG, fancy upsampling, now by libjpeg-turbo" in line
+
+
+def test_other_pixels_names_all_that_differs():
+    then = {"by": "DALI 2.4", "jpeg": "nvJPEG, nearest upsampling", "resize": "DALI"}
+    now = Decoding("Pillow 13", "libjpeg-turbo", "Pillow")
+    text = other_pixels({"decoding": then}, now)
+    assert text is not None
+    assert "resized by DALI, now by Pillow" in text
+    assert other_pixels({"decoding": now._asdict()}, now) is None
+    assert other_pixels({}, now) is None  # a run of an earlier version
+
+
+# -------------------------------------------------------------------- a web server
+
+
+def test_training_streams_from_a_web_server(
+    trains: Trains, tmp_path: Path, shards, capsys
+):
+    """And is evaluated from there, and resumed; other loaders say that they can't."""
+    handler = partial(Quiet, directory=str(shards))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        flags = ("--loader", "webdataset", "--recipe", "seed")
+        there = trains("there", *flags, data=url)
+        run = str(tmp_path / "there")
+        assert (
+            there.json["weights_sha256"]
+            == trains("here", *flags).json["weights_sha256"]
+        )
+        again = call(evaluate.main, [run, "--loader", "webdataset"], capsys)
+        assert again.json["test_accuracy"] == there.json["test_accuracy"]
+        assert again.json["shards"] == url
+        resumed = call(train.main, ["--resume", run], capsys)
+        assert resumed.json["weights_sha256"] == there.json["weights_sha256"]
+        turbo = trains("turbo", "--loader", "turbo", data=url)
+        assert turbo.code == 1
+        assert turbo.complaint.endswith("pass --loader webdataset")
+        server.shutdown()
+        thread.join()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A web server that logs nothing."""
+
+    def log_message(self, *args):
+        pass
+
+
+# ------------------------------------------------------------------------- bad images
+
+
+@pytest.mark.parametrize("name", available())
+def test_bad_image_ends_the_run_in_one_line(name: str, trains: Trains, damaged: Path):
+    outcome = trains("run", "--loader", name, "--workers", 1, data=damaged)
+    assert outcome.code == 1
+    assert "train-000001.tar, sample " in outcome.complaint
+
+
+@pytest.mark.parametrize("name", available())
+def test_bad_image_is_skipped_named_and_counted(
+    name: str, trains: Trains, tmp_path: Path, damaged: Path
+):
+    flags = ("--loader", name, "--workers", 1, "--on-corrupt", "skip")
+    outcome = trains("run", *flags, "--recipe", "seed", data=damaged)
+    assert outcome.json["skipped"] == 3  # in each of three epochs
+    assert outcome.json["test_skipped"] == 1
+    assert outcome.json["decoded_again"] == (3 if name == "dali" else 0)
+    assert [row["skipped"] for row in log(tmp_path / "run")] == ["1", "1", "1"]
+    assert metrics(tmp_path / "run")["test"]["samples"] == 10
+    told = [line for line in outcome.err if line.startswith("skipped: ")]
+    assert len(told) == 2  # each once, in the whole run
+    assert any("train-000001.tar, sample " in line for line in told)
+
+
+def test_skipping_ends_in_the_same_weights_under_any_loader(
+    trains: Trains, damaged: Path
+):
+    planned = [name for name in available() if not LOADERS[name].own_order]
+    flags = ("--on-corrupt", "skip", "--recipe", "seed", "--workers", 1)
+    found = {
+        name: trains(name, "--loader", name, *flags, data=damaged).json[
+            "weights_sha256"
+        ]
+        for name in planned
+    }
+    assert len(found) >= 2
+    assert len(set(found.values())) == 1
+
+
+def test_evaluate_skips_and_says_so(trains: Trains, tmp_path: Path, damaged, capsys):
+    trains("run", "--max-steps", 1)
+    words = [str(tmp_path / "run"), "--shards", str(damaged)]
+    assert "sample " in call(evaluate.main, words, capsys).complaint
+    outcome = call(evaluate.main, [*words, "--on-corrupt", "skip"], capsys)
+    assert outcome.json["skipped"] == 1
+    assert outcome.json["test_samples"] == 10
+    assert [line for line in outcome.err if line.startswith("skipped: ")]

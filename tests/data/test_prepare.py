@@ -1,0 +1,330 @@
+"""What becomes of one image file: kept as it is, encoded again, or rejected."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from conftest import photograph
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from fastretina.data.prepare import Prepared, Preparer, Rejected, encode, orientation
+
+
+def picture(mode: str = "RGB", width: int = 48, height: int = 32) -> Image.Image:
+    """Each corner of another colour, so that a turn shows."""
+    x, y = np.linspace(0, 255, width), np.linspace(0, 255, height)
+    red, green = np.meshgrid(x, y)
+    blue = np.full_like(red, 60)
+    return Image.fromarray(np.stack([red, green, blue], 2).astype(np.uint8)).convert(
+        mode
+    )
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noisy(mode: str = "RGB", size: int = 128) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(pixels).convert(mode), quality=90)
+
+
+def turned(number: int, **options: Any) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return encoded(picture(), exif=exif, **options)
+
+
+def decoded(jpeg: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def reason(content: bytes) -> str:
+    with pytest.raises(Rejected) as rejected:
+        Preparer()(content)
+    return str(rejected.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(picture()),
+        encoded(picture("L")),
+        encoded(picture("CMYK")),
+        encoded(picture(), progressive=True),
+        encoded(picture(), quality=30, subsampling="4:2:0"),
+        encoded(picture(), icc_profile=bytes(70_000)),
+        turned(1),
+        encoded(picture()) + b"trailing bytes",
+    ],
+    ids=[
+        "rgb",
+        "gray",
+        "cmyk",
+        "progressive",
+        "420",
+        "big-profile",
+        "upright-exif",
+        "trailing",
+    ],
+)
+def test_jpeg_is_kept_byte_for_byte(content: bytes) -> None:
+    assert Preparer()(content) == Prepared(content, 48, 32, "")
+
+
+@pytest.mark.parametrize("number", range(2, 9))
+def test_exif_rotated_is_turned_upright(number: int) -> None:
+    content = turned(number, quality=100, subsampling="4:4:4")
+    ready = Preparer()(content)
+    with Image.open(io.BytesIO(content)) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert ready.change == "upright"
+    assert (ready.height, ready.width) == upright.shape[:2]
+    assert np.abs(decoded(ready.jpeg).astype(int) - upright).max() <= 12
+    assert orientation(ready.jpeg) == 1, "a loader that minds EXIF would turn it again"
+
+
+def test_exif_rotated_when_the_block_comes_after_64_kb() -> None:
+    plain, rotated = encoded(picture()), turned(6)
+    comments = b"".join(
+        b"\xff\xfe" + (60_002).to_bytes(2, "big") + bytes(60_000) for _ in "ab"
+    )
+    assert len(plain) < len(rotated)
+    late = rotated[:2] + comments + rotated[2:]
+    assert orientation(late) == 6
+    assert Preparer()(late)[1:] == (32, 48, "upright")
+
+
+def test_exif_rotated_grayscale_becomes_upright_rgb() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    ready = Preparer()(encoded(picture("L"), exif=exif))
+    assert ready[1:] == (32, 48, "upright")
+    assert decoded(ready.jpeg).shape == (48, 32, 3)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_exif_orientation_of_no_meaning_is_ignored(value: int) -> None:
+    content = turned(value)
+    assert Preparer()(content).jpeg == content
+
+
+def test_broken_exif_does_not_cost_the_photograph() -> None:
+    content = turned(6)
+    place = content.index(b"Exif\0\0") + 6
+    broken = content[:place] + b"rubbish!" + content[place + 8 :]
+    assert Preparer()(broken) == Prepared(broken, 48, 32, "")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_png_becomes_jpeg(mode: str) -> None:
+    image = picture(mode)
+    ready = Preparer()(encoded(image, "PNG"))
+    assert ready[1:] == (48, 32, "from png")
+    assert simplejpeg.decode_jpeg_header(ready.jpeg)[2:] == ("YCbCr", "444")
+    difference = decoded(ready.jpeg).astype(int) - np.asarray(image.convert("RGB"))
+    assert np.abs(difference).mean() < 4
+
+
+def test_png_with_a_transparent_palette_warns_nobody() -> None:
+    content = encoded(picture("P"), "PNG", transparency=b"\x00\x50\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Preparer()(content).change == "from png"
+
+
+def test_png_with_exif_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert Preparer()(encoded(picture(), "PNG", exif=exif))[1:] == (32, 48, "from png")
+
+
+def test_encode_is_quality_95_with_full_chroma() -> None:
+    image = np.asarray(picture())
+    with Image.open(io.BytesIO(encode(image))) as ours:
+        tables = ours.quantization
+    with Image.open(io.BytesIO(encoded(picture(), quality=95))) as pillows:
+        assert tables == pillows.quantization
+    assert simplejpeg.decode_jpeg_header(encode(image))[3] == "444"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "empty"),
+        (b"not an image at all", "no image"),
+        (b"\xff\xd8", ""),
+        (noisy()[:-2000], "Premature end"),
+        (encoded(picture(), "PNG")[:-60], "truncated|Truncated|broken"),
+        (encoded(picture(), "GIF"), "GIF, neither JPEG nor PNG"),
+        (encoded(picture(), "TIFF"), "TIFF, neither JPEG nor PNG"),
+        (encoded(picture("I;16"), "PNG"), "16 bits"),
+        (
+            cv2.imencode(".png", np.full((32, 32, 3), 40_000, np.uint16))[1].tobytes(),
+            "16 bits",
+        ),
+        (encoded(picture(width=48, height=7)), "48x7 pixels"),
+    ],
+    ids=[
+        "empty",
+        "text",
+        "soi",
+        "truncated",
+        "truncated-png",
+        "gif",
+        "tiff",
+        "gray16-png",
+        "rgb16-png",
+        "tiny",
+    ],
+)
+def test_what_cannot_be_used_is_rejected_with_a_reason(
+    content: bytes, why: str
+) -> None:
+    text = reason(content)
+    assert text
+    assert "\n" not in text
+    assert any(part in text for part in why.split("|")), text
+    assert "0x" not in text, "an address would differ from run to run"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_zeroed_bytes_in_the_middle_are_found(mode: str) -> None:
+    content = bytearray(noisy(mode))
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()  # most decoders don't mind
+    assert reason(bytes(content))
+
+
+def test_claim_of_giant_dimensions_is_rejected_without_the_memory() -> None:
+    content = bytearray(encoded(picture()))
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = b"\xfd\xe8\xfd\xe8"  # 65,000 x 65,000
+    assert "65000x65000" in reason(bytes(content))
+
+
+def test_good_image_after_a_bad_one() -> None:
+    prepare, good = Preparer(), noisy()
+    for _ in range(2):
+        with pytest.raises(Rejected):
+            prepare(good[: len(good) // 2])
+        assert prepare(good) == Preparer()(good)
+
+
+def test_scratch_image_does_not_leak_into_the_next() -> None:
+    prepare = Preparer(("clahe",))
+    first, other = noisy(), encoded(picture(width=128, height=128))
+    expected = prepare(first)
+    prepare(other)
+    assert prepare(first) == expected
+
+
+def test_out_of_memory_is_no_fault_of_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", greedy)
+    with pytest.raises(MemoryError):
+        Preparer()(noisy())
+
+
+@pytest.mark.parametrize(
+    ("steps", "size", "change"),
+    [
+        ((), 48, "preprocessed"),
+        (("crop",), None, "preprocessed"),
+        ((), None, ""),
+        ((), 128, ""),  # has that size already
+    ],
+)
+def test_preprocessing_only_where_it_changes_something(
+    steps: tuple[str, ...], size: int | None, change: str
+) -> None:
+    content = noisy()
+    ready = Preparer(steps, size)(content)
+    assert ready.change == change
+    assert (ready.jpeg == content) == (not change)
+    assert decoded(ready.jpeg).shape == (ready.height, ready.width, 3)
+    assert ready.width == ready.height == (size or 128)
+
+
+BASES = [
+    noisy(size=32),
+    noisy("CMYK", 32),
+    turned(6),
+    encoded(picture(), progressive=True),
+    encoded(picture(), "PNG"),
+    encoded(picture("P"), "PNG", transparency=b"\x00\x50\xff"),
+]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(BASES),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4),
+    st.none() | st.integers(0, 2000),
+)
+def test_damage_of_any_kind_is_prepared_or_rejected(
+    content: bytes, changes: list[tuple[int, int]], length: int | None
+) -> None:
+    damaged = bytearray(content)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    try:
+        ready = Preparer()(bytes(damaged[:length]))
+    except Rejected as rejected:
+        text = str(rejected)
+        assert text
+        assert "0x7" not in text
+    else:  # then the loaders' decoder takes it too
+        shape = decoded(ready.jpeg).shape
+        assert shape == (ready.height, ready.width, 3)
+
+
+def test_checking_the_brightness_alone_refuses_what_decoding_the_colours_does():
+    """Sharding decodes a quarter less than a loader; damage must not slip through."""
+    random = np.random.Generator(np.random.PCG64(7))
+    whole = [photograph(seed, size) for seed, size in ((1, 64), (2, 96), (3, 128))]
+    progressive = io.BytesIO()
+    Image.open(io.BytesIO(whole[2])).save(progressive, "JPEG", progressive=True)
+    whole.append(progressive.getvalue())
+    refused = 0
+    for _ in range(1500):
+        jpeg = bytearray(whole[random.integers(len(whole))])
+        place = int(random.integers(2, len(jpeg)))
+        kind = random.integers(4)
+        if kind == 0:
+            jpeg[place] = random.integers(256)
+        elif kind == 1:
+            del jpeg[place : place + int(random.integers(1, 60))]
+        elif kind == 2:
+            del jpeg[place:]
+        else:
+            jpeg[place : place + 20] = bytes(20)
+        outcomes = [decodes(bytes(jpeg), space) for space in ("RGB", "GRAY")]
+        assert outcomes[0] == outcomes[1]
+        refused += not outcomes[0]
+    assert 300 < refused < 1400
+
+
+def decodes(jpeg: bytes, colorspace: str) -> bool:
+    try:
+        simplejpeg.decode_jpeg(jpeg, colorspace=colorspace)
+    except ValueError:
+        return False
+    return True

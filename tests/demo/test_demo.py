@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastretina.demo import command as demo
+from fastretina.demo.fundus import draw_eye, encode
+
+SHARES = {0: 73.5, 1: 7.0, 2: 15.0, 3: 2.5, 4: 2.1}
+
+
+def make(out: Path, *words: str) -> int:
+    small = ("--images", "24", "--image-size", "96", "--workers", "1")
+    return demo.main([str(out), *small, *words])
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    files = (path for path in out.rglob("*") if path.is_file())
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def plan(**changes: object) -> dict[str, list[demo.Sample]]:
+    return demo.plan_cohort(demo.Options(out=Path("unused"), **changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "set"
+    assert make(out) == 0
+    return out
+
+
+def test_demo_set_has_the_course_format(made: Path) -> None:
+    listed = []
+    for split in ("train", "test"):
+        names = (made / f"{split}_img.csv").read_bytes()
+        grades = (made / f"{split}_label.csv").read_bytes()
+        assert names.endswith(b"\n")
+        assert b"\r" not in names + grades
+        assert len(names.splitlines()) == len(grades.splitlines())
+        assert set(grades.splitlines()) <= {b"0", b"1", b"2", b"3", b"4"}
+        listed += names.decode().splitlines()
+    assert len(set(listed)) == len(listed) == 24
+    assert {p.name for p in (made / "data").iterdir()} == {f"{n}.jpeg" for n in listed}
+
+
+def test_same_seed_gives_same_bytes_with_two_workers(
+    made: Path, tmp_path: Path
+) -> None:
+    assert make(tmp_path / "again", "--workers", "2") == 0
+    assert contents(tmp_path / "again") == contents(made)
+
+
+def test_another_seed_gives_other_images(made: Path, tmp_path: Path) -> None:
+    assert make(tmp_path / "other", "--seed", "1") == 0
+    first, second = (
+        {data for name, data in contents(out).items() if name.endswith(".jpeg")}
+        for out in (made, tmp_path / "other")
+    )
+    assert not first & second
+
+
+def test_killed_run_is_completed_by_running_it_again(
+    made: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    assert make(out) == 0
+    whole = contents(out)
+    (out / "train_img.csv").unlink()
+    killed = sorted((out / "data").iterdir())[3]
+    killed.rename(killed.with_name(f".{killed.name}.1.part"))
+    assert make(out) == 0
+    assert contents(out) == whole == contents(made)
+
+
+def test_last_line_of_stdout_is_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make(tmp_path / "set", "--balanced", "--seed", "7") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["out"] == str(tmp_path / "set")
+    assert result["images"] == 24
+    assert result["seed"] == 7
+    totals = [result["train"][g] + result["test"][g] for g in "01234"]
+    assert sorted(totals) == [4, 5, 5, 5, 5]
+    assert sum(result["test"].values()) == 5
+
+
+@pytest.mark.parametrize("images", [200, 1400, 5003])
+def test_grade_counts_are_exact_and_in_both_splits(images: int) -> None:
+    cohort = plan(images=images)
+    grades = {split: Counter(s.grade for s in cohort[split]) for split in cohort}
+    assert all(grades[split][grade] > 0 for split in grades for grade in SHARES)
+    assert len(cohort["test"]) == round(images * 0.2)
+    for grade, share in SHARES.items():
+        total = grades["train"][grade] + grades["test"][grade]
+        assert abs(total - images * share / 100.1) < 1
+        assert abs(grades["test"][grade] - 0.2 * total) <= 1
+
+
+@pytest.mark.parametrize("test_share", [0.01, 0.99])
+def test_lopsided_split_keeps_every_grade(test_share: float) -> None:
+    cohort = plan(images=1000, test_share=test_share)
+    assert all({s.grade for s in cohort[split]} == set(SHARES) for split in cohort)
+
+
+@pytest.mark.parametrize("images", [2, 3, 7, 1400])
+def test_no_patient_is_in_both_splits(images: int) -> None:
+    cohort = plan(images=images)
+    train, test = ({s.patient for s in cohort[split]} for split in ("train", "test"))
+    assert train
+    assert test
+    assert not train & test
+    names = [sample.name for split in cohort for sample in cohort[split]]
+    assert len(set(names)) == len(names) == images
+
+
+def test_most_patients_have_two_eyes_and_most_pairs_agree() -> None:
+    eyes: dict[int, list[int]] = {}
+    for samples in plan(images=3000).values():
+        for sample in samples:
+            eyes.setdefault(sample.patient, []).append(sample.grade)
+    pairs = [grades for grades in eyes.values() if len(grades) == 2]
+    assert 0.85 < 2 * len(pairs) / 3000 < 0.97
+    assert 0.85 < sum(a == b for a, b in pairs) / len(pairs) < 0.89
+
+
+def test_rows_are_shuffled() -> None:
+    train = plan(images=1400)["train"]
+    assert train != sorted(train)
+    changes = sum(a.grade != b.grade for a, b in pairwise(train))
+    assert changes > len(train) / 4
+    neighbours = sum(a.patient == b.patient for a, b in pairwise(train))
+    assert neighbours < 10
+
+
+@pytest.mark.parametrize("grade", range(5))
+def test_image_is_a_baseline_420_jpeg(grade: int) -> None:
+    data = encode(*draw_eye(0, 1, "right", grade, 512))
+    image = Image.open(io.BytesIO(data))
+    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (512, 512))
+    assert not image.info.get("progressive", False)
+    assert [part[1:3] for part in image.layer] == [(2, 2), (1, 1), (1, 1)]  # type: ignore[attr-defined]
+    image.load()
+    assert 15_000 < len(data) < 150_000
+
+
+def test_surround_is_black_and_fundus_is_not() -> None:
+    for patient in range(6):
+        image, _ = draw_eye(0, patient, "left", 4, 128)
+        assert image[:3, :3].max() < 30
+        assert image[48:80, 48:80].mean() > 25
+
+
+def test_right_eye_has_its_disc_on_the_other_side() -> None:
+    def brighter_side(eye: str) -> float:
+        images = [draw_eye(3, patient, eye, 0, 96)[0] for patient in range(8)]
+        mean = np.mean(images, axis=(0, 3))[32:64]
+        return float(mean[:, 8:28].mean() - mean[:, 68:88].mean())
+
+    assert brighter_side("left") > 0 > brighter_side("right")
+
+
+def test_lesions_grow_with_the_grade() -> None:
+    changes = np.zeros((12, 5))
+    for patient in range(12):
+        plain, _ = draw_eye(0, patient, "left", 0, 256)
+        for grade in range(5):
+            drawn, _ = draw_eye(0, patient, "left", grade, 256)
+            changes[patient, grade] = np.abs(drawn.astype(int) - plain).mean()
+    mean = changes.mean(0)
+    assert mean[0] == 0
+    assert np.all(np.diff(mean[:4]) > 0)
+    assert mean[2] > 4 * mean[1]
+    assert mean[3] > 1.5 * mean[2]
+    assert mean[4] > 1.5 * mean[2]
+
+
+def test_everything_but_the_lesions_ignores_the_grade() -> None:
+    for patient in range(8):
+        plain, quality = draw_eye(0, patient, "left", 0, 256)
+        for grade in (1, 4):
+            drawn, same = draw_eye(0, patient, "left", grade, 256)
+            assert same == quality
+            untouched = (drawn == plain).all(-1)
+            assert untouched.mean() > (0.97 if grade == 1 else 0.35)
+
+
+def test_mean_colour_does_not_tell_the_grade() -> None:
+    def brightness(grade: int, first: int) -> np.ndarray:
+        eyes = range(first, first + 20)
+        return np.array([draw_eye(0, p, "left", grade, 64)[0].mean() for p in eyes])
+
+    healthy, ill = brightness(0, 0), brightness(3, 20)
+    spread = np.sqrt(healthy.var() / 20 + ill.var() / 20)
+    assert abs(healthy.mean() - ill.mean()) < 3 * spread
+
+
+def test_foreign_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train_img.csv").write_text("mine\n")
+    assert make(tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "holds something else" in error
+    assert contents(tmp_path) == {"train_img.csv": b"mine\n"}
+
+
+def test_file_in_place_of_the_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "set").write_text("mine")
+    assert make(tmp_path / "set") == 1
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_other_demo_set_is_refused_then_overwritten(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    assert make(out, "--seed", "5", "--images", "30") == 0
+    before = contents(out)
+    assert make(out) == 1
+    assert "demo set of other options" in capsys.readouterr().err
+    assert contents(out) == before
+    assert make(out, "--overwrite") == 0
+    assert contents(out) == contents(made)
+
+
+def test_overwrite_leaves_foreign_images_alone(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.jpeg").write_bytes(b"mine")
+    assert make(tmp_path, "--overwrite") == 0
+    assert (tmp_path / "data" / "mine.jpeg").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--images", "0"),
+        ("--images", "1"),
+        ("--test-share", "1.5"),
+        ("--test-share", "0"),
+        ("--test-share", "nan"),
+        ("--image-size", "63"),
+        ("--seed", "-1"),
+        ("--workers", "0"),
+    ],
+)
+def test_bad_value_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str
+) -> None:
+    assert demo.main([str(tmp_path / "set"), flag, value]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    words = " ".join(error.replace("\u2502", " ").split())  # tyro may draw a box
+    assert f"{flag} must " in words
+    assert f"got {value}" in words
+    assert not (tmp_path / "set").exists()

@@ -1,0 +1,888 @@
+"""The doctor: what it measures, what it says of it, what it remembers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from small_runs import Outcome, call, make_small
+
+from fastretina.data import auto_loader as remembered
+from fastretina.data.auto_loader import Choice, recall, remember
+from fastretina.doctor import advice as advising
+from fastretina.doctor import bottleneck as verdict
+from fastretina.doctor import command as doctor
+from fastretina.doctor import installation
+from fastretina.doctor.chart import bars, decades, draw
+from fastretina.doctor.forecast import duration, forecast, foreseen
+from fastretina.doctor.jpeg_header import JpegHeader, read_header
+from fastretina.doctor.loader_rates import counts
+from fastretina.doctor.measurements import (
+    DataSet,
+    EndToEnd,
+    Findings,
+    LoaderRate,
+    Loading,
+    Memory,
+    Stage,
+    Training,
+    stages,
+)
+from fastretina.doctor.storage import Change, Storage, changes, survey
+from fastretina.doctor.training_rates import Drill, measure_training
+from fastretina.measure.rounds import Rate, rounds
+from fastretina.nn.device import Compute, DeviceError
+from fastretina.recipe import SEED, STRONG
+from loaders import LOADERS, available
+
+GIB = 2**30
+
+
+def rate(speed: float) -> Rate:
+    return Rate(speed, 0.9 * speed, 1.1 * speed, 3)
+
+
+def found(
+    step: tuple[float, float] = (400, 100),
+    ready: float = 1000,
+    end: tuple[float, float] | None = None,
+    *,
+    cold: float | None = 5000,
+    ceiling: float = 1100,
+    loaders: dict[tuple[str, int], float] | None = None,
+    waits: float = 0.0,
+    device: str = "cpu",
+    data_bytes: int = GIB,
+    storage: Storage | None = None,
+    **training: object,
+) -> Findings:
+    """Findings as they might be: speeds of the steps, the loader, and both at once."""
+    loaders = loaders or {("pil", 2): 300, ("turbo", 1): 600, ("turbo", 2): ready}
+    end = end or (min(step[0], ready), min(step[1], ready))
+    kind = storage or Storage(
+        images=10, mean_bytes=5e4, progressive=0, oversized=0, chroma={"4:2:0": 10}
+    )
+    best = advising.best_loader([LoaderRate(*k, rate(v)) for k, v in loaders.items()])
+    trained = {
+        "shape": (512, 512),
+        "batch": 32,
+        "memory": Memory(before=GIB, peak=2 * GIB),
+        **training,
+    }
+    return Findings(
+        arch="resnet18",
+        device=device,
+        cores=2,
+        memory_granted=8 * GIB,
+        batch_size=32,
+        data=DataSet(
+            train=1000,
+            test=200,
+            bytes=data_bytes,
+            shape=(512, 512),
+            sizes=1,
+            resized_to=None,
+            asked=False,
+            storage=kind,
+        ),
+        loading=Loading(
+            read_warm=rate(100_000),
+            read_cold=None if cold is None else rate(cold),
+            decode={1: rate(ceiling / 2), 2: rate(ceiling)},
+            batch=[LoaderRate(*k, rate(v)) for k, v in loaders.items()],
+            ready=best and LoaderRate(best.loader, best.workers, rate(ready)),
+        ),
+        training=Training(
+            step={"head": rate(step[0]), "full": rate(step[1])},
+            end_to_end={
+                "head": EndToEnd(rate(end[0]), waits),
+                "full": EndToEnd(rate(end[1]), waits),
+            },
+            **trained,  # type: ignore[arg-type]
+        ),
+    )
+
+
+# --------------------------------------------------------------------- what limits
+
+
+def test_step_limits_where_it_is_the_slowest():
+    one = found(step=(400, 100), ready=1000)
+    assert [verdict.limit(one, phase) for phase in ("head", "full")] == ["step"] * 2
+    assert verdict.to_win(one, "full") == 1
+    text = " ".join(verdict.limits(one))
+    assert "the training step limits" in text
+    assert "faster loading would win nothing" in text
+    assert verdict.headline(one) == "What limits training here: the training step"
+
+
+def test_phases_may_be_limited_by_different_stages():
+    one = found(step=(2000, 500), ready=1000)
+    assert verdict.limit(one, "head") == "decode"
+    assert verdict.limit(one, "full") == "step"
+    assert verdict.headline(one) == (
+        "What limits training here: decoding (head), the training step (whole network)"
+    )
+    assert "can make it 2.0 times as fast at most" in verdict.limits(one)[0]
+
+
+def test_loader_limits_where_decoding_alone_is_much_faster():
+    one = found(step=(2000, 1200), ready=1000, ceiling=4000)
+    assert verdict.limit(one, "full") == "loader"
+    assert "can win 20% at most" in verdict.limits(one)[1]
+
+
+def test_disk_limits_only_what_does_not_fit_in_memory():
+    slow = {"step": (900, 800), "ready": 1000, "cold": 50}
+    assert verdict.limit(found(**slow), "full") == "step"
+    assert verdict.limit(found(**slow, data_bytes=100 * GIB), "full") == "read"
+    unknown = found(step=(900, 800), cold=None, data_bytes=100 * GIB)
+    assert verdict.limit(unknown, "full") == "step"
+
+
+def test_sharing_the_cores_is_said():
+    together = found(step=(400, 300), ready=400, end=(250, 200))
+    assert verdict.to_win(together, "full") == pytest.approx(1.5)
+    assert any("same cores" in line for line in verdict.limits(together))
+    assert not any("same" in line for line in verdict.limits(found()))
+    on_gpu = replace(together, device="cuda:0")
+    assert any("same GPU" in line for line in verdict.limits(on_gpu))
+
+
+def test_what_loading_cannot_explain_is_not_to_be_won():
+    """The step did not wait, and the loader takes a tenth of the time at most."""
+    one = found(step=(400, 100), ready=1000, end=(200, 50))
+    assert verdict.to_win(one, "full") == pytest.approx(1.05)
+    assert verdict.to_win(found(step=(400, 100), end=(400, 50), waits=0.5), "full") == 2
+    assert not any("same cores" in line for line in verdict.limits(one))
+
+
+def test_rounds_far_apart_are_warned_of():
+    assert verdict.unsteady(found()) == []
+    one = found()
+    step = {**one.training.step, "full": Rate(100, 40, 110, 5)}
+    shaky = replace(one, training=replace(one.training, step=step))
+    (line,) = verdict.unsteady(shaky)
+    assert "differ by up to 2.8 times (step, full)" in line
+
+
+def test_speed_end_to_end_above_the_step_is_noise_and_wins_nothing():
+    assert verdict.to_win(found(end=(450, 110)), "full") == 1
+
+
+# ----------------------------------------------------------------------- what to use
+
+
+def test_best_loader_is_of_the_common_order_with_the_most_workers_that_do():
+    speeds = {
+        ("webdataset", 16): 9000,
+        ("dali", 16): 5000,
+        ("dali", 8): 4900,
+        ("dali", 4): 3000,
+        ("turbo", 16): 4999,
+    }
+    best = advising.best_loader([LoaderRate(*k, rate(v)) for k, v in speeds.items()])
+    assert best is not None
+    assert (best.loader, best.workers) == ("dali", 16)
+    slower = {**speeds, ("dali", 16): 4000}
+    best = advising.best_loader([LoaderRate(*k, rate(v)) for k, v in slower.items()])
+    assert best is not None
+    assert (best.loader, best.workers) == ("turbo", 16)
+    assert advising.best_loader([LoaderRate("webdataset", 2, rate(1))]) is None
+
+
+def test_advice_gives_reasons_and_flags():
+    loaders = {("pil", 2): 300.0, ("turbo", 2): 1000.0, ("webdataset", 2): 1500.0}
+    advice = advising.advise(found(loaders=loaders))
+    assert advice is not None
+    assert advice.flags == "--loader turbo --workers 2 --prefetch 2 --batch-size 32"
+    text = " ".join(advice.sentences)
+    assert "3.33 times pil's 300" in text
+    assert "webdataset is 1.50 times as fast, in an order of its own" in text
+    assert "any loader this fast would do" in text
+
+
+def test_fewer_workers_that_would_do_are_named():
+    loaders = {("turbo", 1): 990.0, ("turbo", 2): 1000.0}
+    advice = advising.advise(found(loaders=loaders))
+    assert advice is not None
+    assert advice.workers == 2
+    assert "with 2 threads: 1,000 images/s (1 would do)" in advice.sentences[0]
+
+
+def test_loaders_alike_are_called_so():
+    loaders = {("turbo", 2): 1000.0, ("dali", 2): 990.0}
+    advice = advising.advise(found(loaders=loaders))
+    assert advice is not None
+    assert "1,000 images/s, as fast as dali" in advice.sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("about", "prefetch", "reason"),
+    [
+        ({"step": (400, 100), "waits": 0.001}, 2, "waited 0.1% of the time"),
+        ({"step": (400, 100), "waits": 0.08}, 4, "and yet the step waited 8%"),
+        ({"step": (4000, 2000), "waits": 0.5}, 2, "more would fill only once"),
+    ],
+)
+def test_prefetch_follows_the_waiting(about, prefetch: int, reason: str):
+    advice = advising.advise(found(**about))
+    assert advice is not None
+    assert advice.prefetch == prefetch
+    assert any(reason in sentence for sentence in advice.sentences)
+
+
+def test_batch_size_is_the_recipes_unless_memory_forbids():
+    def said(**about: object) -> tuple[int, str]:
+        advice = advising.advise(found(**about))  # type: ignore[arg-type]
+        assert advice is not None
+        return advice.batch_size, advice.sentences[-1]
+
+    assert said()[0] == 32
+    on_gpu = Memory(before=0, peak=GIB, gpu=4 * GIB, gpu_total=16 * GIB)
+    assert "it takes 25% of the GPU's memory" in said(memory=on_gpu)[1]
+    assert said(batch=16, out_of_memory=True) == (
+        16,
+        "Batch size 16: 32 do not fit in the GPU's memory.",
+    )
+    crowded = Memory(before=GIB, peak=4 * GIB)
+    assert "32 would take about 13.0 GiB" in said(batch=8, memory=crowded)[1]
+
+
+def test_memory_is_told_with_and_without_a_gpu():
+    assert advising.memory(found())[1].startswith("GPU memory: not measured")
+    on_gpu = Memory(before=0, peak=GIB, gpu=4 * GIB, gpu_total=16 * GIB)
+    assert "4.0 GiB of 16.0 GiB" in advising.memory(found(memory=on_gpu))[1]
+    smaller = advising.memory(found(batch=8))[0]
+    assert "2.0 GiB with batches of 8, at most about 5.0 GiB with 32" in smaller
+
+
+def test_nothing_loaded_says_only_what_a_step_takes():
+    one = replace(found(), data=None, loading=None)
+    assert advising.advise(one) is None
+    assert foreseen(one, STRONG) is None
+    assert advising.storing(one) == []
+    assert verdict.limit(one, "full") == "step"
+    (line,) = verdict.limits(one)
+    assert "train 100 images/s, which no loader can exceed" in line
+
+
+# ------------------------------------------------------------------------ the forecast
+
+
+def test_forecast_adds_up_a_recipe():
+    ahead = forecast(STRONG, 1000, 200, {"head": 90, "full": 45}, 100)
+    assert ahead.epoch_seconds == {"head": 900 / 90 + 1, "full": 900 / 45 + 1}
+    assert ahead.recipe_seconds == pytest.approx(5 * 11 + 10 * 21 + 2)
+    ahead = forecast(SEED, 1000, 200, {"head": 100, "full": 50}, 100)
+    assert ahead.recipe_seconds == pytest.approx(5 * 12 + 10 * 22 + 2)
+
+
+def test_forecast_takes_what_was_measured_end_to_end():
+    slower = foreseen(found(step=(400, 100), end=(200, 50)), STRONG)
+    assert slower is not None
+    assert slower.epoch_seconds["full"] == pytest.approx(900 / 50 + 100 / 200)
+    one = found(step=(2000, 100), ready=1000)
+    unfed = replace(one, training=replace(one.training, end_to_end={}))
+    ahead = foreseen(unfed, STRONG)
+    assert ahead is not None
+    assert ahead.epoch_seconds["head"] == pytest.approx(900 / 1000 + 100 / 1000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.25, "0.25 s"),
+        (45, "45 s"),
+        (720, "12 minutes"),
+        (3.2 * 3600, "3.2 hours"),
+        (60 * 3600, "2.5 days"),
+    ],
+)
+def test_duration_for_people(seconds: float, text: str):
+    assert duration(seconds) == text
+
+
+# ------------------------------------------------------------------- how it is stored
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height))
+
+
+def jpeg(image: Image.Image, **how: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", **how)
+    return stream.getvalue()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 80),
+    height=st.integers(1, 80),
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+    chroma=st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
+    progressive=st.booleans(),
+    segments=st.lists(
+        st.tuples(st.sampled_from([0xE1, 0xED, 0xFE]), st.binary(max_size=300)),
+        max_size=4,
+    ),
+    fill=st.integers(0, 3),
+)
+def test_header_is_what_was_encoded(
+    width, height, mode, chroma, progressive, segments, fill
+):
+    made = jpeg(
+        picture(width, height).convert(mode),
+        subsampling=chroma,
+        progressive=progressive,
+    )
+    put_in = b"".join(
+        b"\xff" * fill
+        + bytes([0xFF, marker])
+        + (len(body) + 2).to_bytes(2, "big")
+        + body
+        for marker, body in segments
+    )
+    header = read_header(made[:2] + put_in + made[2:])
+    assert (header.width, header.height) == (width, height)
+    assert header.progressive is progressive
+    assert header.chroma == {"L": "gray", "CMYK": header.chroma}.get(mode, chroma)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 700), st.booleans())
+def test_header_of_rubbish_is_an_error_and_nothing_else(
+    rubbish: bytes, cut: int, begins: bool
+):
+    whole = jpeg(picture(16, 16))
+    for damaged in (b"\xff\xd8" * begins + rubbish, whole[:cut], whole[:cut] + rubbish):
+        with contextlib.suppress(ValueError):
+            header = read_header(damaged)
+            assert isinstance(header.chroma, str)
+            assert isinstance(header.progressive, bool)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "chroma"),
+    [
+        (((1, 1),), "gray"),
+        (((2, 2), (1, 1), (1, 1)), "4:2:0"),
+        (((2, 2), (2, 2), (2, 2)), "4:4:4"),
+        (((1, 2), (1, 1), (1, 1)), "4:4:0"),
+        (((4, 1), (1, 1), (1, 1)), "4:1:1"),
+        (((3, 2), (2, 1), (1, 1)), "other"),
+        (((1, 1), (1, 1)), "other"),
+    ],
+)
+def test_chroma_of_sampling_factors(sampling, chroma: str):
+    header = JpegHeader(frame=0xC0, width=8, height=8, sampling=sampling)
+    assert header.chroma == chroma
+
+
+def test_survey_counts_and_changes_are_measured():
+    plain = picture(256, 256)
+    jpegs = [
+        jpeg(plain, subsampling="4:2:0"),
+        jpeg(plain, progressive=True, subsampling="4:2:0"),
+        jpeg(plain, subsampling="4:4:4"),
+        jpeg(picture(1024, 1024), subsampling="4:2:0"),
+        jpeg(plain.convert("L")),
+    ]
+    storage = survey(jpegs, (256, 256))
+    assert (storage.progressive, storage.oversized) == (1, 1)
+    assert storage.chroma == {"4:2:0": 3, "4:4:4": 1, "gray": 1}
+    told = {change.name: change for change in changes(jpegs, (256, 256), 1)}
+    assert list(told) == ["baseline", "4:2:0", "smaller"]
+    assert {change.share for change in told.values()} == {0.2}
+    assert told["smaller"].times > 2  # of a sixteenth of the pixels
+    assert told["baseline"].times > 1
+    assert list(changes(jpegs[:1], (256, 256), 1)) == []
+
+
+def test_storing_names_what_to_change_and_whether_it_matters():
+    def said(one: Findings) -> str:
+        return " ".join(advising.storing(one))
+
+    storage = Storage(
+        images=10,
+        mean_bytes=5e4,
+        progressive=5,
+        oversized=10,
+        chroma={"4:4:4": 10},
+        changes=(
+            Change("baseline", 0.5, 2.5),
+            Change("4:2:0", 1.0, 1.02),
+            Change("smaller", 1.0, 8.0),
+        ),
+    )
+    text = said(found(storage=storage))
+    assert "50% of the images are progressive JPEGs" in text
+    assert "2.5 times as fast (measured)" in text
+    assert "costs next to nothing here" in text
+    assert "scripts/shard.py --size 512" in text
+    assert "none of that would be noticed" in text
+    limited = found(step=(5000, 5000), storage=storage)
+    assert "none of that would be noticed" not in said(limited)
+    assert "stored well" in said(found())
+    one = found()
+    assert one.data is not None
+    mixed = replace(one.data, sizes=3, resized_to=512, asked=False)
+    assert "3 different sizes" in said(replace(one, data=mixed))
+
+
+# ----------------------------------------------------------------------- the chart
+
+
+@pytest.mark.parametrize("width", [10, 60, 80, 200])
+@pytest.mark.parametrize("block", ["#", "\u2588"])
+def test_bars_keep_to_the_width_and_to_the_order(width: int, block: str):
+    all_of_them = stages(found(step=(7, 1.2)))
+    head, *lines = bars(all_of_them, width, block).splitlines()
+    assert "logarithmic" in head
+    assert len(lines) == len(all_of_them)
+    assert all(len(line) <= max(width, 60) for line in lines)
+    lengths = [line.count(block) for line in lines]
+    assert min(lengths) >= 1
+    speeds = [stage.rate.images_per_second for stage in all_of_them]
+    for one, other in zip(np.argsort(speeds)[:-1], np.argsort(speeds)[1:], strict=True):
+        assert lengths[one] <= lengths[other]
+
+
+@given(st.lists(st.floats(1e-6, 1e9), min_size=1, max_size=8))
+def test_decades_hold_every_bar(speeds: list[float]):
+    low, high = decades([Stage("read", "x", rate(speed)) for speed in speeds])
+    assert low < high
+    assert high >= max(speeds) * 0.999
+
+
+def test_chart_is_written_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "a.png"
+    draw(path, stages(found()), "title", "caption")
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 400
+    with pytest.raises(OSError, match=r"a\.png"):
+        draw(tmp_path / "absent" / "a.png", stages(found()), "title", "caption")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+# -------------------------------------------------------------------- the installation
+
+
+@pytest.mark.parametrize(
+    ("check", "state", "words"),
+    [
+        (installation.cores(4, 4), "ok", "4 granted of 4"),
+        (installation.cores(2, 64), "warn", "2 granted of 64 counted"),
+        (installation.threads(2, 2), "ok", ""),
+        (installation.threads(64, 2), "warn", "--threads 2"),
+        (installation.busy(0.1, 2), "ok", "0.1 of 2 cores"),
+        (installation.busy(1.5, 2), "warn", "is not kept for --loader auto"),
+        (installation.busy(None, 2), "ok", ""),
+        (installation.open_files(256), "warn", "ulimit -n 4096"),
+        (installation.open_files(4096), "ok", "4,096"),
+        (installation.open_files(None), "ok", ""),
+        (installation.shared_memory(64 * 2**20), "warn", "--shm-size"),
+        (installation.shared_memory(8 * GIB), "ok", "8.0 GiB"),
+        (installation.shared_memory(None), "ok", ""),
+        (installation.memory(2 * GIB), "warn", "--batch-size"),
+        (installation.memory(16 * GIB), "ok", "16.0 GiB"),
+        (
+            installation.pillow("12.0", "12.0", None, turbo=True),
+            "ok",
+            "not pillow-simd",
+        ),
+        (installation.pillow("9.5.0.post2", None, "9.5.0.post2", turbo=True), "ok", ""),
+        (installation.pillow("12", "12", "9.5", turbo=True), "warn", "overwrite"),
+        (installation.pillow("12", "12", None, turbo=False), "warn", "much slower"),
+        (installation.loaders_that_run({"pil": None, "dali": "why"}), "warn", "why"),
+        (installation.loaders_that_run({"pil": None}), "ok", "pil"),
+    ],
+)
+def test_installation_check(check: installation.Check, state: str, words: str):
+    assert check.state == state, check.line
+    assert words in check.line
+
+
+@pytest.mark.parametrize(
+    ("torch_cuda", "dali", "there", "sees", "state", "words"),
+    [
+        ("12.8", ("cuda120",), True, True, "ok", "torch for CUDA 12.8"),
+        ("13.0", ("cuda130",), True, True, "ok", "nvidia-dali-cuda130 2"),
+        ("13.0", ("cuda120",), True, True, "warn", "fastretina[dali-cuda13]"),
+        ("12.8", ("cuda130",), True, True, "warn", "fastretina[dali]"),
+        ("13.0", ("cuda120",), False, False, "ok", "no NVIDIA GPU"),
+        ("12.8", (), True, True, "warn", "pip install 'fastretina[dali]'"),
+        (None, (), True, False, "fail", "install torch with CUDA"),
+        ("12.8", ("cuda120",), True, False, "fail", "nvidia-smi"),
+        (
+            "13.0",
+            ("cuda120", "cuda130"),
+            True,
+            True,
+            "warn",
+            "keep nvidia-dali-cuda130",
+        ),
+    ],
+)
+def test_cuda_pairing(torch_cuda, dali, there, sees, state: str, words: str):
+    installed = {f"nvidia-dali-{flavour}": "2" for flavour in dali}
+    check = installation.cuda(torch_cuda, installed, there=there, sees=sees)
+    assert check.state == state, check.line
+    assert words in check.line
+
+
+# ---------------------------------------------------------------------- what it keeps
+
+CHOICE = Choice(loader="dali", workers=3, images_per_second=1234.5, pixels=512)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "fastretina" / "doctor.json"
+
+
+def test_choice_is_kept_for_the_machine_and_device(cache: Path):
+    assert recall("cpu") is None
+    assert remember("cpu", CHOICE) == cache
+    assert recall("cpu") == CHOICE
+    assert recall("mps") is None
+    other = replace(CHOICE, loader="turbo")
+    remember("mps", other)
+    assert (recall("cpu"), recall("mps")) == (CHOICE, other)
+    assert [file.name for file in cache.parent.iterdir()] == ["doctor.json"]
+
+
+def test_choice_of_another_machine_is_not_this_ones(cache: Path, monkeypatch):
+    remember("cpu", CHOICE)
+    host = remembered.host_facts()
+    monkeypatch.setattr(
+        remembered, "host_facts", lambda: {**host, "cores granted": 999}
+    )
+    assert recall("cpu") is None
+    monkeypatch.setattr(remembered, "host_facts", lambda: host)
+    assert recall("cpu") == CHOICE
+    monkeypatch.setattr(remembered, "installed", lambda name: "0.0.1")
+    assert recall("cpu") is None
+
+
+def test_choice_for_a_gpu_is_by_its_name(cache: Path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    remember("cuda:0", CHOICE)
+    assert recall("cuda:1") == CHOICE
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "L4")
+    assert recall("cuda:0") is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        [],
+        "dali",
+        {},
+        {"loader": "webdataset"},
+        {"loader": ["dali"]},
+        {"workers": -1},
+        {"workers": "2"},
+        {"workers": True},
+        {"images_per_second": "fast"},
+        {"pixels": None},
+    ],
+)
+def test_damaged_choice_is_none(cache: Path, entry: object):
+    remember("cpu", CHOICE)
+    kept = json.loads(cache.read_text())
+    (key,) = kept["machines"]
+    if isinstance(entry, dict) and entry:
+        entry = {**kept["machines"][key], **entry}
+    kept["machines"][key] = entry
+    cache.write_text(json.dumps(kept))
+    assert recall("cpu") is None
+    remember("cpu", CHOICE)
+    assert recall("cpu") == CHOICE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", '{"format": 2}', '{"format": 1, "machines": 3}', "\xff"],
+)
+def test_damaged_file_is_ignored_and_mended(cache: Path, text: str):
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(text.encode("latin-1"))
+    assert recall("cpu") is None
+    remember("cpu", CHOICE)
+    assert recall("cpu") == CHOICE
+
+
+def test_relative_cache_folder_is_ignored(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = remembered.cache_file()
+    assert path == tmp_path / ".cache" / "fastretina" / "doctor.json"
+
+
+# ----------------------------------------------------------------------- measuring
+
+
+def test_rounds_keep_to_their_time_and_are_one_at_least():
+    calls = []
+
+    def work() -> int:
+        calls.append(1)
+        return 5
+
+    assert len(rounds(work, 0.0)) == 1
+    assert len(calls) == 2  # with the one that warms up
+    assert len(rounds(work, 60, most=4, warm_up=False)) == 4
+    assert Rate.of([3.0, 1.0, 2.0]) == Rate(2.0, 1.0, 3.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])],
+)
+def test_counts_of_workers(cores: int, expected: list[int]):
+    assert counts(cores) == expected
+
+
+def test_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch):
+    """A GPU's memory, played by a device that is not the CPU."""
+    from fastretina.doctor import training_rates as training
+
+    def make(case: object, compute: object) -> Callable[..., None]:
+        def step(number: int, batch: tuple[torch.Tensor, ...]) -> None:
+            if len(batch[1]) > 5:
+                raise torch.OutOfMemoryError("full")
+
+        return step
+
+    monkeypatch.setattr(training, "make_step", make)
+    compute = Compute(torch.device("meta"), None)
+    drill = Drill("resnet18", (8, 8), compute, 16, 0.1, lambda what: None)
+    measured = measure_training(drill, None)
+    assert (measured.batch, measured.out_of_memory) == (4, True)
+
+
+def test_device_too_small_for_one_image_is_said(monkeypatch: pytest.MonkeyPatch):
+    def full(case: object, compute: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr("fastretina.doctor.training_rates.make_step", full)
+    compute = Compute(torch.device("meta"), None)
+    drill = Drill("resnet18", (8, 8), compute, 16, 0.1, lambda what: None)
+    with pytest.raises(DeviceError, match="full with one image"):
+        measure_training(drill, None)
+
+
+# --------------------------------------------------------------------- the command
+
+
+QUIET = ("fastretina.doctor.installation._busy_cores", lambda: 0.0)
+
+
+@pytest.fixture(scope="module")
+def real_run(
+    shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Outcome, Path]:
+    """One examination of small shards with the real ResNet18."""
+    folder = tmp_path_factory.mktemp("doctor")
+    words = ["--shards", str(shards), "--out", str(folder / "a.png"), "--device", "cpu"]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("COLUMNS", "90")
+        patch.setattr(*QUIET)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = doctor.main([*words, "--seconds", "2", "--batch-size", "8"])
+        assert recall("cpu") is not None
+    told = (out.getvalue().splitlines(), err.getvalue().splitlines())
+    return Outcome(code, *told), folder
+
+
+def test_doctor_measures_every_stage(real_run: tuple[Outcome, Path]):
+    told = real_run[0].json
+    kinds = [stage["stage"] for stage in told["stages"]]
+    assert list(dict.fromkeys(kinds)) == [
+        "read",
+        "decode",
+        "batch",
+        "ready",
+        "step",
+        "end to end",
+    ]
+    assert all(stage["images_per_second"] > 0 for stage in told["stages"])
+    batches = {
+        s["name"].split(", ")[1] for s in told["stages"] if s["stage"] == "batch"
+    }
+    assert batches == set(available())
+    assert told["not_measured"].keys() == set(LOADERS) - set(available())
+    assert set(told["limits"]) == set(told["to_win"]) == {"head", "full"}
+    assert told["train_images"] == 37
+    assert told["image_shape"] == [64, 64]
+    assert told["forecast"]["recipe_seconds"] > 0
+    assert told["peak_bytes"] > 50e6
+    assert told["gpu_bytes"] is None
+
+
+def test_doctor_says_it_in_words_within_the_width(real_run: tuple[Outcome, Path]):
+    outcome, folder = real_run
+    *lines, _ = outcome.out
+    assert max(map(len, lines[:-3])) <= 90  # but for what is to be copied, and paths
+    text = "\n".join(lines)
+    for words in (
+        "Training the head",
+        "Loader ",
+        "Prefetch ",
+        "Batch size ",
+        "Memory: ",
+    ):
+        assert f"- {words}" in text
+    assert "\nUse: --loader " in text
+    assert "ok    versions" in text
+    assert all(line.startswith("measuring: ") for line in outcome.err), outcome.err
+    with Image.open(folder / "a.png") as image:
+        assert image.format == "PNG"
+
+
+def test_doctors_advice_is_what_auto_then_takes(real_run, monkeypatch):
+    outcome, folder = real_run
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    choice = recall("cpu")
+    assert choice is not None
+    advice = outcome.json["advice"]
+    assert (choice.loader, choice.workers) == (advice["loader"], advice["workers"])
+    assert choice.pixels == 64
+    assert outcome.json["remembered"] == str(remembered.cache_file())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+    """The doctor with a small network, in an empty folder."""
+    make_small(monkeypatch)
+    monkeypatch.setattr(*QUIET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*words: object) -> Outcome:
+        flags = ["--device", "cpu", "--seconds", "0.5", "--batch-size", "4"]
+        return call(doctor.main, [*flags, *map(str, words)], capsys)
+
+    return run
+
+
+def test_without_shards_the_step_is_measured_alone(quick, tmp_path: Path):
+    outcome = quick("--image-size", 64)
+    told = outcome.json
+    assert outcome.err[0].startswith("note: no data set in ./shards")
+    assert {stage["stage"] for stage in told["stages"]} == {"step"}
+    assert (told["shards"], told["advice"], told["forecast"]) == (None, None, None)
+    assert told["remembered"] is None
+    assert (tmp_path / "doctor.png").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_shards_in_the_usual_place_are_found(quick, tmp_path: Path, shards: Path):
+    (tmp_path / "shards").symlink_to(shards)
+    assert quick("--image-size", 64).json["shards"] == "shards"
+
+
+def test_cache_that_cannot_be_written_is_only_noted(
+    quick, tmp_path, shards, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    outcome = quick("--shards", shards)
+    assert outcome.json["remembered"] is None
+    assert any("not kept for --loader auto" in line for line in outcome.err)
+
+
+def test_nothing_is_kept_of_a_busy_machine(quick, shards, monkeypatch):
+    monkeypatch.setattr(QUIET[0], lambda: 64.0)
+    outcome = quick("--shards", shards)
+    assert outcome.json["installation"]["load"][0] == "warn"
+    assert outcome.json["remembered"] is None
+    assert recall("cpu") is None
+
+
+def test_loader_that_fails_is_noted_and_the_others_go_on(quick, shards, monkeypatch):
+    def fail(self: object) -> None:
+        raise RuntimeError("out of luck\nat length")
+
+    monkeypatch.setattr("loaders._turbo.TurboLoader._slots", fail)
+    outcome = quick("--shards", shards)
+    assert outcome.json["not_measured"]["turbo"] == "out of luck"
+    assert outcome.json["advice"]["loader"] != "turbo"
+    assert any("Not measured: turbo (out of luck)" in line for line in outcome.out)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        ("--shards absent", 1, "no data set in absent (the folder does not exist)"),
+        ("--shards .", 1, "no data set in ."),
+        ("--shards http://host/shards", 2, "--shards must be a folder on this machine"),
+        ("--seconds 0", 2, "--seconds must be above 0, got 0.0"),
+        ("--seconds nan", 2, "--seconds must be above 0, got nan"),
+        ("--batch-size 0", 2, "--batch-size must be at least 1, got 0"),
+        ("--image-size 8", 2, "--image-size must be at least 64, got 8"),
+        ("--out a.pdf", 2, "--out must end in .png, got a.pdf"),
+        ("--out no/a.png", 2, "--out must lie in a folder that exists, got no/a.png"),
+        ("--arch vgg", 2, "invalid choice 'vgg' for argument '--arch'"),
+        ("--device cuda:99", 1, "--device cuda:99 is not here"),
+    ],
+)
+def test_bad_input_is_one_line(words: str, code: int, line: str, quick, tmp_path: Path):
+    outcome = quick(*words.split())
+    assert outcome.code == code
+    assert outcome.complaint.startswith(f"error: {line}")
+    assert len(outcome.err) == 1
+    assert outcome.out == []
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_image_that_cannot_be_decoded_is_named(quick, shards: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(shards, tmp_path / "damaged"))
+    row = pq.read_table(folder / "train.parquet").slice(19, 1).to_pylist()[0]
+    with (folder / f"train-{row['shard']:06d}.tar").open("r+b") as tar:
+        tar.seek(row["offset"])
+        tar.write(bytes(200))
+    outcome = quick("--shards", folder)
+    assert outcome.code == 1
+    assert f"sample {row['key']}: " in outcome.complaint
+
+
+def test_images_of_several_sizes_are_measured_resized(
+    quick, make_course, run_shard, tmp_path: Path
+):
+    course = make_course(tmp_path / "course", train=12, test=3)
+    (course / "data" / "10_left.jpeg").write_bytes(jpeg(picture(96, 80), quality=90))
+    assert run_shard(course, tmp_path / "mixed", "--workers", 1)[0] == 0
+    told = quick("--shards", tmp_path / "mixed", "--seconds", 0.1).json
+    assert told["image_shape"] == [512, 512]
+    outcome = quick("--shards", tmp_path / "mixed", "--image-size", 64)
+    assert outcome.json["image_shape"] == [64, 64]
+
+
+def test_doctor_leaves_nothing_behind(quick, shards: Path, tmp_path: Path):
+    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    quick("--shards", shards)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "doctor.png"]
+    if before:
+        assert set(os.listdir("/dev/shm")) <= before

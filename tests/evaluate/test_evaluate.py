@@ -1,0 +1,246 @@
+"""``fastretina.evaluate``: a run's own numbers again, from every sample once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+from small_runs import Outcome, call, make_small, words
+from torch import nn
+
+from fastretina.evaluate import command as evaluate
+from fastretina.evaluate.command import predict_all
+from fastretina.nn.device import choose
+from fastretina.train import command as train
+from loaders import LoaderConfig, make_loader, open_split
+from loaders.errors import RunError
+
+Evaluates = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of two finished runs, ``strong`` and ``seed``; read-only by agreement."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        for recipe in ("strong", "seed"):
+            flags = ("--recipe", recipe, "--lr", 0.05, "--head-lr", 0.05)
+            assert train.main(words(shards, folder / recipe, *flags)) == 0
+    return folder
+
+
+@pytest.fixture
+def evaluates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Evaluates:
+    make_small(monkeypatch)
+
+    def run(*flags: object) -> Outcome:
+        return call(evaluate.main, [str(flag) for flag in flags], capsys)
+
+    return run
+
+
+def reported(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return found
+
+
+def test_evaluate_repeats_a_resnet18s_numbers(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = words(shards, tmp_path / "run", "--max-steps", 2, "--head-epochs", 0)
+    call(train.main, flags, capsys).json  # noqa: B018  # asserts that it went well
+    found = call(evaluate.main, [str(tmp_path / "run")], capsys).json
+    told = reported(tmp_path / "run")
+    assert {k: found[f"test_{k}"] for k in told["test"]} == told["test"]
+    assert found["weights_sha256"] == told["weights_sha256"]
+
+
+@pytest.mark.parametrize("recipe", ["strong", "seed"])
+@pytest.mark.parametrize("loader", ["auto", "turbo", "pil"])
+def test_evaluate_repeats_the_runs_own_numbers(
+    runs: Path, evaluates: Evaluates, recipe: str, loader: str
+):
+    outcome = evaluates(runs / recipe, "--loader", loader, "--workers", 0)
+    found, told = outcome.json, reported(runs / recipe)
+    assert {k: found[f"test_{k}"] for k in told["test"]} == told["test"]
+    for name in ("test_accuracy", "test_qwk", "weights_sha256", "checkpoint"):
+        assert found[name] == told[name], name
+    assert found["test_samples"] == 11
+    assert found["checkpoint"] == {"strong": "best", "seed": "last"}[recipe]
+    assert f"accuracy {told['test_accuracy']:.1%} [" in outcome.out[1]
+    assert found["baselines"] == told["baselines"]
+    assert found["leak"] == told["leak"] == {"eyes": 0, "total": 11}
+    for name in ("calibrated", "calibration", "prior_corrected", "pairs"):
+        assert found[name] == told[name], name
+
+
+def test_evaluate_changes_nothing_in_the_run(runs: Path, evaluates: Evaluates):
+    before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+    evaluates(runs / "strong").json  # noqa: B018
+    assert {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()} == before
+
+
+def test_evaluate_on_train_takes_every_sample(runs: Path, evaluates: Evaluates):
+    found = evaluates(runs / "strong", "--split", "train").json
+    assert found["train_samples"] == 37  # the held-out patients too
+    assert np.sum(found["train_confusion"], axis=1).tolist() == [27, 3, 3, 2, 2]
+    assert "test_accuracy" not in found
+
+
+def test_evaluate_on_as_many_threads_as_the_run(
+    runs: Path, evaluates: Evaluates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = json.loads((runs / "seed" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"threads": 3}))
+    last = (runs / "seed" / "last.safetensors").read_bytes()
+    (tmp_path / "last.safetensors").write_bytes(last)
+    used: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", used.append)
+    evaluates(tmp_path).json  # noqa: B018
+    assert 3 in used
+
+
+def test_evaluate_of_a_gpu_runs_precision_falls_back_where_it_must(
+    runs: Path, evaluates: Evaluates, tmp_path: Path
+):
+    if torch.cuda.is_available():
+        pytest.skip("fp16 can be had here")
+    config = json.loads((runs / "seed" / "config.json").read_text())
+    config["precision"], config["recipe"]["amp"] = "fp16", "fp16"
+    for name in ("last.safetensors", "metrics.json"):
+        (tmp_path / name).write_bytes((runs / "seed" / name).read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert evaluates(tmp_path).json["test_samples"] == 11
+
+
+def test_evaluate_on_shards_elsewhere(
+    runs: Path, evaluates: Evaluates, make_course: Callable[..., Path], tmp_path: Path
+):
+    from fastretina.shard import command as shard
+
+    course = make_course(tmp_path / "course", train=4, test=5)
+    other = tmp_path / "other"
+    assert shard.main([str(course), str(other), "--workers", "1"]) == 0
+    found = evaluates(runs / "seed", "--shards", other).json
+    assert (found["test_samples"], found["shards"]) == (5, str(other))
+    gone = evaluates(runs / "seed", "--shards", tmp_path / "gone")
+    assert gone.code == 1
+    assert "python scripts/shard.py" in gone.complaint
+
+
+def test_evaluate_without_a_checkpoint_is_one_line(
+    runs: Path, evaluates: Evaluates, tmp_path: Path
+):
+    nothing = evaluates(tmp_path)
+    assert nothing.code == 1
+    assert "holds no run" in nothing.complaint
+    config = (runs / "strong" / "config.json").read_bytes()
+    (tmp_path / "config.json").write_bytes(config)
+    early = evaluates(tmp_path)
+    assert early.code == 1
+    assert "no checkpoint was saved yet" in early.complaint
+    (tmp_path / "best.safetensors").write_bytes(b"torn")
+    torn = evaluates(tmp_path)
+    assert torn.code == 1
+    assert "best.safetensors is damaged" in torn.complaint
+    other = json.loads(config)
+    other["recipe"]["arch"] = "resnet50"
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    best = (runs / "strong" / "best.safetensors").read_bytes()
+    (tmp_path / "best.safetensors").write_bytes(best)
+    wrong = evaluates(tmp_path)
+    assert wrong.code == 1
+    assert "does not fit the recipe" in wrong.complaint
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("RUN", "--loader", "dvd"),
+        ("RUN", "--split", "validation"),
+        ("RUN", "--workers", "-1"),
+    ],
+)
+def test_evaluate_with_flags_that_cant_be_meant_exits_2(
+    evaluates: Evaluates, flags: tuple[str, ...]
+):
+    outcome = evaluates(*flags)
+    assert outcome.code == 2
+    assert len(outcome.err) == 1
+
+
+# ---- predict_all
+
+
+class Guess(nn.Module):
+    """Logits from the mean of the image's red, so that each image has its own."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        red = images[:, 0].mean((1, 2))
+        return torch.stack([red * grade for grade in range(5)], dim=1)
+
+
+@pytest.mark.parametrize("size", [1, 3, 11, 32])
+def test_predict_all_takes_every_sample_once_in_order(shards: Path, size: int):
+    config = LoaderConfig(batch_size=size, workers=1)
+    with open_split(shards, "test") as split:
+        labels = split.labels
+        with make_loader("turbo", split, "test", config) as loader:
+            found = predict_all(Guess(), loader, choose("cpu", "off"))
+    assert found.rows.tolist() == list(range(11))
+    assert found.labels.tolist() == labels.tolist()
+    assert found.probabilities.shape == (11, 5)
+    assert found.probabilities.dtype == np.float64
+    assert found.probabilities.sum(axis=1) == pytest.approx(np.ones(11))
+    assert len(np.unique(found.probabilities[:, 0])) == 11
+    matrix = confusion_matrix(labels, found.probabilities.argmax(1), labels=range(5))
+    assert matrix.sum() == 11
+
+
+def test_predict_all_of_a_network_gone_astray_is_one_line(shards: Path):
+    class Astray(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), 5), torch.nan)
+
+    with (
+        make_loader("turbo", shards, "test", LoaderConfig(workers=1)) as loader,
+        pytest.raises(RunError, match="not finite"),
+    ):
+        predict_all(Astray(), loader, choose("cpu", "off"))
+
+
+def test_predict_all_can_be_stopped(shards: Path):
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    config = LoaderConfig(batch_size=2, workers=1)
+    with (
+        make_loader("turbo", shards, "test", config) as loader,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        predict_all(Guess(), loader, choose("cpu", "off"), stop)
+
+
+def test_evaluate_undoes_the_class_weights_as_the_run_does(
+    shards: Path,
+    tmp_path: Path,
+    evaluates: Evaluates,
+    capsys: pytest.CaptureFixture[str],
+):
+    flags = words(shards, tmp_path / "run", "--class-weights", "balanced")
+    call(train.main, flags, capsys).json  # noqa: B018  # asserts that it went well
+    outcome = evaluates(tmp_path / "run")
+    told = reported(tmp_path / "run")["prior_corrected"]
+    assert told is not None
+    assert outcome.json["prior_corrected"] == told
+    assert any("with the class weights undone" in line for line in outcome.out)

@@ -1,0 +1,597 @@
+"""Experiments: their cells, their keeping of what is done, and what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+import simplejpeg
+from small_experiments import use_small
+from small_runs import Outcome, call
+
+from fastretina import cli
+from fastretina.data.preprocess import equalise
+from fastretina.experiments import command as experiments
+from fastretina.experiments import series
+from fastretina.experiments import worker as training
+from fastretina.experiments.ablations import ablations
+from fastretina.experiments.budget import BUDGETS
+from fastretina.experiments.options import Options, split_words
+from fastretina.experiments.plans import PLANS, strong, table
+from fastretina.experiments.results import Collection
+from fastretina.experiments.results import Outcome as CellOutcome
+from fastretina.experiments.text import differences
+from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT, CLAHE, make_variant
+from fastretina.metrics.baselines import Eyes, leak
+from fastretina.metrics.calibration import correct_prior
+from fastretina.metrics.predictions import Predicted
+from fastretina.recipe import RECIPES, Recipe
+from loaders.errors import RunError
+from loaders.shards import open_split
+
+Runs = Callable[..., Outcome]
+SMALL = ["--weights", "none", "--batch-size", "8", "--threads", "1"]
+
+
+def same(recipe: Recipe) -> Recipe:
+    return recipe
+
+
+@pytest.fixture
+def runs(
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Runs:
+    use_small(monkeypatch)
+
+    def run(name: str, *flags: object) -> Outcome:
+        words = [name, "--shards", shards, "--out", tmp_path / "out", *SMALL, *flags]
+        if "--budget" not in words:
+            words += ["--budget", "tiny"]
+        return call(experiments.main, [str(word) for word in words], capsys)
+
+    return run
+
+
+def experiment(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "experiment.json").read_text())
+    return found
+
+
+# ---- flags
+
+
+def test_split_words_tells_recipe_flags_from_its_own():
+    words = ["table", "--image-size", "128", "--seeds", "3", "--lr=1e-4"]
+    words += ["--no-test-each-epoch", "--out", "x", "--test-each-epoch", "--dry-run"]
+    own, recipe = split_words(words)
+    assert own == ["table", "--seeds", "3", "--out", "x", "--dry-run"]
+    assert recipe == [
+        *("--image-size", "128", "--lr=1e-4"),
+        *("--no-test-each-epoch", "--test-each-epoch"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--recipe", "seed"], "--recipe must be left out: it is what strong varies"),
+        (["--lr", "-1"], "--lr must be above 0, got -1.0"),
+        (["--lr", "fast"], "--lr"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--budget", "huge"], "--budget"),
+        (["--nonsense"], "nonsense"),
+    ],
+)
+def test_experiments_refuses_flags_that_cant_be_meant(
+    runs: Runs, tmp_path: Path, flags: list[str], line: str
+):
+    outcome = runs("strong", *flags)
+    assert outcome.code == 2
+    assert line in outcome.complaint
+    assert not (tmp_path / "out").exists()
+
+
+def test_experiments_of_no_shards_say_what_makes_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = ["strong", "--shards", str(tmp_path / "none")]
+    outcome = call(experiments.main, flags, capsys)
+    assert outcome.code == 1
+    assert "scripts/shard.py" in outcome.complaint
+
+
+# ---- plans
+
+
+def changed(cell: Recipe, base: Recipe) -> set[str]:
+    names = (field.name for field in fields(Recipe))
+    return {name for name in names if getattr(cell, name) != getattr(base, name)}
+
+
+def test_table_is_the_reports_four_networks():
+    plan = table(same, 512, leaks=True)
+    assert [(c.recipe.arch, c.recipe.weights) for c in plan.cells] == [
+        (arch, weights)
+        for arch in ("resnet18", "resnet50")
+        for weights in ("imagenet", "none")
+    ]
+    for cell in plan.cells:
+        assert changed(cell.recipe, RECIPES["seed"]) <= {"arch", "weights"}
+        assert cell.recipe.test_each_epoch  # the curves of the report
+    reported = dict(plan.reference)
+    assert reported["ResNet18, ImageNet weights"] == 0.8162
+    assert reported["ResNet50, from scratch"] == 0.7338
+
+
+ABLATIONS = {
+    "base": set(),
+    "weights-max": {"class_weights"},
+    "weights-max-corrected": {"class_weights"},
+    "weights-sqrt": {"class_weights"},
+    "weights-after-head": {"class_weights", "weighted_phases"},
+    "resize-224": {"image_size"},
+    "jitter-0.5": {"brightness", "contrast", "saturation"},
+    "jitter-0.2": {"brightness", "contrast", "saturation"},
+    "jitter-0.5-weights-max": {
+        "brightness",
+        "contrast",
+        "saturation",
+        "class_weights",
+    },
+    "clahe-train": set(),
+    "clahe-both": set(),
+    "one-phase": {"head_epochs", "full_epochs"},
+    "batchnorm-eval": {"head_batchnorm"},
+}
+
+
+def test_ablations_change_one_thing_each():
+    plan = ablations(same, 512, leaks=True)
+    found = {c.name: changed(c.recipe, RECIPES["seed"]) for c in plan.cells}
+    assert found == ABLATIONS
+    assert plan.cell("resize-224").recipe.image_size == 224
+    assert (plan.cell("clahe-train").data, plan.cell("clahe-train").test) == (
+        CLAHE,
+        "given",
+    )
+    assert plan.cell("clahe-both").test == CLAHE
+    one_phase = plan.cell("one-phase").recipe
+    assert (one_phase.head_epochs, one_phase.full_epochs) == (0, 15)
+    assert plan.variants == [CLAHE]
+    assert all(cell.why.endswith(".") for cell in plan.cells)
+
+
+@pytest.mark.parametrize(("leaks", "other"), [(True, BY_PATIENT), (False, BY_IMAGE)])
+def test_strong_is_held_against_seed_on_both_kinds_of_split(leaks: bool, other: str):
+    plan = strong(same, 512, leaks)
+    assert {(c.recipe.recipe, c.data, c.test) for c in plan.cells} == {
+        (recipe, data, data)
+        for recipe in ("seed", "strong")
+        for data in ("given", other)
+    }
+    assert [(p.first, p.second) for p in plan.pairings] == [
+        ("strong-given", "seed-given"),
+        (f"strong-{other}", f"seed-{other}"),
+    ]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_pairings_name_cells_of_the_plan(name: str):
+    plan = PLANS[name](same, 512, True)
+    names = [cell.name for cell in plan.cells]
+    assert len(set(names)) == len(names)
+    paired = {n for p in plan.pairings for n in (p.first, p.second)}
+    assert paired <= set(names)
+
+
+def test_budgets_scale_epochs_size_and_samples():
+    small = BUDGETS["small"].scaled(RECIPES["strong"], 512)
+    assert (small.head_epochs, small.full_epochs) == (2, 4)
+    assert (small.image_size, small.train_samples) == (128, 1000)
+    assert BUDGETS["small"].scaled(RECIPES["strong"], 96).image_size == 96
+    assert BUDGETS["full"].scaled(RECIPES["seed"], 512) == RECIPES["seed"]
+
+
+def test_differences_are_flags_that_make_the_recipe():
+    recipe = ablations(same, 512, True).cell("weights-after-head").recipe
+    assert differences(recipe, RECIPES["seed"]) == [
+        "--class-weights balanced",
+        "--weighted-phases full",
+    ]
+    plain = experiments._with_words(RECIPES["seed"], ["--no-test-each-epoch"])
+    assert differences(plain, RECIPES["seed"]) == ["--no-test-each-epoch"]
+
+
+# ---- running
+
+
+def test_dry_run_tells_time_and_trains_nothing(runs: Runs, tmp_path: Path):
+    outcome = runs("ablations", "--dry-run", "--seeds", 2)
+    assert outcome.json["runs"] == 2 * 12  # one of the 13 cells is derived
+    assert outcome.json["estimated_seconds"] > 0
+    text = "\n".join(outcome.out)
+    assert "weights-sqrt: 2 x " in text
+    assert "--class-weights sqrt" in text
+    assert "in all about" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_experiment_is_done_once_and_more_seeds_add_to_it(runs: Runs, tmp_path: Path):
+    out = tmp_path / "out"
+    first = runs("strong").json
+    assert first["runs"] == 4
+    found = experiment(out)
+    assert [cell["state"] for cell in found["cells"]] == ["done"] * 4
+    for cell in found["cells"]:
+        (run,) = cell["runs"]
+        told = json.loads((out / run / "metrics.json").read_text())
+        assert cell["scores"]["qwk"]["mean"] == pytest.approx(told["test"]["qwk"])
+        assert cell["scores"]["qwk"]["spread"] is None
+        assert cell["parameters"] == told["parameters"]
+    assert {(c["first"], c["second"]) for c in found["comparisons"]} == {
+        ("strong-given", "seed-given"),
+        (f"strong-{BY_IMAGE}", f"seed-{BY_IMAGE}"),
+    }
+    assert (out / "table.md").read_text().startswith("## Recipe strong")
+    assert (out / found["figures"][0]["file"]).stat().st_size > 1000
+
+    weights = {p: p.stat().st_mtime_ns for p in out.rglob("last.safetensors")}
+    again = runs("strong")
+    assert again.json == first
+    assert "4 of 4 runs are finished already" in again.err
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("last.safetensors")} == weights
+
+    more = runs("strong", "--seeds", 2)
+    assert more.json["runs"] == 8
+    assert "4 of 8 runs are finished already" in more.err
+    for cell in experiment(out)["cells"]:
+        assert len(cell["runs"]) == 2
+        assert len(cell["scores"]["accuracy"]["by_seed"]) == 2
+        assert cell["scores"]["accuracy"]["spread"] is not None
+    assert any("±" in line for line in more.out)
+
+
+def test_failed_cell_does_not_lose_the_others(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = training.train
+
+    def failing(options: Any, *rest: Any) -> str | None:
+        if options.recipe.recipe == "seed":
+            return "no memory left"
+        return real(options, *rest)
+
+    monkeypatch.setattr(training, "train", failing)
+    outcome = runs("strong")
+    assert outcome.code == 1
+    assert "2 of 4 runs failed" in outcome.complaint
+    assert "seed-given-seed0: no memory left" in outcome.complaint
+    states = {c["cell"]: c["state"] for c in experiment(tmp_path / "out")["cells"]}
+    assert states == {
+        "seed-given": "failed",
+        "strong-given": "done",
+        f"seed-{BY_IMAGE}": "failed",
+        f"strong-{BY_IMAGE}": "done",
+    }
+    assert any("failed: no memory left" in line for line in outcome.out)
+    monkeypatch.setattr(training, "train", real)
+    again = runs("strong")
+    assert "2 of 4 runs are finished already" in again.err
+    assert again.json["runs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("os.kill(os.getpid(), 9)", "killed, perhaps for want of memory"),
+        ("os._exit(7)", "ended with exit code 7"),
+        ("raise ZeroDivisionError('oh')", "ZeroDivisionError: oh (see "),
+        ("raise RunError('one line')", "one line"),
+    ],
+)
+def test_run_that_dies_is_told_in_a_line(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, told: str
+):
+    monkeypatch.setattr(training, "_child", partial(dying_child, end))
+    outcome = runs("strong")
+    assert outcome.code == 1
+    assert told in outcome.complaint
+    assert "4 of 4 runs failed" in outcome.complaint
+
+
+def dying_child(end: str, *parts: Any) -> None:
+    """A run's process in which training comes to this end."""
+
+    def command(_: object) -> None:
+        exec(end, {"os": os, "RunError": RunError})
+
+    pytest.MonkeyPatch().setattr("fastretina.train.command.command", command)
+    training_child(*parts)
+
+
+training_child = training._child
+
+
+def start(out: Path, shards: Path, *flags: str) -> subprocess.Popen[str]:
+    """A process of its own, which is killed with all that it has not left behind."""
+    words = ["strong", "--shards", str(shards), "--out", str(out), *SMALL, *flags]
+    words += ["--budget", "tiny", "--full-epochs", "6"]
+    path = Path(__file__).parents[1] / "small_experiments.py"
+    with out.with_name("said").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, str(path), *words], stderr=said, stdout=said, text=True
+        )
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+def test_stopped_experiment_leaves_no_process_and_goes_on_to_the_same_weights(
+    shards: Path, tmp_path: Path, runs: Runs
+):
+    """Ctrl-C in the first run, kill -9 in the second; then on to the end."""
+    whole, stopped = tmp_path / "out", tmp_path / "stopped"
+    process = start(stopped, shards)
+    wait_for((stopped / "runs" / "seed-given-seed0" / "last.safetensors").exists)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said[-1] == "interrupted: the same command goes on where it was"
+
+    process = start(stopped, shards)
+    second = stopped / "runs" / "strong-given-seed0"
+    wait_for((second / "last.safetensors").exists)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait(10)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+    for out in (whole, stopped):
+        assert runs("strong", "--full-epochs", 6, "--out", out).code == 0
+    assert weights(stopped) == weights(whole)
+    told = [experiment(out)["cells"] for out in (stopped, whole)]
+    for one, other in zip(*told, strict=True):
+        assert one["scores"] == other["scores"]
+
+
+def weights(out: Path) -> dict[str, str]:
+    found = {
+        path.parent.name: json.loads(path.read_text())["weights_sha256"]
+        for path in out.glob("runs/*/metrics.json")
+    }
+    assert len(found) == 4
+    return found
+
+
+def test_two_experiments_dont_share_a_folder(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from filelock import FileLock
+
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        outcome = runs("strong")
+    assert outcome.code == 1
+    assert "another process is at work in" in outcome.complaint
+
+
+def test_other_settings_need_another_folder(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "train", lambda *_: "not today")
+    assert runs("strong").code == 1
+    outcome = runs("strong", "--lr", "0.5")
+    assert outcome.code == 1
+    assert "--lr was 0.001, is 0.5" in outcome.complaint
+    assert "choose another --out" in outcome.complaint
+    assert "experiment was strong, is ablations" in runs("ablations").complaint
+
+
+def test_damaged_settings_are_told(runs: Runs, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "settings.json").write_text("{")
+    outcome = runs("strong")
+    assert outcome.code == 1
+    assert "settings.json" in outcome.complaint
+
+
+# ---- pre-trained weights
+
+
+def test_pretrained_folder_takes_the_place_of_imagenet(tmp_path: Path, shards: Path):
+    for name in ("resnet18-abc.pth", "resnet50.safetensors", "readme.txt"):
+        (tmp_path / name).write_bytes(b"")
+    options = Options(
+        name="table", shards=str(shards), pretrained=tmp_path, out=tmp_path
+    )
+    plan = experiments.make_plan(options, [], 64)
+    assert [cell.recipe.weights for cell in plan.cells] == [
+        str(tmp_path / "resnet18-abc.pth"),
+        "none",
+        str(tmp_path / "resnet50.safetensors"),
+        "none",
+    ]
+    assert plan.cells[0].title == f"ResNet18, weights of {tmp_path.name}"
+
+
+@pytest.mark.parametrize("names", [[], ["resnet18-a.pth", "resnet18-b.pth"]])
+def test_pretrained_folder_must_hold_one_file_of_each(
+    runs: Runs, tmp_path: Path, names: list[str]
+):
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    outcome = call_table(runs, tmp_path)
+    assert outcome.code == 1
+    assert "must hold one file resnet18*.pth" in outcome.complaint
+
+
+def call_table(runs: Runs, folder: Path) -> Outcome:
+    return runs("ablations", "--pretrained", folder, "--weights", "auto")
+
+
+# ---- variants of the data
+
+
+def names(shards: Path) -> dict[str, Eyes]:
+    found = {}
+    for name in ("train", "test"):
+        with open_split(shards, name) as split:
+            found[name] = Eyes.of(split)
+    return found
+
+
+def test_variant_by_patient_and_by_image_keep_every_sample(
+    make_course: Callable[..., Path], tmp_path: Path, run_shard: Any
+):
+    course = make_course(tmp_path / "course", train=120, test=40)
+    assert run_shard(course, tmp_path / "shards")[0] == 0
+    given = names(tmp_path / "shards")
+    everyone = sorted([*given["train"].names, *given["test"].names])
+    grades = {
+        name: grade
+        for eyes in given.values()
+        for name, grade in zip(eyes.names, eyes.labels.tolist(), strict=True)
+    }
+    for variant, leaking in ((BY_PATIENT, False), (BY_IMAGE, True)):
+        folder = make_variant(variant, str(tmp_path / "shards"), tmp_path / variant)
+        found = names(folder)
+        assert sorted([*found["train"].names, *found["test"].names]) == everyone
+        assert 30 <= len(found["test"].names) <= 50
+        assert (leak(found["train"], found["test"]).eyes > 0) is leaking
+        for eyes in found.values():
+            for name, grade in zip(eyes.names, eyes.labels.tolist(), strict=True):
+                assert grades[name] == grade
+        assert [p.name for p in (tmp_path / variant).iterdir()] == [variant]
+
+
+def test_variant_clahe_is_clahe_of_every_image(shards: Path, tmp_path: Path):
+    folder = make_variant(CLAHE, str(shards), tmp_path)
+    for name in ("train", "test"):
+        with open_split(shards, name) as given, open_split(folder, name) as changed:
+            where = {changed.key(row): row for row in range(len(changed))}
+            assert len(where) == len(given)
+            for row in range(len(given)):
+                pixels = simplejpeg.decode_jpeg(bytes(given.read(row)))
+                now = simplejpeg.decode_jpeg(bytes(changed.read(where[given.key(row)])))
+                difference = cv2.absdiff(equalise(pixels), now)
+                assert difference.mean() < 4  # it was encoded once more
+                assert np.abs(now.astype(int) - pixels).mean() > 8
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    assert make_variant(CLAHE, str(shards), tmp_path) == folder
+    assert (folder / "manifest.json").stat().st_mtime_ns == before
+
+
+# ---- what is said of the runs
+
+
+def made_run(folder: Path, grades: np.ndarray, labels: np.ndarray) -> Path:
+    """A finished run's folder, as ``collect`` reads it."""
+    folder.mkdir(parents=True)
+    chances = np.full((len(labels), 5), 0.02)
+    chances[np.arange(len(labels)), grades] = 0.92
+    names = [f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(len(labels))]
+    Predicted(
+        rows=np.arange(len(labels)),
+        keys=names,
+        patients=[str(n // 2) for n in range(len(labels))],
+        eyes=[("left", "right")[n % 2] for n in range(len(labels))],
+        labels=labels,
+        probabilities=chances,
+        about={"weights_sha256": "0" * 64},
+    ).save(folder / "test.parquet")
+    (folder / "metrics.json").write_text(
+        json.dumps({"parameters": 7, "weights": "none", "seconds": 1.0})
+    )
+    config = dict.fromkeys(
+        ("recipe", "weights", "shards", "data", "image_shape", "square")
+    )
+    config |= dict.fromkeys(("loader", "precision", "threads"))
+    counts = [100, 10, 20, 4, 2]
+    (folder / "config.json").write_text(json.dumps(config | {"train_counts": counts}))
+    (folder / "log.csv").write_text("epoch,phase,test_accuracy\n1,head,0.9\n2,full,\n")
+    return folder
+
+
+def collected(tmp_path: Path) -> dict[str, Any]:
+    plan = ablations(same, 512, leaks=False)
+    labels = np.repeat(np.arange(5), [60, 8, 16, 8, 8])
+    said = {cell.name: labels.copy() for cell in plan.trained}
+    said["jitter-0.5-weights-max"] = np.full(100, 2)
+    said["base"][::5] = 0
+    outcomes = {
+        name: CellOutcome(runs=[made_run(tmp_path / name, grades, labels)])
+        for name, grades in said.items()
+    }
+    outcomes["one-phase"] = CellOutcome(error="it failed")
+    return Collection(plan).collect(outcomes)[0]
+
+
+def test_collapse_verdicts_are_those_of_the_predictions(tmp_path: Path):
+    cells = {cell["cell"]: cell for cell in collected(tmp_path)["cells"]}
+    fallen = {name for name, cell in cells.items() if cell["collapse"]}
+    assert fallen == {"jitter-0.5-weights-max"}
+    verdict = cells["jitter-0.5-weights-max"]["collapse"]
+    assert "grade 2 (Moderate)" in verdict
+    assert "accuracy of 16.0% is that grade's share" in verdict
+    assert cells["base"]["best_on_test"] == 0.9
+    assert (cells["one-phase"]["state"], cells["one-phase"]["scores"]) == (
+        "failed",
+        None,
+    )
+
+
+def test_comparisons_name_what_is_better_and_leave_out_what_failed(tmp_path: Path):
+    found = collected(tmp_path)["comparisons"]
+    pairs = {(each["first"], each["second"]) for each in found}
+    assert ("one-phase", "base") not in pairs
+    assert ("weights-max", "base") in pairs
+    by = {(e["first"], e["statistic"]): e for e in found if e["second"] == "base"}
+    assert by["weights-max", "accuracy"]["clear"]
+    assert "class weights max/n is better" in by["weights-max", "accuracy"]["verdict"]
+    assert by["jitter-0.5-weights-max", "accuracy"]["value"] < -0.5
+
+
+def test_derived_cell_undoes_the_class_weights(tmp_path: Path):
+    cells = {cell["cell"]: cell for cell in collected(tmp_path)["cells"]}
+    test = Predicted.load(tmp_path / "weights-max" / "test.parquet")
+    corrected = correct_prior(test.probabilities, [1.0, 10.0, 5.0, 25.0, 50.0])
+    accuracy = np.mean(corrected.argmax(axis=1) == test.labels)
+    found = cells["weights-max-corrected"]["scores"]["accuracy"]["mean"]
+    assert found == pytest.approx(accuracy)
+    assert found < cells["weights-max"]["scores"]["accuracy"]["mean"]
+
+
+def test_series_asks_for_no_run_of_a_derived_cell():
+    plan = ablations(same, 512, leaks=False)
+    options = Options(name="ablations", seeds=2)
+    of = series.Series(plan, options, dict.fromkeys(ABLATIONS, 1.0))
+    runs = [(cell.name, number) for cell, number in of._runs()]
+    assert len(runs) == 24
+    assert "weights-max-corrected" not in dict(runs)
+    assert runs[0] == ("base", 0)
+    assert runs[12] == ("base", 1)
+
+
+def test_experiments_is_a_command():
+    assert "experiments" in cli.COMMANDS

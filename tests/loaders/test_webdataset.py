@@ -1,0 +1,285 @@
+"""Streaming shards with the webdataset library, from files and from a web server."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from loaders import LoaderConfig, make_loader, open_split
+from loaders.errors import LoaderError, NoShards, SampleError, ShardError
+from loaders.order import EpochOrder
+
+TRAIN = 37  # samples in the fixture's split, in shards of 10
+AUGMENTED = {"shuffle": True, "hflip": 0.4, "vflip": 0.5}
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder; may break off, or refuse, as the test wants it."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path.rpartition("/")[2])
+        if self.server.refusals > 0 and self.path.endswith(".tar"):
+            self.server.refusals -= 1
+            self.send_error(503)
+            return
+        if self.server.breaks > 0 and self.path.endswith(".tar"):
+            self.server.breaks -= 1
+            content = (Path(self.directory) / self.path.lstrip("/")).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            return
+        super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(shards, monkeypatch):
+    """The shards on a real server on loopback; its URL is ``server.url``."""
+    monkeypatch.setattr("loaders._webdataset._PAUSE", 0.01)
+    handler = partial(Handler, directory=str(shards))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.asked, server.breaks, server.refusals = [], 0, 0
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def epoch(source, number=0, name="webdataset", split="train", **options):
+    config = LoaderConfig(**{"batch_size": 8, "workers": 2, **options})
+    with make_loader(name, source, split, config) as loader:
+        return [tuple(part.clone() for part in batch) for batch in loader.epoch(number)]
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        torch.equal(a, b)
+        for left, right in zip(one, other, strict=True)
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 100])
+@pytest.mark.parametrize("workers", [1, 3, 16])
+def test_batches_are_those_of_turbo_with_the_same_window(shards, window, workers):
+    """Of any loader, that is; so they don't depend on the number of threads."""
+    options = {"window": window, "workers": workers, "seed": 3, **AUGMENTED}
+    for number in range(2):
+        wanted = epoch(shards, number, "turbo", **options)
+        assert same(epoch(shards, number, **options), wanted)
+
+
+def test_default_window_is_two_shards(shards):
+    wanted = epoch(shards, name="turbo", window=2, **AUGMENTED)
+    assert same(epoch(shards, **AUGMENTED), wanted)
+
+
+def test_shards_are_permuted_anew_in_every_epoch(shards):
+    """What webdataset's own shardshuffle does not do."""
+    firsts = set()
+    with open_split(shards, "train") as split:
+        for number in range(6):
+            rows = torch.cat([b[2] for b in epoch(shards, number, **AUGMENTED)])
+            firsts.add(tuple(dict.fromkeys(split.shard_of(rows.numpy()).tolist())))
+    assert len(firsts) >= 4
+
+
+def test_ranks_read_one_piece_each_of_the_order(shards):
+    order = EpochOrder(sizes=(10, 10, 10, 7), seed=0, epoch=1, window=2)
+    rows = []
+    for rank in range(3):
+        options = {"rank": rank, "world_size": 3, "batch_size": 6, **AUGMENTED}
+        rows += [row for batch in epoch(shards, 1, **options) for row in batch[2]]
+    assert [int(row) for row in rows] == order.rows(0, TRAIN).tolist()
+
+
+def test_balanced_epochs_cannot_be_streamed(shards):
+    with pytest.raises(ValueError, match="balance must be 0"):
+        epoch(shards, balance=1.0, shuffle=True)
+
+
+def test_tar_that_the_index_does_not_describe_is_noticed(shards, tmp_path):
+    """Its grade in the index is not the one beside the image."""
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    table = pq.read_table(folder / "train.parquet")
+    labels = table["label"].to_pylist()
+    labels[12] = (labels[12] + 1) % 5
+    place = table.column_names.index("label")
+    column = pa.array(labels, table.schema.field("label").type)
+    pq.write_table(table.set_column(place, "label", column), folder / "train.parquet")
+    with pytest.raises(SampleError, match=r"its grade is \d, the index says") as caught:
+        epoch(folder)
+    assert caught.value.key == table["key"][12].as_py()
+
+
+def test_sample_missing_from_its_tar_is_named(shards, tmp_path):
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    tar = folder / "train-000001.tar"
+    with open_split(folder, "train") as split:
+        key = split.key(13)
+    data = tar.read_bytes()
+    with tarfile.open(tar) as opened:
+        member = opened.getmember(f"{key}.jpg")
+    # The same length, under another name: what a careless edit would leave.
+    header = bytearray(data[member.offset : member.offset + 512])
+    header[:4] = b"gone"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    tar.write_bytes(data[: member.offset] + header + data[member.offset + 512 :])
+    with pytest.raises(SampleError) as caught:
+        epoch(folder)
+    assert caught.value.key == key
+
+
+# ------------------------------------------------------------------------------- http
+
+
+def test_epoch_over_http_is_that_of_the_files(server, shards):
+    for split in ("train", "test"):
+        wanted = epoch(shards, split=split, **AUGMENTED)
+        assert same(epoch(server.url, split=split, **AUGMENTED), wanted)
+    tars = [name for name in server.asked if name.endswith(".tar")]
+    assert sorted(tars) == sorted({*tars})  # each shard is asked for once
+
+
+def test_url_may_end_in_a_slash_and_lie_in_a_folder(server, shards):
+    assert same(epoch(f"{server.url}/"), epoch(shards))
+
+
+def test_first_batch_over_http_asks_for_what_is_left_only(server):
+    config = LoaderConfig(batch_size=8, workers=2)
+    with make_loader("webdataset", server.url, "train", config) as loader:
+        whole = [batch.index.tolist() for batch in loader.epoch(0)]
+        server.asked.clear()
+        rest = [batch.index.tolist() for batch in loader.epoch(0, first_batch=3)]
+    assert rest == whole[3:]  # rows 24 to 36
+    assert sorted(server.asked) == ["train-000002.tar", "train-000003.tar"]
+
+
+@pytest.mark.parametrize("trouble", ["breaks", "refusals"])
+def test_connection_that_breaks_is_taken_up_again(server, shards, trouble):
+    setattr(server, trouble, 2)
+    assert same(epoch(server.url, workers=1), epoch(shards, workers=1))
+
+
+@pytest.mark.parametrize("trouble", ["breaks", "refusals"])
+def test_server_that_keeps_failing_is_one_clear_error(server, trouble):
+    setattr(server, trouble, 1000)
+    with pytest.raises(ShardError, match=r"/train-000000\.tar cannot be read") as error:
+        epoch(server.url)
+    assert "\n" not in str(error.value)
+    assert server.asked.count("train-000000.tar") == 3
+
+
+def test_shard_of_another_length_on_the_server_is_refused(server, shards, tmp_path):
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    os.truncate(folder / "train-000001.tar", 4096)
+    server.RequestHandlerClass.keywords["directory"] = str(folder)
+    with pytest.raises(ShardError, match=r"train-000001\.tar .*cut short"):
+        epoch(server.url)
+
+
+def test_abandoned_stream_ends_at_once(server):
+    before = set(threading.enumerate())
+    config = LoaderConfig(batch_size=2, workers=3, shuffle=True)
+    with make_loader("webdataset", server.url, "train", config) as loader:
+        for number in range(5):
+            assert len(list(islice(loader.epoch(number), number))) == number
+    left = {
+        thread
+        for thread in threading.enumerate()
+        if "process_request" not in thread.name
+    } - before
+    assert left == set()
+
+
+@pytest.mark.parametrize("name", ["pil", "turbo"])
+def test_other_loaders_say_that_they_need_files(server, name):
+    with pytest.raises(ShardError, match="pass --loader webdataset"):
+        epoch(server.url, name=name, workers=0 if name == "pil" else 1)
+
+
+def test_url_without_a_data_set_is_told_so(server):
+    with pytest.raises(NoShards, match="no data set in http"):
+        epoch(f"{server.url}/nothing")
+
+
+def test_server_that_is_not_there_is_one_line(server):
+    port = server.server_port
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ShardError, match="cannot be read") as caught:
+        open_split(f"http://127.0.0.1:{port}", "train")
+    assert "\n" not in str(caught.value)
+
+
+# --------------------------------------------------------------------------- security
+
+
+def test_shell_commands_and_pickles_are_switched_off():
+    """In a process of its own, as webdataset reads the variable when imported."""
+    code = (
+        "import loaders._webdataset, webdataset.utils\n"
+        "from webdataset import gopen\n"
+        "assert webdataset.utils.enforce_security\n"
+        "try:\n"
+        "    gopen('pipe:echo no')\n"
+        "except ValueError as error:\n"
+        "    print('refused:', error)\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    ).stdout
+    assert out.startswith("refused: ")
+
+
+def test_pipe_urls_are_not_places(shards):
+    with pytest.raises(NoShards):
+        epoch(f"pipe:cat {shards}/manifest.json")
+
+
+def test_select_streams_only_the_shards_that_are_needed(server):
+    with open_split(server.url, "train") as split:
+        part = split.select(np.array([3, 5, 31]))
+    server.asked.clear()
+    assert [batch[2].tolist() for batch in epoch(part)] == [[3, 5, 31]]
+    assert [n for n in sorted(server.asked) if n.endswith(".tar")] == [
+        "train-000000.tar",
+        "train-000003.tar",
+    ]
+
+
+def test_reading_after_the_end_is_refused(shards):
+    from loaders._webdataset import _Epoch
+
+    with open_split(shards, "train") as split:
+        rows = {key: row for row, key in enumerate(split.column("key"))}
+        reading = _Epoch(split, np.arange(5), rows, threads=1, ahead=10)
+        reading.stop()
+        with pytest.raises(LoaderError, match="ended"):
+            reading.take(3)

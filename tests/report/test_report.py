@@ -1,0 +1,691 @@
+"""``fastretina.report``: a run's page, its figures and its model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from base64 import b64decode
+from collections.abc import Callable
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_pages import FIGURES, HOSTILE, Page
+from reported_runs import (
+    SHA256,
+    edit,
+    made_up_run,
+    predicted,
+    renamed,
+    run_on,
+    write_run,
+)
+from small_runs import Outcome, small_network
+
+from fastretina.metrics.bootstrap import told
+from fastretina.metrics.predictions import Predicted
+from fastretina.report import command as report
+from fastretina.report.finished_run import read_record
+from fastretina.report.grade_meanings import MEANINGS
+from fastretina.report.headline import in_words
+from fastretina.report.mistakes import most_confident
+from fastretina.report.model_card import write_card
+from fastretina.report.run_page import Figures
+from fastretina.report.samples import compact
+from fastretina.report.tables import certainty, narrow
+from fastretina.run import Run
+from loaders import open_split
+
+Reports = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def drawn(finished: Path) -> Figures:
+    return Figures.of(read_record(Run(finished)))
+
+
+@pytest.fixture
+def undrawn(drawn: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the first run's figures, where it is not them that is asked about."""
+    monkeypatch.setattr(Figures, "of", lambda _: drawn)
+
+
+def metrics(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return found
+
+
+# What the page is made of
+
+
+def test_mistakes_are_the_surest_ones_and_only_mistakes():
+    test = predicted(200)
+    found = most_confident(test, 12)
+    wrong = [p for p in range(200) if test.grades[p] != test.labels[p]]
+    by_hand = sorted(wrong, key=lambda p: -test.probabilities[p].max())[:12]
+    assert [each.place for each in found] == by_hand
+    for each in found:
+        assert each.key == test.keys[each.place]
+        assert each.sure == test.probabilities[each.place].max()
+        assert each.true_chance == test.probabilities[each.place, each.true]
+        assert each.said_meaning == MEANINGS[each.said]
+
+
+def test_mistakes_of_a_perfect_network_are_none():
+    labels = np.array([0, 1, 2, 3, 4])
+    rest = {name: [str(n) for n in range(5)] for name in ("keys", "patients", "eyes")}
+    test = Predicted(
+        rows=np.arange(5), labels=labels, probabilities=np.eye(5)[labels], **rest
+    )
+    assert most_confident(test, 12) == []
+
+
+def test_samples_are_told_in_full_and_in_few_bytes():
+    test = renamed(predicted(7026), [("odd", "Mr X", ""), ("10_up", "10", "up")])
+    data = compact(test)
+    assert len(data["rows"]) == 7026
+    for place, (key, patient, eye, true, said, *chances) in enumerate(data["rows"]):
+        name = data["eyes"][eye]
+        told_patient = key.removesuffix(f"_{name}") if patient == 0 else patient
+        assert (key, name) == (test.keys[place], test.eyes[place])
+        assert told_patient == test.patients[place]
+        assert (true, said) == (test.labels[place], test.grades[place])
+        assert np.abs(np.array(chances) / 1000 - test.probabilities[place]).max() < 6e-4
+    assert len(json.dumps(data, separators=(",", ":"))) < 60 * 7026
+
+
+def test_record_reads_what_the_run_has_written(finished: Path):
+    record = read_record(Run(finished))
+    assert record.short_id == SHA256[:12]
+    assert record.scores == metrics(finished)["test"]
+    assert [row["epoch"] for row in record.log] == [1, 2, 3, 4, 5]
+    assert record.log[0]["test_qwk"] is None
+    assert record.checkpoint.endswith(f"weights {SHA256[:12]}")
+
+
+def test_words_count_people_out_of_a_hundred(finished: Path):
+    scores = metrics(finished)["test"]
+    words = " ".join(in_words(read_record(Run(finished))))
+    low, high = (round(100 * end) for end in scores["intervals"]["accuracy"])
+    assert f"grades {100 * scores['accuracy']:.0f} (95% interval {low} to {high})" in (
+        words
+    )
+    cut = scores["referable"]
+    found = round(100 * cut["sensitivity"])
+    assert f"it finds {found} (95% interval" in words
+    assert f"and misses {100 - found}." in words
+    low, high = scores["intervals"]["referable"]["specificity"]
+    ends = f"{100 * (1 - high):.0f} to {100 * (1 - low):.0f}"
+    alarms = f"{100 * (1 - cut['specificity']):.0f}"
+    assert f"it would refer {alarms} (95% interval {ends}) needlessly." in words
+
+
+@pytest.mark.parametrize(
+    ("temperature", "words"),
+    [
+        (2.0, "it is too sure"),
+        (0.5, "it is not sure enough"),
+        (1.04, "it is about as sure as it is right"),
+    ],
+)
+def test_certainty_says_which_way_it_errs(run: Path, temperature: float, words: str):
+    saved = metrics(run)["calibration"]
+    edit(run / "metrics.json", calibration={**saved, "temperature": temperature})
+    assert words in certainty(read_record(Run(run)))
+
+
+def test_intervals_without_width_are_explained(tmp_path: Path):
+    test = predicted(60)
+    test.probabilities[test.labels == 4] = [1, 0, 0, 0, 0]
+    record = read_record(Run(write_run(tmp_path / "run", test)))
+    assert record.intervals["recall"][4] == [0, 0]
+    assert "too few for the bootstrap" in narrow(record)
+
+
+# The page
+
+
+def test_page_is_told_of_in_one_json_line(run: Path, reports: Reports):
+    told_of = reports(run).json
+    page = run / "report.html"
+    assert told_of == {
+        "report": str(page),
+        "of": "run",
+        "figures": len(FIGURES),
+        "bytes": page.stat().st_size,
+        "samples": 120,
+        "mistakes": 12,
+        "thumbnails": 0,
+        "card": str(run / "model_card.md"),
+        "weights_sha256": SHA256,
+    }
+
+
+def test_page_has_every_score_with_its_interval(finished: Path):
+    page, scores = Page(finished / "report.html"), metrics(finished)["test"]
+    ends = scores["intervals"]
+
+    def shown(value: float, interval: list[float], form: str) -> str:
+        return told(value, interval, form)
+
+    for name, form in (
+        ("accuracy", ".1%"),
+        ("balanced_accuracy", ".1%"),
+        ("qwk", ".3f"),
+        ("macro_f1", ".3f"),
+    ):
+        assert shown(scores[name], ends[name], form) in page.words
+    for cut in ("referable", "sight_threatening"):
+        for part, form in (
+            ("sensitivity", ".1%"),
+            ("specificity", ".1%"),
+            ("auc", ".3f"),
+            ("sensitivity_at_specificity", ".1%"),
+        ):
+            assert shown(scores[cut][part], ends[cut][part], form) in page.words
+    for name, form in (("recall", ".1%"), ("precision", ".1%"), ("auc", ".3f")):
+        for grade in range(5):
+            assert shown(scores[name][grade], ends[name][grade], form) in page.words
+    points = metrics(finished)["calibrated"]["thresholds"]
+    assert shown(points["qwk"], points["intervals"]["qwk"], ".3f") in page.words
+
+
+def test_page_sets_the_pixel_free_rules_beside_and_warns_of_the_leak(finished: Path):
+    page, saved = Page(finished / "report.html"), metrics(finished)
+    for rule in saved["baselines"].values():
+        assert f"Without a pixel: {rule['about']} {rule['accuracy']:.1%}" in page.words
+    best = max(rule["qwk"] for rule in saved["baselines"].values())
+    assert f"without a pixel at best {best:.3f}" in page.words
+    leak = saved["leak"]
+    assert leak["eyes"] > 0
+    assert f"The split leaks: {leak['eyes']:,} of {leak['total']:,}" in page.words
+    assert "Not a medical device." in page.words
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_page_says_that_a_rule_without_pixels_is_as_good(run: Path, reports: Reports):
+    saved = metrics(run)
+    saved["baselines"]["fellow_eye"]["accuracy"] = 0.999
+    edit(run / "metrics.json", **saved)
+    assert reports(run).code == 0
+    assert "the fellow eye's training label, else 0 has accuracy 99.9%, more than" in (
+        Page(run / "report.html").words
+    )
+
+
+def test_page_of_a_constant_predictor_says_so_first(tmp_path: Path, reports: Reports):
+    test = predicted(100)
+    constant = np.tile([0.9, 0.04, 0.03, 0.02, 0.01], (100, 1))
+    test = Predicted(
+        rows=test.rows,
+        keys=test.keys,
+        patients=test.patients,
+        eyes=test.eyes,
+        labels=test.labels,
+        probabilities=constant,
+        about=test.about,
+    )
+    run = write_run(tmp_path / "run", test)
+    assert reports(run).json["mistakes"] == 12
+    sentence = metrics(run)["test"]["collapse"]
+    page = Page(run / "report.html")
+    place = page.words.index(f"Constant{sentence[8:]}.")
+    assert place < page.words.index("Beside rules that see no photograph")
+
+
+def test_page_fetches_nothing(finished: Path):
+    page = Page(finished / "report.html")
+    (policy,) = [each["content"] for each in page.all("meta") if "http-equiv" in each]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    sources = [each["src"] for each in page.all("img")]
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources if source)
+    assert not any("src" in each for each in page.all("script"))
+    assert {each["href"] for each in page.all("link")} == {"data:,"}
+    links = [each["href"] or "" for each in page.all("a")]
+    assert all(link.startswith("#") for link in links)
+    assert "http:" not in page.raw
+    assert "https:" not in page.raw
+    assert "url(" not in page.raw
+
+
+def test_page_tells_who_cannot_see_the_numbers_of_each_figure(finished: Path):
+    page, scores = Page(finished / "report.html"), metrics(finished)["test"]
+    figures = page.all("img")
+    assert len(figures) == len(FIGURES)
+    alts = [each["alt"] or "" for each in figures]
+    for alt in alts:
+        assert len(re.findall(r"\d", alt)) > 20
+        assert SHA256[:12] in alt
+    row = ", ".join(f"{count:,}" for count in scores["confusion"][0])
+    assert f"true 0 No DR ({sum(scores['confusion'][0])}): {row}" in alts[0]
+    assert f"AUC {scores['referable']['auc']:.3f}" in " ".join(alts)
+
+
+def test_page_is_accessible_by_its_structure(finished: Path):
+    page = Page(finished / "report.html")
+    assert page.all("html") == [{"lang": "en"}]
+    for landmark in ("header", "nav", "main", "footer", "h1", "title"):
+        assert len(page.all(landmark)) == 1
+    assert all(each.get("scope") in ("col", "row") for each in page.all("th"))
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    levels = [int(name[1]) for name, _ in page.tags if re.fullmatch("h[1-6]", name)]
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    for section in page.all("section"):
+        assert section["aria-labelledby"] in ids
+    for link in page.all("a"):
+        assert (link["href"] or "")[1:] in ids
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_names_of_samples_are_shown_and_never_run(tmp_path: Path, reports: Reports):
+    names = [(HOSTILE, HOSTILE, "left"), (f"{HOSTILE}_right", HOSTILE, "right")]
+    test = renamed(predicted(30), names)
+    test.probabilities[:2] = [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]  # the surest mistakes
+    run = write_run(tmp_path / f"<b>{'run'}", test)
+    assert reports(run).code == 0
+    page = Page(run / "report.html")
+    assert len(page.all("script")) == 2
+    assert all((each["src"] or "").startswith("data:") for each in page.all("img"))
+    assert "<script>document" not in page.raw
+    assert "&lt;b&gt;run" in page.raw
+    data = re.search(r'id="sample-data">(.*?)</script>', page.raw, re.S)
+    assert data is not None
+    assert json.loads(data[1])["rows"][0][:2] == [HOSTILE, HOSTILE]
+    assert "<b>" not in (run / "model_card.md").read_text()
+
+
+ODD_NAMES = ["$x$ $\\frac{ \u7f51\u819c a'\"&b", os.fsdecode(b"\xff\xfe") + 90 * "x"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=["signs", "bytes"])
+def test_run_may_have_any_name(tmp_path: Path, reports: Reports, name: str):
+    run = write_run(tmp_path / name, predicted(20))
+    found = reports(run, "--mistakes", 0)
+    assert found.json["figures"] == len(FIGURES)
+    assert not found.err
+    shown = name.encode(errors="replace").decode()
+    assert f"{shown}: report" in Page(run / "report.html").words
+    assert (run / "model_card.md").read_text().startswith("# Model card: ")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_page_of_7026_photographs_stays_small(tmp_path: Path, reports: Reports):
+    names = [(f"{HOSTILE[:20]}{n}", f"patient {n}", "") for n in range(7026)]
+    run = write_run(tmp_path / "run", renamed(predicted(7026), names))
+    assert reports(run).json["bytes"] < 1_500_000
+
+
+def test_page_without_validation_or_baselines_says_what_is_missing(
+    tmp_path: Path, reports: Reports
+):
+    run = write_run(tmp_path / "run", predicted(60))
+    assert metrics(run)["calibrated"] is None
+    assert reports(run).code == 0
+    words = Page(run / "report.html").words
+    assert "No such rule was computed for this run." in words
+    assert "no other thresholds were fitted" in words
+    assert "fit a temperature on" in words
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_page_of_one_patient_has_no_intervals(tmp_path: Path, reports: Reports):
+    test = predicted(30)
+    names = [(key, "one", "") for key in test.keys]
+    run = write_run(tmp_path / "run", renamed(test, names))
+    assert metrics(run)["test"]["intervals"]["accuracy"] is None
+    assert reports(run).code == 0
+    assert "no interval" in Page(run / "report.html").words
+
+
+def test_page_of_a_grade_that_is_absent_has_a_dash(tmp_path: Path, reports: Reports):
+    test = predicted(60)
+    test.labels[test.labels >= 2] = 0
+    run = write_run(tmp_path / "run", test)
+    assert metrics(run)["test"]["referable"]["auc"] is None
+    assert reports(run).json["figures"] == len(FIGURES)
+    assert "4 Proliferative 0 -" in Page(run / "report.html").words
+
+
+# Figures
+
+
+def test_figures_are_png_files_with_something_on_them(finished: Path):
+    files = sorted((finished / "figures").iterdir())
+    assert {path.name for path in files} == {f"{name}.png" for name in FIGURES}
+    for path in files:
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            pixels = np.asarray(image.convert("L"), np.float64)
+        assert pixels.shape[1] == 920
+        assert pixels.std() > 10, path
+        foot = pixels[int(0.955 * len(pixels)) :, 300:]  # where the checkpoint stands
+        assert (foot < 160).sum() > 200, path
+
+
+def test_figures_of_the_page_are_those_files(finished: Path):
+    embedded = {
+        b64decode((each["src"] or "").partition(",")[2])
+        for each in Page(finished / "report.html").all("img")
+    }
+    assert embedded == {p.read_bytes() for p in (finished / "figures").iterdir()}
+
+
+def test_figures_follow_the_predictions(finished: Path, tmp_path: Path):
+    other = made_up_run(tmp_path / "other", seed=5)
+    assert report.main([str(other), "--out", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").is_file()
+    assert not (other / "report.html").exists()
+    for name in ("confusion_counts", "roc_grades", "reliability"):
+        one, two = (run / "figures" / f"{name}.png" for run in (finished, other))
+        assert one.read_bytes() != two.read_bytes()
+
+
+# Thumbnails
+
+
+@pytest.fixture
+def looked_at(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of the small network on real shards."""
+    monkeypatch.setattr("torchvision.models.resnet18", small_network)
+    return run_on(shards, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_mistakes_have_their_photographs_and_where_it_looked(
+    looked_at: Path, shards: Path, reports: Reports
+):
+    found = reports(looked_at)
+    told_of = found.json
+    assert not found.err
+    assert told_of["thumbnails"] == told_of["mistakes"] > 0
+    page = Page(looked_at / "report.html")
+    pairs = [each for each in page.all("img") if "jpeg" in (each["src"] or "")[:20]]
+    assert len(pairs) == 2 * told_of["mistakes"]
+    record = read_record(Run(looked_at))
+    surest = most_confident(record.test, 1)[0]
+    assert surest.key in (pairs[0]["alt"] or "")
+    first, looked = (_pixels(each["src"] or "") for each in pairs[:2])
+    with open_split(shards, "test") as split:
+        source = _decoded(bytes(split.read(surest.row)))
+    assert np.abs(first - source).mean() < 8  # but for a second JPEG, of noise
+    assert np.abs(_pixels(pairs[2]["src"] or "") - source).mean() > 30
+    assert np.abs(looked - first).mean() > 1
+
+
+def _pixels(url: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return _decoded(b64decode(url.partition(",")[2]))
+
+
+def _decoded(content: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
+    with Image.open(BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"), np.float64)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_mistakes_without_shards_are_told_in_words(finished: Path, reports: Reports):
+    found = reports(finished, "--mistakes", 3)
+    assert found.json["mistakes"] == 3
+    (line,) = found.err
+    assert line == (
+        "note: the mistakes are shown without their photographs: no data set is in "
+        "no-such-shards: pass --shards"
+    )
+    page = Page(finished / "report.html")
+    assert "The mistakes are shown without their photographs" in page.words
+    for each in most_confident(read_record(Run(finished)).test, 3):
+        assert f"{each.key} The network, {each.sure:.1%} sure {each.said_name} : " in (
+            page.words
+        )
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_mistakes_can_be_left_out(finished: Path, reports: Reports):
+    found = reports(finished, "--mistakes", 0)
+    assert found.json["mistakes"] == 0
+    assert not found.err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_moved_shards_are_found_by_flag(
+    looked_at: Path, shards: Path, reports: Reports
+):
+    edit(looked_at / "config.json", shards="elsewhere")
+    assert reports(looked_at).json["thumbnails"] == 0
+    assert reports(looked_at, "--shards", shards).json["thumbnails"] > 0
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_named_shards_that_are_not_there_are_an_error(
+    looked_at: Path, tmp_path: Path, reports: Reports
+):
+    found = reports(looked_at, "--shards", tmp_path / "none")
+    assert found.code == 1
+    assert found.complaint.startswith(f"error: no data set in {tmp_path / 'none'}")
+    assert not (looked_at / "report.html").exists()
+
+
+def test_named_device_that_is_not_here_is_an_error(run: Path, reports: Reports):
+    found = reports(run, "--device", "tpu")
+    assert found.code == 1
+    assert "--device must be auto, cpu" in found.complaint
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_shards_of_other_samples_are_not_shown(
+    looked_at: Path, reports: Reports, tmp_path: Path
+):
+    test = Predicted.load(looked_at / "test.parquet")
+    renamed(test, [("another", "another", "")]).save(looked_at / "test.parquet")
+    found = reports(looked_at)
+    assert found.json["thumbnails"] == 0
+    assert "holds other samples than the run was tested on" in found.err[0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_network_of_another_checkpoint_is_not_looked_through(
+    looked_at: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+):
+    from fastretina.nn import trained
+
+    monkeypatch.setattr(trained, "weights_sha256", lambda _: "f" * 64)
+    found = reports(looked_at)
+    assert found.json["thumbnails"] == 0
+    assert "is of another checkpoint than the predictions" in found.err[0]
+
+
+# The model card
+
+
+def test_card_has_the_runs_own_numbers(finished: Path):
+    card = (finished / "model_card.md").read_text()
+    saved = metrics(finished)
+    scores, ends = saved["test"], saved["test"]["intervals"]
+    assert told(scores["accuracy"], ends["accuracy"], ".1%") in card
+    assert told(scores["qwk"], ends["qwk"], ".3f") in card
+    for grade in range(5):
+        assert told(scores["recall"][grade], ends["recall"][grade], ".1%") in card
+    cut, cut_ends = scores["referable"], ends["referable"]
+    assert told(cut["sensitivity"], cut_ends["sensitivity"], ".1%") in card
+    for rule in saved["baselines"].values():
+        assert f"{rule['about']} | {rule['accuracy']:.1%}" in card
+    assert SHA256 in card
+    assert f"{saved['leak']['eyes']:,} of its {saved['leak']['total']:,}" in card
+    assert f"{saved['calibrated']['calibration_error']:.3f}" in card
+
+
+def test_card_stands_under_the_headings_of_model_cards(finished: Path):
+    card = (finished / "model_card.md").read_text()
+    assert re.findall(r"^## (.*)", card, re.M) == [
+        "Model details",
+        "Intended use",
+        "Not intended use",
+        "Factors",
+        "Metrics",
+        "Training data",
+        "Evaluation data",
+        "Ethical considerations",
+        "Caveats and recommendations",
+    ]
+    assert card.startswith("# Model card: made-up\n\n**Not a medical device.**")
+    tables = [line for line in card.splitlines() if line.startswith("|")]
+    widths = {line.count("|") for line in tables}
+    assert widths == {6}
+    assert card.endswith("\n")
+
+
+def test_card_can_be_written_alone(run: Path):
+    written = (run / "model_card.md").read_text()
+    (run / "model_card.md").unlink()
+    assert write_card(Run(run)) == run / "model_card.md"
+    again = (run / "model_card.md").read_text()
+    assert again == written.replace("# Model card: made-up", "# Model card: run")
+
+
+def test_card_lets_no_name_end_its_line_or_begin_a_tag(tmp_path: Path):
+    run = write_run(tmp_path / "a\n## <script>|x", predicted(20))
+    card = write_card(Run(run)).read_text()
+    assert card.splitlines()[0] == "# Model card: a ## &lt;script>\\|x"
+
+
+# What can't be reported
+
+
+def test_unfinished_run_is_named_so(run: Path, reports: Reports):
+    (run / "metrics.json").unlink()
+    assert reports(run).complaint == (
+        f"error: {run} is not finished: it has no metrics.json yet; "
+        f"python -m fastretina.train --resume {run} ends it"
+    )
+
+
+def test_run_without_predictions_is_told_how_to_get_them(run: Path, reports: Reports):
+    (run / "test.parquet").unlink()
+    found = reports(run)
+    assert f"{run} has no test.parquet" in found.complaint
+    assert f"python -m fastretina.train --resume {run}" in found.complaint
+
+
+def test_folder_that_is_neither_is_said_to_be_neither(tmp_path: Path, reports: Reports):
+    assert reports(tmp_path).complaint == (
+        f"error: {tmp_path} holds neither a run (config.json) nor an experiment "
+        "(experiment.json); python -m fastretina.train makes a run"
+    )
+    none = tmp_path / "none"
+    assert reports(none).complaint.startswith(f"error: {none} does not exist;")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", "{"),
+        ("metrics.json", "[]"),
+        ("metrics.json", "{}"),
+        ("config.json", "{}"),
+        ("config.json", "\0"),
+        ("test.parquet", "PAR1"),
+        ("log.csv", ""),
+        ("log.csv", "epoch,phase\n1,head\n"),
+        ("log.csv", "epoch,phase,train_loss\none,head,0.5\n"),
+    ],
+)
+def test_damaged_file_is_named(run: Path, reports: Reports, name: str, content: str):
+    (run / name).write_text(content)
+    found = reports(run)
+    assert found.code == 1
+    assert name in found.complaint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda test: test.pop("qwk"),
+        lambda test: test.update(accuracy=None),
+        lambda test: test.update(recall=[0.5]),
+        lambda test: test.update(referable=3),
+        lambda test: test.update(auc=["much"] * 5),
+        lambda test: test["intervals"].update(qwk=[0.5]),
+        lambda test: test["intervals"].pop("referable"),
+        lambda test: test["confusion"][0].reverse(),
+        lambda test: test.update(collapse="constant predictor"),
+    ],
+)
+def test_scores_that_are_not_those_of_the_predictions_are_refused(
+    run: Path, reports: Reports, change: Callable[[dict[str, Any]], object]
+):
+    saved = metrics(run)
+    change(saved["test"])
+    edit(run / "metrics.json", test=saved["test"])
+    found = reports(run)
+    assert found.code == 1
+    assert "metrics.json" in found.complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("calibration", {"temperature": 1.0}),
+        ("calibration", {"temperature": "x", "thresholds": [1, 2, 3, 4], "samples": 3}),
+        ("calibrated", {"calibration_error": 0.1}),
+        ("prior_corrected", []),
+        ("leak", {"eyes": 3}),
+        ("baselines", {"majority": {"about": "x", "accuracy": 0.5}}),
+        ("baselines", [3]),
+        ("weights_sha256", None),
+    ],
+)
+def test_damaged_part_of_the_metrics_is_named(
+    run: Path, reports: Reports, name: str, value: object
+):
+    edit(run / "metrics.json", **{name: value})
+    found = reports(run)
+    assert found.code == 1
+    assert "metrics.json" in found.complaint
+    assert name in found.complaint or "checkpoints" in found.complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("data", []), ("image_shape", [64]), ("recipe", {"lr": -1})]
+)
+def test_damaged_config_is_named(run: Path, reports: Reports, name: str, value: object):
+    edit(run / "config.json", **{name: value})
+    assert "config.json is damaged" in reports(run).complaint
+
+
+def test_predictions_of_another_checkpoint_are_refused(run: Path, reports: Reports):
+    edit(run / "metrics.json", weights_sha256="f" * 64)
+    assert "are of different checkpoints" in reports(run).complaint
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--mistakes", -1], "--mistakes must be at least 0, got -1"),
+        (["--out", "page.txt"], "--out must end in .html, got page.txt"),
+        (
+            ["--out", "no/such/page.html"],
+            "--out must lie in a folder that exists, got no/such/page.html",
+        ),
+    ],
+)
+def test_wrong_flags_say_the_rule(
+    finished: Path, reports: Reports, flags: list[object], text: str
+):
+    found = reports(finished, *flags)
+    assert found.code == 2
+    assert text in found.complaint
