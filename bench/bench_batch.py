@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from bench.data import Data
+from bench.data import BenchData
 from bench.ours import scaled
 from bench.peers import everybody
-from bench.race import Entrant, Outcome
+from bench.race import Entrant, EntrantResult
 from bench.replay import clock
 from loaders.cores import granted_cores
 
 LINE = "batch"
-_NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
+_NOWHERE = BenchData(folder=None)  # type: ignore[arg-type]  # for the names alone
 
 
-def sweep(data: Data) -> list[Entrant]:
+def sweep(data: BenchData) -> list[Entrant]:
     """Other numbers of workers, and other batches."""
     cores = granted_cores()
     workers = sorted({1, 2, cores // 2, cores, 2 * cores} - {0})
@@ -39,11 +39,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def outcomes(
     run_race: Any,
-    data: Data,
+    data: BenchData,
     decode_ceiling: Callable[[Entrant], float],
     pytestconfig: pytest.Config,
-) -> dict[str, Outcome]:
-    found: dict[str, Outcome] = run_race(
+) -> dict[str, EntrantResult]:
+    found: dict[str, EntrantResult] = run_race(
         everybody(data, LINE, pytestconfig),
         ceiling=decode_ceiling,
         files=data.everything(),
@@ -54,23 +54,23 @@ def outcomes(
 @pytest.fixture(scope="module")
 def scaling(
     run_race: Any,
-    data: Data,
+    data: BenchData,
     decode_ceiling: Callable[[Entrant], float],
     pytestconfig: pytest.Config,
-) -> dict[str, Outcome]:
+) -> dict[str, EntrantResult]:
     if not pytestconfig.getoption("full"):
         pytest.skip("other workers and batch sizes: with --full")
-    found: dict[str, Outcome] = run_race(
+    found: dict[str, EntrantResult] = run_race(
         sweep(data), ceiling=decode_ceiling, firsts=0, memory=False
     )
     return found
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_batch(name: str, report: Any, outcomes: dict[str, Outcome]) -> None:
+def bench_batch(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
     report(LINE, outcomes, name)
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_scaling(name: str, report: Any, scaling: dict[str, Outcome]) -> None:
+def bench_scaling(name: str, report: Any, scaling: dict[str, EntrantResult]) -> None:
     report("scaling", scaling, name)

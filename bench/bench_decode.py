@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from bench.data import Data
+from bench.data import BenchData
 from bench.decoders import IMAGES, decoders
-from bench.race import Entrant, Outcome
+from bench.race import Entrant, EntrantResult
 from bench.replay import clock
 from fastretina.measure.ceilings import decode_only
 from loaders.cores import granted_cores
 
-_NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
+_NOWHERE = BenchData(folder=None)  # type: ignore[arg-type]  # for the names alone
 _THREADS = sorted({1, granted_cores()})
 
 
@@ -23,17 +23,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def outcomes(run_race: Any, data: Data, jpegs: list[bytes]) -> dict[str, Outcome]:
+def outcomes(
+    run_race: Any, data: BenchData, jpegs: list[bytes]
+) -> dict[str, EntrantResult]:
     def ceiling(entrant: Entrant) -> float:
         return decode_only(jpegs[:IMAGES], entrant.about["threads"])
 
-    found: dict[str, Outcome] = run_race(
+    found: dict[str, EntrantResult] = run_race(
         decoders(data, _THREADS), ceiling=ceiling, firsts=0, memory=False
     )
     return found
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_decode(name: str, report: Any, outcomes: dict[str, Outcome]) -> None:
+def bench_decode(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
     threads = outcomes[name].entrant.about["threads"]
     report(f"decode, {threads} thread{'s' * (threads > 1)}", outcomes, name)

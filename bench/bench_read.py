@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.data import Data, number_of
+from bench.data import BenchData, number_of
 from bench.delivery import BATCH, Delivered, Delivery
-from bench.race import Entrant, Outcome
+from bench.race import Entrant, EntrantResult
 from bench.replay import clock
 from fastretina.measure.ceilings import memory_copy
 
 LINE = "read"
-_NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
+_NOWHERE = BenchData(folder=None)  # type: ignore[arg-type]  # for the names alone
 
 
-def entrants(data: Data) -> list[Entrant]:
+def entrants(data: BenchData) -> list[Entrant]:
     about: dict[str, Any] = {"batch_size": BATCH, "workers": 1}
     return [
         Entrant("shards, at random", partial(_shards, data), about=about),
@@ -32,7 +32,7 @@ def entrants(data: Data) -> list[Entrant]:
 
 
 @contextmanager
-def _shards(data: Data) -> Iterator[Delivery]:
+def _shards(data: BenchData) -> Iterator[Delivery]:
     """Our index and memory maps; copied, as a map alone has read nothing."""
     with data.train() as split:
         numbers = [number_of(key) for key in split.column("key")]
@@ -46,7 +46,7 @@ def _shards(data: Data) -> Iterator[Delivery]:
 
 
 @contextmanager
-def _files(data: Data) -> Iterator[Delivery]:
+def _files(data: BenchData) -> Iterator[Delivery]:
     """A file for each image, opened and read."""
 
     def epoch(number: int) -> Iterator[Delivered]:
@@ -60,7 +60,7 @@ def _files(data: Data) -> Iterator[Delivery]:
 
 
 @contextmanager
-def _webdataset(data: Data) -> Iterator[Delivery]:
+def _webdataset(data: BenchData) -> Iterator[Delivery]:
     """The webdataset library, in sequence, as its documentation reads tars."""
     import webdataset
 
@@ -80,7 +80,7 @@ def _columns(samples: Any) -> Any:
 
 
 @contextmanager
-def _dali(data: Data) -> Iterator[Delivery]:
+def _dali(data: BenchData) -> Iterator[Delivery]:
     from bench.dali_reader import dali_bytes
 
     with dali_bytes(data) as epoch:
@@ -97,19 +97,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def outcomes(run_race: Any, data: Data, jpegs: list[bytes]) -> dict[str, Outcome]:
+def outcomes(
+    run_race: Any, data: BenchData, jpegs: list[bytes]
+) -> dict[str, EntrantResult]:
     parts = [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs]
     mean = sum(map(len, jpegs)) / len(jpegs)
 
     def ceiling(_: Entrant) -> float:
         return memory_copy(parts, 1) / mean  # the readers have one thread, too
 
-    found: dict[str, Outcome] = run_race(
+    found: dict[str, EntrantResult] = run_race(
         entrants(data), ceiling=ceiling, files=data.everything()
     )
     return found
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_read(name: str, report: Any, outcomes: dict[str, Outcome]) -> None:
+def bench_read(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
     report(LINE, outcomes, name)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from bench.data import Data
+from bench.data import BenchData
 from bench.peers import everybody
-from bench.race import Entrant, Outcome
+from bench.race import Entrant, EntrantResult
 from bench.replay import clock
 
 LINE = "ready"
-_NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
+_NOWHERE = BenchData(folder=None)  # type: ignore[arg-type]  # for the names alone
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -24,11 +24,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def outcomes(
     run_race: Any,
-    data: Data,
+    data: BenchData,
     decode_ceiling: Callable[[Entrant], float],
     pytestconfig: pytest.Config,
-) -> dict[str, Outcome]:
-    found: dict[str, Outcome] = run_race(
+) -> dict[str, EntrantResult]:
+    found: dict[str, EntrantResult] = run_race(
         everybody(data, LINE, pytestconfig),
         ceiling=decode_ceiling,
         firsts=0,
@@ -38,5 +38,5 @@ def outcomes(
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_ready(name: str, report: Any, outcomes: dict[str, Outcome]) -> None:
+def bench_ready(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
     report(LINE, outcomes, name)

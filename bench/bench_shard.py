@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bench.data import Data
-from bench.race import Entrant, Lap, Outcome
+from bench.data import BenchData
+from bench.race import Entrant, EntrantResult, Lap
 from bench.replay import clock
 from fastretina.shard import command as shard
 from loaders import open_split
@@ -25,7 +25,7 @@ LINE = "shard"
 class _Sharding:
     """A ``Runner`` that shards the photographs anew in each lap."""
 
-    def __init__(self, data: Data, folder: Path) -> None:
+    def __init__(self, data: BenchData, folder: Path) -> None:
         self._data, self._folder = data, folder
 
     def check(self) -> str:
@@ -53,21 +53,23 @@ class _Sharding:
 
 
 @contextmanager
-def _sharding(data: Data) -> Iterator[_Sharding]:
+def _sharding(data: BenchData) -> Iterator[_Sharding]:
     with tempfile.TemporaryDirectory(dir=data.folder.parent) as folder:
         yield _Sharding(data, Path(folder))
 
 
 @pytest.fixture(scope="module")
 def outcomes(
-    run_race: Any, data: Data, decode_ceiling: Callable[[Entrant], float]
-) -> dict[str, Outcome]:
+    run_race: Any, data: BenchData, decode_ceiling: Callable[[Entrant], float]
+) -> dict[str, EntrantResult]:
     entrant = Entrant("scripts/shard.py", partial(_sharding, data))
-    found: dict[str, Outcome] = run_race([entrant], ceiling=decode_ceiling, firsts=0)
+    found: dict[str, EntrantResult] = run_race(
+        [entrant], ceiling=decode_ceiling, firsts=0
+    )
     return found
 
 
 @pytest.mark.benchmark(timer=clock)
 @pytest.mark.parametrize("name", ["scripts/shard.py"])
-def bench_shard(name: str, report: Any, outcomes: dict[str, Outcome]) -> None:
+def bench_shard(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
     report(LINE, outcomes, name)

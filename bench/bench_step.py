@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import torch
 
-from bench.data import Data
+from bench.data import BenchData
 from bench.delivery import HFLIP, VFLIP
-from bench.race import Entrant, Lap, Outcome
+from bench.race import Entrant, EntrantResult, Lap
 from bench.replay import clock
 from fastretina.measure.steps import Case, Step, make_step, synthetic
 from fastretina.nn.device import Compute
 from loaders import Batch, LoaderConfig, make_loader
 
 LINE = "step"
-_NOWHERE = Data(folder=None)  # type: ignore[arg-type]  # for the names alone
+_NOWHERE = BenchData(folder=None)  # type: ignore[arg-type]  # for the names alone
 _CUDA = torch.cuda.is_available()
 _CASE = Case(
     "resnet18", 64 if _CUDA else 8, 512, "bf16", "channels-last", "full", strong=False
@@ -33,7 +33,7 @@ _STEPS = 20 if _CUDA else 1
 _SYNTHETIC = "synthetic, bf16 channels-last"
 
 
-def entrants(data: Data, small: bool) -> list[Entrant]:
+def entrants(data: BenchData, small: bool) -> list[Entrant]:
     case = _CASE._replace(pixels=64, batch=2) if small else _CASE
     plain = case._replace(precision="fp32")
     cases = {
@@ -96,7 +96,7 @@ def _synthetic(case: Case) -> Iterator[_Training]:
 
 
 @contextmanager
-def _fed(case: Case, name: str, data: Data) -> Iterator[_Training]:
+def _fed(case: Case, name: str, data: BenchData) -> Iterator[_Training]:
     """By a loader that goes on from lap to lap, as within an epoch."""
     config = LoaderConfig(
         batch_size=case.batch,
@@ -127,9 +127,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def outcomes(
-    run_race: Any, data: Data, rounds: int, pytestconfig: pytest.Config
-) -> dict[str, Outcome]:
-    found: dict[str, Outcome] = run_race(
+    run_race: Any, data: BenchData, rounds: int, pytestconfig: pytest.Config
+) -> dict[str, EntrantResult]:
+    found: dict[str, EntrantResult] = run_race(
         entrants(data, pytestconfig.getoption("small")),
         rounds=max(rounds - 2, 1),
         ceiling_of=_SYNTHETIC,
@@ -140,5 +140,5 @@ def outcomes(
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_step(name: str, report: Any, outcomes: dict[str, Outcome]) -> None:
+def bench_step(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
     report(LINE, outcomes, name)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench.data import Data, prepare
-from bench.race import Entrant, Outcome, Rules, race
+from bench.data import BenchData, prepare
+from bench.race import Entrant, EntrantResult, Rules, race
 from bench.replay import clock
 from bench.tables import summary
 from fastretina.measure import machine
@@ -138,7 +138,7 @@ def shards(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data(pytestconfig: pytest.Config, shards: Path) -> Data:
+def data(pytestconfig: pytest.Config, shards: Path) -> BenchData:
     """The images, laid out for all entrants."""
     sizes = (_SMALL_IMAGES, _IMAGES, _FULL_IMAGES)
     images = pytestconfig.getoption("images") or _chosen(pytestconfig, sizes)
@@ -147,7 +147,7 @@ def data(pytestconfig: pytest.Config, shards: Path) -> Data:
 
 
 @pytest.fixture(scope="session")
-def jpegs(data: Data) -> list[bytes]:
+def jpegs(data: BenchData) -> list[bytes]:
     """The bytes of all images, in memory."""
     return [file.read_bytes() for file in data.files]
 
@@ -176,7 +176,7 @@ def run_race(
     request: pytest.FixtureRequest,
     pytestconfig: pytest.Config,
     rounds: int,
-    data: Data,
+    data: BenchData,
 ) -> Any:
     """``race`` with the rules of this session, for those that ``-k`` has left.
 
@@ -194,7 +194,7 @@ def run_race(
         with capture.global_and_fixture_disabled():
             reporter.write(f"\n  {text}")
 
-    def run(entrants: Sequence[Entrant], **rules: Any) -> dict[str, Outcome]:
+    def run(entrants: Sequence[Entrant], **rules: Any) -> dict[str, EntrantResult]:
         with_defaults = {"rounds": rounds, "logs": data.logs, "tell": tell} | rules
         chosen = [
             entrant
@@ -208,10 +208,10 @@ def run_race(
 
 
 @pytest.fixture
-def report(benchmark: Any) -> Callable[[str, dict[str, Outcome], str], None]:
+def report(benchmark: Any) -> Callable[[str, dict[str, EntrantResult], str], None]:
     """Hand an entrant's laps of a race to pytest-benchmark, or skip with its reason."""
 
-    def hand_over(line: str, outcomes: dict[str, Outcome], name: str) -> None:
+    def hand_over(line: str, outcomes: dict[str, EntrantResult], name: str) -> None:
         if name not in outcomes:
             pytest.skip("left out")
         outcome = outcomes[name]

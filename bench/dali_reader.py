@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from bench.data import Data, number_of
+from bench.data import BenchData, number_of
 from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
 from bench.ours import MEAN, STD
 from loaders.cores import granted_cores
 
 
 @contextmanager
-def own_reader(data: Data, line: Line) -> Iterator[Delivery]:
+def own_reader(data: BenchData, line: Line) -> Iterator[Delivery]:
     """A pipeline on its WebDataset reader and the iterator for torch."""
     from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
@@ -39,7 +39,7 @@ def own_reader(data: Data, line: Line) -> Iterator[Delivery]:
     yield Delivery(epoch, line, data, _from_json)
 
 
-def _dali_pipeline(data: Data, line: Line, cuda: bool) -> Any:
+def _dali_pipeline(data: BenchData, line: Line, cuda: bool) -> Any:
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(
@@ -71,7 +71,7 @@ def _dali_pipeline(data: Data, line: Line, cuda: bool) -> Any:
 
 
 @contextmanager
-def dali_bytes(data: Data) -> Iterator[Callable[[int], Iterator[Delivered]]]:
+def dali_bytes(data: BenchData) -> Iterator[Callable[[int], Iterator[Delivered]]]:
     """Its reader alone: an epoch of JPEG bytes."""
     from nvidia.dali import pipeline_def
 
@@ -101,7 +101,7 @@ def _from_json(about: Any) -> list[int]:
     return [number_of(row["source"]) for row in rows]
 
 
-def _read(data: Data) -> Any:
+def _read(data: BenchData) -> Any:
     """JPEGs and what is known of them: operators of the pipeline that is being made."""
     from nvidia.dali import fn
 

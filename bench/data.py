@@ -22,7 +22,7 @@ _VERSION = 1  # of the layout below
 
 
 @dataclass(frozen=True)
-class Data:
+class BenchData:
     """A folder with everything that is timed.
 
     ``photographs/data/NUMBER_left.jpeg`` with the course's CSVs beside it, ``shards/``
@@ -77,7 +77,7 @@ def number_of(name: str) -> int:
     return int(Path(name).name.partition("_")[0])
 
 
-def prepare(shards: Path, images: int | None, cache: Path) -> Data:
+def prepare(shards: Path, images: int | None, cache: Path) -> BenchData:
     """Lay out images of a shard folder's training split; once, then it is kept.
 
     Args:
@@ -91,10 +91,10 @@ def prepare(shards: Path, images: int | None, cache: Path) -> Data:
         "images": images,
     }
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
-    data = Data(cache / f"{images or 'all'}-{name}")
+    data = BenchData(cache / f"{images or 'all'}-{name}")
     if data.folder.exists():
         return data
-    making = Data(cache / f".{data.folder.name}-{os.getpid()}")
+    making = BenchData(cache / f".{data.folder.name}-{os.getpid()}")
     _lay_out(shards, images, making.photographs)
     with redirect_stdout(sys.stderr):
         shard.write(shard.Options(data=making.photographs, shards=making.shards))

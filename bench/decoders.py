@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.data import Data
+from bench.data import BenchData
 from bench.race import Entrant, Lap, Runner
 
 SIDE = 224  # pixels, to resize to
@@ -31,7 +31,7 @@ def pillow_name() -> str:
     return "pillow-simd" if installed("pillow-simd") else "Pillow"
 
 
-def decoders(data: Data, threads: Sequence[int]) -> list[Entrant]:
+def decoders(data: BenchData, threads: Sequence[int]) -> list[Entrant]:
     """Each decoder, decoding and resizing, on these numbers of threads."""
     return [
         Entrant(
@@ -52,7 +52,7 @@ class _Decoding:
     """A ``Runner`` that decodes the images of a data set."""
 
     def __init__(
-        self, decode: Callable[[Sequence[bytes]], Any], data: Data, resize: bool
+        self, decode: Callable[[Sequence[bytes]], Any], data: BenchData, resize: bool
     ) -> None:
         self._decode, self._resize = decode, resize
         self._jpegs = [file.read_bytes() for file in data.files[:IMAGES]]
@@ -85,7 +85,9 @@ class _Decoding:
 
 
 @contextmanager
-def _decoding(make: Make, data: Data, resize: bool, threads: int) -> Iterator[Runner]:
+def _decoding(
+    make: Make, data: BenchData, resize: bool, threads: int
+) -> Iterator[Runner]:
     yield _Decoding(make(resize, threads), data, resize)
 
 

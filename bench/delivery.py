@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.data import Data, number_of
+from bench.data import BenchData, number_of
 from bench.race import Lap
 from fastretina.nn.augment import Normaliser
 
@@ -43,7 +43,7 @@ class Delivery:
     """A ``Runner`` that takes epochs from a loader."""
 
     def __init__(
-        self, epoch: Epoch, line: Line, data: Data, named: Named | None = None
+        self, epoch: Epoch, line: Line, data: BenchData, named: Named | None = None
     ) -> None:
         self._epoch, self._line, self._data = epoch, line, data
         self._named: Named = named or list

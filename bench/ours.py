@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.data import Data, number_of
+from bench.data import BenchData, number_of
 from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
 from bench.race import Entrant
 from fastretina.nn.augment import Normaliser
@@ -20,7 +20,7 @@ from loaders.cores import granted_cores
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def our_loaders(data: Data, line: Line) -> list[Entrant]:
+def our_loaders(data: BenchData, line: Line) -> list[Entrant]:
     """Every loader that there is, as it is in training."""
     return [
         Entrant(name, partial(our_loader, name, data, line), about=_about("both"))
@@ -28,7 +28,7 @@ def our_loaders(data: Data, line: Line) -> list[Entrant]:
     ]
 
 
-def scaled(name: str, data: Data, workers: int, batch: int) -> Entrant:
+def scaled(name: str, data: BenchData, workers: int, batch: int) -> Entrant:
     """A loader with other workers and another batch, to *batch*."""
     return Entrant(
         f"{name} workers={workers} batch={batch}",
@@ -38,7 +38,7 @@ def scaled(name: str, data: Data, workers: int, batch: int) -> Entrant:
     )
 
 
-def report_loader(data: Data, line: Line) -> list[Entrant]:
+def report_loader(data: BenchData, line: Line) -> list[Entrant]:
     """The course report's own: 0 workers, as it has it, and one for each core."""
     return [
         Entrant(
@@ -57,7 +57,11 @@ def _about(flips: str) -> dict[str, Any]:
 
 @contextmanager
 def our_loader(
-    name: str, data: Data, line: Line, workers: int | None = None, batch: int = BATCH
+    name: str,
+    data: BenchData,
+    line: Line,
+    workers: int | None = None,
+    batch: int = BATCH,
 ) -> Iterator[Delivery]:
     """A loader on shards; *ready* is ``Normaliser``'s, as in the trainer."""
     config = LoaderConfig(
@@ -84,7 +88,7 @@ def our_loader(
 
 
 @contextmanager
-def _report(data: Data, line: Line, workers: int) -> Iterator[Delivery]:
+def _report(data: BenchData, line: Line, workers: int) -> Iterator[Delivery]:
     """Its transforms and DataLoader; to *ready* in channels-last, as all others are."""
     import torchvision.transforms as trns
     from torch.utils.data import DataLoader

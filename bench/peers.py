@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.dali_reader import own_reader
-from bench.data import Data, number_of
+from bench.data import BenchData, number_of
 from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
 from bench.ours import MEAN, STD, each_batch, our_loaders, report_loader
 from bench.race import Entrant
 from loaders.cores import granted_cores
 
-Opening = Callable[[Data, Line], AbstractContextManager[Delivery]]
+Opening = Callable[[BenchData, Line], AbstractContextManager[Delivery]]
 
 
 class Peer(NamedTuple):
@@ -44,7 +44,7 @@ class Peer(NamedTuple):
     stores: str
 
 
-def peers(data: Data, line: Line) -> list[Entrant]:
+def peers(data: BenchData, line: Line) -> list[Entrant]:
     """All of them; one that is not installed will say so when it is opened."""
     return [
         Entrant(
@@ -62,7 +62,7 @@ def peers(data: Data, line: Line) -> list[Entrant]:
     ]
 
 
-def everybody(data: Data, line: Line, config: Any) -> list[Entrant]:
+def everybody(data: BenchData, line: Line, config: Any) -> list[Entrant]:
     """Ours, the report's and, without ``--no-peers``, those of others."""
     others = [] if config.getoption("no_peers") else peers(data, line)
     return [*our_loaders(data, line), *report_loader(data, line), *others]
@@ -94,7 +94,7 @@ def _data_loader(dataset: Any) -> Any:
 
 
 @contextmanager
-def _torchvision(data: Data, line: Line) -> Iterator[Delivery]:
+def _torchvision(data: BenchData, line: Line) -> Iterator[Delivery]:
     """ImageFolder and transforms v2."""
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
@@ -106,14 +106,14 @@ def _torchvision(data: Data, line: Line) -> Iterator[Delivery]:
     yield Delivery(partial(each_batch, loader, line), line, data)
 
 
-def _by_grade(data: Data, folder: Path) -> None:
+def _by_grade(data: BenchData, folder: Path) -> None:
     for file, grade in zip(data.files, data.grades, strict=True):
         (folder / str(grade)).mkdir(parents=True, exist_ok=True)
         os.link(file, folder / str(grade) / file.name)
 
 
 @contextmanager
-def _torchcodec(data: Data, line: Line) -> Iterator[Delivery]:
+def _torchcodec(data: BenchData, line: Line) -> Iterator[Delivery]:
     """A Dataset that decodes to tensors, and transforms v2."""
     from torchcodec.decoders import decode_image
     from torchvision.transforms import v2
@@ -123,7 +123,7 @@ def _torchcodec(data: Data, line: Line) -> Iterator[Delivery]:
 
 
 class _Files(torch.utils.data.Dataset[Any]):
-    def __init__(self, data: Data, decode: Callable[[str], Any], transform: Any):
+    def __init__(self, data: BenchData, decode: Callable[[str], Any], transform: Any):
         self._paths = [str(file) for file in data.files]
         self._decode, self._transform = decode, transform
 
@@ -139,7 +139,7 @@ class _Files(torch.utils.data.Dataset[Any]):
 
 
 @contextmanager
-def _ffcv(mode: str, data: Data, line: Line) -> Iterator[Delivery]:
+def _ffcv(mode: str, data: BenchData, line: Line) -> Iterator[Delivery]:
     import numpy as np
     from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -176,7 +176,7 @@ def _ffcv(mode: str, data: Data, line: Line) -> Iterator[Delivery]:
     yield Delivery(epoch, line, data)
 
 
-def _write_beton(data: Data, mode: str, folder: Path) -> None:
+def _write_beton(data: BenchData, mode: str, folder: Path) -> None:
     """Its JPEG mode encodes anew, here at quality 95, that of most of the originals."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
@@ -193,7 +193,7 @@ def _write_beton(data: Data, mode: str, folder: Path) -> None:
 class _Pictures:
     """(PIL image, number) pairs."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: BenchData) -> None:
         self._files = data.files
 
     def __len__(self) -> int:
@@ -210,7 +210,7 @@ class _Pictures:
 
 
 @contextmanager
-def _spdl(data: Data, line: Line) -> Iterator[Delivery]:
+def _spdl(data: BenchData, line: Line) -> Iterator[Delivery]:
     """A pipeline whose threads load a batch each."""
     import random
 
@@ -249,7 +249,7 @@ def _spdl(data: Data, line: Line) -> Iterator[Delivery]:
 
 
 @contextmanager
-def _litdata(data: Data, line: Line) -> Iterator[Delivery]:
+def _litdata(data: BenchData, line: Line) -> Iterator[Delivery]:
     import litdata
 
     folder = _made(data.folder / "litdata", partial(_optimize, data))
@@ -273,7 +273,7 @@ def _transformed(transform: Any, sample: Any) -> tuple[Any, int]:
     return transform(sample["image"]), sample["number"]
 
 
-def _optimize(data: Data, folder: Path) -> None:
+def _optimize(data: BenchData, folder: Path) -> None:
     import litdata
 
     litdata.optimize(
@@ -292,7 +292,7 @@ def _litdata_sample(path: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _streaming(data: Data, line: Line) -> Iterator[Delivery]:
+def _streaming(data: BenchData, line: Line) -> Iterator[Delivery]:
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
     from torch.utils.data import DataLoader
@@ -315,7 +315,7 @@ def _streaming(data: Data, line: Line) -> Iterator[Delivery]:
     yield Delivery(partial(each_batch, loader, line), line, data)
 
 
-def _write_mds(data: Data, folder: Path) -> None:
+def _write_mds(data: BenchData, folder: Path) -> None:
     from PIL import Image
     from streaming import MDSWriter
 

@@ -84,7 +84,7 @@ class Entrant(NamedTuple):
 
 
 @dataclass(slots=True)
-class Outcome:
+class EntrantResult:
     """What an entrant took.
 
     Attributes:
@@ -171,9 +171,9 @@ class Rules:
     tell: Callable[[str], None] = lambda _: None
 
 
-def race(entrants: Sequence[Entrant], rules: Rules) -> list[Outcome]:
+def race(entrants: Sequence[Entrant], rules: Rules) -> list[EntrantResult]:
     """Run all entrants; one that fails is told of in its outcome, the others go on."""
-    outcomes = [Outcome(entrant) for entrant in entrants]
+    outcomes = [EntrantResult(entrant) for entrant in entrants]
     with ExitStack() as stack:
         processes: dict[str, _Process] = {}
         for outcome in outcomes:
@@ -200,7 +200,7 @@ def race(entrants: Sequence[Entrant], rules: Rules) -> list[Outcome]:
     return outcomes
 
 
-def _open_all(places: Sequence[tuple[Outcome, _Process]], rules: Rules) -> None:
+def _open_all(places: Sequence[tuple[EntrantResult, _Process]], rules: Rules) -> None:
     """Open and check, a process per core at a time: nothing of it is timed."""
 
     def open_those(process: _Process) -> None:
@@ -214,7 +214,7 @@ def _open_all(places: Sequence[tuple[Outcome, _Process]], rules: Rules) -> None:
         list(pool.map(open_those, dict.fromkeys(process for _, process in places)))
 
 
-def _rounds(places: Sequence[tuple[Outcome, _Process]], rules: Rules) -> None:
+def _rounds(places: Sequence[tuple[EntrantResult, _Process]], rules: Rules) -> None:
     for number in range(1, rules.rounds + 1):
         rules.tell(f"round {number} of {rules.rounds}")
         turn = number % max(len(places), 1)
@@ -237,7 +237,7 @@ def _rounds(places: Sequence[tuple[Outcome, _Process]], rules: Rules) -> None:
             outcome.ceilings = speeds[: len(outcome.laps)]
 
 
-def _from_nothing(outcome: Outcome, process: _Process, rules: Rules) -> None:
+def _from_nothing(outcome: EntrantResult, process: _Process, rules: Rules) -> None:
     """The way to the first batch, and a cold lap; the entrant is closed before."""
     for _ in range(rules.firsts):
         if not outcome.error:
@@ -251,7 +251,7 @@ def _from_nothing(outcome: Outcome, process: _Process, rules: Rules) -> None:
 
 
 @contextmanager
-def _noting(outcome: Outcome) -> Iterator[None]:
+def _noting(outcome: EntrantResult) -> Iterator[None]:
     try:
         yield
     except _Failed as error:

@@ -12,6 +12,7 @@ from typing import Literal
 
 Arch = Literal["resnet18", "resnet50"]
 Phase = Literal["head", "full"]
+PHASES: tuple[Phase, ...] = ("head", "full")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

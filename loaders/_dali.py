@@ -14,7 +14,6 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
@@ -24,10 +23,9 @@ from loaders._ahead import Ahead
 from loaders._dali_pipeline import built, consumer, decode, decoding, new_pipeline
 from loaders._planned import PlannedLoader
 from loaders._turbo import decode_plan
+from loaders.arrays import UInt8
 from loaders.base import Batch, Decoding, LoaderConfig, Plan, Source
 from loaders.errors import SampleError
-
-UInt8 = npt.NDArray[np.uint8]
 
 
 class DaliLoader(PlannedLoader):

@@ -23,9 +23,10 @@ from loaders._dali_pipeline import built, consumer, decode, decoding, new_pipeli
 from loaders._pieces import WINDOW, PieceSchedule, whole_shards
 from loaders._planned import EpochLoader
 from loaders._turbo import decode_plan, flip_batch
+from loaders.arrays import Int64
 from loaders.base import Batch, Decoding, LoaderConfig, Plan, Schedule, Source
 from loaders.errors import LoaderError, SampleError
-from loaders.order import Int64, flips, stream_key
+from loaders.order import flips, stream_key
 from loaders.place import Url
 from loaders.shards import ShardSplit
 

@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import PIL
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from loaders._planned import Failure, PlannedLoader
+from loaders.arrays import UInt8
 from loaders.base import Batch, Decoding, Plan, Source
 from loaders.cores import granted_cores
 from loaders.course import find_course_csvs, index_images, read_course_split
 from loaders.errors import DataError, LabelError, SampleError
-
-UInt8 = npt.NDArray[np.uint8]
 
 
 class RetinopathyDataset(Dataset[tuple[Any, int]]):

@@ -18,18 +18,15 @@ from queue import Empty, SimpleQueue
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 import torch
 from PIL import Image
 
 from loaders._planned import Failure, PlannedLoader
+from loaders.arrays import Bool, UInt8
 from loaders.base import Batch, Decoding, LoaderConfig, Plan, Source
 from loaders.cores import granted_cores
 from loaders.errors import DataError, SampleError
-from loaders.order import Bool
-
-UInt8 = npt.NDArray[np.uint8]
 
 # (left-right, upside-down) to OpenCV's flip code.
 _FLIP_CODE = {(True, False): 1, (False, True): 0, (True, True): -1}

@@ -25,9 +25,9 @@ import numpy as np
 
 from loaders._pieces import WINDOW, PieceSchedule, whole_shards
 from loaders._turbo import TurboLoader
+from loaders.arrays import Int64
 from loaders.base import Batch, LoaderConfig, Plan, Schedule, Source
 from loaders.errors import LoaderError, SampleError, ShardError
-from loaders.order import Int64
 from loaders.place import Url
 from loaders.shards import ShardSplit
 

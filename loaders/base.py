@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from loaders.arrays import Bool, Int64
 from loaders.errors import SampleError, ShardError
-from loaders.order import (
-    Bool,
-    EpochOrder,
-    Int64,
-    WeightedOrder,
-    flips,
-    grade_weights,
-    rank_slice,
-)
+from loaders.order import EpochOrder, WeightedOrder, flips, grade_weights, rank_slice
 
 if TYPE_CHECKING:
     import torch

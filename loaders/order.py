@@ -18,10 +18,9 @@ from functools import cached_property, lru_cache, partial
 import numpy as np
 import numpy.typing as npt
 
-Int64 = npt.NDArray[np.int64]
+from loaders.arrays import Bool, Float64, Int64
+
 UInt64 = npt.NDArray[np.uint64]
-Float64 = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
 
 # Streams keep the draws of one purpose apart from those of another.
 SHARDS, WINDOW, SAMPLE, HFLIP, VFLIP, AUGMENT = range(6)

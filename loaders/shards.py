@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
+from loaders.arrays import Int64
 from loaders.errors import NoShards, SampleError, ShardError
 from loaders.place import Place, Url, place, stream_size
 
@@ -52,8 +52,6 @@ COLUMNS = {
 # Each map holds a file descriptor, 1,024 is a usual limit, and two splits are open at
 # once in training.
 _MAPS = 256
-
-Int64 = npt.NDArray[np.int64]
 
 
 def shard_name(split: str, number: int) -> str:

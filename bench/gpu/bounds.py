@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from bench.gpu.data import ODD_KINDS
-from bench.gpu.scope import Findings, Row
+from bench.gpu.scope import Row, SectionResults
 
 PARITY_MEAN, PARITY_MAX = 1.0, 8
 WAIT_SHARE = 0.02
 BF16_FACTOR = 1.8
 
 State = Literal["held", "NOT held", "not measured"]
-Results = Mapping[str, Findings]
+Results = Mapping[str, SectionResults]
 
 
 class Bound(NamedTuple):

@@ -23,7 +23,7 @@ from fastretina import cli
 from loaders.errors import DataError
 
 if TYPE_CHECKING:
-    from bench.gpu.scope import Event, Findings, Scope, Section
+    from bench.gpu.scope import Event, Scope, Section, SectionResults
 
 PROG = "python scripts/gpu_check.py"
 ABOUT = f"""Measure all that only a GPU can tell: how far its JPEG decoder is from
@@ -87,7 +87,7 @@ def command(options: Options) -> dict[str, Any]:
     begun = time.monotonic()
     device = choose(options.device, "off").device
     scope = prepare(options, str(device), begun + options.seconds)
-    record = Record(scope, begun)
+    record = CheckRecord(scope, begun)
     record.save()
     run = in_own_process if scope.cuda else measure
     try:
@@ -155,16 +155,16 @@ def prepare(options: Options, device: str, deadline: float) -> Scope:
     )
 
 
-class Record:
+class CheckRecord:
     """What has been found so far, written after every event."""
 
     def __init__(self, scope: Scope, begun: float) -> None:
-        from bench.gpu.scope import Findings
+        from bench.gpu.scope import SectionResults
 
         self._scope, self._begun = scope, begun
         self._date = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        self.found: dict[str, Findings] = {
-            section.name: Findings() for stage in stages() for section in stage
+        self.found: dict[str, SectionResults] = {
+            section.name: SectionResults() for stage in stages() for section in stage
         }
         self._last = time.monotonic()
 

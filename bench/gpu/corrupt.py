@@ -15,8 +15,8 @@ from bench.gpu.data import some
 from bench.gpu.pixels import Gap, pillow
 from bench.gpu.scope import Measurement, Row, Scope, described
 from loaders import Batch, Loader, LoaderConfig, make_loader, missing
+from loaders.arrays import Int64
 from loaders.errors import SampleError
-from loaders.order import Int64
 from loaders.shards import ShardSplit
 
 BATCH = 8

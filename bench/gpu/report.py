@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.gpu.bounds import Bound, Results, judge
 from bench.gpu.data import ODD_KINDS
-from bench.gpu.scope import Findings, Row
+from bench.gpu.scope import Row, SectionResults
 
 Column = tuple[str, Callable[[Row], Any]]
 
@@ -169,7 +169,7 @@ def markdown(results: Results, summary: Mapping[str, Any]) -> str:
     lines += [f"{summary['date']}, {summary['device']}, {summary['seconds']:.0f} s."]
     lines += ["", "## Bounds", "", *_table(_BOUNDS, judge(results))]
     for name, (title, columns) in TABLES.items():
-        found = results.get(name, Findings())
+        found = results.get(name, SectionResults())
         lines += ["", f"## {title}", ""]
         rows = [row for row in found.rows if not row.get("error")]
         lines += _table(columns, rows) if rows else ["Nothing measured."]

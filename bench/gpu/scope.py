@@ -157,7 +157,7 @@ class LeftOut(NamedTuple):
 
 
 @dataclass
-class Findings:
+class SectionResults:
     """What has come of a section so far."""
 
     rows: list[Row] = field(default_factory=list)

@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 
 from bench.gpu.scope import Measurement, Row, Scope
-from fastretina.measure.steps import Case, Phase, make_step, synthetic
+from fastretina.measure.steps import Case, make_step, synthetic
 from fastretina.nn.device import Compute
-from fastretina.recipe import Arch
+from fastretina.recipe import Arch, Phase
 
 _EAGER_SECONDS = 6.0
 _COMPILED_SECONDS = {"resnet18": 40.0, "resnet50": 70.0}

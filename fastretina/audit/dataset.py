@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from fastretina.data.labels import SPLITS, Sample, SampleTable, read_table
+from fastretina.data.labels import Sample, SampleTable, read_table
 from loaders.course import find_images
 from loaders.errors import DataError
 from loaders.files import naming
-from loaders.shards import MANIFEST, ShardSplit, open_split, read_manifest
+from loaders.shards import MANIFEST, SPLITS, ShardSplit, open_split, read_manifest
 
 
 class AuditError(DataError):
@@ -38,7 +38,7 @@ class Eye(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class AuditedDataset:
     """A data set under audit.
 
     Attributes:
@@ -96,7 +96,7 @@ class Reading:
 
 
 @contextmanager
-def open_subject(data: Path, how: Reading) -> Iterator[Subject]:
+def open_subject(data: Path, how: Reading) -> Iterator[AuditedDataset]:
     """Open a data set of any kind.
 
     A folder with a ``manifest.json`` is a set of shards, unless layout or labels are
@@ -127,7 +127,7 @@ def open_subject(data: Path, how: Reading) -> Iterator[Subject]:
     yield _of_folder(data, table, look_for_images=how.images)
 
 
-def _of_shards(data: Path, splits: Sequence[ShardSplit]) -> Subject:
+def _of_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
     eyes, places = [], []
     for split in splits:
         columns = (split.column(name) for name in ("key", "label", "patient", "eye"))
@@ -139,7 +139,7 @@ def _of_shards(data: Path, splits: Sequence[ShardSplit]) -> Subject:
         split, row = places[place]
         return bytes(split.read(row))
 
-    return Subject(
+    return AuditedDataset(
         data=data,
         layout="shards",
         own_split=True,
@@ -150,7 +150,9 @@ def _of_shards(data: Path, splits: Sequence[ShardSplit]) -> Subject:
     )
 
 
-def _of_folder(data: Path, table: SampleTable, *, look_for_images: bool) -> Subject:
+def _of_folder(
+    data: Path, table: SampleTable, *, look_for_images: bool
+) -> AuditedDataset:
     samples = table.samples
     folders: tuple[Path, ...] = ()
     paths: dict[int, Path] = {}
@@ -170,7 +172,7 @@ def _of_folder(data: Path, table: SampleTable, *, look_for_images: bool) -> Subj
         with naming(paths[place]):
             return paths[place].read_bytes()
 
-    return Subject(
+    return AuditedDataset(
         data=data,
         layout=table.layout,
         own_split=_has_own_split(data, table),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastretina.audit.dataset import Subject
+from fastretina.audit.dataset import AuditedDataset
 from fastretina.audit.duplicates import find_duplicates
 from fastretina.audit.fingerprints import Prints, take
 from fastretina.audit.headers import label_files
@@ -10,7 +10,7 @@ from fastretina.audit.split_counts import fellows, numbers
 from fastretina.audit.survey import Audited
 
 
-def examine(subject: Subject, *, look: bool, workers: int) -> Audited:
+def examine(subject: AuditedDataset, *, look: bool, workers: int) -> Audited:
     """Audit a data set.
 
     Args:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastretina.data.labels import SPLITS
 from loaders.course import (
     GRADE_WORDS,
     IMAGE_WORDS,
@@ -17,6 +16,7 @@ from loaders.course import (
     read_course_split,
     read_rows,
 )
+from loaders.shards import SPLITS
 
 
 class LabelFiles(NamedTuple):

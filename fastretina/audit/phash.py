@@ -21,10 +21,9 @@ import numpy.typing as npt
 import simplejpeg
 
 from fastretina.data.prepare import Preparer, orientation
+from loaders.arrays import Float32, UInt8
 
-UInt8 = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
-Float32 = npt.NDArray[np.float32]
 
 SIDE, GRID = 96, 16
 # The hash forgives a crop by 3 % of the width, which moves the outermost of 96 pixels

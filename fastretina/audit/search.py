@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from fastretina.audit.dataset import AuditError
-from fastretina.audit.phash import GRID, TURNS, Float32, Int8
-
-Int64 = npt.NDArray[np.int64]
+from fastretina.audit.phash import GRID, TURNS, Int8
+from loaders.arrays import Float32, Int64
 
 ALIKE = 0.62
 _ZOOMED = ("as it is", "mirrored")  # ways in which a closer view is looked for, too

@@ -11,10 +11,10 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from fastretina.audit.dataset import Eye
-from fastretina.data.labels import SPLITS
 from fastretina.metrics.baselines import Eyes, Leak, baselines, leak
 from fastretina.metrics.scores import quadratic_kappa
 from loaders.grades import GRADES
+from loaders.shards import SPLITS
 
 
 class Difference(NamedTuple):

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastretina.audit.dataset import AuditError, Eye, Subject
-from fastretina.data.labels import SPLITS
+from fastretina.audit.dataset import AuditedDataset, AuditError, Eye
 from loaders.course import COURSE_FILES, IMAGE_WORDS, find_course_csvs, strip_suffix
 from loaders.files import is_partial, write_atomically
+from loaders.shards import SPLITS
 
 NOTE = "split.json"  # tells a folder of ours from any other
 LINKS = "data"
@@ -26,7 +26,7 @@ LINKS = "data"
 _MADE_BY = "python -m fastretina.audit --fix"
 
 
-def refuse_to_write(out: Path, subject: Subject) -> None:
+def refuse_to_write(out: Path, subject: AuditedDataset) -> None:
     """Let only what is new, empty, or another split of ours be written over.
 
     Raises:
@@ -62,7 +62,7 @@ def refuse_to_write(out: Path, subject: Subject) -> None:
 
 
 def write_split(
-    out: Path, subject: Subject, eyes: Sequence[Eye], about: Mapping[str, Any]
+    out: Path, subject: AuditedDataset, eyes: Sequence[Eye], about: Mapping[str, Any]
 ) -> None:
     """Write the folder, whose four CSVs are complete only when all else is.
 
@@ -139,7 +139,7 @@ def _as_csv(cells: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def _link_images(links: Path, subject: Subject) -> None:
+def _link_images(links: Path, subject: AuditedDataset) -> None:
     """Make OUT/data a link to the photographs' folder, or a folder of links to them.
 
     Raises:

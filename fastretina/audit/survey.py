@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastretina.audit.dataset import Eye, Subject
+from fastretina.audit.dataset import AuditedDataset, Eye
 from fastretina.audit.duplicates import KINDS, Duplicates, Group
 from fastretina.audit.headers import LabelFiles
 from fastretina.audit.split_counts import Fellows, SplitNumbers
@@ -27,7 +27,7 @@ class Audited:
         unreadable: reasons by place.
     """
 
-    subject: Subject
+    subject: AuditedDataset
     numbers: SplitNumbers
     fellows: Fellows | None
     files: Sequence[LabelFiles] = ()

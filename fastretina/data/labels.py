@@ -47,9 +47,9 @@ from loaders.course import (
 )
 from loaders.errors import LabelError
 from loaders.grades import GRADES
+from loaders.shards import SPLITS
 
 LAYOUTS = ("course", "kaggle", "aptos", "folders")
-SPLITS = ("train", "test")
 
 _COLUMNS = {"kaggle": ("image", "level"), "aptos": ("id_code", "diagnosis")}
 _USUAL_NAMES = ("trainlabels.csv", "train.csv", "labels.csv")

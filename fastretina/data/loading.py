@@ -26,7 +26,7 @@ from loaders.errors import LoaderUnavailable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Feeding:
+class LoadingOptions:
     """How batches are made; it decides the speed, and nothing else but what is skipped.
 
     Attributes:
@@ -137,7 +137,7 @@ def other_pixels(config: Mapping[str, Any], now: Decoding) -> str | None:
     )
 
 
-def train_loader(train: ShardSplit, recipe: Recipe, feeding: Feeding) -> Loader:
+def train_loader(train: ShardSplit, recipe: Recipe, feeding: LoadingOptions) -> Loader:
     """Batches to train on: shuffled, flipped, the short last one kept."""
     config = feeding.config(
         batch_size=recipe.batch_size,
@@ -152,7 +152,9 @@ def train_loader(train: ShardSplit, recipe: Recipe, feeding: Feeding) -> Loader:
     return make_loader(feeding.loader, train, train.name, config)
 
 
-def evaluation_loader(split: ShardSplit, recipe: Recipe, feeding: Feeding) -> Loader:
+def evaluation_loader(
+    split: ShardSplit, recipe: Recipe, feeding: LoadingOptions
+) -> Loader:
     """Every sample of a split once, as it is; each rank's batches are of full size."""
     config = feeding.config(
         batch_size=recipe.batch_size * feeding.ranks.world_size,

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-UInt8 = npt.NDArray[np.uint8]
+from loaders.arrays import UInt8
 
 QUALITY = 95
 _ORIENTATION = 0x0112

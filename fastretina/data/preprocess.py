@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-UInt8 = npt.NDArray[np.uint8]
+from loaders.arrays import UInt8
 
 STEPS = ("crop", "clahe", "graham")
 

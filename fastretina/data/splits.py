@@ -21,7 +21,7 @@ from loaders.shards import ShardSplit, open_split
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class DataSplits:
     """The splits of a run; use it in a ``with``.
 
     Attributes:
@@ -34,7 +34,7 @@ class Data:
     validation: ShardSplit | None
     test: ShardSplit
 
-    def __enter__(self) -> Data:
+    def __enter__(self) -> DataSplits:
         return self
 
     def __exit__(
@@ -85,7 +85,7 @@ class Data:
 
 def open_data(
     shards: str | Path, recipe: Recipe, test_shards: str | Path | None = None
-) -> Data:
+) -> DataSplits:
     """Open a data set and hold out the recipe's validation patients.
 
     Args:
@@ -117,7 +117,7 @@ def open_data(
                     f"{recipe.validation}; pass --validation 0"
                 )
         opened.pop_all()
-    return Data(train, validation, test)
+    return DataSplits(train, validation, test)
 
 
 def some_of(split: ShardSplit, most: int | None) -> ShardSplit:

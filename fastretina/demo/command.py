@@ -23,6 +23,7 @@ from fastretina.cli import run
 from loaders.cores import granted_cores
 from loaders.errors import DataError
 from loaders.files import is_partial, write_atomically
+from loaders.shards import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,6 @@ ABOUT = (
 
 COURSE_SHARES = (73.5, 7.0, 15.0, 2.5, 2.1)  # percent of grades 0-4
 PAIRED, AGREEING = 0.92, 0.87  # eyes that come as a pair; pairs of one grade
-SPLITS = ("train", "test")
 COLUMNS = ("img", "label")  # a file each
 COHORT_STREAM = 2**31  # no patient has this number
 VERSION = 1  # of the drawing: other bytes from the same options

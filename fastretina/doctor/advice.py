@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastretina.doctor.bottleneck import limit
-from fastretina.doctor.measurements import PHASES, Findings, LoaderRate
+from fastretina.doctor.measurements import LoaderRate, Measurements
 from fastretina.doctor.storage import Change
+from fastretina.recipe import PHASES
 from loaders import LOADERS
 
 _ALIKE = 0.03  # rounds of one loader lie that far apart: no reason to choose by
@@ -74,7 +75,7 @@ def _as_fast(batch: Sequence[LoaderRate], one: LoaderRate) -> list[LoaderRate]:
     return [two for two in batch if two.loader == one.loader and _speed(two) >= enough]
 
 
-def advise(found: Findings) -> Advice | None:
+def advise(found: Measurements) -> Advice | None:
     """What to use, and why; None where nothing was loaded."""
     loading = found.loading
     best = best_loader(loading.batch) if loading else None
@@ -93,7 +94,7 @@ def advise(found: Findings) -> Advice | None:
     )
 
 
-def _why_loader(found: Findings, best: LoaderRate) -> str:
+def _why_loader(found: Measurements, best: LoaderRate) -> str:
     assert found.loading is not None
     others = [
         one
@@ -124,7 +125,7 @@ def _why_loader(found: Findings, best: LoaderRate) -> str:
     return sentence + "."
 
 
-def _own_order(found: Findings, best: LoaderRate) -> list[str]:
+def _own_order(found: Measurements, best: LoaderRate) -> list[str]:
     assert found.loading is not None
     own = [one for one in found.loading.batch if LOADERS[one.loader].own_order]
     fastest = max(own, key=_speed, default=None)
@@ -136,7 +137,7 @@ def _own_order(found: Findings, best: LoaderRate) -> list[str]:
     ]
 
 
-def _prefetch(found: Findings, best: LoaderRate) -> tuple[int, str]:
+def _prefetch(found: Measurements, best: LoaderRate) -> tuple[int, str]:
     """More of it evens out a loader that is fast enough only on average."""
     for phase in PHASES:
         end = found.training.end_to_end.get(phase)
@@ -159,7 +160,7 @@ def _prefetch(found: Findings, best: LoaderRate) -> tuple[int, str]:
     )
 
 
-def _batch_size(found: Findings) -> tuple[int, str]:
+def _batch_size(found: Measurements) -> tuple[int, str]:
     """What was asked for, unless memory forbids it: it is part of the recipe."""
     training, wanted = found.training, found.batch_size
     used, total = training.memory.gpu, training.memory.gpu_total
@@ -180,7 +181,7 @@ def _batch_size(found: Findings) -> tuple[int, str]:
     )
 
 
-def storing(found: Findings) -> list[str]:
+def storing(found: Measurements) -> list[str]:
     """Whether the images should be stored differently."""
     if found.data is None:
         return []
@@ -218,7 +219,7 @@ def _change_sentence(change: Change, shape: tuple[int, int]) -> str:
     }[name]
 
 
-def memory(found: Findings) -> list[str]:
+def memory(found: Measurements) -> list[str]:
     """What training takes."""
     training = found.training
     peak = f"Memory: {gib(training.memory.peak)} with batches of {training.batch}"
@@ -232,13 +233,13 @@ def memory(found: Findings) -> list[str]:
     return [peak, f"GPU memory: {gib(used)} of {gib(total or 0)}, beside CUDA's own."]
 
 
-def not_measured(found: Findings) -> list[str]:
+def not_measured(found: Measurements) -> list[str]:
     """Loaders that could not be had, and why."""
     notes = found.loading.not_measured if found.loading else {}
     return [f"Not measured: {name} ({note})." for name, note in notes.items()]
 
 
-def peak_at(found: Findings) -> float:
+def peak_at(found: Measurements) -> float:
     """Bytes at the batch size that was asked for, if all but imports grew with it."""
     memory = found.training.memory
     grows = max(memory.peak - memory.before, 0)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 from fastretina.doctor.forecast import training_speed
-from fastretina.doctor.measurements import PHASES, Findings, Phase, stages
+from fastretina.doctor.measurements import Measurements, stages
+from fastretina.formatting import format_rate
+from fastretina.recipe import PHASES, Phase
 
 Limit = Literal["read", "decode", "loader", "step"]
 
@@ -27,7 +29,7 @@ _SLACK = 0.85  # of what two parts explain that take turns
 _UNSTEADY = 1.6  # from the slowest round to the fastest
 
 
-def limit(found: Findings, phase: Phase) -> Limit:
+def limit(found: Measurements, phase: Phase) -> Limit:
     """The stage that training waits for in a phase."""
     loading = found.loading
     step = found.training.step[phase].images_per_second
@@ -43,7 +45,7 @@ def limit(found: Findings, phase: Phase) -> Limit:
     return "decode" if ready >= _NEAR_CEILING * ceiling else "loader"
 
 
-def to_win(found: Findings, phase: Phase) -> float:
+def to_win(found: Measurements, phase: Phase) -> float:
     """How many times as fast training would be if loading cost nothing, at least 1.
 
     A step on a batch that is there is the ceiling. What lies below it can't all be the
@@ -59,7 +61,7 @@ def to_win(found: Findings, phase: Phase) -> float:
     return max(times, 1.0)
 
 
-def headline(found: Findings) -> str:
+def headline(found: Measurements) -> str:
     """The verdict in a few words."""
     if found.loading is None:
         return "A training step on made-up images"
@@ -72,20 +74,20 @@ def headline(found: Findings) -> str:
     )
 
 
-def limits(found: Findings) -> list[str]:
+def limits(found: Measurements) -> list[str]:
     """A sentence for each phase, or one for both."""
     if found.loading is None:
         step = found.training.step["full"].images_per_second
         return [
             "No shards, so nothing was loaded. Steps of the whole network train "
-            f"{_told(step)} images/s, which no loader can exceed."
+            f"{format_rate(step)} images/s, which no loader can exceed."
         ]
     names = {phase: limit(found, phase) for phase in PHASES}
     sentences = [_limit_sentence(found, phase, names[phase]) for phase in PHASES]
     return [*sentences, *_sharing(found)]
 
 
-def _limit_sentence(found: Findings, phase: Phase, name: Limit) -> str:
+def _limit_sentence(found: Measurements, phase: Phase, name: Limit) -> str:
     assert found.loading is not None
     step = found.training.step[phase].images_per_second
     speed, times = training_speed(found, phase), to_win(found, phase)
@@ -106,12 +108,12 @@ def _limit_sentence(found: Findings, phase: Phase, name: Limit) -> str:
             else f"faster loading can make it {times:.1f} times as fast at most"
         )
     return (
-        f"Training {whom}: {what}. {_told(speed)} images/s end to end, "
-        f"{_told(step)} on a batch that is there: {gain}."
+        f"Training {whom}: {what}. {format_rate(speed)} images/s end to end, "
+        f"{format_rate(step)} on a batch that is there: {gain}."
     )
 
 
-def _sharing(found: Findings) -> list[str]:
+def _sharing(found: Measurements) -> list[str]:
     """Where both parts alone are clearly faster than both at once."""
     assert found.loading is not None
     if found.loading.ready is None:
@@ -130,7 +132,7 @@ def _sharing(found: Findings) -> list[str]:
     return []
 
 
-def unsteady(found: Findings) -> list[str]:
+def unsteady(found: Measurements) -> list[str]:
     """A warning where rounds of the same work lie far apart."""
     steady = [bar for bar in stages(found) if bar.kind in ("decode", "step")]
     spreads = {bar.name: bar.rate.fastest / bar.rate.slowest for bar in steady}
@@ -143,7 +145,7 @@ def unsteady(found: Findings) -> list[str]:
     ]
 
 
-def _disk(found: Findings) -> float:
+def _disk(found: Measurements) -> float:
     """Images/s that the disk gives in every epoch; endless where memory keeps all."""
     assert found.loading is not None
     assert found.data is not None
@@ -151,7 +153,3 @@ def _disk(found: Findings) -> float:
     if cold is None or found.data.bytes < _FITS * found.memory_granted:
         return float("inf")
     return cold.images_per_second
-
-
-def _told(speed: float) -> str:
-    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"

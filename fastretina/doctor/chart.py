@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from fastretina.doctor.measurements import Stage
+from fastretina.formatting import format_rate
 
 _COLOURS = {
     "read": "#9aa5b1",
@@ -32,7 +33,7 @@ def bars(stages: Sequence[Stage], width: int, block: str = "#") -> str:
     Lengths are logarithmic, as a stage can be ten thousand times another.
     """
     names = max(len(stage.name) for stage in stages)
-    speeds = [_told(stage.rate.images_per_second) for stage in stages]
+    speeds = [format_rate(stage.rate.images_per_second) for stage in stages]
     numbers = max(map(len, speeds))
     room = max(max(width, _NARROWEST) - names - numbers - 4, _LEAST_BAR)
     low, high = decades(stages)
@@ -106,7 +107,7 @@ def _bar(axis: Axes, place: int, stage: Stage) -> None:
         ends = [rate.slowest, rate.fastest]
         axis.plot(ends, [place, place], color=colour, lw=wide, zorder=4)
     axis.annotate(
-        _told(rate.images_per_second),
+        format_rate(rate.images_per_second),
         (max(rate.fastest, rate.images_per_second), place),
         xytext=(5, 0),
         textcoords="offset points",
@@ -127,10 +128,6 @@ def _save(figure: Figure, path: Path) -> None:
 def _share(speed: float, low: float, high: float) -> float:
     """Of the way from low to high, on a logarithmic scale."""
     return math.log(max(speed, low) / low) / math.log(high / low)
-
-
-def _told(speed: float) -> str:
-    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
 
 
 def _decade(speed: float) -> str:

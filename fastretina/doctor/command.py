@@ -22,8 +22,8 @@ from fastretina.recipe import STRONG, Arch
 
 if TYPE_CHECKING:
     from fastretina.doctor.advice import Advice
-    from fastretina.doctor.measurements import Findings
-    from fastretina.doctor.sample import Subject
+    from fastretina.doctor.measurements import Measurements
+    from fastretina.doctor.sample import ImageSample
 
 PROG = "python -m fastretina.doctor"
 ABOUT = f"""Measure every stage that an image goes through, from the disk to the trained
@@ -133,7 +133,7 @@ def command(options: Options) -> dict[str, Any]:
     }
 
 
-def _subject(options: Options) -> Subject | None:
+def _subject(options: Options) -> ImageSample | None:
     """The data set; None where none was named and there is none.
 
     Raises:
@@ -151,7 +151,9 @@ def _subject(options: Options) -> Subject | None:
     return look_at(options.shards or Path(_SHARDS), options.image_size)
 
 
-def _judge(found: Findings, out: Path, machine: str, *, keep: bool) -> dict[str, Any]:
+def _judge(
+    found: Measurements, out: Path, machine: str, *, keep: bool
+) -> dict[str, Any]:
     """Show the verdict; returns its part of the JSON line."""
     from fastretina.doctor import bottleneck as verdict
     from fastretina.doctor import text as wording
@@ -182,7 +184,7 @@ def _judge(found: Findings, out: Path, machine: str, *, keep: bool) -> dict[str,
     }
 
 
-def _remember(found: Findings, advice: Advice | None, *, keep: bool) -> str | None:
+def _remember(found: Measurements, advice: Advice | None, *, keep: bool) -> str | None:
     """Keep the best loader for ``--loader auto``; returns the file."""
     from fastretina.data.auto_loader import Choice, remember
 

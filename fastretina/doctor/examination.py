@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fastretina.doctor.loader_rates import Bench, Tell, measure_loading
-from fastretina.doctor.measurements import DataSet, Findings
-from fastretina.doctor.sample import Subject, sample
+from fastretina.doctor.measurements import DataSet, Measurements
+from fastretina.doctor.sample import ImageSample, sample
 from fastretina.doctor.storage import changes, survey
 from fastretina.doctor.training_rates import Drill, Feed, measure_training
 from fastretina.measure.machine import memory_granted
@@ -31,7 +31,7 @@ class Wanted:
         tell: called with what is going on.
     """
 
-    subject: Subject | None
+    subject: ImageSample | None
     arch: Arch
     compute: Compute
     image_size: int | None
@@ -40,7 +40,7 @@ class Wanted:
     tell: Tell
 
 
-def examine(wanted: Wanted) -> Findings:
+def examine(wanted: Wanted) -> Measurements:
     """Measure everything; loading first, as forks should come before threads.
 
     Raises:
@@ -65,12 +65,12 @@ def examine(wanted: Wanted) -> Findings:
 
 def _found(
     wanted: Wanted, drill: Drill, bench: Bench | None, data: DataSet | None
-) -> Findings:
+) -> Measurements:
     loading = None if bench is None else measure_loading(bench)
     feed = None
     if bench is not None and loading is not None and loading.ready is not None:
         feed = Feed(bench, loading.ready.loader, loading.ready.workers)
-    return Findings(
+    return Measurements(
         arch=wanted.arch,
         device=str(wanted.compute.device),
         cores=granted_cores(),

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastretina.doctor.measurements import PHASES, Findings, Phase
-from fastretina.recipe import Recipe
+from fastretina.doctor.measurements import Measurements
+from fastretina.formatting import format_duration
+from fastretina.recipe import PHASES, Phase, Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,12 +27,12 @@ class Forecast:
 
     def sentences(self) -> list[str]:
         """For people."""
-        head, full = (duration(self.epoch_seconds[phase]) for phase in PHASES)
+        head, full = (format_duration(self.epoch_seconds[phase]) for phase in PHASES)
         recipe = self.recipe
         return [
             f"An epoch of the head takes {head}, one of the whole network {full}; the "
             f"{recipe.recipe} recipe ({recipe.head_epochs} + {recipe.full_epochs} "
-            f"epochs, with evaluations) {duration(self.recipe_seconds)}."
+            f"epochs, with evaluations) {format_duration(self.recipe_seconds)}."
         ]
 
     def summary(self) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def forecast(
     )
 
 
-def foreseen(found: Findings, recipe: Recipe) -> Forecast | None:
+def foreseen(found: Measurements, recipe: Recipe) -> Forecast | None:
     """The forecast for what was measured; None without shards."""
     if found.data is None or found.loading is None:
         return None
@@ -81,7 +82,7 @@ def foreseen(found: Findings, recipe: Recipe) -> Forecast | None:
     return forecast(recipe, found.data.train, found.data.test, speeds, speeds["head"])
 
 
-def training_speed(found: Findings, phase: Phase) -> float:
+def training_speed(found: Measurements, phase: Phase) -> float:
     """Images/s in a phase: measured end to end, or else what the slower part allows."""
     training = found.training
     if phase in training.end_to_end:
@@ -89,16 +90,3 @@ def training_speed(found: Findings, phase: Phase) -> float:
     step = training.step[phase].images_per_second
     ready = found.loading.ready if found.loading else None
     return min(step, ready.rate.images_per_second) if ready else step
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people, e.g. ``45 s``, ``12 minutes``, ``3.2 hours``."""
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} minutes"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 86400:.1f} days"

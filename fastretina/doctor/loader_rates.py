@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastretina.doctor.advice import best_loader
 from fastretina.doctor.measurements import LoaderRate, Loading
-from fastretina.doctor.sample import Subject
+from fastretina.doctor.sample import ImageSample
 from fastretina.measure import page_cache
 from fastretina.measure.ceilings import decode_only
 from fastretina.measure.rounds import Line, Rate, drain, rounds
@@ -42,7 +42,7 @@ class Bench:
         tell: called with what is going on.
     """
 
-    subject: Subject
+    subject: ImageSample
     jpegs: Sequence[bytes]
     compute: Compute
     batch_size: int

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from fastretina.doctor.storage import Storage
 from fastretina.measure.rounds import Rate
-from fastretina.recipe import Arch
-
-Phase = Literal["head", "full"]
-PHASES: tuple[Phase, ...] = ("head", "full")
+from fastretina.recipe import PHASES, Arch, Phase
 
 
 class LoaderRate(NamedTuple):
@@ -100,7 +97,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Training:
+class TrainingRates:
     """How fast images are trained on.
 
     Attributes:
@@ -122,7 +119,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Findings:
+class Measurements:
     """Everything.
 
     Attributes:
@@ -143,7 +140,7 @@ class Findings:
     batch_size: int
     data: DataSet | None
     loading: Loading | None
-    training: Training
+    training: TrainingRates
 
     @property
     def on_gpu(self) -> bool:
@@ -165,7 +162,7 @@ class Stage(NamedTuple):
     rate: Rate
 
 
-def stages(found: Findings) -> list[Stage]:
+def stages(found: Measurements) -> list[Stage]:
     """What was measured, in the order in which an image goes through it."""
     loading, training = found.loading, found.training
     bars: list[Stage] = []
@@ -194,7 +191,7 @@ def stages(found: Findings) -> list[Stage]:
     return bars
 
 
-def summary(found: Findings) -> dict[str, Any]:
+def summary(found: Measurements) -> dict[str, Any]:
     """The numbers as the JSON line holds them."""
     data, memory = found.data, found.training.memory
     return {

@@ -20,7 +20,7 @@ _SAMPLE = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class ImageSample:
     """A data set.
 
     Attributes:
@@ -61,7 +61,7 @@ class Subject:
             return [self.shards / part.shards[number].name for number in numbers]
 
 
-def look_at(shards: Path, image_size: int | None) -> Subject:
+def look_at(shards: Path, image_size: int | None) -> ImageSample:
     """Open a data set.
 
     Raises:
@@ -75,7 +75,7 @@ def look_at(shards: Path, image_size: int | None) -> Subject:
         if image_size is None and len(sizes) > 1:
             image_size = _USUAL
         shape = sizes[0] if image_size is None else (image_size, image_size)
-        return Subject(
+        return ImageSample(
             shards=shards,
             rows=train.rows,
             train=len(train),
@@ -88,7 +88,7 @@ def look_at(shards: Path, image_size: int | None) -> Subject:
         )
 
 
-def sample(subject: Subject, seconds: float) -> list[bytes]:
+def sample(subject: ImageSample, seconds: float) -> list[bytes]:
     """JPEGs from all over the data set, as many as decode in that time.
 
     Raises:

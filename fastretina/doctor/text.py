@@ -13,7 +13,7 @@ from fastretina.doctor import bottleneck as verdict
 from fastretina.doctor.advice import Advice
 from fastretina.doctor.forecast import Forecast
 from fastretina.doctor.installation import Check
-from fastretina.doctor.measurements import Findings
+from fastretina.doctor.measurements import Measurements
 from fastretina.measure.machine import host_facts
 from fastretina.nn.device import Compute
 
@@ -34,7 +34,7 @@ def machine(compute: Compute) -> str:
     )
 
 
-def about(found: Findings) -> str:
+def about(found: Measurements) -> str:
     """What was measured, for the chart."""
     height, width = found.training.shape
     batch = f"batch {found.batch_size}"
@@ -79,7 +79,7 @@ def block() -> str:
 
 
 def told(
-    found: Findings, advice: Advice | None, ahead: Forecast | None, width: int
+    found: Measurements, advice: Advice | None, ahead: Forecast | None, width: int
 ) -> str:
     """The verdict's sentences, in the order in which they are read."""
     sentences = [

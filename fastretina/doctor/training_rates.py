@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 
 from fastretina.doctor.loader_rates import Bench, Tell
-from fastretina.doctor.measurements import EndToEnd, Memory, Phase, Training
+from fastretina.doctor.measurements import EndToEnd, Memory, TrainingRates
 from fastretina.measure.rounds import Rate, rounds
 from fastretina.measure.steps import Case, Step, make_step
 from fastretina.measure.usage import PeakMemory, memory_bytes
 from fastretina.nn.device import Compute, DeviceError
-from fastretina.recipe import Arch
+from fastretina.recipe import Arch, Phase
 from loaders import Batch, Loader, make_loader
 
 _PROBE = 4  # images
@@ -73,7 +73,7 @@ class Feed(NamedTuple):
     workers: int
 
 
-def measure_training(drill: Drill, feed: Feed | None) -> Training:
+def measure_training(drill: Drill, feed: Feed | None) -> TrainingRates:
     """Both phases, the whole network first.
 
     Raises:
@@ -99,7 +99,7 @@ def measure_training(drill: Drill, feed: Feed | None) -> Training:
             gpu = _gpu_taken(drill.compute, used_before)
         del work
         _tidy(drill.compute)
-    return Training(
+    return TrainingRates(
         shape=drill.shape,
         batch=batch,
         step=step,

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-    from fastretina.data.loading import Feeding
+    from fastretina.data.loading import LoadingOptions
     from fastretina.metrics.baselines import Eyes
-    from fastretina.metrics.predictions import Predicted
+    from fastretina.metrics.predictions import SplitPredictions
     from fastretina.nn.device import Compute
     from fastretina.nn.distributed import Ranks
     from fastretina.nn.trained import Trained
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 def command(options: Options) -> dict[str, Any]:
     """Evaluate a run; returns what the JSON line holds."""
-    from fastretina.data.loading import Feeding, choose_loader
+    from fastretina.data.loading import LoadingOptions, choose_loader
     from fastretina.metrics.evaluation import appraise, table
     from fastretina.nn.device import choose_again
     from fastretina.nn.trained import load_trained
@@ -150,7 +150,7 @@ def command(options: Options) -> dict[str, Any]:
     trained = load_trained(run, compute.device)
     shards = options.shards or _own_shards(trained.config, options.split)
     device = str(compute.device)
-    feeding = Feeding(
+    feeding = LoadingOptions(
         loader=choose_loader(options.loader, device, fallback=options.fallback),
         device=device,
         workers=options.workers,
@@ -179,11 +179,15 @@ def command(options: Options) -> dict[str, Any]:
 
 
 def _predicted(
-    trained: Trained, compute: Compute, feeding: Feeding, shards: str, split_name: str
-) -> tuple[Predicted, int]:
+    trained: Trained,
+    compute: Compute,
+    feeding: LoadingOptions,
+    shards: str,
+    split_name: str,
+) -> tuple[SplitPredictions, int]:
     """Predict a split; how many images were skipped, which are told of."""
     from fastretina.data.loading import evaluation_loader, other_pixels
-    from fastretina.metrics.predictions import Predicted
+    from fastretina.metrics.predictions import SplitPredictions
 
     with (
         _opened(shards, split_name, trained.recipe) as split,
@@ -200,7 +204,7 @@ def _predicted(
             "checkpoint": trained.checkpoint,
             "weights_sha256": trained.weights_sha256,
         }
-        predicted = Predicted.of(split, found.rows, found.probabilities, about)
+        predicted = SplitPredictions.of(split, found.rows, found.probabilities, about)
         return predicted, len(loader.skipped)
 
 
@@ -248,9 +252,9 @@ def _known(trained: Trained, options: Options) -> Eyes | None:
         return None
 
 
-def _validation(run: Run) -> Predicted | None:
+def _validation(run: Run) -> SplitPredictions | None:
     """The run's predictions on the patients that it held out, if there are any."""
-    from fastretina.metrics.predictions import Predicted
+    from fastretina.metrics.predictions import SplitPredictions
 
     path = run.path / "validation.parquet"
-    return Predicted.load(path) if path.exists() else None
+    return SplitPredictions.load(path) if path.exists() else None

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fastretina.experiments.cells import Plan
-from fastretina.experiments.results import Found, Outcome
+from fastretina.experiments.results import CellScores, Outcome
 from fastretina.run import Run
 from loaders.grades import GRADES
 
@@ -24,7 +24,7 @@ def draw(
     folder: Path,
     plan: Plan,
     outcomes: Mapping[str, Outcome],
-    found: Mapping[str, Found],
+    found: Mapping[str, CellScores],
 ) -> list[dict[str, str]]:
     """Draw what there is to draw; each figure's file, alt text and caption."""
     figures = []
@@ -102,7 +102,7 @@ def _mark_phases(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_matrices(
-    path: Path, plan: Plan, found: Mapping[str, Found]
+    path: Path, plan: Plan, found: Mapping[str, CellScores]
 ) -> dict[str, str]:
     """Each cell's confusion matrix, rows as shares of the true grade."""
     across = min(len(found), _ACROSS)

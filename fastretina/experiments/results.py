@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fastretina.experiments.cells import Cell, Pairing, Plan
 from fastretina.metrics.bootstrap import (
@@ -18,13 +17,12 @@ from fastretina.metrics.bootstrap import (
 )
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.comparison import Contender, as_json, compare
-from fastretina.metrics.predictions import Predicted
+from fastretina.metrics.predictions import SplitPredictions
 from fastretina.metrics.scores import collapse, score_grades
 from fastretina.nn.step import class_weights
 from fastretina.run import Run
+from loaders.arrays import Float64, Int64
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 State = Literal["waiting", "done", "failed"]
 
 
@@ -44,7 +42,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CellScores:
     """The predictions of a cell's finished runs on the same test images.
 
     Attributes:
@@ -52,17 +50,17 @@ class Found:
         grades: int64[N] of each seed: what is said in the end.
     """
 
-    tests: Sequence[Predicted]
+    tests: Sequence[SplitPredictions]
     grades: Sequence[Int64]
 
     @classmethod
-    def of(cls, cell: Cell, runs: Sequence[Path]) -> Found:
+    def of(cls, cell: Cell, runs: Sequence[Path]) -> CellScores:
         """Read what the runs have left; those of a derived cell, with the prior back.
 
         Raises:
             RunError: a file is missing or damaged.
         """
-        tests = [Predicted.load(run / "test.parquet") for run in runs]
+        tests = [SplitPredictions.load(run / "test.parquet") for run in runs]
         keys = sorted(set.intersection(*(set(test.keys) for test in tests)))
         tests = [test.of_keys(keys) for test in tests]  # variants have another order
         if cell.derived is None:
@@ -70,11 +68,11 @@ class Found:
         pairs = zip(tests, runs, strict=True)
         return cls(tests, [_corrected(cell, test, run) for test, run in pairs])
 
-    def of_keys(self, keys: Sequence[str]) -> Found:
+    def of_keys(self, keys: Sequence[str]) -> CellScores:
         """The same of these test images, in this order."""
         place = {key: n for n, key in enumerate(self.tests[0].keys)}
         chosen = np.array([place[key] for key in keys], np.int64)
-        return Found(
+        return CellScores(
             [test.of_keys(keys) for test in self.tests],
             [grades[chosen] for grades in self.grades],
         )
@@ -127,7 +125,7 @@ class Found:
         return matrix
 
 
-def _corrected(cell: Cell, test: Predicted, run: Path) -> Int64:
+def _corrected(cell: Cell, test: SplitPredictions, run: Path) -> Int64:
     """The grades with the class weights of the run's loss undone: int64[N]."""
     weights = class_weights(cell.recipe.class_weights, _train_counts(run))
     assert weights is not None, "a cell is derived from one with a weighted loss"
@@ -148,19 +146,19 @@ class Collection:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._found: dict[tuple[str, ...], Found] = {}
+        self._found: dict[tuple[str, ...], CellScores] = {}
         self._scores: dict[tuple[str, ...], dict[str, Any]] = {}
         self._comparisons: dict[tuple[str, ...], list[dict[str, Any]]] = {}
 
     def collect(
         self, outcomes: Mapping[str, Outcome]
-    ) -> tuple[dict[str, Any], dict[str, Found]]:
+    ) -> tuple[dict[str, Any], dict[str, CellScores]]:
         """The experiment as JSON, and the predictions that it rests on.
 
         Args:
             outcomes: by the name of the cell; of those that have runs of their own.
         """
-        found: dict[str, Found] = {}
+        found: dict[str, CellScores] = {}
         keys: dict[str, tuple[str, ...]] = {}
         cells = []
         for cell in self._plan.cells:
@@ -168,7 +166,7 @@ class Collection:
             if outcome.runs:
                 key = keys[cell.name] = (cell.name, *map(str, outcome.runs))
                 if key not in self._found:
-                    self._found[key] = Found.of(cell, outcome.runs)
+                    self._found[key] = CellScores.of(cell, outcome.runs)
                     self._scores[key] = _said(self._found[key])
                 found[cell.name] = self._found[key]
             scores = self._scores.get(keys.get(cell.name, ()))
@@ -183,7 +181,7 @@ class Collection:
         return {"cells": cells, "comparisons": comparisons}, found
 
 
-def _said(found: Found) -> dict[str, Any]:
+def _said(found: CellScores) -> dict[str, Any]:
     return {"scores": found.scores(), "collapse": found.collapse()}
 
 
@@ -216,7 +214,7 @@ def _best_on_test(run: Path) -> float | None:
 
 
 def _compared(
-    plan: Plan, pairing: Pairing, found: Mapping[str, Found]
+    plan: Plan, pairing: Pairing, found: Mapping[str, CellScores]
 ) -> list[dict[str, Any]]:
     """As JSON, on the test images and with the seeds that both have."""
     names = (pairing.first, pairing.second)

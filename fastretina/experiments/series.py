@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastretina.doctor.forecast import duration
 from fastretina.experiments.cells import GIVEN, Cell, Plan
 from fastretina.experiments.options import Options
 from fastretina.experiments.results import Collection, Outcome
 from fastretina.experiments.variants import make_variant
+from fastretina.formatting import format_duration
 from fastretina.interrupts import Stopper
 from fastretina.train.options import TrainOptions
 from loaders.errors import DataError, RunError
@@ -52,8 +52,8 @@ class Series:
             ahead = sum(self._expected(c) for c, _ in left[place:])
             _say(
                 f"[{done + place + 1}/{len(self._runs())}] {self._name(cell, number)}: "
-                f"about {duration(self._expected(cell))}, all of it "
-                f"{duration(ahead)}"
+                f"about {format_duration(self._expected(cell))}, all of it "
+                f"{format_duration(ahead)}"
             )
             error = self._run(cell, number)
             if error is not None:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from fastretina.doctor.forecast import duration
 from fastretina.experiments.cells import GIVEN, Plan
 from fastretina.experiments.variants import VARIANTS
-from fastretina.metrics.bootstrap import told
+from fastretina.formatting import format_duration, format_interval
 from fastretina.recipe import RECIPES, Recipe
 
 _COLUMNS = (
@@ -32,13 +31,13 @@ def planned(plan: Plan, seconds: Mapping[str, float], seeds: int) -> str:
         recipe = cell.recipe
         words = " ".join(differences(recipe, RECIPES[recipe.recipe]))
         times = f"{seeds} x " if seeds > 1 else ""
-        lines.append(f"  {cell.name}: {times}{duration(seconds[cell.name])}")
+        lines.append(f"  {cell.name}: {times}{format_duration(seconds[cell.name])}")
         lines.append(f"      --recipe {recipe.recipe} {words}".rstrip())
         if cell.data != GIVEN:
             both = "train and test" if cell.test == cell.data else "train"
             lines.append(f"      {both}: {VARIANTS[cell.data]}")
     total = seeds * sum(seconds.values())
-    lines.append(f"in all about {duration(total)}, loading not counted")
+    lines.append(f"in all about {format_duration(total)}, loading not counted")
     return "\n".join(lines)
 
 
@@ -100,7 +99,7 @@ def _score(cell: Mapping[str, Any], key: str, form: str, several: bool) -> str:
     if cell["scores"] is None:
         return cell["state"] if key == "accuracy" else "-"
     score = cell["scores"][key]
-    text = told(score["mean"], score["interval"], form)
+    text = format_interval(score["mean"], score["interval"], form)
     if not several or score["spread"] is None:
         return text
     return f"{text} ± {score['spread']:{form}}"
@@ -148,7 +147,7 @@ def _comparisons(found: Mapping[str, Any]) -> list[str]:
 
 
 def _difference(each: Mapping[str, Any]) -> str:
-    return told(each["value"], each["interval"], "+.3f")
+    return format_interval(each["value"], each["interval"], "+.3f")
 
 
 def _verdict(each: Sequence[Mapping[str, Any]]) -> str:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 
+from loaders.arrays import UInt8
 from loaders.shards import ShardSplit
 
-UInt8 = npt.NDArray[np.uint8]
 Share = TypeVar("Share")
 
 

@@ -12,10 +12,8 @@ from fastretina.nn.augment import Augment, Normaliser
 from fastretina.nn.device import Compute
 from fastretina.nn.model import build_model, set_phase
 from fastretina.nn.step import Loss, make_average, make_optimizer
-from fastretina.recipe import STRONG, Arch
+from fastretina.recipe import STRONG, Arch, Phase
 from loaders import Batch
-
-Phase = Literal["head", "full"]
 
 
 class Case(NamedTuple):

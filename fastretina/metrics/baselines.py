@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastretina.metrics.scores import score_grades
+from loaders.arrays import Int64
 
 if TYPE_CHECKING:
     from loaders.shards import ShardSplit
-
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

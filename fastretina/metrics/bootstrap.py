@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.stats import DegenerateDataWarning, bootstrap
 from sklearn import metrics as sk
 
+from fastretina.formatting import format_interval
 from fastretina.metrics.scores import (
     REFERABLE,
     SIGHT_THREATENING,
@@ -26,10 +27,9 @@ from fastretina.metrics.scores import (
     score,
     unchecked,
 )
+from loaders.arrays import Float64, Int64
 from loaders.grades import GRADES
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 Weighted = Callable[[Float64], Float64]  # float64[N] weights to float64[K] statistics
 
 LEVEL = 0.95
@@ -199,16 +199,6 @@ def _shaped(found: Sequence[list[float] | None]) -> dict[str, Any]:
     return shaped
 
 
-def told(value: float | None, interval: Sequence[float] | None, form: str) -> str:
-    """A score with its interval, e.g. ``82.9% [78.0, 87.4]``."""
-    if value is None:
-        return "-"
-    if interval is None:
-        return format(value, form)
-    low, high = (format(end, form).rstrip("%") for end in interval)
-    return f"{value:{form}} [{low}, {high}]"
-
-
 def of_scores(scores: Mapping[str, Any], name: str, form: str) -> str:
-    """``told`` of one of the scores that ``score_with_intervals`` gives."""
-    return told(scores[name], scores.get("intervals", {}).get(name), form)
+    """``format_interval`` of one of the scores that ``score_with_intervals`` gives."""
+    return format_interval(scores[name], scores.get("intervals", {}).get(name), form)

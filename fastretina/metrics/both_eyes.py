@@ -18,16 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fastretina.metrics.comparison import Contender, as_json, compare
-from fastretina.metrics.predictions import Predicted
+from fastretina.metrics.predictions import SplitPredictions
 from fastretina.metrics.scores import score
+from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.grades import GRADES
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 FEWEST_PAIRS = 20
 _LEAST = 1e-4  # a probability below it is noise, and its logarithm would rule the fit
@@ -71,7 +70,7 @@ class Fusion:
         return blended
 
 
-def pairs_of(predicted: Predicted) -> tuple[Int64, Int64]:
+def pairs_of(predicted: SplitPredictions) -> tuple[Int64, Int64]:
     """The eyes whose fellow is there, too.
 
     Returns:
@@ -89,7 +88,7 @@ def pairs_of(predicted: Predicted) -> tuple[Int64, Int64]:
     return own, fellow
 
 
-def fit_fusion(validation: Predicted) -> Fusion:
+def fit_fusion(validation: SplitPredictions) -> Fusion:
     """Fit on the pairs of a validation split; the same split gives the same fusion.
 
     The regularisation is chosen by the log-loss of a cross-validation over patients.
@@ -117,7 +116,9 @@ def fit_fusion(validation: Predicted) -> Fusion:
     )
 
 
-def judge_fusion(validation: Predicted, test: Predicted) -> dict[str, Any]:
+def judge_fusion(
+    validation: SplitPredictions, test: SplitPredictions
+) -> dict[str, Any]:
     """Compare fused with single-eye predictions on the paired eyes of test, as JSON.
 
     Args:
@@ -208,7 +209,7 @@ def _loss(labels: Int64, probabilities: Float64) -> float:
     return float(-np.log(np.maximum(chosen, _LEAST)).mean())
 
 
-def _refuse_few(validation: Predicted, own: Int64) -> None:
+def _refuse_few(validation: SplitPredictions, own: Int64) -> None:
     pairs, grades = len(own) // 2, np.unique(validation.labels[own])
     if pairs < FEWEST_PAIRS:
         raise FusionError(

@@ -22,10 +22,8 @@ from fastretina.metrics.scores import (
     quadratic_kappa,
     unchecked,
 )
+from loaders.arrays import Float64, Int64
 from loaders.grades import GRADES
-
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 _HOTTEST = 20.0  # beyond which all grades look alike
 _TINY = 1e-12

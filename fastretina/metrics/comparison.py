@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import binomtest
 
 from fastretina.metrics.bootstrap import (
@@ -20,9 +19,7 @@ from fastretina.metrics.bootstrap import (
     grade_statistics,
     patient_intervals,
 )
-
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+from loaders.arrays import Float64, Int64
 
 
 class Contender(NamedTuple):

@@ -9,24 +9,21 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from fastretina.formatting import format_interval
 from fastretina.metrics.baselines import Eyes, Leak, baselines, leak
 from fastretina.metrics.bootstrap import (
     grade_intervals,
     of_scores,
     patient_intervals,
     score_with_intervals,
-    told,
 )
 from fastretina.metrics.both_eyes import FusionError, judge_fusion
 from fastretina.metrics.calibration import Calibration, calibrate, correct_prior
-from fastretina.metrics.predictions import Predicted
+from fastretina.metrics.predictions import SplitPredictions
 from fastretina.metrics.scores import FIXED_SPECIFICITY, calibration_error, score_grades
+from loaders.arrays import Float64, Int64
 from loaders.grades import GRADES
-
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 _CUTS = (
     ("referable", "referable DR (grade 2 or worse)"),
@@ -37,9 +34,9 @@ _OPERATING_POINT = ("accuracy", "balanced_accuracy", "qwk", "macro_f1", "confusi
 
 
 def appraise(
-    test: Predicted,
+    test: SplitPredictions,
     known: Eyes | None = None,
-    validation: Predicted | None = None,
+    validation: SplitPredictions | None = None,
     weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Scores with intervals, beside what needs no pixel; and other operating points.
@@ -71,7 +68,9 @@ def appraise(
     }
 
 
-def _paired(test: Predicted, validation: Predicted) -> dict[str, Any] | None:
+def _paired(
+    test: SplitPredictions, validation: SplitPredictions
+) -> dict[str, Any] | None:
     """Both eyes together against one, where there are pairs enough to fit on."""
     try:
         return judge_fusion(validation, test)
@@ -79,7 +78,7 @@ def _paired(test: Predicted, validation: Predicted) -> dict[str, Any] | None:
         return None
 
 
-def _calibrated(fitted: Calibration, test: Predicted) -> dict[str, Any]:
+def _calibrated(fitted: Calibration, test: SplitPredictions) -> dict[str, Any]:
     cooled = fitted.cooled(test.probabilities)
     grades = fitted.grades(test.probabilities)
 
@@ -94,11 +93,11 @@ def _calibrated(fitted: Calibration, test: Predicted) -> dict[str, Any]:
     }
 
 
-def _corrected(test: Predicted, weights: Sequence[float]) -> dict[str, Any]:
+def _corrected(test: SplitPredictions, weights: Sequence[float]) -> dict[str, Any]:
     return _point(test, correct_prior(test.probabilities, weights).argmax(axis=1))
 
 
-def _point(test: Predicted, grades: Int64) -> dict[str, Any]:
+def _point(test: SplitPredictions, grades: Int64) -> dict[str, Any]:
     """Another operating point: the grades that are said instead, int64[N]."""
     scores = score_grades(test.labels, grades)
     kept = {name: scores[name] for name in _OPERATING_POINT}
@@ -129,7 +128,8 @@ def table(appraisal: Mapping[str, Any]) -> str:
     for grade, name in enumerate(GRADES):
         counts = "".join(f"{count:>7,}" for count in scores["confusion"][grade])
         recall, precision = (
-            told(scores[key][grade], None, ".1%") for key in ("recall", "precision")
+            format_interval(scores[key][grade], None, ".1%")
+            for key in ("recall", "precision")
         )
         lines.append(f"{grade} {name:<16}{recall:>7}{precision:>11}  {counts}")
     return "\n".join(lines + [f"warning: {each}" for each in warnings(appraisal)])
@@ -152,16 +152,17 @@ def warnings(appraisal: Mapping[str, Any]) -> list[str]:
 def _cut_line(scores: Mapping[str, Any], key: str, name: str) -> str:
     cut, ends = scores[key], scores.get("intervals", {}).get(key, {})
     parts = [
-        f"{part} {told(cut[part], ends.get(part), '.1%')}"
+        f"{part} {format_interval(cut[part], ends.get(part), '.1%')}"
         for part in ("sensitivity", "specificity")
     ]
-    fixed = told(
+    fixed = format_interval(
         cut["sensitivity_at_specificity"],
         ends.get("sensitivity_at_specificity"),
         ".1%",
     )
     return (
-        f"{name}: {', '.join(parts)}, AUC {told(cut['auc'], ends.get('auc'), '.3f')}, "
+        f"{name}: {', '.join(parts)}, "
+        f"AUC {format_interval(cut['auc'], ends.get('auc'), '.3f')}, "
         f"sensitivity at {FIXED_SPECIFICITY:.0%} specificity {fixed}"
     )
 
@@ -184,7 +185,7 @@ def _other_points(appraisal: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"both eyes of {paired['pairs']:,} patients together: QWK "
             f"{paired['fused']['qwk']:.3f}, each alone {paired['single']['qwk']:.3f}, "
-            f"difference {told(qwk['value'], qwk['interval'], '+.3f')}"
+            f"difference {format_interval(qwk['value'], qwk['interval'], '+.3f')}"
         )
     return lines
 

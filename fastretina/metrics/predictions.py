@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.files import write_atomically
 from loaders.grades import GRADES
@@ -19,14 +19,12 @@ from loaders.grades import GRADES
 if TYPE_CHECKING:
     from loaders.shards import ShardSplit
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 _CHANCES = [f"p{grade}" for grade in range(len(GRADES))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Predicted:
+class SplitPredictions:
     """What a network says of each sample of a split, in row order.
 
     Attributes:
@@ -53,7 +51,7 @@ class Predicted:
         found: Int64 = self.probabilities.argmax(axis=1)
         return found
 
-    def of_keys(self, keys: Sequence[str]) -> Predicted:
+    def of_keys(self, keys: Sequence[str]) -> SplitPredictions:
         """The same of these samples, in this order."""
         place = {key: n for n, key in enumerate(self.keys)}
         chosen = np.array([place[key] for key in keys], np.int64)
@@ -77,7 +75,7 @@ class Predicted:
         rows: Int64,
         probabilities: Float64,
         about: Mapping[str, Any],
-    ) -> Predicted:
+    ) -> SplitPredictions:
         """With what the split's index knows of the rows."""
         columns = {
             name: [values[row] for row in rows]
@@ -115,7 +113,7 @@ class Predicted:
         write_atomically(path, buffer.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> Predicted:
+    def load(cls, path: Path) -> SplitPredictions:
         """Read what ``save`` has written.
 
         Raises:

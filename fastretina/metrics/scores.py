@@ -11,16 +11,12 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import sklearn
 from scipy.stats import binned_statistic
 from sklearn import metrics as sk
 
+from loaders.arrays import Bool, Float64, Int64
 from loaders.grades import GRADES
-
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
 
 REFERABLE, SIGHT_THREATENING = 2, 3
 # What the British Diabetic Association asks of screening, beside 80 % sensitivity.

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastretina.nn.augment import normalise
-
-UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
+from loaders.arrays import Float32, UInt8
 
 _STRENGTH = 0.5  # of the colour where the heat is 1: the vessels stay visible
 

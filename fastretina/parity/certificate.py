@@ -11,7 +11,7 @@ import PIL
 from fastretina.parity.equivalence import MARGIN
 
 if TYPE_CHECKING:
-    from fastretina.parity.epoch import Findings
+    from fastretina.parity.epoch import EpochComparison
     from loaders import Decoding
 
 
@@ -28,7 +28,7 @@ class Certificate:
 
     loader: str
     device: str
-    splits: list[Findings]
+    splits: list[EpochComparison]
     network: Mapping[str, Any] | None
 
     @property
@@ -122,7 +122,7 @@ _COUNTED = {  # the table's column to the fault
 }
 
 
-def _samples(splits: list[Findings]) -> list[str]:
+def _samples(splits: list[EpochComparison]) -> list[str]:
     """A line per split: which samples came, and with which labels."""
     names = "".join(f"{name:>{_width(name)}}" for name in _COUNTED)
     lines = [f"{'samples':<21}{'listed':>9}{'delivered':>11}{names}"]
@@ -141,7 +141,7 @@ def _width(name: str) -> int:
     return max(9, len(name) + 2)
 
 
-def _pixels(splits: list[Findings]) -> list[str]:
+def _pixels(splits: list[EpochComparison]) -> list[str]:
     """A line per split and kind of image: how far the pixels are apart."""
     lines = [
         f"{'pixels':<21}{'images':>9}{'exact':>11}{'exact values':>14}{'mean':>9}"

@@ -117,7 +117,7 @@ def certify(options: Options) -> Certificate:
         DataError: one of them can't be used, or the loader can't be had.
     """
     from fastretina.parity.certificate import Certificate
-    from fastretina.parity.epoch import Findings, compare
+    from fastretina.parity.epoch import EpochComparison, compare
     from fastretina.parity.matching import match
     from loaders import make_loader, open_split, resolve
     from loaders.cores import granted_cores
@@ -127,14 +127,14 @@ def certify(options: Options) -> Certificate:
     asked, two_sides = prepare(options)
     witness = matched.witness(asked.image_size)
     name = resolve(options.loader, asked.device)
-    found: list[Findings] = []
+    found: list[EpochComparison] = []
     for split in (options.split,) if options.split else SPLITS:
         expected = matched.samples[split]
         with (
             open_split(options.shards, split) as source,
             make_loader(name, source, split, asked) as loader,
         ):
-            findings = Findings(
+            findings = EpochComparison(
                 split, len(expected), matched.set_aside[split], loader.decoding
             )
             watch = two_sides.watch if two_sides and split == "test" else None

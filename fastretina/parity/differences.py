@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from loaders.arrays import UInt8
 from loaders.base import Decoding
-
-UInt8 = npt.NDArray[np.uint8]
 
 
 class Bound(NamedTuple):

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from fastretina.data.labels import Sample
@@ -21,12 +19,12 @@ from fastretina.parity.differences import (
     difference,
 )
 from fastretina.parity.faults import Stranger, diagnose, find_owners, stranger
-from fastretina.parity.reference import Original, Witness
+from fastretina.parity.reference import Original, Reference
+from loaders.arrays import UInt8
 
 if TYPE_CHECKING:
     from loaders import Batch, Decoding, Loader
 
-UInt8 = npt.NDArray[np.uint8]
 
 _NAMED = 5  # keys of each fault that are told
 _STRANGERS = 64  # images whose owner is looked for, which takes a pass of its own
@@ -57,7 +55,7 @@ class Fault:
 
 
 @dataclass(slots=True)
-class Findings:
+class EpochComparison:
     """What is known of a split after the comparison.
 
     Attributes:
@@ -130,11 +128,11 @@ class _Seen(NamedTuple):
 
 
 def compare(
-    findings: Findings,
+    findings: EpochComparison,
     loader: Loader,
     keys: list[str],
     expected: Mapping[str, Sample],
-    witness: Witness,
+    witness: Reference,
     threads: int,
     watch: Watch | None = None,
 ) -> None:
@@ -181,7 +179,10 @@ class _Pass:
     """An epoch that is being compared."""
 
     def __init__(
-        self, findings: Findings, expected: Mapping[str, Sample], witness: Witness
+        self,
+        findings: EpochComparison,
+        expected: Mapping[str, Sample],
+        witness: Reference,
     ) -> None:
         self._findings = findings
         self._expected = expected

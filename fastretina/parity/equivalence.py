@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 from fastretina.metrics.scores import score
 from fastretina.nn.augment import normalise
 from fastretina.parity.reference import ParityError
+from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from fastretina.parity.reference import Original
     from loaders import Batch
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 MARGIN = 0.01
 _ROUNDS, _SEED = 2000, 0

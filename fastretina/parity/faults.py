@@ -12,13 +12,11 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastretina.data.labels import Sample
 from fastretina.parity.differences import Bound, difference
-from fastretina.parity.reference import Original, ParityError, Witness
-
-UInt8 = npt.NDArray[np.uint8]
+from fastretina.parity.reference import Original, ParityError, Reference
+from loaders.arrays import UInt8
 
 _REARRANGED: Mapping[str, Callable[[UInt8], UInt8]] = {
     "channels swapped (BGR)": lambda image: image[..., ::-1],
@@ -39,7 +37,11 @@ _SIDE = 32  # of the grid of pixels that an image is recognised by
 
 
 def diagnose(
-    delivered: UInt8, original: Original, sample: Sample, witness: Witness, bound: Bound
+    delivered: UInt8,
+    original: Original,
+    sample: Sample,
+    witness: Reference,
+    bound: Bound,
 ) -> str | None:
     """The mistake that explains an image, if it is a usual one.
 
@@ -60,7 +62,7 @@ def diagnose(
 
 
 def _mistaken(
-    original: Original, sample: Sample, witness: Witness
+    original: Original, sample: Sample, witness: Reference
 ) -> Iterator[tuple[str, UInt8]]:
     """Each usual mistake, and what it makes of the image."""
     for name, rearrange in _REARRANGED.items():
@@ -105,7 +107,7 @@ def stranger(key: str, delivered: UInt8, bound: Bound) -> Stranger:
 def find_owners(
     strangers: list[Stranger],
     samples: Iterable[Sample],
-    witness: Witness,
+    witness: Reference,
     pool: Executor,
 ) -> dict[str, str]:
     """Whose images they are: the stranger's key to the owner's, where there is one.

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
 from fastretina.data.preprocess import preprocess
+from loaders.arrays import UInt8
 from loaders.errors import DataError
-
-UInt8 = npt.NDArray[np.uint8]
 
 _ORIENTATION = 0x0112
 # What undoes each EXIF orientation: by NumPy, where sharding does it by Pillow.
@@ -52,7 +50,7 @@ class Original(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Witness:
+class Reference:
     """Decodes photographs with Pillow alone. Thread-safe.
 
     Attributes:

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-UInt8 = npt.NDArray[np.uint8]
+from loaders.arrays import UInt8
 
 _SIDE = 256  # pixels that are looked at: the measures must not depend on the camera
 _BORDER = 12  # as in preprocess: what is darker is the black around the fundus

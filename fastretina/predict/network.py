@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from fastretina.metrics.both_eyes import Fusion, fit_fusion
 from fastretina.metrics.calibration import Calibration
-from fastretina.metrics.predictions import Predicted
+from fastretina.metrics.predictions import SplitPredictions
 from fastretina.nn.augment import normalise
 from fastretina.nn.device import Compute
 from fastretina.nn.trained import Trained
 from fastretina.predict.photographs import Photograph
 from fastretina.run import Run
+from loaders.arrays import Float64
 from loaders.errors import RunError
-
-Float64 = npt.NDArray[np.float64]
 
 BATCH = 32
 # Dimensions of uint8[B, H, W, 3] that test-time augmentation turns round.
@@ -137,7 +135,7 @@ def fusion_of(run: Run, trained: Trained) -> Fusion:
             f"{run.path} held no validation patients out, whom fusion must be fitted "
             "on; leave --pairs out, or train with --validation 0.1"
         )
-    validation = Predicted.load(path)
+    validation = SplitPredictions.load(path)
     _refuse_others(run, path.name, validation.about.get("weights_sha256"), trained)
     return fit_fusion(validation)
 

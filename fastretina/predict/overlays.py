@@ -8,18 +8,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fastretina.formatting import NOTICE
 from fastretina.nn.gradcam import overlay
 from fastretina.predict.network import Graded
+from loaders.arrays import Float32, UInt8
 from loaders.course import strip_suffix
 from loaders.files import write_atomically
 from loaders.grades import GRADES
-
-UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
 
 _SIDE = 384  # pixels that each half has at least, to have room for words
 _GAP, _LINE, _FONT = 8, 20, 14  # pixels

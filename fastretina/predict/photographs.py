@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastretina.data.prepare import Preparer, Rejected
 from fastretina.predict.gradability import gradability
 from loaders._turbo import Decoder
+from loaders.arrays import UInt8
 from loaders.course import list_images
 from loaders.errors import LabelError
-
-UInt8 = npt.NDArray[np.uint8]
 
 
 class Photograph(NamedTuple):

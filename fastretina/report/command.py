@@ -17,7 +17,7 @@ from fastretina import cli
 from loaders.errors import DataError, NoShards, RunError
 
 if TYPE_CHECKING:
-    from fastretina.report.finished_run import Record
+    from fastretina.report.finished_run import FinishedRun
     from fastretina.report.mistakes import Mistake
     from fastretina.report.thumbnails import Thumbnails
 
@@ -93,7 +93,7 @@ def command(options: Options) -> dict[str, Any]:
 
 
 def _write_run(options: Options) -> dict[str, Any]:
-    from fastretina.report.finished_run import read_record
+    from fastretina.report.finished_run import read_finished_run
     from fastretina.report.mistakes import most_confident
     from fastretina.report.model_card import CARD, card
     from fastretina.report.picture import save_all
@@ -101,7 +101,7 @@ def _write_run(options: Options) -> dict[str, Any]:
     from fastretina.run import Run
     from loaders.files import write_atomically
 
-    record = read_record(Run(options.run))
+    record = read_finished_run(Run(options.run))
     figures = Figures.of(record)
     mistakes = most_confident(record.test, options.mistakes)
     thumbnails, missing = _thumbnails(record, mistakes, options)
@@ -129,7 +129,7 @@ def _write_run(options: Options) -> dict[str, Any]:
 
 
 def _thumbnails(
-    record: Record, mistakes: Sequence[Mistake], options: Options
+    record: FinishedRun, mistakes: Sequence[Mistake], options: Options
 ) -> tuple[list[Thumbnails], str | None]:
     """The thumbnails, or why there are none.
 

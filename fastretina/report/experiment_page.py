@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from fastretina.metrics.bootstrap import told
+from fastretina.formatting import format_interval
 from fastretina.report.experiment_file import SCORES, Experiment
 from fastretina.report.picture import Picture
 from fastretina.report.template import html
@@ -89,7 +89,7 @@ def _best(done: Sequence[Mapping[str, Any]]) -> str | None:
     if not known:
         return None
     cell, mean = max(known, key=lambda pair: pair[1])
-    shown = told(mean, cell["scores"]["qwk"]["interval"], ".3f")
+    shown = format_interval(mean, cell["scores"]["qwk"]["interval"], ".3f")
     return f"Highest QWK: {cell['title']}, {shown}"
 
 
@@ -105,11 +105,13 @@ def _row(experiment: Experiment, cell: Mapping[str, Any], out: Path) -> dict[str
     for name, _, form in SCORES:
         found = cell["scores"].get(name) or {}
         mean, spread = found.get("mean"), found.get("spread")
-        text = told(mean, None, form)
+        text = format_interval(mean, None, form)
         scores[name] = {
             "value": "" if mean is None else mean,
             "text": text if spread is None else f"{text} ± {_spread(spread, form)}",
-            "interval": told(mean, found.get("interval"), form).partition(" ")[2],
+            "interval": format_interval(mean, found.get("interval"), form).partition(
+                " "
+            )[2],
         }
     return {**cell, "scores": scores, "links": _links(experiment, cell, out)}
 
@@ -155,7 +157,7 @@ def _difference(comparison: Mapping[str, Any]) -> dict[str, Any]:
     statistic = comparison["statistic"]
     return {
         "statistic": _STATISTICS.get(statistic, statistic),
-        "value": told(comparison["value"], interval, "+.3f"),
+        "value": format_interval(comparison["value"], interval, "+.3f"),
         "by_seed": ", ".join(f"{value:+.3f}" for value in comparison["by_seed"]) or "-",
         "chance": "-"
         if chance is None
@@ -173,7 +175,9 @@ def _reference(reference: Mapping[str, Any] | None) -> dict[str, Any] | None:
     rows = [
         {
             "title": row["title"],
-            **{name: told(row[name], None, form) for name, _, form in SCORES},
+            **{
+                name: format_interval(row[name], None, form) for name, _, form in SCORES
+            },
         }
         for row in reference["rows"]
     ]

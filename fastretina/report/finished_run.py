@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastretina.metrics.predictions import Predicted
+from fastretina.metrics.predictions import SplitPredictions
 from fastretina.metrics.scores import score
 from fastretina.recipe import Recipe
 from fastretina.run import COLUMNS, Run
@@ -18,7 +18,7 @@ _SHOWN = ("train_loss", "images_per_second", "wait_seconds", "seconds")  # of th
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class FinishedRun:
     """A finished run, as its folder tells of it.
 
     Attributes:
@@ -35,7 +35,7 @@ class Record:
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
     log: Sequence[Mapping[str, Any]]
-    test: Predicted
+    test: SplitPredictions
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class Record:
         return intervals
 
 
-def read_record(run: Run) -> Record:
+def read_finished_run(run: Run) -> FinishedRun:
     """Read a run folder.
 
     Raises:
@@ -88,7 +88,7 @@ def read_record(run: Run) -> Record:
             f"python -m fastretina.train --resume {run.path} ends it"
         )
     metrics = run.metrics()
-    test = Predicted.load(run.path / "test.parquet")
+    test = SplitPredictions.load(run.path / "test.parquet")
     if missing := [name for name in _NEEDED if name not in metrics]:
         raise RunError(f"{path} is damaged: no {missing[0]!r}")
     _check_config(config, run)
@@ -99,7 +99,7 @@ def read_record(run: Run) -> Record:
             f"python -m fastretina.train --resume {run.path} writes both anew"
         )
     _check_scores(metrics["test"], test, path)
-    return Record(
+    return FinishedRun(
         run=run,
         recipe=recipe,
         config=config,
@@ -109,7 +109,7 @@ def read_record(run: Run) -> Record:
     )
 
 
-def _check_scores(saved: object, test: Predicted, path: Path) -> None:
+def _check_scores(saved: object, test: SplitPredictions, path: Path) -> None:
     """The predictions must give these very counts, and nothing may be missing."""
     if not len(test):
         raise RunError(f"{path.parent / 'test.parquet'} is damaged: it has no sample")

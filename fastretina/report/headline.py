@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastretina.metrics.bootstrap import told
+from fastretina.formatting import format_interval
 from fastretina.metrics.evaluation import warnings
-from fastretina.report.finished_run import Record
+from fastretina.report.finished_run import FinishedRun
 
 _ARCHS = {"resnet18": "ResNet18", "resnet50": "ResNet50"}
 
@@ -44,7 +44,7 @@ class Tile:
     best_mark: str = ""
 
 
-def subject(record: Record) -> str:
+def subject(record: FinishedRun) -> str:
     """What it is, how it was made, what it was tested on."""
     data, arch = record.config["data"], network(record)
     chosen = data.get("validation") or 0
@@ -61,20 +61,20 @@ def subject(record: Record) -> str:
     )
 
 
-def network(record: Record) -> str:
+def network(record: FinishedRun) -> str:
     """What people call it."""
     arch: str = record.recipe.arch
     return _ARCHS.get(arch, arch)
 
 
-def beginning(record: Record) -> str:
+def beginning(record: FinishedRun) -> str:
     """The weights that it started from, in words."""
     weights = str(record.metrics["weights"])
     known = {"imagenet": "ImageNet weights", "none": "random weights"}
     return known.get(weights, f"the weights of {weights}")
 
 
-def num_patients(record: Record) -> int:
+def num_patients(record: FinishedRun) -> int:
     """Of the test photographs."""
     return len(set(record.test.patients))
 
@@ -86,7 +86,7 @@ def count(number: int | None, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def in_words(record: Record) -> list[str]:
+def in_words(record: FinishedRun) -> list[str]:
     """How good it is, in people out of a hundred."""
     scores, intervals = record.scores, record.intervals
     sentences = [
@@ -119,7 +119,7 @@ def _of_100(share: float, interval: Sequence[float] | None) -> str:
     return f"{100 * share:.0f} (95% interval {100 * low:.0f} to {100 * high:.0f})"
 
 
-def tiles(record: Record) -> list[Tile]:
+def tiles(record: FinishedRun) -> list[Tile]:
     """The six scores of the first screen."""
     scores, intervals = record.scores, record.intervals
     beside = record.metrics.get("baselines") or {}
@@ -171,7 +171,7 @@ def _tile(
     about: str,
     marks: Sequence[tuple[str, float]],
 ) -> Tile:
-    shown, _, ends = told(value, interval, form).partition(" ")
+    shown, _, ends = format_interval(value, interval, form).partition(" ")
     low, high = interval or (value, value)
     places = [_place(end) for end in (low, value, high) if end is not None]
     return Tile(
@@ -190,7 +190,7 @@ def _place(score: float) -> float:
     return round(100 * min(max(score, 0.0), 1.0), 2)
 
 
-def banners(record: Record) -> list[str]:
+def banners(record: FinishedRun) -> list[str]:
     """What must be known before any number is read: collapse, leak, a better rule."""
     found = [
         sentence[:1].upper() + sentence[1:] for sentence in warnings(record.metrics)
@@ -198,7 +198,7 @@ def banners(record: Record) -> list[str]:
     return [f"{sentence}." for sentence in found + _better_rules(record)]
 
 
-def _better_rules(record: Record) -> list[str]:
+def _better_rules(record: FinishedRun) -> list[str]:
     """Of each pixel-free rule that the model does not clearly beat."""
     scores, intervals = record.scores, record.intervals
     found = []
@@ -213,12 +213,12 @@ def _better_rules(record: Record) -> list[str]:
             found.append(
                 f"No better than a rule that sees no photograph: {rule['about']} has "
                 f"{name} {rule[key]:{form}}, {than} this model's "
-                f"{told(scores[key], intervals.get(key), form)}"
+                f"{format_interval(scores[key], intervals.get(key), form)}"
             )
     return found
 
 
-def beside_baselines(record: Record) -> list[dict[str, str]]:
+def beside_baselines(record: FinishedRun) -> list[dict[str, str]]:
     """Rows of the table: this model, then each pixel-free rule."""
     scores, intervals = record.scores, record.intervals
     forms = {
@@ -230,11 +230,16 @@ def beside_baselines(record: Record) -> list[dict[str, str]]:
     rows = [
         {
             "name": "This model",
-            **{k: told(scores[k], intervals.get(k), form) for k, form in forms.items()},
+            **{
+                k: format_interval(scores[k], intervals.get(k), form)
+                for k, form in forms.items()
+            },
         }
     ]
     rules: Mapping[str, Mapping[str, Any]] = record.metrics.get("baselines") or {}
     for rule in rules.values():
-        shown = {k: told(rule.get(k), None, form) for k, form in forms.items()}
+        shown = {
+            k: format_interval(rule.get(k), None, form) for k, form in forms.items()
+        }
         rows.append({"name": f"Without a pixel: {rule['about']}", **shown})
     return rows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastretina.report import headline as summary
 from fastretina.report import tables
-from fastretina.report.finished_run import Record, read_record
+from fastretina.report.finished_run import FinishedRun, read_finished_run
 from fastretina.report.grade_meanings import explained
 from fastretina.report.template import markdown
 from fastretina.run import Run
@@ -23,11 +23,11 @@ def write_card(run: Run) -> Path:
         RunError: the run is not finished, or damaged.
     """
     path = run.path / CARD
-    write_atomically(path, card(read_record(run)).encode(errors="replace"))
+    write_atomically(path, card(read_finished_run(run)).encode(errors="replace"))
     return path
 
 
-def card(record: Record) -> str:
+def card(record: FinishedRun) -> str:
     """The card as Markdown."""
     config, metrics = record.config, record.metrics
     data, recipe = config["data"], record.recipe
@@ -62,13 +62,13 @@ def card(record: Record) -> str:
     )
 
 
-def _preprocessing(record: Record) -> str:
+def _preprocessing(record: FinishedRun) -> str:
     """What was done to the photographs when shards were written."""
     how = record.config["data"].get("preprocessing") or {}
     return ", ".join(how.get("steps") or []) or "nothing"
 
 
-def _calibration(record: Record) -> str:
+def _calibration(record: FinishedRun) -> str:
     before = record.scores["calibration_error"]
     after = record.metrics.get("calibrated")
     if not after:

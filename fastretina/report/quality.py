@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_curve
 
-from fastretina.metrics.bootstrap import told
+from fastretina.formatting import format_interval
 from fastretina.metrics.calibration import cool, reliability
 from fastretina.metrics.figures import GRADE_NAMES, draw_matrix
 from fastretina.metrics.scores import REFERABLE, SIGHT_THREATENING
-from fastretina.report.finished_run import Record
+from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import CUTS
 from fastretina.report.picture import GRADE_LOOKS, Picture, blank, finished
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 _LEAST = {"referable": REFERABLE, "sight_threatening": SIGHT_THREATENING}
 
 
-def confusion(record: Record) -> list[Picture]:
+def confusion(record: FinishedRun) -> list[Picture]:
     """The confusion matrix twice: as counts, and as shares of each true grade."""
     return [_matrix(record, "counts"), _matrix(record, "shares")]
 
 
-def _matrix(record: Record, kind: Literal["counts", "shares"]) -> Picture:
+def _matrix(record: FinishedRun, kind: Literal["counts", "shares"]) -> Picture:
     counts = np.asarray(record.scores["confusion"])
     figure, (axis,) = blank(4.1)
     draw_matrix(axis, counts.tolist(), kind)
@@ -57,18 +57,18 @@ def _matrix(record: Record, kind: Literal["counts", "shares"]) -> Picture:
     )
 
 
-def roc(record: Record) -> list[Picture]:
+def roc(record: FinishedRun) -> list[Picture]:
     """ROC curves of each grade against all others, and of the two clinical cuts."""
     return [_roc_of_grades(record), _roc_of_cuts(record)]
 
 
-def _roc_of_grades(record: Record) -> Picture:
+def _roc_of_grades(record: FinishedRun) -> Picture:
     test, areas = record.test, record.scores["auc"]
     ends = record.intervals.get("auc") or [None] * len(areas)
     figure, (axis,) = blank(4.3)
     words = []
     for grade, (area, end) in enumerate(zip(areas, ends, strict=True)):
-        words.append(f"{GRADE_NAMES[grade]} {told(area, end, '.3f')}")
+        words.append(f"{GRADE_NAMES[grade]} {format_interval(area, end, '.3f')}")
         if area is None:
             continue
         colour, dashes = GRADE_LOOKS[grade]
@@ -89,14 +89,16 @@ def _roc_of_grades(record: Record) -> Picture:
     )
 
 
-def _roc_of_cuts(record: Record) -> Picture:
+def _roc_of_cuts(record: FinishedRun) -> Picture:
     test = record.test
     figure, (axis,) = blank(4.3)
     words = []
     looks = (GRADE_LOOKS[0], GRADE_LOOKS[3])
     for (cut, least), (colour, dashes) in zip(_LEAST.items(), looks, strict=True):
         found, ends = record.scores[cut], record.intervals.get(cut) or {}
-        words.append(f"{CUTS[cut]}: AUC {told(found['auc'], ends.get('auc'), '.3f')}")
+        words.append(
+            f"{CUTS[cut]}: AUC {format_interval(found['auc'], ends.get('auc'), '.3f')}"
+        )
         if found["auc"] is None:
             continue
         chances = test.probabilities[:, least:].sum(axis=1)
@@ -135,7 +137,7 @@ def _dress_roc(axis: Axes, title: str) -> None:
         axis.legend(title=title, loc="lower right", fontsize=8, title_fontsize=8)
 
 
-def reliability_diagram(record: Record) -> Picture:
+def reliability_diagram(record: FinishedRun) -> Picture:
     """How often it is right, by how sure it is; before and after the temperature."""
     test, saved = record.test, record.metrics.get("calibration")
     sides = [("as trained", test.probabilities, record.scores["calibration_error"])]

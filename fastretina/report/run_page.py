@@ -16,7 +16,7 @@ from fastretina.report import (
 from fastretina.report import (
     training_curves as course,
 )
-from fastretina.report.finished_run import Record
+from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import MEANINGS, SOURCE, named
 from fastretina.report.mistakes import Mistake
 from fastretina.report.picture import Picture
@@ -55,7 +55,7 @@ class Figures:
     speed: Picture
 
     @classmethod
-    def of(cls, record: Record) -> Figures:
+    def of(cls, record: FinishedRun) -> Figures:
         """Draw them all."""
         return cls(
             confusion=quality.confusion(record),
@@ -72,7 +72,7 @@ class Figures:
 
 
 def run_page(
-    record: Record,
+    record: FinishedRun,
     figures: Figures,
     mistakes: Sequence[Mistake],
     thumbnails: Sequence[Thumbnails],

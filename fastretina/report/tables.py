@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fastretina.metrics.bootstrap import of_scores, told
+from fastretina.formatting import format_interval
+from fastretina.metrics.bootstrap import of_scores
 from fastretina.metrics.scores import FIXED_SPECIFICITY
-from fastretina.report.finished_run import Record
+from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import CUTS, named
 from loaders.grades import GRADES
 
@@ -20,7 +21,7 @@ _POINT = (
 )
 
 
-def per_grade(record: Record) -> list[dict[str, str]]:
+def per_grade(record: FinishedRun) -> list[dict[str, str]]:
     """A row per grade: how many there are, recall, precision, AUC with intervals."""
     scores, intervals = record.scores, record.intervals
     rows = []
@@ -28,12 +29,12 @@ def per_grade(record: Record) -> list[dict[str, str]]:
         row = {"name": named(grade), "support": f"{sum(scores['confusion'][grade]):,}"}
         for key, form in (("recall", ".1%"), ("precision", ".1%"), ("auc", ".3f")):
             ends = (intervals.get(key) or [None] * len(GRADES))[grade]
-            row[key] = told(scores[key][grade], ends, form)
+            row[key] = format_interval(scores[key][grade], ends, form)
         rows.append(row)
     return rows
 
 
-def narrow(record: Record) -> str:
+def narrow(record: FinishedRun) -> str:
     """A sentence where a grade's interval has no width, as it promises too much."""
     found = [
         ends
@@ -49,7 +50,7 @@ def narrow(record: Record) -> str:
     )
 
 
-def cuts(record: Record) -> list[dict[str, str]]:
+def cuts(record: FinishedRun) -> list[dict[str, str]]:
     """A row per clinical cut: sensitivity, specificity, AUC with intervals."""
     rows = []
     for cut, name in CUTS.items():
@@ -63,7 +64,10 @@ def cuts(record: Record) -> list[dict[str, str]]:
         rows.append(
             {
                 "name": name[:1].upper() + name[1:],
-                **{k: told(found[k], ends.get(k), form) for k, form in forms.items()},
+                **{
+                    k: format_interval(found[k], ends.get(k), form)
+                    for k, form in forms.items()
+                },
             }
         )
     return rows
@@ -72,7 +76,7 @@ def cuts(record: Record) -> list[dict[str, str]]:
 FIXED = f"{FIXED_SPECIFICITY:.0%}"
 
 
-def operating_points(record: Record) -> list[dict[str, str]]:
+def operating_points(record: FinishedRun) -> list[dict[str, str]]:
     """A row per way of choosing the grade from the probabilities; one at least."""
     rows = [_point("The likeliest grade", record.scores)]
     if calibrated := record.metrics.get("calibrated"):
@@ -89,7 +93,7 @@ def _point(name: str, scores: Mapping[str, Any]) -> dict[str, str]:
     return {"name": name, **{k: of_scores(found, k, form) for k, form in _POINT}}
 
 
-def thresholds(record: Record) -> str | None:
+def thresholds(record: FinishedRun) -> str | None:
     """Where the thresholds lie, in a sentence; None where none were fitted."""
     saved = record.metrics.get("calibration")
     if not saved:
@@ -104,7 +108,7 @@ def thresholds(record: Record) -> str | None:
     )
 
 
-def certainty(record: Record) -> str:
+def certainty(record: FinishedRun) -> str:
     """How far its probabilities can be believed, in a sentence or two."""
     error = of_scores(record.scores, "calibration_error", ".3f")
     sentence = (
@@ -128,14 +132,14 @@ def certainty(record: Record) -> str:
     )
 
 
-def together(record: Record) -> str | None:
+def together(record: FinishedRun) -> str | None:
     """What both eyes of a patient together are worth; None where it wasn't tried."""
     paired = record.metrics.get("pairs")
     if not paired:
         return None
     by = {each["statistic"]: each for each in paired["differences"]}
     differences = ", ".join(
-        f"{name} {told(by[key]['value'], by[key]['interval'], '+.3f')}"
+        f"{name} {format_interval(by[key]['value'], by[key]['interval'], '+.3f')}"
         for key, name in (("accuracy", "accuracy"), ("qwk", "QWK"))
     )
     clear = by["qwk"]["clear"] or by["accuracy"]["clear"]
@@ -150,7 +154,7 @@ def together(record: Record) -> str | None:
 _ABOUT_ONE = 0.1  # a temperature that nobody would notice
 
 
-def environment(record: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+def environment(record: FinishedRun) -> list[tuple[str, list[tuple[str, str]]]]:
     """Config and environment: groups of a name and its value."""
     config = record.config
     flat = {

@@ -13,14 +13,13 @@ import torch
 
 from fastretina.nn.gradcam import grad_cam, overlay
 from fastretina.nn.trained import Trained, load_trained
-from fastretina.report.finished_run import Record
+from fastretina.report.finished_run import FinishedRun
 from fastretina.report.mistakes import Mistake
 from fastretina.report.picture import data_url
 from loaders._turbo import Decoder
+from loaders.arrays import UInt8
 from loaders.errors import RunError
 from loaders.shards import ShardSplit, open_split
-
-UInt8 = npt.NDArray[np.uint8]
 
 _SIDE, _QUALITY = 256, 82  # of a thumbnail: 6 to 12 kB
 _AT_ONCE = 8  # images in the network
@@ -54,7 +53,7 @@ class Thumbnails:
 
 
 def draw_thumbnails(
-    record: Record, mistakes: Sequence[Mistake], shards: str, device: torch.device
+    record: FinishedRun, mistakes: Sequence[Mistake], shards: str, device: torch.device
 ) -> list[Thumbnails]:
     """Decode the mistakes' photographs and look at them through the run's network.
 
@@ -83,11 +82,11 @@ def draw_thumbnails(
     return [_thumbnails(image, heat) for image, heat in zip(images, heats, strict=True)]
 
 
-def _split_of(record: Record) -> str:
+def _split_of(record: FinishedRun) -> str:
     return str(record.test.about.get("split", "test"))
 
 
-def _check_same(split: ShardSplit, record: Record) -> None:
+def _check_same(split: ShardSplit, record: FinishedRun) -> None:
     """The rows must still be those samples: shards may have been made anew."""
     keys, test = split.column("key"), record.test
     rows = test.rows.tolist()
@@ -95,7 +94,7 @@ def _check_same(split: ShardSplit, record: Record) -> None:
         raise RunError(f"{split.folder} holds other samples than the run was tested on")
 
 
-def _decode(split: ShardSplit, mistake: Mistake, record: Record) -> UInt8:
+def _decode(split: ShardSplit, mistake: Mistake, record: FinishedRun) -> UInt8:
     height, width = record.config["image_shape"]
     image = np.empty((height, width, 3), np.uint8)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastretina.metrics.figures import CURVES, draw_panel, mark_phases
-from fastretina.report.finished_run import Record
+from fastretina.report.finished_run import FinishedRun
 from fastretina.report.picture import Picture, blank, finished
 
 _FORMS = {"loss": ".3f", "accuracy": ".1%", "QWK": ".3f"}
@@ -19,7 +19,7 @@ _CAPTIONS = {
 _PHASES = "Left of the line only the head was trained, right of it the whole network."
 
 
-def curves(record: Record) -> list[Picture]:
+def curves(record: FinishedRun) -> list[Picture]:
     """Loss, accuracy and QWK by epoch; what was not measured is left out."""
     return [_curve(record, panel) for panel in CURVES if _measured(record.log, panel)]
 
@@ -33,7 +33,7 @@ def _measured(rows: Sequence[Mapping[str, Any]], panel: str) -> list[str]:
     ]
 
 
-def _curve(record: Record, panel: str) -> Picture:
+def _curve(record: FinishedRun, panel: str) -> Picture:
     rows, scores = record.log, record.scores
     majority = max(map(sum, scores["confusion"])) / scores["samples"]
     figure, (axis,) = blank(3.1)
@@ -82,7 +82,7 @@ def _phases(rows: Sequence[Mapping[str, Any]]) -> str:
     return f", the first {heads} of the head alone, then of the whole network"
 
 
-def speed(record: Record) -> Picture:
+def speed(record: FinishedRun) -> Picture:
     """Images/s, and the share of the time that was waited for data, by epoch."""
     rows = record.log
     epochs = [row["epoch"] for row in rows]

@@ -61,7 +61,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WrittenShard:
     """What became of a task.
 
     Attributes:
@@ -115,7 +115,7 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     return digest.hexdigest()
 
 
-def write_shard(task: Task, threads: int = 1) -> Outcome:
+def write_shard(task: Task, threads: int = 1) -> WrittenShard:
     """Write one shard with its index and its marker; safe to do twice.
 
     Args:
@@ -147,7 +147,7 @@ def write_shard(task: Task, threads: int = 1) -> Outcome:
     index = hash_file(path.with_suffix(".idx"))
     label = list(COLUMNS).index("label")
     grades = [sum(row[label] == grade for row in rows) for grade in range(5)]
-    outcome = Outcome(task.name, *written, index, grades, quarantined, counts)
+    outcome = WrittenShard(task.name, *written, index, grades, quarantined, counts)
     with naming(task.marker):
         marker = {"outcome": asdict(outcome), "rows": rows}
         write_atomically(task.marker, json.dumps(marker), durable=False)
@@ -177,13 +177,13 @@ def read_source(path: Path) -> bytes:
         return file.readall()
 
 
-def read_outcome(task: Task) -> Outcome | None:
+def read_outcome(task: Task) -> WrittenShard | None:
     """The outcome of a shard finished earlier; None if it has to be written (again).
 
     Tar and index are hashed, as a power cut may leave a marker without its data.
     """
     try:
-        outcome = Outcome(**json.loads(task.marker.read_text())["outcome"])
+        outcome = WrittenShard(**json.loads(task.marker.read_text())["outcome"])
         tar = task.folder / outcome.name
         found = [hash_file(tar), hash_file(tar.with_suffix(".idx"))]
     except (OSError, ValueError, TypeError, KeyError):

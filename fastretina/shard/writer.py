@@ -26,8 +26,8 @@ from fastretina import __version__
 from fastretina.processes import in_processes
 from fastretina.shard.plan import (
     PROGRESS,
-    Outcome,
     Task,
+    WrittenShard,
     fingerprint,
     read_outcome,
     read_rows,
@@ -177,7 +177,7 @@ def _remove_partial(folder: Path) -> None:
 
 def _write_shards(
     tasks: Sequence[Task], workers: int
-) -> tuple[list[Outcome], list[int]]:
+) -> tuple[list[WrittenShard], list[int]]:
     """Outcomes of all tasks, in order, and the numbers of those that were written."""
     known = {
         n: outcome for n, task in enumerate(tasks) if (outcome := read_outcome(task))
@@ -207,7 +207,7 @@ def _write_shards(
 
 
 def _write_index(
-    tasks: Sequence[Task], outcomes: Sequence[Outcome], layout: str, identity: str
+    tasks: Sequence[Task], outcomes: Sequence[WrittenShard], layout: str, identity: str
 ) -> dict[str, Any]:
     """Write ``SPLIT.parquet`` for each split, then the manifest."""
     if not any(outcome.samples for outcome in outcomes):
@@ -241,11 +241,11 @@ def _write_index(
     return manifest
 
 
-def _listed(outcomes: Iterable[Outcome]) -> int:
+def _listed(outcomes: Iterable[WrittenShard]) -> int:
     return sum(outcome.samples + len(outcome.quarantined) for outcome in outcomes)
 
 
-def _describe(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _describe(outcomes: Sequence[WrittenShard]) -> dict[str, Any]:
     """One split, as the manifest holds it."""
     grades = [sum(outcome.grades[grade] for outcome in outcomes) for grade in range(5)]
     return {

@@ -22,11 +22,11 @@ from loaders.errors import RunError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from fastretina.data.loading import Feeding
-    from fastretina.data.splits import Data
+    from fastretina.data.loading import LoadingOptions
+    from fastretina.data.splits import DataSplits
     from fastretina.interrupts import Stopper
     from fastretina.nn.distributed import Ranks
-    from fastretina.train.state import Session
+    from fastretina.train.state import TrainState
     from loaders import Batch, Loader, ShardSplit
 
 PROG = "python -m fastretina.train"
@@ -120,7 +120,7 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
     ):
         start = begin if options.resume is None else resume
         session = start(options, data, compute, feeding, loader.decoding)
-        training = Training(session, data, feeding, stopper)
+        training = TrainingLoop(session, data, feeding, stopper)
         try:
             while not training.finished():
                 training.run_epoch(loader, options.checkpoint_every)
@@ -141,13 +141,13 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
             ) from error
 
 
-def _feeding(options: TrainOptions, device: str, ranks: Ranks) -> Feeding:
-    from fastretina.data.loading import Feeding, choose_loader
+def _feeding(options: TrainOptions, device: str, ranks: Ranks) -> LoadingOptions:
+    from fastretina.data.loading import LoadingOptions, choose_loader
 
     loader = choose_loader(
         options.loader, device, fallback=options.fallback, speaks=ranks.first
     )
-    return Feeding(
+    return LoadingOptions(
         loader=loader,
         device=device,
         workers=options.workers,
@@ -158,11 +158,15 @@ def _feeding(options: TrainOptions, device: str, ranks: Ranks) -> Feeding:
     )
 
 
-class Training:
+class TrainingLoop:
     """The loop: epochs of steps, and an evaluation after each."""
 
     def __init__(
-        self, session: Session, data: Data, feeding: Feeding, stopper: Stopper
+        self,
+        session: TrainState,
+        data: DataSplits,
+        feeding: LoadingOptions,
+        stopper: Stopper,
     ) -> None:
         from fastretina.nn.augment import Augment
         from fastretina.nn.step import Loss

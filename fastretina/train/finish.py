@@ -7,23 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastretina.data.loading import Feeding, evaluation_loader
-from fastretina.data.splits import Data
+from fastretina.data.loading import LoadingOptions, evaluation_loader
+from fastretina.data.splits import DataSplits
 from fastretina.evaluate.command import predict_all
 from fastretina.metrics.evaluation import appraise, table
 from fastretina.metrics.figures import draw_confusion, draw_curves
-from fastretina.metrics.predictions import Predicted
+from fastretina.metrics.predictions import SplitPredictions
 from fastretina.nn.step import class_weights
 from fastretina.nn.trained import Trained, load_trained
 from fastretina.report.model_card import write_card
-from fastretina.train.state import Session
+from fastretina.train.state import TrainState
 
 if TYPE_CHECKING:
     from loaders import ShardSplit
 
 
 def conclude(
-    session: Session, data: Data, feeding: Feeding, check: Callable[[], None]
+    session: TrainState,
+    data: DataSplits,
+    feeding: LoadingOptions,
+    check: Callable[[], None],
 ) -> dict[str, Any] | None:
     """Evaluate on test, write predictions, ``metrics.json`` and figures, tell.
 
@@ -36,7 +39,7 @@ def conclude(
     trained = load_trained(run, compute.device)
     epoch = session.best["epoch"] if session.best else session.progress.epoch
 
-    def predicted(split: ShardSplit) -> tuple[Predicted, int]:
+    def predicted(split: ShardSplit) -> tuple[SplitPredictions, int]:
         with evaluation_loader(split, recipe, feeding) as loader:
             found = predict_all(trained.network, loader, compute, check, session.ranks)
             skipped = torch.tensor(len(loader.skipped))
@@ -46,7 +49,7 @@ def conclude(
             "checkpoint_epoch": epoch,
             "weights_sha256": trained.weights_sha256,
         }
-        of = Predicted.of(split, found.rows, found.probabilities, about)
+        of = SplitPredictions.of(split, found.rows, found.probabilities, about)
         return of, int(session.ranks.sum(skipped))
 
     test, skipped = predicted(data.test)
@@ -81,7 +84,7 @@ def conclude(
 
 
 def _tell(
-    session: Session, appraisal: dict[str, Any], trained: Trained, epoch: int
+    session: TrainState, appraisal: dict[str, Any], trained: Trained, epoch: int
 ) -> None:
     """Draw the figures and print the table."""
     run, scores = session.run, appraisal["test"]
@@ -98,7 +101,9 @@ def _tell(
     print(f"figures: {run.path / 'curves.png'}, {run.path / 'confusion.png'}")
 
 
-def _about(session: Session, feeding: Feeding, trained: Trained) -> dict[str, Any]:
+def _about(
+    session: TrainState, feeding: LoadingOptions, trained: Trained
+) -> dict[str, Any]:
     compute = session.compute
     return {
         "run": str(session.run.path),
@@ -113,7 +118,7 @@ def _about(session: Session, feeding: Feeding, trained: Trained) -> dict[str, An
     }
 
 
-def _speed(session: Session) -> dict[str, float]:
+def _speed(session: TrainState) -> dict[str, float]:
     """Training speed over the whole run, evaluations left out."""
     seconds = sum(row["seconds"] for row in session.rows)
     images = sum(row["images_per_second"] * row["seconds"] for row in session.rows)

@@ -10,25 +10,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastretina.data.loading import Feeding, other_pixels
-from fastretina.data.splits import Data
+from fastretina.data.loading import LoadingOptions, other_pixels
+from fastretina.data.splits import DataSplits
 from fastretina.nn.device import Compute
 from fastretina.nn.model import WeightsError, build_model
 from fastretina.recipe import Recipe
 from fastretina.run import Run, create_run, describe
 from fastretina.train.options import TrainOptions
-from fastretina.train.state import Session
+from fastretina.train.state import TrainState
 from loaders import Decoding
 from loaders.errors import RunError
 
 
 def begin(
     options: TrainOptions,
-    data: Data,
+    data: DataSplits,
     compute: Compute,
-    feeding: Feeding,
+    feeding: LoadingOptions,
     decoding: Decoding,
-) -> Session:
+) -> TrainState:
     """Start a new run: its folder, its network, a first checkpoint.
 
     Raises:
@@ -59,7 +59,9 @@ def begin(
                 "threads": torch.get_num_threads(),
             }
         )
-    session = Session(recipe, network, compute, run, feeding, compiled=options.compile)
+    session = TrainState(
+        recipe, network, compute, run, feeding, compiled=options.compile
+    )
     session.save()  # so that there is something to resume from the first step on
     return session
 
@@ -83,11 +85,11 @@ def _starting_network(recipe: Recipe) -> tuple[nn.Module, str]:
 
 def resume(
     options: TrainOptions,
-    data: Data,
+    data: DataSplits,
     compute: Compute,
-    feeding: Feeding,
+    feeding: LoadingOptions,
     decoding: Decoding,
-) -> Session:
+) -> TrainState:
     """Take up a run where its last checkpoint left it.
 
     One that was killed before it had written any begins anew.
@@ -107,7 +109,9 @@ def resume(
     network = build_model(
         recipe.arch, "none" if begun else config["weights"], recipe.seed
     )
-    session = Session(recipe, network, compute, run, feeding, compiled=options.compile)
+    session = TrainState(
+        recipe, network, compute, run, feeding, compiled=options.compile
+    )
     if begun:
         session.restore()
     else:
@@ -118,7 +122,7 @@ def resume(
     return session
 
 
-def _check_same(run: Run, recipe: Recipe, data: Data) -> None:
+def _check_same(run: Run, recipe: Recipe, data: DataSplits) -> None:
     saved = run.recipe()
     for field in fields(Recipe):
         before, now = getattr(saved, field.name), getattr(recipe, field.name)
@@ -135,7 +139,7 @@ def _check_same(run: Run, recipe: Recipe, data: Data) -> None:
 
 
 def _notes(
-    config: Mapping[str, Any], feeding: Feeding, decoding: Decoding, begun: bool
+    config: Mapping[str, Any], feeding: LoadingOptions, decoding: Decoding, begun: bool
 ) -> list[str]:
     """What is not as it was, for people."""
     notes = []

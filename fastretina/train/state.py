@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from fastretina.data.loading import Feeding, order_of
+from fastretina.data.loading import LoadingOptions, order_of
 from fastretina.nn import checkpoint
 from fastretina.nn.device import Compute
 from fastretina.nn.distributed import synchronised, wrapped
@@ -57,7 +57,7 @@ class Progress:
         return self.wait_seconds / self.seconds if self.seconds else 0.0
 
 
-class Session:
+class TrainState:
     """The network, its average, the optimizer and the progress of a run.
 
     No random state is kept: every draw of a run is a function of its seed and place.
@@ -69,7 +69,7 @@ class Session:
         network: nn.Module,
         compute: Compute,
         run: Run,
-        feeding: Feeding,
+        feeding: LoadingOptions,
         *,
         compiled: bool = False,
     ) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from fastretina.audit import command as audit
 from fastretina.audit import search as searching
-from fastretina.audit.dataset import AuditError, Eye, Subject
+from fastretina.audit.dataset import AuditedDataset, AuditError, Eye
 from fastretina.audit.duplicates import Group, Link, find_duplicates, grouped
 from fastretina.audit.findings import findings
 from fastretina.audit.fingerprints import fingerprint, take
@@ -768,7 +768,7 @@ def test_written_labels_are_read_as_they_were_or_refused(rows: list[tuple[str, i
     eyes = [Eye(name, grade, "train", name, "") for name, grade in rows]
     eyes.append(Eye("the last", 2, "test", "the last", ""))
     with tempfile.TemporaryDirectory() as folder:
-        subject = Subject(
+        subject = AuditedDataset(
             data=Path(folder), layout="kaggle", own_split=False, eyes=(), read=bytes
         )
         try:
@@ -786,7 +786,7 @@ def test_names_with_a_suffix_or_a_comma_survive(tmp_path: Path):
     names = ["a.jpeg", 'b,"c"', "d.png.jpg", "e"]
     eyes = [Eye(name, 0, "train", name, "") for name in names]
     eyes.append(Eye("f", 1, "test", "f", ""))
-    subject = Subject(
+    subject = AuditedDataset(
         data=tmp_path, layout="folders", own_split=False, eyes=(), read=bytes
     )
     write_split(tmp_path / "out", subject, eyes, {})
@@ -991,7 +991,7 @@ def test_an_empty_split_has_no_baseline():
     found = numbers([Eye("1_left", 0, "train", "1", "left")])
     assert found.baselines is None
     assert found.leak == (0, 0)
-    subject = Subject(
+    subject = AuditedDataset(
         data=Path("set"), layout="course", own_split=True, eyes=(), read=bytes
     )
     told = findings(Audited(subject=subject, numbers=found, fellows=None))

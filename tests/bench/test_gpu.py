@@ -341,7 +341,7 @@ def test_run_that_was_stopped_resumes(name, shards, tmp_path, capsys, small):
     whole, run = tmp_path / "whole", tmp_path / "run"
     call(train.main, flags(shards, whole, name, "--amp", "off"), capsys)
     argv = flags(shards, run, name, "--amp", "off")
-    at = ("fastretina.train.state:Session.count", 8, "after")
+    at = ("fastretina.train.state:TrainState.count", 8, "after")
     said = tmp_path / "said"
     stopped = finish(start(argv, said, at, signal.SIGTERM), said)
     assert stopped.code == 130, stopped.err

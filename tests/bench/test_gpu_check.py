@@ -32,12 +32,12 @@ from bench.gpu.scope import (
     QUICK,
     Begun,
     Failure,
-    Findings,
     LeftOut,
     Measured,
     Measurement,
     Scope,
     Section,
+    SectionResults,
     measure,
 )
 from fastretina.measure import steps
@@ -255,7 +255,7 @@ def test_what_no_time_is_left_for_is_listed(scope):
     listed = {
         section.name: [one.name for one in section.plan(late)] for section in stages
     }
-    found = {section.name: Findings() for section in stages}
+    found = {section.name: SectionResults() for section in stages}
     for name, event in measure(stages, late):
         found[name].take_in(event)
     for name, section in found.items():
@@ -295,7 +295,7 @@ def test_training_of_an_hour_on_a_cpu_is_left_out(scope):
 
 
 def test_row_with_an_error_counts_as_failed():
-    found = Findings()
+    found = SectionResults()
     found.take_in(
         Measured("speed", [{"loader": "a"}, {"loader": "b", "error": "E: x"}])
     )
@@ -317,7 +317,7 @@ def test_begun_measurement_has_until_shortly_after_the_deadline(scope):
 
 @pytest.mark.timeout(120)
 def test_process_that_dies_or_hangs_loses_only_one_measurement(scope):
-    found = {section.name: Findings() for section in gpu_sections.TROUBLED}
+    found = {section.name: SectionResults() for section in gpu_sections.TROUBLED}
     begun = []
     for name, event in in_own_process(gpu_sections.TROUBLED, scope):
         found[name].take_in(event)
@@ -422,7 +422,7 @@ def counted(passed=9, failed=0, timed_out=False):
 
 
 def results(**sections):
-    return {name: Findings(rows=rows) for name, rows in sections.items()}
+    return {name: SectionResults(rows=rows) for name, rows in sections.items()}
 
 
 def states(**sections):

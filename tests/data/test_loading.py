@@ -17,7 +17,12 @@ from small_runs import Outcome, call, log, make_small, metrics, words
 
 import loaders
 from fastretina.data.auto_loader import Choice, remember
-from fastretina.data.loading import Feeding, choose_loader, order_of, other_pixels
+from fastretina.data.loading import (
+    LoadingOptions,
+    choose_loader,
+    order_of,
+    other_pixels,
+)
 from fastretina.evaluate import command as evaluate
 from fastretina.nn.distributed import Ranks
 from fastretina.train import command as train
@@ -132,7 +137,7 @@ def test_doctors_choice_of_workers_is_for_that_loader_alone(
 ):
     monkeypatch.setattr("fastretina.data.loading.granted_cores", lambda: 16)
     for loader, asked, got in (("pil", None, 1), ("turbo", None, 16), ("pil", 5, 5)):
-        feeding = Feeding(loader=loader, device="cpu", workers=asked)
+        feeding = LoadingOptions(loader=loader, device="cpu", workers=asked)
         assert feeding.config(batch_size=8).workers == got
 
 
@@ -191,7 +196,7 @@ def test_order_of_planned_loaders_is_one():
 def test_cores_are_shared_out_among_ranks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fastretina.data.loading.granted_cores", lambda: 16)
     for ranks, workers in ((Ranks(), 16), (Ranks(3, 16, 8), 2), (Ranks(0, 64, 64), 1)):
-        config = Feeding(loader="turbo", device="cpu", ranks=ranks).config(
+        config = LoadingOptions(loader="turbo", device="cpu", ranks=ranks).config(
             batch_size=64
         )
         assert (config.workers, config.rank) == (workers, ranks.rank)

@@ -27,22 +27,23 @@ from fastretina.doctor import bottleneck as verdict
 from fastretina.doctor import command as doctor
 from fastretina.doctor import installation
 from fastretina.doctor.chart import bars, decades, draw
-from fastretina.doctor.forecast import duration, forecast, foreseen
+from fastretina.doctor.forecast import forecast, foreseen
 from fastretina.doctor.jpeg_header import JpegHeader, read_header
 from fastretina.doctor.loader_rates import counts
 from fastretina.doctor.measurements import (
     DataSet,
     EndToEnd,
-    Findings,
     LoaderRate,
     Loading,
+    Measurements,
     Memory,
     Stage,
-    Training,
+    TrainingRates,
     stages,
 )
 from fastretina.doctor.storage import Change, Storage, changes, survey
 from fastretina.doctor.training_rates import Drill, measure_training
+from fastretina.formatting import format_duration
 from fastretina.measure.rounds import Rate, rounds
 from fastretina.nn.device import Compute, DeviceError
 from fastretina.recipe import SEED, STRONG
@@ -68,8 +69,8 @@ def found(
     data_bytes: int = GIB,
     storage: Storage | None = None,
     **training: object,
-) -> Findings:
-    """Findings as they might be: speeds of the steps, the loader, and both at once."""
+) -> Measurements:
+    """Measurements as they might be: of the steps, the loader, and both at once."""
     loaders = loaders or {("pil", 2): 300, ("turbo", 1): 600, ("turbo", 2): ready}
     end = end or (min(step[0], ready), min(step[1], ready))
     kind = storage or Storage(
@@ -82,7 +83,7 @@ def found(
         "memory": Memory(before=GIB, peak=2 * GIB),
         **training,
     }
-    return Findings(
+    return Measurements(
         arch="resnet18",
         device=device,
         cores=2,
@@ -105,7 +106,7 @@ def found(
             batch=[LoaderRate(*k, rate(v)) for k, v in loaders.items()],
             ready=best and LoaderRate(best.loader, best.workers, rate(ready)),
         ),
-        training=Training(
+        training=TrainingRates(
             step={"head": rate(step[0]), "full": rate(step[1])},
             end_to_end={
                 "head": EndToEnd(rate(end[0]), waits),
@@ -313,7 +314,7 @@ def test_forecast_takes_what_was_measured_end_to_end():
     ],
 )
 def test_duration_for_people(seconds: float, text: str):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 # ------------------------------------------------------------------- how it is stored
@@ -415,7 +416,7 @@ def test_survey_counts_and_changes_are_measured():
 
 
 def test_storing_names_what_to_change_and_whether_it_matters():
-    def said(one: Findings) -> str:
+    def said(one: Measurements) -> str:
         return " ".join(advising.storing(one))
 
     storage = Storage(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
+from fastretina.formatting import format_interval
 from fastretina.metrics import bootstrap as intervals
 from fastretina.metrics.baselines import Eyes, baselines, fellow_eye, leak, majority
 from fastretina.metrics.bootstrap import (
@@ -21,7 +22,6 @@ from fastretina.metrics.bootstrap import (
     grade_statistics,
     patient_intervals,
     score_with_intervals,
-    told,
 )
 from fastretina.metrics.calibration import (
     Calibration,
@@ -36,7 +36,7 @@ from fastretina.metrics.calibration import (
 )
 from fastretina.metrics.comparison import Contender, compare, mcnemar
 from fastretina.metrics.evaluation import appraise, table, warnings
-from fastretina.metrics.predictions import Predicted
+from fastretina.metrics.predictions import SplitPredictions
 from fastretina.metrics.scores import calibration_error, quadratic_kappa, score
 from loaders.errors import RunError
 
@@ -181,7 +181,7 @@ def test_interval_of_what_is_undefined_is_none():
     ],
 )
 def test_told_says_a_score_with_its_interval(value, interval, form, text):
-    assert told(value, interval, form) == text
+    assert format_interval(value, interval, form) == text
 
 
 # ---- baselines
@@ -376,9 +376,9 @@ def test_grade_intervals_lie_around_the_score(rows):
 # ---- predictions and the whole appraisal
 
 
-def predictions(samples: int, seed: int, skill: float = 1.0) -> Predicted:
+def predictions(samples: int, seed: int, skill: float = 1.0) -> SplitPredictions:
     labels, chances = made(samples, seed, skill)
-    return Predicted(
+    return SplitPredictions(
         rows=np.arange(samples),
         keys=[f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(samples)],
         patients=pairs(samples),
@@ -392,7 +392,7 @@ def predictions(samples: int, seed: int, skill: float = 1.0) -> Predicted:
 def test_predictions_survive_their_file(tmp_path: Path):
     wanted = predictions(40, 13)
     wanted.save(tmp_path / "test.parquet")
-    found = Predicted.load(tmp_path / "test.parquet")
+    found = SplitPredictions.load(tmp_path / "test.parquet")
     assert (found.rows == wanted.rows).all()
     assert (found.probabilities == wanted.probabilities).all()
     assert (found.keys, found.patients, found.eyes) == (
@@ -412,7 +412,7 @@ def test_predictions_that_are_missing_or_damaged_say_so(tmp_path: Path, content)
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(RunError, match=r"test\.parquet"):
-        Predicted.load(path)
+        SplitPredictions.load(path)
 
 
 def test_appraisal_says_all_of_it_and_is_json():
@@ -447,10 +447,10 @@ def test_appraisal_without_labels_or_validation_leaves_them_out():
 def test_appraisal_warns_of_a_collapse():
     test = predictions(50, 17)
     constant = np.tile([0.9, 0.1, 0, 0, 0], (50, 1))
-    fallen = Predicted(**{**_fields(test), "probabilities": constant})
+    fallen = SplitPredictions(**{**_fields(test), "probabilities": constant})
     assert "constant predictor" in warnings(appraise(fallen))[0]
 
 
-def _fields(predicted: Predicted) -> dict[str, object]:
+def _fields(predicted: SplitPredictions) -> dict[str, object]:
     names = ("rows", "keys", "patients", "eyes", "labels", "probabilities", "about")
     return {name: getattr(predicted, name) for name in names}

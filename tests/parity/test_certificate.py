@@ -31,7 +31,7 @@ from fastretina.nn import trained
 from fastretina.parity import command as parity
 from fastretina.parity.differences import Bound, Tally, bound_for, difference
 from fastretina.parity.equivalence import Side, difference_intervals, kappas, verdict
-from fastretina.parity.reference import Witness
+from fastretina.parity.reference import Reference
 from fastretina.shard import command as shard
 from fastretina.train import command as train
 from loaders import Batch, Decoding, available, open_split
@@ -586,7 +586,7 @@ def test_witness_turns_as_pillow_does(orientation: int, tmp_path: Path):
     image.save(path, exif=exif)
     with Image.open(path) as opened:
         wanted = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    found = Witness()(path)
+    found = Reference()(path)
     assert np.array_equal(found.pixels, wanted)
     assert found.encoded_again is (2 <= orientation <= 8)
 

@@ -28,10 +28,10 @@ from reported_runs import (
 )
 from small_runs import Outcome, small_network
 
-from fastretina.metrics.bootstrap import told
-from fastretina.metrics.predictions import Predicted
+from fastretina.formatting import format_interval
+from fastretina.metrics.predictions import SplitPredictions
 from fastretina.report import command as report
-from fastretina.report.finished_run import read_record
+from fastretina.report.finished_run import read_finished_run
 from fastretina.report.grade_meanings import MEANINGS
 from fastretina.report.headline import in_words
 from fastretina.report.mistakes import most_confident
@@ -53,7 +53,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn(finished: Path) -> Figures:
-    return Figures.of(read_record(Run(finished)))
+    return Figures.of(read_finished_run(Run(finished)))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_mistakes_are_the_surest_ones_and_only_mistakes():
 def test_mistakes_of_a_perfect_network_are_none():
     labels = np.array([0, 1, 2, 3, 4])
     rest = {name: [str(n) for n in range(5)] for name in ("keys", "patients", "eyes")}
-    test = Predicted(
+    test = SplitPredictions(
         rows=np.arange(5), labels=labels, probabilities=np.eye(5)[labels], **rest
     )
     assert most_confident(test, 12) == []
@@ -107,7 +107,7 @@ def test_samples_are_told_in_full_and_in_few_bytes():
 
 
 def test_record_reads_what_the_run_has_written(finished: Path):
-    record = read_record(Run(finished))
+    record = read_finished_run(Run(finished))
     assert record.short_id == SHA256[:12]
     assert record.scores == metrics(finished)["test"]
     assert [row["epoch"] for row in record.log] == [1, 2, 3, 4, 5]
@@ -117,7 +117,7 @@ def test_record_reads_what_the_run_has_written(finished: Path):
 
 def test_words_count_people_out_of_a_hundred(finished: Path):
     scores = metrics(finished)["test"]
-    words = " ".join(in_words(read_record(Run(finished))))
+    words = " ".join(in_words(read_finished_run(Run(finished))))
     low, high = (round(100 * end) for end in scores["intervals"]["accuracy"])
     assert f"grades {100 * scores['accuracy']:.0f} (95% interval {low} to {high})" in (
         words
@@ -143,13 +143,13 @@ def test_words_count_people_out_of_a_hundred(finished: Path):
 def test_certainty_says_which_way_it_errs(run: Path, temperature: float, words: str):
     saved = metrics(run)["calibration"]
     edit(run / "metrics.json", calibration={**saved, "temperature": temperature})
-    assert words in certainty(read_record(Run(run)))
+    assert words in certainty(read_finished_run(Run(run)))
 
 
 def test_intervals_without_width_are_explained(tmp_path: Path):
     test = predicted(60)
     test.probabilities[test.labels == 4] = [1, 0, 0, 0, 0]
-    record = read_record(Run(write_run(tmp_path / "run", test)))
+    record = read_finished_run(Run(write_run(tmp_path / "run", test)))
     assert record.intervals["recall"][4] == [0, 0]
     assert "too few for the bootstrap" in narrow(record)
 
@@ -178,7 +178,7 @@ def test_page_has_every_score_with_its_interval(finished: Path):
     ends = scores["intervals"]
 
     def shown(value: float, interval: list[float], form: str) -> str:
-        return told(value, interval, form)
+        return format_interval(value, interval, form)
 
     for name, form in (
         ("accuracy", ".1%"),
@@ -228,7 +228,7 @@ def test_page_says_that_a_rule_without_pixels_is_as_good(run: Path, reports: Rep
 def test_page_of_a_constant_predictor_says_so_first(tmp_path: Path, reports: Reports):
     test = predicted(100)
     constant = np.tile([0.9, 0.04, 0.03, 0.02, 0.01], (100, 1))
-    test = Predicted(
+    test = SplitPredictions(
         rows=test.rows,
         keys=test.keys,
         patients=test.patients,
@@ -417,7 +417,7 @@ def test_mistakes_have_their_photographs_and_where_it_looked(
     page = Page(looked_at / "report.html")
     pairs = [each for each in page.all("img") if "jpeg" in (each["src"] or "")[:20]]
     assert len(pairs) == 2 * told_of["mistakes"]
-    record = read_record(Run(looked_at))
+    record = read_finished_run(Run(looked_at))
     surest = most_confident(record.test, 1)[0]
     assert surest.key in (pairs[0]["alt"] or "")
     first, looked = (_pixels(each["src"] or "") for each in pairs[:2])
@@ -448,7 +448,7 @@ def test_mistakes_without_shards_are_told_in_words(finished: Path, reports: Repo
     )
     page = Page(finished / "report.html")
     assert "The mistakes are shown without their photographs" in page.words
-    for each in most_confident(read_record(Run(finished)).test, 3):
+    for each in most_confident(read_finished_run(Run(finished)).test, 3):
         assert f"{each.key} The network, {each.sure:.1%} sure {each.said_name} : " in (
             page.words
         )
@@ -490,7 +490,7 @@ def test_named_device_that_is_not_here_is_an_error(run: Path, reports: Reports):
 def test_shards_of_other_samples_are_not_shown(
     looked_at: Path, reports: Reports, tmp_path: Path
 ):
-    test = Predicted.load(looked_at / "test.parquet")
+    test = SplitPredictions.load(looked_at / "test.parquet")
     renamed(test, [("another", "another", "")]).save(looked_at / "test.parquet")
     found = reports(looked_at)
     assert found.json["thumbnails"] == 0
@@ -516,12 +516,15 @@ def test_card_has_the_runs_own_numbers(finished: Path):
     card = (finished / "model_card.md").read_text()
     saved = metrics(finished)
     scores, ends = saved["test"], saved["test"]["intervals"]
-    assert told(scores["accuracy"], ends["accuracy"], ".1%") in card
-    assert told(scores["qwk"], ends["qwk"], ".3f") in card
+    assert format_interval(scores["accuracy"], ends["accuracy"], ".1%") in card
+    assert format_interval(scores["qwk"], ends["qwk"], ".3f") in card
     for grade in range(5):
-        assert told(scores["recall"][grade], ends["recall"][grade], ".1%") in card
+        assert (
+            format_interval(scores["recall"][grade], ends["recall"][grade], ".1%")
+            in card
+        )
     cut, cut_ends = scores["referable"], ends["referable"]
-    assert told(cut["sensitivity"], cut_ends["sensitivity"], ".1%") in card
+    assert format_interval(cut["sensitivity"], cut_ends["sensitivity"], ".1%") in card
     for rule in saved["baselines"].values():
         assert f"{rule['about']} | {rule['accuracy']:.1%}" in card
     assert SHA256 in card

@@ -37,7 +37,7 @@ FLAGS = {"strong": STRONG, "seed": SEED}
 EACH_STEP = ("--checkpoint-every", 0)
 
 STEP = "fastretina.train:Training.step"
-PHASE = "fastretina.train.state:Session.begin_phase"
+PHASE = "fastretina.train.state:TrainState.begin_phase"
 EVALUATE = "fastretina.evaluate:predict_all"
 REPORT = "fastretina.train.finish:predict_all"
 SAVE = "fastretina.nn.checkpoint:save"

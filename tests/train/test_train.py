@@ -405,10 +405,10 @@ def test_train_seed_reports_the_last_epoch(trains: Trains, tmp_path: Path):
 def test_train_counts_accuracy_and_loss_in_the_epoch(
     trains: Trains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from fastretina.train.state import Session
+    from fastretina.train.state import TrainState
 
     seen: list[list[tuple[float, int, int]]] = [[]]
-    count, end_epoch = Session.count, Session.end_epoch
+    count, end_epoch = TrainState.count, TrainState.end_epoch
 
     def watch(self: Any, logits: Any, loss: Any, labels: Any) -> None:
         hits = int((logits.argmax(1) == labels).sum())
@@ -419,8 +419,8 @@ def test_train_counts_accuracy_and_loss_in_the_epoch(
         seen.append([])
         end_epoch(self, row)
 
-    monkeypatch.setattr(Session, "count", watch)
-    monkeypatch.setattr(Session, "end_epoch", next_epoch)
+    monkeypatch.setattr(TrainState, "count", watch)
+    monkeypatch.setattr(TrainState, "end_epoch", next_epoch)
     trains("run", "--recipe", "seed").json  # noqa: B018
     assert len(seen) == 4
     for steps, row in zip(seen, log(tmp_path / "run"), strict=False):
