@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -55,6 +56,27 @@ def naming(path: Path) -> Iterator[None]:
             raise
         reason = error.strerror or str(error)
         raise OSError(error.errno, reason, str(path)) from error
+
+
+def lock_file(path: Path) -> int | None:
+    """Lock a file for this process, as long as the descriptor stays open.
+
+    A record lock and not ``flock``'s, which a worker process forked off would go on
+    holding after its parent was killed.
+
+    Returns:
+        The descriptor, to be closed; None where another process has the lock.
+    """
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def hash_file(path: Path) -> str:

@@ -15,7 +15,7 @@ from small_runs import small_network
 
 from fastretina.metrics.baselines import Eyes
 from fastretina.metrics.evaluation import appraise
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
 from fastretina.nn.model import weights_sha256
 from fastretina.recipe import Recipe
@@ -40,14 +40,14 @@ def chances_of(
 
 def predicted(
     number: int, seed: int = 0, *, first: int = 10, sha256: str = SHA256
-) -> SplitPredictions:
+) -> Predictions:
     """Both eyes of each patient, predicted by a network that has learned something."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(5, number, p=SHARES)
     labels[:5] = range(5)
     patients = [str(first + place // 2) for place in range(number)]
     eyes = [("left", "right")[place % 2] for place in range(number)]
-    return SplitPredictions(
+    return Predictions(
         rows=np.arange(number),
         keys=[f"{p}_{eye}" for p, eye in zip(patients, eyes, strict=True)],
         patients=patients,
@@ -82,9 +82,9 @@ def log_rows() -> list[dict[str, Any]]:
 
 def write_run(
     folder: Path,
-    test: SplitPredictions,
+    test: Predictions,
     *,
-    validation: SplitPredictions | None = None,
+    validation: Predictions | None = None,
     known: Eyes | None = None,
     shards: str = "no-such-shards",
     side: int = 64,
@@ -154,7 +154,7 @@ def run_on(shards: Path, folder: Path) -> Path:
         rows = np.arange(len(split.labels))
         about = {"checkpoint": "best", "checkpoint_epoch": 4, "weights_sha256": sha256}
         chances = chances_of(split.labels, skill=0.5)
-        test = SplitPredictions.of(split, rows, chances, about)
+        test = Predictions.of(split, rows, chances, about)
     write_run(folder, test, shards=str(shards))
     checkpoint.save(
         folder / "best.safetensors", checkpoint.prefixed("model", state), {}
@@ -168,14 +168,12 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**content, **changes}))
 
 
-def renamed(
-    test: SplitPredictions, names: Sequence[tuple[str, str, str]]
-) -> SplitPredictions:
+def renamed(test: Predictions, names: Sequence[tuple[str, str, str]]) -> Predictions:
     """The first samples under other keys, patients and eyes."""
     keys, patients, eyes = (list(c) for c in (test.keys, test.patients, test.eyes))
     for place, (key, patient, eye) in enumerate(names):
         keys[place], patients[place], eyes[place] = key, patient, eye
-    return SplitPredictions(
+    return Predictions(
         rows=test.rows,
         keys=keys,
         patients=patients,

@@ -1,14 +1,20 @@
-"""Which loader feeds the network, and the loaders for training and for evaluation."""
+"""How a command loads: its flags, the loader that they stand for, and what it gives.
+
+    LoadingOptions --resolve, for a device and ranks--> Loading --train_loader-->
+    Loader of shuffled, flipped batches; --evaluation_loader--> each sample once
+
+Importing this module imports no torch.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastretina.data.auto_loader import recall
-from fastretina.nn.distributed import ALONE, Ranks, shares
+from tyro.conf import arg
+
 from fastretina.recipe import Recipe
 from loaders import (
     LOADERS,
@@ -22,50 +28,190 @@ from loaders import (
 )
 from loaders import resolve as resolve_loader
 from loaders.cores import granted_cores
-from loaders.errors import LoaderUnavailable
+from loaders.errors import LoaderUnavailable, SampleError
+
+if TYPE_CHECKING:
+    from fastretina.nn.distributed import Ranks
+
+_OWN = "(default: {}; of a run that is there, its own)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadingOptions:
-    """How batches are made; it decides the speed, and nothing else but what is skipped.
+    """Flags that say how batches are made.
+
+    What is not set is as it was in the run that is resumed, evaluated or compared; in
+    a new one it takes the default.
+
+    Attributes:
+        loader: Who decodes: dali (on the GPU, or without one), turbo (libjpeg-turbo in
+            threads), pil (Pillow in worker processes): all give the same batches. Or,
+            shard after shard in an order of their own, dali-reader and webdataset,
+            which streams. auto takes what fastretina.doctor found fastest on this
+            machine; before it was asked, dali on a GPU and turbo elsewhere.
+        fallback: Take pil where the loader is not installed, and say so.
+        on_corrupt: What an image that can't be decoded does: end the command, or be
+            skipped and counted.
+        hw_decoder_load: Share of the images that a GPU's JPEG engine decodes, under
+            DALI.
+        workers: Threads that decode, or processes (pil); by default as many as the
+            doctor found fastest, or else one for each core granted.
+        prefetch: Batches made ahead.
+    """
+
+    loader: Annotated[
+        LoaderName | None,
+        arg(
+            metavar=f"{{auto,{','.join(LOADERS)}}}",
+            help_behavior_hint=_OWN.format("auto"),
+        ),
+    ] = None
+    fallback: bool = True
+    on_corrupt: Annotated[
+        Literal["raise", "skip"] | None,
+        arg(metavar="{raise,skip}", help_behavior_hint=_OWN.format("raise")),
+    ] = None
+    hw_decoder_load: Annotated[
+        float | None, arg(metavar="FLOAT", help_behavior_hint=_OWN.format("0.65"))
+    ] = None
+    workers: int | None = None
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        for name, low in (("workers", 0), ("prefetch", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"--{name} must be at least {low}, got {value}")
+        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
+            raise ValueError(
+                f"--hw-decoder-load must lie in 0 to 1, got {self.hw_decoder_load}"
+            )
+
+    def check_balance(self, balance: float) -> None:
+        """Raise ``ValueError`` where the loader can't draw with replacement."""
+        name = self.loader or "auto"
+        if balance and name != "auto" and LOADERS[name].own_order:
+            raise ValueError(
+                f"--balance must be 0 with --loader {name}, which reads every shard "
+                f"once, got {balance}"
+            )
+
+    def or_of_run(self, config: Mapping[str, Any]) -> LoadingOptions:
+        """The same, with what is not set taken from a run's ``config.json``.
+
+        Args:
+            config: of the run; one of an older version only knows its loader.
+        """
+        kept = {"loader": config["loader"], **config.get("loading", {})}
+        unset = {
+            field.name: kept[field.name]
+            for field in fields(self)
+            if getattr(self, field.name) is None and field.name in kept
+        }
+        return replace(self, **unset)
+
+    def resolve(self, device: str, ranks: Ranks) -> Loading:
+        """Choose the loader, saying what is not as one would expect on stderr.
+
+        Raises:
+            LoaderUnavailable: it is not installed, and no other is to take its place.
+        """
+        name = choose_loader(
+            self.loader or "auto", device, fallback=self.fallback, speaks=ranks.first
+        )
+        return Loading(name, self, device, ranks)
+
+
+DEFAULT_LOADING = LoadingOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How batches are made on this machine; it decides the speed, and what is skipped.
 
     Attributes:
         loader: one of ``loaders.LOADERS``.
+        options: the flags.
         device: where the batches go.
-        workers: threads or processes that decode; ``None`` for as many as the doctor
-            found fastest, or else one per core.
-        prefetch: batches made ahead.
-        on_corrupt: what an image that can't be decoded does.
-        hw_decoder_load: share of a GPU's JPEG engine, under DALI.
         ranks: among whom each batch is shared out.
     """
 
     loader: str
+    options: LoadingOptions
     device: str
-    workers: int | None = None
-    prefetch: int = 2
-    on_corrupt: Literal["raise", "skip"] = "raise"
-    hw_decoder_load: float = 0.65
-    ranks: Ranks = ALONE
+    ranks: Ranks
 
-    def config(self, **what: Any) -> LoaderConfig:
-        """The options of a loader that is fed this way."""
-        workers = self.workers
-        if workers is None:
-            known = recall(self.device)
-            asked = known is not None and known.loader == self.loader
-            cores = known.workers if known and asked else granted_cores()
-            workers = shares(cores, self.ranks)
-        return LoaderConfig(
-            **what,
+    @property
+    def on_corrupt(self) -> Literal["raise", "skip"]:
+        """What an image that can't be decoded does."""
+        return self.options.on_corrupt or "raise"
+
+    @property
+    def order(self) -> str:
+        """What an epoch's sequence depends on beside seed and recipe.
+
+        A run that has stopped within an epoch can go on there only in the same order.
+        """
+        if not LOADERS[self.loader].own_order:
+            return "planned"
+        return f"{self.loader}'s with {self.ranks.world_size} ranks"
+
+    def recorded(self) -> dict[str, Any]:
+        """What a run keeps in ``config.json``, for who goes on or evaluates it."""
+        kept = asdict(self.options)
+        settled = {"loader": self.loader, "on_corrupt": self.on_corrupt}
+        return {
+            name: settled.get(name, kept[name])
+            for name in ("loader", "on_corrupt", "hw_decoder_load")
+        }
+
+    def train_loader(self, train: ShardSplit, recipe: Recipe) -> Loader:
+        """Batches to train on: shuffled, flipped, the short last one kept."""
+        delivered = LoaderConfig(
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            shuffle=True,
+            balance=recipe.balance,
+            balance_decay=recipe.balance_decay,
+            hflip=recipe.hflip,
+            vflip=recipe.vflip,
+            image_size=recipe.image_size,
+        )
+        return self.open(train, delivered)
+
+    def evaluation_loader(self, split: ShardSplit, recipe: Recipe) -> Loader:
+        """Every sample once, as it is; each rank's batches are of full size."""
+        delivered = LoaderConfig(
+            batch_size=recipe.batch_size * self.ranks.world_size,
+            image_size=recipe.image_size,
+        )
+        return self.open(split, delivered)
+
+    def open(self, split: ShardSplit, delivered: LoaderConfig) -> Loader:
+        """The loader of a split, with ``delivered`` brought to the device and ranks."""
+        load = self.options.hw_decoder_load
+        config = replace(
+            delivered,
             device=self.device,
-            workers=workers,
-            prefetch=self.prefetch,
+            workers=self.workers(),
+            prefetch=self.options.prefetch,
             on_corrupt=self.on_corrupt,
-            hw_decoder_load=self.hw_decoder_load,
+            hw_decoder_load=delivered.hw_decoder_load if load is None else load,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
         )
+        return make_loader(self.loader, split, split.name, config)
+
+    def workers(self) -> int:
+        """Threads or processes for this rank's loader, as in ``--workers``."""
+        from fastretina.data.auto_loader import recall
+
+        if self.options.workers is not None:
+            return self.options.workers
+        known = recall(self.device)
+        asked = known is not None and known.loader == self.loader
+        cores = known.workers if known and asked else granted_cores()
+        return self.ranks.share_of(cores)
 
 
 def choose_loader(
@@ -85,33 +231,25 @@ def choose_loader(
     Raises:
         LoaderUnavailable: it is not installed, and no other is to take its place.
     """
+    from fastretina.data.auto_loader import recall
+
     known = recall(device) if name == "auto" else None
     if known is not None and missing(known.loader) is None:
         if speaks:
             print(f"note: {known.reason}", file=sys.stderr)
         return known.loader
-    found = resolve_loader(name, device)
+    chosen = resolve_loader(name, device)
     on_gpu = device.partition(":")[0] == "cuda"
-    note = missing("dali" if name == "auto" and on_gpu else found)
+    note = missing("dali" if name == "auto" and on_gpu else chosen)
     if note is not None and name != "auto":
         if not fallback:
             raise LoaderUnavailable(note)
-        note, found = f"{note}; pil takes its place", "pil"
-    elif found.startswith("dali") and not on_gpu:
+        note, chosen = f"{note}; pil takes its place", "pil"
+    elif chosen.startswith("dali") and not on_gpu:
         note = f"DALI decodes on the CPU, as the device is {device}"
     if note is not None and speaks:
         print(f"note: {note}", file=sys.stderr)
-    return found
-
-
-def order_of(loader: str, ranks: Ranks) -> str:
-    """What an epoch's sequence depends on beside seed and recipe.
-
-    A run that has stopped within an epoch can go on there only in the same order.
-    """
-    if not LOADERS[loader].own_order:
-        return "planned"
-    return f"{loader}'s with {ranks.world_size} ranks"
+    return chosen
 
 
 def other_pixels(config: Mapping[str, Any], now: Decoding) -> str | None:
@@ -137,27 +275,28 @@ def other_pixels(config: Mapping[str, Any], now: Decoding) -> str | None:
     )
 
 
-def train_loader(train: ShardSplit, recipe: Recipe, feeding: LoadingOptions) -> Loader:
-    """Batches to train on: shuffled, flipped, the short last one kept."""
-    config = feeding.config(
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        shuffle=True,
-        balance=recipe.balance,
-        balance_decay=recipe.balance_decay,
-        hflip=recipe.hflip,
-        vflip=recipe.vflip,
-        image_size=recipe.image_size,
-    )
-    return make_loader(feeding.loader, train, train.name, config)
+def warn_of_other_pixels(config: Mapping[str, Any], now: Decoding) -> None:
+    """Warn on stderr of what ``other_pixels`` says, if it does."""
+    if other := other_pixels(config, now):
+        print(f"warning: {other}", file=sys.stderr)
 
 
-def evaluation_loader(
-    split: ShardSplit, recipe: Recipe, feeding: LoadingOptions
-) -> Loader:
-    """Every sample of a split once, as it is; each rank's batches are of full size."""
-    config = feeding.config(
-        batch_size=recipe.batch_size * feeding.ranks.world_size,
-        image_size=recipe.image_size,
-    )
-    return make_loader(feeding.loader, split, split.name, config)
+class SkippedReport:
+    """Names skipped images on stderr, each once however often it is met."""
+
+    def __init__(self) -> None:
+        self._named: set[str] = set()
+
+    def take(self, loader: Loader) -> int:
+        """Report what a loader has skipped since the last call.
+
+        Returns:
+            How many images that were, those that are named already too.
+        """
+        errors: list[SampleError] = list(loader.skipped)
+        loader.skipped.clear()
+        for error in errors:
+            if error.key not in self._named:
+                self._named.add(error.key)
+                print(f"skipped: {error}", file=sys.stderr)
+        return len(errors)

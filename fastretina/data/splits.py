@@ -1,4 +1,4 @@
-"""A run's view of a data set: train, validation and test, and the loaders over them."""
+"""The splits of a run: train, the validation patients held out of it, and test."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastretina.data.split import group_split
-from fastretina.metrics.baselines import Eyes
 from fastretina.recipe import Recipe
 from loaders import LoaderConfig
+from loaders.arrays import Bool, Int64
 from loaders.base import Schedule
 from loaders.errors import ShardError
 from loaders.shards import ShardSplit, open_split
@@ -50,7 +49,7 @@ class DataSplits:
     def describe(self) -> dict[str, Any]:
         """What of the data a run depends on, as JSON."""
         raw = self.train.manifest.raw
-        told = {
+        description = {
             "fingerprint": raw.get("fingerprint"),
             "preprocessing": raw.get("preprocessing"),
             "train": len(self.train),
@@ -58,8 +57,8 @@ class DataSplits:
             "test": len(self.test),
         }
         if self.test.folder != self.train.folder:
-            told["test_fingerprint"] = self.test.manifest.raw.get("fingerprint")
-        return told
+            description["test_fingerprint"] = self.test.manifest.raw.get("fingerprint")
+        return description
 
     def image_shape(self, recipe: Recipe) -> tuple[int, int]:
         """Height and width of what the network is trained on, pixels."""
@@ -71,10 +70,10 @@ class DataSplits:
         """Whether all training images are square before they are resized."""
         return all(height == width for height, width in self.train.dimensions)
 
-    def known(self) -> Eyes:
-        """The images whose labels the run has seen: of train and of validation."""
+    def known_rows(self) -> Int64:
+        """int64[n]: rows of train whose labels the run has seen, validation's too."""
         parts = [self.train, *filter(None, [self.validation])]
-        return Eyes.of(self.train, np.concatenate([part.rows for part in parts]))
+        return np.concatenate([part.rows for part in parts])
 
     def train_counts(self) -> list[int]:
         """Training samples of each grade."""
@@ -130,7 +129,7 @@ def some_of(split: ShardSplit, most: int | None) -> ShardSplit:
     return split.select(split.rows[_held_out(split, most / len(split), 0)])
 
 
-def _held_out(split: ShardSplit, share: float, seed: int) -> npt.NDArray[np.bool_]:
+def _held_out(split: ShardSplit, share: float, seed: int) -> Bool:
     """Which of ``split.rows`` belong to the patients that are held out: bool[n]."""
     patients = split.column("patient")
     rows = split.rows.tolist()

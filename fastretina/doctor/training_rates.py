@@ -45,12 +45,11 @@ class Drill(NamedTuple):
 
     def case(self, phase: Phase, batch: int) -> Case:
         """A step as the trainer takes it."""
-        precision = self.compute.precision
         return Case(
             arch=self.arch,
             batch=batch,
             pixels=self.shape[0],
-            precision="bf16" if precision == "bf16" else "fp32",
+            precision=self.compute.precision,
             layout="channels-last",
             phase=phase,
             strong=True,

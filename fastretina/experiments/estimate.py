@@ -69,7 +69,7 @@ def _speed(size: Size, phase: Phase, batch_size: int, compute: Compute) -> float
         arch=size.arch,
         batch=min(batch_size, _CPU_BATCH) if on_cpu else batch_size,
         pixels=size.pixels,
-        precision="fp32" if compute.precision == "fp32" else "bf16",
+        precision=compute.precision,
         layout="channels-last",
         phase=phase,
         strong=size.strong,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
+from fastretina.data.loading import DEFAULT_LOADING, LoadingOptions
 from fastretina.recipe import Recipe
-from loaders import LoaderName
 
 _RECIPE = {field.name: field for field in fields(Recipe)}
 
@@ -29,8 +29,7 @@ class Options:
         dry_run: Say what would be trained and how long it would take here, and stop.
         pretrained: Folder with resnet18 and resnet50 as .pth or .safetensors, in place
             of torchvision's ImageNet weights.
-        loader: Who decodes, as in fastretina.train.
-        workers: Threads or processes that decode.
+        loading: How batches are made, as in fastretina.train.
         device: auto, cpu, cuda, cuda:N or mps.
         threads: Threads that compute on a CPU.
     """
@@ -45,13 +44,12 @@ class Options:
     seeds: int = 1
     dry_run: FlagCreatePairsOff[bool] = False
     pretrained: Annotated[Path | None, arg(metavar="DIR")] = None
-    loader: LoaderName = "auto"
-    workers: int | None = None
+    loading: OmitArgPrefixes[LoadingOptions] = DEFAULT_LOADING
     device: str = "auto"
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("seeds", 1), ("workers", 0), ("threads", 1)):
+        for name, low in (("seeds", 1), ("threads", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"--{name} must be at least {low}, got {value}")

@@ -17,7 +17,7 @@ from fastretina.metrics.bootstrap import (
 )
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.comparison import Contender, as_json, compare
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import collapse, score_grades
 from fastretina.nn.step import class_weights
 from fastretina.run import Run
@@ -50,7 +50,7 @@ class CellScores:
         grades: int64[N] of each seed: what is said in the end.
     """
 
-    tests: Sequence[SplitPredictions]
+    tests: Sequence[Predictions]
     grades: Sequence[Int64]
 
     @classmethod
@@ -60,7 +60,7 @@ class CellScores:
         Raises:
             RunError: a file is missing or damaged.
         """
-        tests = [SplitPredictions.load(run / "test.parquet") for run in runs]
+        tests = [Predictions.load(run / "test.parquet") for run in runs]
         keys = sorted(set.intersection(*(set(test.keys) for test in tests)))
         tests = [test.of_keys(keys) for test in tests]  # variants have another order
         if cell.derived is None:
@@ -125,7 +125,7 @@ class CellScores:
         return matrix
 
 
-def _corrected(cell: Cell, test: SplitPredictions, run: Path) -> Int64:
+def _corrected(cell: Cell, test: Predictions, run: Path) -> Int64:
     """The grades with the class weights of the run's loss undone: int64[N]."""
     weights = class_weights(cell.recipe.class_weights, _train_counts(run))
     assert weights is not None, "a cell is derived from one with a weighted loss"

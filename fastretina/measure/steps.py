@@ -1,19 +1,19 @@
-"""A training step on its own, from a batch that is there: the ceiling of a run."""
+"""The trainer's step on its own, from a batch that is there: the ceiling of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
-from fastretina.nn.augment import Augment, Normaliser
-from fastretina.nn.device import Compute
-from fastretina.nn.model import build_model, set_phase
-from fastretina.nn.step import Loss, make_average, make_optimizer
+from fastretina.nn.device import Compute, Precision
+from fastretina.nn.model import build_model
+from fastretina.nn.step import Learner, StepPlace, StepSetup, train_step
 from fastretina.recipe import STRONG, Arch, Phase
 from loaders import Batch
+from loaders.grades import GRADES
 
 
 class Case(NamedTuple):
@@ -23,7 +23,7 @@ class Case(NamedTuple):
         arch: the network.
         batch: images.
         pixels: their side.
-        precision: ``fp32`` or ``bf16`` under autocast.
+        precision: of the forward pass: ``bf16`` and ``fp16`` under autocast.
         layout: ``NCHW`` or ``channels-last``.
         phase: ``head`` or ``full``.
         compiled: by ``torch.compile``.
@@ -34,7 +34,7 @@ class Case(NamedTuple):
     arch: Arch
     batch: int
     pixels: int
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     layout: Literal["NCHW", "channels-last"]
     phase: Phase
     compiled: bool = False
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The case in a line of words."""
         words = [
             f"{self.arch} step",
             f"batch {self.batch}",
@@ -56,37 +56,40 @@ class Case(NamedTuple):
 
 Step = Callable[[int, Batch], None]  # which step this is, and what to train on
 
+# What the strong recipe adds to a step: without it, images are only normalised.
+_PLAIN = replace(
+    STRONG, rotate=0, scale=1, translate=0, brightness=0, contrast=0, ema_decay=0
+)
+_EVENLY = [1] * len(GRADES)
+
 
 def make_step(case: Case, compute: Compute) -> Step:
-    """A step as the trainer takes it, with a network that starts anew."""
-    device = compute.device
-    network = build_model(case.arch, "none", 0).to(device)
+    """The trainer's own step, with a network that starts anew.
+
+    Args:
+        case: its precision is the one that the step is taken in.
+        compute: the device.
+    """
+    network = build_model(case.arch, "none", 0).to(compute.device)
     if case.layout == "NCHW":
         network = network.to(memory_format=torch.contiguous_format)
-    parameters = set_phase(network, case.phase, STRONG.head_batchnorm)
-    optimizer = make_optimizer(STRONG, case.phase, parameters, device)
-    average = make_average(network, STRONG.ema_decay) if case.strong else None
-    forward = torch.compile(network) if case.compiled else network
-    augment, normalise = Augment(STRONG), Normaliser()
-    loss_of = Loss(STRONG, [1] * 5).to(device)
-
-    def prepare(number: int, batch: Batch) -> Tensor:
-        if case.strong:
-            return augment(batch.images, batch.index, 0, number)
-        return normalise(batch.images)
+    recipe = STRONG if case.strong else _PLAIN
+    setup = StepSetup(
+        recipe=recipe,
+        compute=compute.in_precision(case.precision),
+        train_counts=_EVENLY,
+        compiled=case.compiled,
+        channels_last=case.layout == "channels-last",
+    )
+    learner = Learner(network, case.phase, setup)
+    # In the middle of the phase, where the schedule's rate is one that trains.
+    epoch = 0 if case.phase == "head" else recipe.head_epochs
+    done = (
+        epoch + (recipe.head_epochs if case.phase == "head" else recipe.full_epochs) / 2
+    )
 
     def step(number: int, batch: Batch) -> None:
-        inputs = prepare(number, batch)
-        if case.layout == "NCHW":
-            inputs = inputs.contiguous()
-        with compute.autocast():
-            logits = forward(inputs)
-        loss = loss_of(logits.float(), batch.labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if average is not None:
-            average.update_parameters(network)
+        train_step(learner, batch, StepPlace(epoch, number, done))
 
     return step
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastretina.metrics.comparison import Contender, as_json, compare
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import score
 from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
@@ -70,7 +70,7 @@ class Fusion:
         return blended
 
 
-def pairs_of(predicted: SplitPredictions) -> tuple[Int64, Int64]:
+def pairs_of(predicted: Predictions) -> tuple[Int64, Int64]:
     """The eyes whose fellow is there, too.
 
     Returns:
@@ -88,7 +88,7 @@ def pairs_of(predicted: SplitPredictions) -> tuple[Int64, Int64]:
     return own, fellow
 
 
-def fit_fusion(validation: SplitPredictions) -> Fusion:
+def fit_fusion(validation: Predictions) -> Fusion:
     """Fit on the pairs of a validation split; the same split gives the same fusion.
 
     The regularisation is chosen by the log-loss of a cross-validation over patients.
@@ -116,9 +116,7 @@ def fit_fusion(validation: SplitPredictions) -> Fusion:
     )
 
 
-def judge_fusion(
-    validation: SplitPredictions, test: SplitPredictions
-) -> dict[str, Any]:
+def judge_fusion(validation: Predictions, test: Predictions) -> dict[str, Any]:
     """Compare fused with single-eye predictions on the paired eyes of test, as JSON.
 
     Args:
@@ -209,7 +207,7 @@ def _loss(labels: Int64, probabilities: Float64) -> float:
     return float(-np.log(np.maximum(chosen, _LEAST)).mean())
 
 
-def _refuse_few(validation: SplitPredictions, own: Int64) -> None:
+def _refuse_few(validation: Predictions, own: Int64) -> None:
     pairs, grades = len(own) // 2, np.unique(validation.labels[own])
     if pairs < FEWEST_PAIRS:
         raise FusionError(

@@ -20,7 +20,7 @@ from fastretina.metrics.bootstrap import (
 )
 from fastretina.metrics.both_eyes import FusionError, judge_fusion
 from fastretina.metrics.calibration import Calibration, calibrate, correct_prior
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import FIXED_SPECIFICITY, calibration_error, score_grades
 from loaders.arrays import Float64, Int64
 from loaders.grades import GRADES
@@ -34,9 +34,9 @@ _OPERATING_POINT = ("accuracy", "balanced_accuracy", "qwk", "macro_f1", "confusi
 
 
 def appraise(
-    test: SplitPredictions,
+    test: Predictions,
     known: Eyes | None = None,
-    validation: SplitPredictions | None = None,
+    validation: Predictions | None = None,
     weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Scores with intervals, beside what needs no pixel; and other operating points.
@@ -68,9 +68,7 @@ def appraise(
     }
 
 
-def _paired(
-    test: SplitPredictions, validation: SplitPredictions
-) -> dict[str, Any] | None:
+def _paired(test: Predictions, validation: Predictions) -> dict[str, Any] | None:
     """Both eyes together against one, where there are pairs enough to fit on."""
     try:
         return judge_fusion(validation, test)
@@ -78,7 +76,7 @@ def _paired(
         return None
 
 
-def _calibrated(fitted: Calibration, test: SplitPredictions) -> dict[str, Any]:
+def _calibrated(fitted: Calibration, test: Predictions) -> dict[str, Any]:
     cooled = fitted.cooled(test.probabilities)
     grades = fitted.grades(test.probabilities)
 
@@ -93,11 +91,11 @@ def _calibrated(fitted: Calibration, test: SplitPredictions) -> dict[str, Any]:
     }
 
 
-def _corrected(test: SplitPredictions, weights: Sequence[float]) -> dict[str, Any]:
+def _corrected(test: Predictions, weights: Sequence[float]) -> dict[str, Any]:
     return _point(test, correct_prior(test.probabilities, weights).argmax(axis=1))
 
 
-def _point(test: SplitPredictions, grades: Int64) -> dict[str, Any]:
+def _point(test: Predictions, grades: Int64) -> dict[str, Any]:
     """Another operating point: the grades that are said instead, int64[N]."""
     scores = score_grades(test.labels, grades)
     kept = {name: scores[name] for name in _OPERATING_POINT}

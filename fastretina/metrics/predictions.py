@@ -1,10 +1,14 @@
-"""The predictions of a run on a split, and the file that keeps them."""
+"""What a network predicts of a split, sample by sample, and the file that keeps it.
+
+split --Loader--> Batch --normalise, network, softmax--> probabilities
+--every rank's, in row order--> Predictions --save--> test.parquet
+"""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +21,13 @@ from loaders.files import write_atomically
 from loaders.grades import GRADES
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from fastretina.data.loading import Loading
+    from fastretina.nn.device import Compute
+    from fastretina.nn.distributed import Ranks
+    from fastretina.nn.trained import Trained
+    from loaders import Loader
     from loaders.shards import ShardSplit
 
 
@@ -24,7 +35,7 @@ _CHANCES = [f"p{grade}" for grade in range(len(GRADES))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SplitPredictions:
+class Predictions:
     """What a network says of each sample of a split, in row order.
 
     Attributes:
@@ -35,6 +46,7 @@ class SplitPredictions:
         labels: int64[N], the grades that people gave.
         probabilities: float64[N, 5].
         about: of which checkpoint, as JSON.
+        skipped: images of the split that could not be decoded, and are left out.
     """
 
     rows: Int64
@@ -44,6 +56,7 @@ class SplitPredictions:
     labels: Int64
     probabilities: Float64
     about: Mapping[str, Any] = field(default_factory=dict)
+    skipped: int = 0
 
     @property
     def grades(self) -> Int64:
@@ -51,7 +64,7 @@ class SplitPredictions:
         found: Int64 = self.probabilities.argmax(axis=1)
         return found
 
-    def of_keys(self, keys: Sequence[str]) -> SplitPredictions:
+    def of_keys(self, keys: Sequence[str]) -> Predictions:
         """The same of these samples, in this order."""
         place = {key: n for n, key in enumerate(self.keys)}
         chosen = np.array([place[key] for key in keys], np.int64)
@@ -74,8 +87,8 @@ class SplitPredictions:
         split: ShardSplit,
         rows: Int64,
         probabilities: Float64,
-        about: Mapping[str, Any],
-    ) -> SplitPredictions:
+        about: Mapping[str, Any] | None = None,
+    ) -> Predictions:
         """With what the split's index knows of the rows."""
         columns = {
             name: [values[row] for row in rows]
@@ -89,7 +102,7 @@ class SplitPredictions:
             eyes=columns["eye"],
             labels=split.labels[rows],
             probabilities=probabilities,
-            about=about,
+            about=about or {},
         )
 
     def save(self, path: Path) -> None:
@@ -107,13 +120,13 @@ class SplitPredictions:
                 **dict(zip(_CHANCES, self.probabilities.T, strict=True)),
             }
         )
-        told = {"fastretina": json.dumps(dict(self.about))}
+        metadata = {"fastretina": json.dumps(dict(self.about))}
         buffer = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(told), buffer)
+        pq.write_table(table.replace_schema_metadata(metadata), buffer)
         write_atomically(path, buffer.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> SplitPredictions:
+    def load(cls, path: Path) -> Predictions:
         """Read what ``save`` has written.
 
         Raises:
@@ -142,3 +155,100 @@ class SplitPredictions:
             ) from None
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error})") from error
+
+
+def predict_split(
+    network: nn.Module,
+    split: ShardSplit,
+    loader: Loader,
+    compute: Compute,
+    ranks: Ranks,
+    check: Callable[[], None] = lambda: None,
+) -> Predictions:
+    """Run the network over one epoch: every sample once, but for those skipped.
+
+    Args:
+        network: in eval mode; takes float32[B, 3, H, W], gives float32[B, 5] logits.
+        split: what is predicted.
+        loader: of that split, which does not shuffle.
+        compute: device and precision.
+        ranks: that each have a part of the split, and get all of the predictions.
+        check: called after each batch; may raise to stop.
+
+    Raises:
+        RunError: the network gives no finite numbers, or every image was skipped.
+    """
+    import torch
+
+    from fastretina.nn.augment import Normaliser
+
+    assert not network.training, "a network must be evaluated in eval mode"
+    normalise, skipped_before = Normaliser(), len(loader.skipped)
+    none = np.empty(0, np.int64)
+    rows, labels, chances = [none], [none], [np.empty((0, len(GRADES)))]
+    with torch.inference_mode():
+        for batch in loader.epoch(0):
+            if len(batch.labels):  # skipping may have left none
+                with compute.autocast():
+                    logits = network(normalise(batch.images))
+                chances.append(logits.float().softmax(dim=1).cpu().double().numpy())
+                rows.append(batch.index.cpu().numpy())
+                labels.append(batch.labels.cpu().numpy())
+            check()
+    delivered = [np.concatenate(part) for part in (rows, labels, chances)]
+    all_rows, all_labels, probabilities = ranks.gather(*delivered)
+    skipped = int(ranks.sum(torch.tensor(len(loader.skipped) - skipped_before)))
+    assert len(all_rows) + skipped == len(split), "a loader lost or doubled samples"
+    if not len(all_rows):
+        raise RunError(f"{split.folder}: all {skipped} images of {split.name} are bad")
+    order = np.argsort(all_rows, kind="stable")  # loaders of their own order, and ranks
+    all_rows, probabilities = all_rows[order], probabilities[order]
+    if not np.isfinite(probabilities).all():
+        raise RunError(
+            "the network's outputs are not finite: its training has gone astray; "
+            "lower --lr or --head-lr, or try --amp off"
+        )
+    assert len(np.unique(all_rows)) == len(all_rows), "a sample came twice"
+    predictions = Predictions.of(split, all_rows, probabilities)
+    assert np.array_equal(predictions.labels, all_labels[order]), "labels are mixed up"
+    return replace(predictions, skipped=skipped)
+
+
+def predict_with_checkpoint(
+    trained: Trained,
+    split: ShardSplit,
+    name: str,
+    compute: Compute,
+    loading: Loading,
+    check: Callable[[], None] = lambda: None,
+) -> Predictions:
+    """What the checkpoint that a run reports says of a split, with its record.
+
+    Warns where the pixels are not those that the run was trained on, names what is
+    skipped, and computes on as many threads as the run.
+
+    Args:
+        trained: the run's network.
+        split: what is predicted.
+        name: ``test``, ``validation`` or ``train``, for the record.
+        compute: device and precision.
+        loading: how batches are made.
+        check: called after each batch; may raise to stop.
+    """
+    from fastretina.data.loading import SkippedReport, warn_of_other_pixels
+
+    trained.use_threads()
+    with loading.evaluation_loader(split, trained.recipe) as loader:
+        if loading.ranks.first:
+            warn_of_other_pixels(trained.config, loader.decoding)
+        predictions = predict_split(
+            trained.network, split, loader, compute, loading.ranks, check
+        )
+        SkippedReport().take(loader)
+    about = {
+        "split": name,
+        "checkpoint": trained.checkpoint,
+        "checkpoint_epoch": trained.checkpoint_epoch,
+        "weights_sha256": trained.weights_sha256,
+    }
+    return replace(predictions, about=about)

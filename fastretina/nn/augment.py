@@ -23,6 +23,7 @@ from loaders.order import AUGMENT, GOLDEN, LAST_SHIFT, MIXING, stream_key
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 _Float32 = npt.NDArray[np.float32]
+_PLACE_SHIFT = 40  # bits: rows are below 2**40, places in a batch below 2**23
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision has it
 
 
@@ -95,7 +96,14 @@ class Augment:
             recipe.brightness or recipe.contrast or recipe.saturation
         )
 
-    def __call__(self, images: Tensor, rows: Tensor, epoch: int, step: int) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        rows: Tensor,
+        epoch: int,
+        step: int,
+        first_sample: int = 0,
+    ) -> Tensor:
         """Augment one batch.
 
         Args:
@@ -103,12 +111,18 @@ class Augment:
             rows: int64[B] of the samples, on the images' device.
             epoch: of the run.
             step: of the run: a sample drawn twice in an epoch gets other draws.
+            first_sample: place in the global batch of the first one here: where the
+                recipe draws with replacement, a sample drawn twice in a batch gets
+                other draws, too.
 
         Returns:
             float32[B, 3, H, W], channels-last; valid until the next but one is made.
         """
         if not (self._warps or self._recolours) or not len(images):
             return self._normalise(images)  # a rank may have no sample in a short batch
+        if self._recipe.balance:
+            places = torch.arange(first_sample, first_sample + len(rows))
+            rows = rows + (places.to(rows.device, non_blocking=True) << _PLACE_SHIFT)
         signed = draws(self._recipe.seed, epoch, step, rows)
         unit = _unit(images)
         if self._warps:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from loaders.errors import DataError
+
+Precision = Literal["bf16", "fp16", "fp32"]
+_DTYPES: dict[Precision, torch.dtype | None] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": None,
+}
 
 
 class DeviceError(DataError):
@@ -46,10 +54,13 @@ class Compute:
             torch.mps.synchronize()
 
     @property
-    def precision(self) -> str:
-        """bf16, fp16 or fp32."""
-        names = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
-        return names[self.dtype]
+    def precision(self) -> Precision:
+        """The precision of a forward pass."""
+        return next(name for name, dtype in _DTYPES.items() if dtype == self.dtype)
+
+    def in_precision(self, precision: Precision) -> Compute:
+        """The same device in another precision, even one that it only emulates."""
+        return Compute(self.device, _DTYPES[precision])
 
 
 def choose(device: str, amp: str) -> Compute:

@@ -55,6 +55,10 @@ class Ranks:
         """Whether there is no other."""
         return self.world_size == 1
 
+    def share_of(self, cores: int) -> int:
+        """One rank's part of a machine's cores or threads, at least one."""
+        return max(cores // self.local_world_size, 1)
+
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag, as set on any rank; all must ask at the same place."""
         if self.alone:
@@ -151,11 +155,6 @@ def _is_first_to_tell(store: Store, error: BaseException) -> bool:
         return int(store.add("fastretina/told", 1)) == 1
     except RuntimeError:  # the store is gone: is this the cause, or a consequence?
         return not isinstance(error, RuntimeError)
-
-
-def shares(total: int, ranks: Ranks) -> int:
-    """One of a machine's ``total`` cores or threads for each of its ranks, at least."""
-    return max(total // ranks.local_world_size, 1)
 
 
 def wrapped(network: torch.nn.Module, ranks: Ranks) -> torch.nn.Module:

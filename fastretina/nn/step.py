@@ -1,18 +1,29 @@
-"""The recipe's loss, optimizer, learning rate and weight average."""
+"""One step of training, and what it is made of: loss, optimizer, rate, average.
+
+    Batch --Augment--> inputs --forward, autocast--> logits --Loss--> loss
+          --scaled backward--> gradients --optimizer at its rate--> weights --> average
+
+The trainer, the doctor, the benchmarks and the GPU check all take ``train_step``.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from fastretina.nn.distributed import ALONE, Ranks
+from fastretina.nn.augment import Augment
+from fastretina.nn.device import Compute
+from fastretina.nn.distributed import ALONE, Ranks, wrapped
+from fastretina.nn.model import set_phase
 from fastretina.recipe import Phase, Recipe
+from loaders import Batch
 from loaders.grades import GRADES
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -151,3 +162,127 @@ def make_average(network: nn.Module, decay: float) -> AveragedModel:
 
     model = AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
     return model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSetup:
+    """What stays the same over all steps of a run.
+
+    Attributes:
+        recipe: decides what a step computes.
+        compute: the device, and the precision of the forward pass.
+        train_counts: training samples of each grade, which class weights follow.
+        ranks: among whom each batch is shared out.
+        compiled: whether the forward pass goes through ``torch.compile``.
+        channels_last: the memory format of the network's input; False for NCHW.
+    """
+
+    recipe: Recipe
+    compute: Compute
+    train_counts: Sequence[int]
+    ranks: Ranks = ALONE
+    compiled: bool = False
+    channels_last: bool = True
+
+
+class Learner:
+    """All that a step changes, with what changes it: made anew for each phase.
+
+    Attributes:
+        network: to be trained, in training mode as the phase has it.
+        forward: the same network as it is called: over the ranks, or compiled.
+        optimizer: of the phase's parameters.
+        scaler: of the loss, in fp16.
+        average: of the weights, where the recipe and the phase have one.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        phase: Phase,
+        setup: StepSetup,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        """Free what the phase trains, with an optimizer that has seen no step.
+
+        Args:
+            network: on the setup's device.
+            phase: ``head`` or ``full``.
+            setup: of the run.
+            scaler: of the phase before; a new one by default.
+        """
+        recipe, device = setup.recipe, setup.compute.device
+        self.setup, self.phase = setup, phase
+        self.network = network
+        self.optimizer = make_optimizer(recipe, phase, self.training_mode(), device)
+        self.scaler = scaler or setup.compute.scaler()
+        self.average: AveragedModel | None = None
+        if phase == "full" and recipe.ema_decay:
+            self.average = make_average(network, recipe.ema_decay)
+        forward = wrapped(network, setup.ranks)
+        self.forward = torch.compile(forward) if setup.compiled else forward
+        self.loss = Loss(recipe, setup.train_counts, setup.ranks, phase).to(device)
+        self.augment = Augment(recipe)
+
+    def training_mode(self) -> list[nn.Parameter]:
+        """Set the network to train; returns the parameters that do."""
+        return set_phase(self.network, self.phase, self.setup.recipe.head_batchnorm)
+
+    def evaluated(self) -> nn.Module:
+        """The network to evaluate: the average where there is one, in eval mode."""
+        network = self.network if self.average is None else self.average.module
+        return network.eval()
+
+
+class StepPlace(NamedTuple):
+    """Where in a run a step is: all that its draws and its rate depend on.
+
+    Attributes:
+        epoch: counted from 0 over both phases.
+        step: of the run, counted from 0.
+        epochs_done: the epochs that are trained on, with the part of this one.
+        first_sample: place in the global batch of this rank's first sample.
+    """
+
+    epoch: int
+    step: int
+    epochs_done: float
+    first_sample: int = 0
+
+
+class StepResult(NamedTuple):
+    """What a step has computed, on the device; reading it waits for the step.
+
+    Attributes:
+        loss: float32[], the batch's ``Loss``.
+        num_correct: int64[], samples whose likeliest grade is their label.
+        rate: the learning rate that was taken.
+    """
+
+    loss: Tensor
+    num_correct: Tensor
+    rate: float
+
+
+def train_step(learner: Learner, batch: Batch, place: StepPlace) -> StepResult:
+    """Train on one batch, which some rank has a sample of."""
+    setup = learner.setup
+    rate = learning_rate(setup.recipe, place.epochs_done)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+    inputs = learner.augment(
+        batch.images, batch.index, place.epoch, place.step, place.first_sample
+    )
+    if not setup.channels_last:
+        inputs = inputs.contiguous()
+    with setup.compute.autocast():
+        logits = learner.forward(inputs)
+    loss = learner.loss(logits.float(), batch.labels)
+    learner.optimizer.zero_grad(set_to_none=True)
+    learner.scaler.scale(loss).backward()
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    if learner.average is not None:
+        learner.average.update_parameters(learner.network)
+    correct = (logits.detach().argmax(dim=1) == batch.labels).sum()
+    return StepResult(loss.detach(), correct, rate)

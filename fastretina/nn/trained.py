@@ -25,6 +25,7 @@ class Trained:
         recipe: of the run.
         config: of the run.
         checkpoint: ``best`` or ``last``.
+        checkpoint_epoch: epochs that it was trained for; 0 for a run just begun.
         weights_sha256: of the network's weights.
     """
 
@@ -32,6 +33,7 @@ class Trained:
     recipe: Recipe
     config: Mapping[str, Any]
     checkpoint: str
+    checkpoint_epoch: int
     weights_sha256: str
 
     def use_threads(self) -> None:
@@ -48,18 +50,19 @@ def load_trained(run: Run, device: torch.device) -> Trained:
     """
     config, recipe = run.config(), run.recipe()
     chosen = "best" if run.best.exists() else "last"
-    tensors, _ = checkpoint.load(run.path / f"{chosen}.safetensors")
+    tensors, saved = checkpoint.load(run.path / f"{chosen}.safetensors")
     state = evaluated_state(tensors)
     network = build_model(recipe.arch, "none", recipe.seed)
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
+        epoch = saved["best"]["epoch"] if saved["best"] else saved["progress"]["epoch"]
+    except (KeyError, TypeError, RuntimeError) as error:
         raise RunError(
             f"{run.path / chosen}.safetensors does not fit the recipe in config.json: "
             "one of the two is of another run"
         ) from error
     network = network.to(device).eval()
-    return Trained(network, recipe, config, chosen, weights_sha256(state))
+    return Trained(network, recipe, config, chosen, int(epoch), weights_sha256(state))
 
 
 def evaluated_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastretina.metrics.both_eyes import Fusion, fit_fusion
 from fastretina.metrics.calibration import Calibration
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.nn.augment import normalise
 from fastretina.nn.device import Compute
 from fastretina.nn.trained import Trained
@@ -135,7 +135,7 @@ def fusion_of(run: Run, trained: Trained) -> Fusion:
             f"{run.path} held no validation patients out, whom fusion must be fitted "
             "on; leave --pairs out, or train with --validation 0.1"
         )
-    validation = SplitPredictions.load(path)
+    validation = Predictions.load(path)
     _refuse_others(run, path.name, validation.about.get("weights_sha256"), trained)
     return fit_fusion(validation)
 

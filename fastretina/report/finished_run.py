@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import score
 from fastretina.recipe import Recipe
 from fastretina.run import COLUMNS, Run
@@ -35,7 +35,7 @@ class FinishedRun:
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
     log: Sequence[Mapping[str, Any]]
-    test: SplitPredictions
+    test: Predictions
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ def read_finished_run(run: Run) -> FinishedRun:
             f"python -m fastretina.train --resume {run.path} ends it"
         )
     metrics = run.metrics()
-    test = SplitPredictions.load(run.path / "test.parquet")
+    test = Predictions.load(run.path / "test.parquet")
     if missing := [name for name in _NEEDED if name not in metrics]:
         raise RunError(f"{path} is damaged: no {missing[0]!r}")
     _check_config(config, run)
@@ -109,7 +109,7 @@ def read_finished_run(run: Run) -> FinishedRun:
     )
 
 
-def _check_scores(saved: object, test: SplitPredictions, path: Path) -> None:
+def _check_scores(saved: object, test: Predictions, path: Path) -> None:
     """The predictions must give these very counts, and nothing may be missing."""
     if not len(test):
         raise RunError(f"{path.parent / 'test.parquet'} is damaged: it has no sample")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.report.grade_meanings import MEANINGS, named
 
 
@@ -54,7 +54,7 @@ class Mistake:
         return MEANINGS[self.said]
 
 
-def most_confident(test: SplitPredictions, number: int) -> list[Mistake]:
+def most_confident(test: Predictions, number: int) -> list[Mistake]:
     """The mistakes of the highest probability, the surest first; at most ``number``."""
     sure = test.probabilities.max(axis=1)
     wrong = np.flatnonzero(test.grades != test.labels)
@@ -62,7 +62,7 @@ def most_confident(test: SplitPredictions, number: int) -> list[Mistake]:
     return [_mistake(test, place) for place in order[:number]]
 
 
-def _mistake(test: SplitPredictions, place: int) -> Mistake:
+def _mistake(test: Predictions, place: int) -> Mistake:
     true, said = int(test.labels[place]), int(test.grades[place])
     return Mistake(
         place=place,

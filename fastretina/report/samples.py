@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from fastretina.metrics.figures import GRADE_NAMES
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 
 _EYES = ("", "left", "right")
 
 
-def compact(test: SplitPredictions) -> dict[str, Any]:
+def compact(test: Predictions) -> dict[str, Any]:
     """What the page's script makes its table of: 50 bytes a sample, as JSON.
 
     Returns:

@@ -1,128 +1,106 @@
-"""The end of a run: its checkpoint judged on test, and the figures."""
+"""How a run finishes: its checkpoint judged on test, and the figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from fastretina.data.loading import LoadingOptions, evaluation_loader
+from fastretina.data.loading import Loading
 from fastretina.data.splits import DataSplits
-from fastretina.evaluate.command import predict_all
+from fastretina.metrics.baselines import Eyes
 from fastretina.metrics.evaluation import appraise, table
 from fastretina.metrics.figures import draw_confusion, draw_curves
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import predict_with_checkpoint
 from fastretina.nn.step import class_weights
 from fastretina.nn.trained import Trained, load_trained
 from fastretina.report.model_card import write_card
 from fastretina.train.state import TrainState
 
-if TYPE_CHECKING:
-    from loaders import ShardSplit
 
-
-def conclude(
-    session: TrainState,
-    data: DataSplits,
-    feeding: LoadingOptions,
-    check: Callable[[], None],
+def finish(
+    state: TrainState, data: DataSplits, loading: Loading, check: Callable[[], None]
 ) -> dict[str, Any] | None:
-    """Evaluate on test, write predictions, ``metrics.json`` and figures, tell.
+    """Evaluate on test; write predictions, ``metrics.json``, model card and figures.
 
     All ranks evaluate, and the first one reports.
 
     Returns:
         What the command's JSON line holds; None on the other ranks.
     """
-    run, recipe, compute = session.run, session.recipe, session.compute
+    run, compute = state.run, state.compute
     trained = load_trained(run, compute.device)
-    epoch = session.best["epoch"] if session.best else session.progress.epoch
-
-    def predicted(split: ShardSplit) -> tuple[SplitPredictions, int]:
-        with evaluation_loader(split, recipe, feeding) as loader:
-            found = predict_all(trained.network, loader, compute, check, session.ranks)
-            skipped = torch.tensor(len(loader.skipped))
-        about = {
-            "split": "validation" if split is data.validation else "test",
-            "checkpoint": trained.checkpoint,
-            "checkpoint_epoch": epoch,
-            "weights_sha256": trained.weights_sha256,
-        }
-        of = SplitPredictions.of(split, found.rows, found.probabilities, about)
-        return of, int(session.ranks.sum(skipped))
-
-    test, skipped = predicted(data.test)
-    validation = None if data.validation is None else predicted(data.validation)[0]
-    if not session.ranks.first:
+    test = predict_with_checkpoint(trained, data.test, "test", compute, loading, check)
+    validation = None
+    if data.validation is not None:
+        validation = predict_with_checkpoint(
+            trained, data.validation, "validation", compute, loading, check
+        )
+    if not state.ranks.first:
         return None
     test.save(run.path / "test.parquet")
     if validation is not None:
         validation.save(run.path / "validation.parquet")
-    weights = class_weights(recipe.class_weights, data.train_counts())
-    appraisal = appraise(
+    weights = class_weights(state.recipe.class_weights, data.train_counts())
+    evaluation = appraise(
         test,
-        data.known(),
+        Eyes.of(data.train, data.known_rows()),
         validation,
         None if weights is None else weights.tolist(),
     )
     result = {
-        **_about(session, feeding, trained),
-        "checkpoint_epoch": epoch,
-        "test_accuracy": appraisal["test"]["accuracy"],
-        "test_qwk": appraisal["test"]["qwk"],
-        **_speed(session),
-        "skipped": sum(row.get("skipped") or 0 for row in session.rows),
-        "decoded_again": sum(row.get("decoded_again") or 0 for row in session.rows),
-        "test_skipped": skipped,
+        **_summary(state, loading, trained),
+        "checkpoint_epoch": trained.checkpoint_epoch,
+        "test_accuracy": evaluation["test"]["accuracy"],
+        "test_qwk": evaluation["test"]["qwk"],
+        **_speed(state),
+        "skipped": sum(row.get("skipped") or 0 for row in state.rows),
+        "decoded_again": sum(row.get("decoded_again") or 0 for row in state.rows),
+        "test_skipped": test.skipped,
         "weights_sha256": trained.weights_sha256,
     }
-    run.write_metrics({**result, **appraisal})
+    run.write_metrics({**result, **evaluation})
     write_card(run)
-    _tell(session, appraisal, trained, epoch)
+    _show(state, evaluation, trained)
     return result
 
 
-def _tell(
-    session: TrainState, appraisal: dict[str, Any], trained: Trained, epoch: int
-) -> None:
+def _show(state: TrainState, evaluation: dict[str, Any], trained: Trained) -> None:
     """Draw the figures and print the table."""
-    run, scores = session.run, appraisal["test"]
+    run, scores = state.run, evaluation["test"]
     if trained.checkpoint == "best":
-        chosen = f"epoch {epoch}, the best on validation"
+        chosen = f"epoch {trained.checkpoint_epoch}, the best on validation"
     else:
-        chosen = f"the last epoch, {epoch}"
+        chosen = f"the last epoch, {trained.checkpoint_epoch}"
     name = f"{run.path.name}, {chosen}, weights {trained.weights_sha256[:12]}"
     majority = max(map(sum, scores["confusion"])) / scores["samples"]
-    draw_curves(run.path / "curves.png", session.rows, majority, name)
+    draw_curves(run.path / "curves.png", state.rows, majority, name)
     draw_confusion(run.path / "confusion.png", scores["confusion"], f"{name}\ntest")
     print(f"test, with the weights of {chosen}:")
-    print(table(appraisal))
+    print(table(evaluation))
     print(f"figures: {run.path / 'curves.png'}, {run.path / 'confusion.png'}")
 
 
-def _about(
-    session: TrainState, feeding: LoadingOptions, trained: Trained
-) -> dict[str, Any]:
-    compute = session.compute
+def _summary(state: TrainState, loading: Loading, trained: Trained) -> dict[str, Any]:
+    """What was trained, on what."""
+    compute = state.compute
     return {
-        "run": str(session.run.path),
-        "loader": feeding.loader,
+        "run": str(state.run.path),
+        "loader": loading.loader,
         "device": str(compute.device),
         "precision": compute.precision,
         "weights": trained.config["weights"],
         "parameters": sum(each.numel() for each in trained.network.parameters()),
-        "epochs": session.progress.epoch,
-        "steps": session.progress.step,
+        "epochs": state.progress.epoch,
+        "steps": state.progress.step,
         "checkpoint": trained.checkpoint,
     }
 
 
-def _speed(session: TrainState) -> dict[str, float]:
+def _speed(state: TrainState) -> dict[str, float]:
     """Training speed over the whole run, evaluations left out."""
-    seconds = sum(row["seconds"] for row in session.rows)
-    images = sum(row["images_per_second"] * row["seconds"] for row in session.rows)
-    waited = sum(row["wait_seconds"] for row in session.rows)
+    seconds = sum(row["seconds"] for row in state.rows)
+    images = sum(row["images_per_second"] * row["seconds"] for row in state.rows)
+    waited = sum(row["wait_seconds"] for row in state.rows)
     return {
         "seconds": round(seconds, 2),
         "images_per_second": round(images / max(seconds, 1e-9), 2),

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
-from fastretina.data.loading import LoadingOptions, order_of
 from fastretina.nn import checkpoint
-from fastretina.nn.device import Compute
-from fastretina.nn.distributed import synchronised, wrapped
-from fastretina.nn.model import set_phase
-from fastretina.nn.step import make_average, make_optimizer
-from fastretina.recipe import Phase, Recipe
+from fastretina.nn.distributed import synchronised
+from fastretina.nn.step import Learner, StepPlace, StepResult, StepSetup
+from fastretina.recipe import Phase
 from fastretina.run import COLUMNS, Run
+from loaders import Batch
 from loaders.errors import RunError
+from loaders.order import rank_slice
 
 
 @dataclass(slots=True)
 class Progress:
     """How far a run is, and the sums of the epoch it is in.
 
+    The sums of a checkpoint are those of all ranks; while training they lag behind.
+
     Attributes:
         epoch: counted from 0 over both phases.
         batch: batches of this epoch that are trained on.
-        step: batches of the run that are.
+        step: batches of the run that are trained on.
         loss: sum over the epoch's samples.
         correct: samples of the epoch that were predicted right.
         seen: samples of the epoch.
@@ -53,8 +54,51 @@ class Progress:
 
     @property
     def wait_share(self) -> float:
-        """Of the epoch's seconds, 0 to 1."""
+        """The part of the epoch's seconds that was waited for the loader, 0 to 1."""
         return self.wait_seconds / self.seconds if self.seconds else 0.0
+
+
+class RankSums:
+    """This rank's part of an epoch's sums; reading the device waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        # Loss and hits are summed on the device: reading them would wait for it.
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self._on_device = torch.zeros(2, dtype=exact, device=device)
+        self._on_host = torch.zeros(3, dtype=torch.int64)
+
+    def add(self, result: StepResult, loss_share: float, seen: int) -> None:
+        """Add a step: its loss counts as that of ``loss_share`` samples."""
+        added = torch.stack([result.loss * loss_share, result.num_correct])
+        self._on_device += added.to(self._on_device.dtype)
+        self._on_host[0] += seen
+
+    def add_faults(self, skipped: int, decoded_again: int) -> None:
+        """Add images that were skipped, and batches that were decoded again."""
+        self._on_host[1] += skipped
+        self._on_host[2] += decoded_again
+
+    def collect(self, setup: StepSetup, progress: Progress) -> None:
+        """Put the sums over all ranks into ``progress``."""
+        loss, correct = setup.ranks.sum(self._on_device).tolist()
+        progress.loss, progress.correct = loss, round(correct)
+        counts = setup.ranks.sum(self._on_host).tolist()
+        progress.seen, progress.skipped, progress.decoded_again = counts
+
+    def restore(self, progress: Progress, first_rank: bool) -> None:
+        """Go on from a checkpoint's sums: the first rank has them, the others none."""
+        if first_rank:
+            sums = [progress.loss, progress.correct]
+            self._on_device.copy_(torch.tensor(sums, dtype=self._on_device.dtype))
+            counts = [progress.seen, progress.skipped, progress.decoded_again]
+            self._on_host.copy_(torch.tensor(counts))
+        else:
+            self.clear()
+
+    def clear(self) -> None:
+        """Begin at nothing, as each epoch does."""
+        self._on_device.zero_()
+        self._on_host.zero_()
 
 
 class TrainState:
@@ -65,35 +109,40 @@ class TrainState:
 
     def __init__(
         self,
-        recipe: Recipe,
         network: nn.Module,
-        compute: Compute,
+        setup: StepSetup,
         run: Run,
-        feeding: LoadingOptions,
-        *,
-        compiled: bool = False,
+        order: str,
+        lock: int | None = None,
     ) -> None:
-        self.recipe = recipe
-        self.ranks = feeding.ranks
-        self.order = order_of(feeding.loader, feeding.ranks)
-        network = network.to(compute.device)
-        alone = self.ranks.alone
-        self.network = network if alone else synchronised(network, compute.device)
-        self.compute = compute
-        self.run = run
+        """Begin at nothing.
+
+        Args:
+            network: with the weights that the run starts from.
+            setup: of its steps.
+            run: its folder.
+            order: of the samples, as ``Loading.order`` names it.
+            lock: on the run's folder, which ``close`` lets go of.
+        """
+        self.recipe, self.compute, self.ranks = setup.recipe, setup.compute, setup.ranks
+        self.setup, self.run, self.order = setup, run, order
+        network = network.to(self.compute.device)
+        if not self.ranks.alone:
+            network = synchronised(network, self.compute.device)
+        self.network = network
         self.progress = Progress()
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
-        self.scaler = compute.scaler()
-        self.average: AveragedModel | None = None
-        self._compiled = compiled
-        self.begin_phase()
+        self.sums = RankSums(self.compute.device)
+        self.learner = Learner(network, self.phase, setup)
+        self._lock = lock
         self._saved_at = time.monotonic()
-        # Loss and hits are summed on the device: reading them would wait for it.
-        exact = torch.float32 if compute.device.type == "mps" else torch.float64
-        # Each rank sums up its own.
-        self._sums = torch.zeros(2, dtype=exact, device=compute.device)
-        self._seen = 0
+
+    def close(self) -> None:
+        """Let other processes train in the run's folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def phase(self) -> Phase:
@@ -102,43 +151,30 @@ class TrainState:
 
     def begin_phase(self) -> None:
         """Freeze or free the backbone; a new optimizer, and in phase 2 an average."""
-        parameters = self.training_mode()
-        if self.phase == "full" and self.recipe.ema_decay:
-            self.average = make_average(self.network, self.recipe.ema_decay)
-        self.optimizer = make_optimizer(
-            self.recipe, self.phase, parameters, self.compute.device
-        )
-        forward = wrapped(self.network, self.ranks)
-        self.forward = torch.compile(forward) if self._compiled else forward
+        scaler = self.learner.scaler
+        self.learner = Learner(self.network, self.phase, self.setup, scaler)
 
-    def training_mode(self) -> list[nn.Parameter]:
-        """Set the network to train; returns the parameters that do."""
-        return set_phase(self.network, self.phase, self.recipe.head_batchnorm)
+    def place(self, batches_per_epoch: int, samples: int) -> StepPlace:
+        """Where the next step is, in an epoch of so many batches and samples."""
+        progress, size = self.progress, self.recipe.batch_size
+        in_batch = min(size, max(samples - progress.batch * size, 0))
+        first, _ = rank_slice(in_batch, self.ranks.rank, self.ranks.world_size)
+        done = progress.epoch + progress.batch / batches_per_epoch
+        return StepPlace(progress.epoch, progress.step, done, first)
 
-    def evaluated(self) -> nn.Module:
-        """The network to evaluate: the average where there is one, in eval mode."""
-        network = self.network if self.average is None else self.average.module
-        return network.eval()
-
-    def count(self, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
-        """Add a step to the epoch's sums: float32[B, K], its ``Loss``, int64[B]."""
-        hits = (logits.argmax(dim=1) == labels).sum()
-        seen = self.ranks.sum(torch.tensor(len(labels))).item()
-        mean = loss * (seen / self.ranks.world_size)
-        self._sums += torch.stack([mean, hits]).to(self._sums.dtype)
-        self._seen += len(labels)
+    def count(self, batch: Batch, seen: int, result: StepResult | None) -> None:
+        """Count a batch that all ranks have ``seen`` samples of; None: none at all."""
+        if result is not None:
+            self.progress.lr = result.rate
+            # Of a batch shared by ranks, the mean of their losses is the batch's.
+            self.sums.add(result, seen / self.ranks.world_size, len(batch.labels))
         self.progress.batch += 1
         self.progress.step += 1
 
-    def _collect(self) -> None:
-        loss, correct = self.ranks.sum(self._sums).tolist()
-        self.progress.loss, self.progress.correct = loss, round(correct)
-        self.progress.seen = int(self.ranks.sum(torch.tensor(self._seen)))
-
     def epoch_row(self) -> dict[str, Any]:
         """What ``log.csv`` says of the epoch that has just been trained."""
-        self._collect()
         progress, ranks = self.progress, self.ranks
+        self.sums.collect(self.setup, progress)
         times = torch.tensor([progress.seconds, progress.wait_seconds]).double()
         seconds, waited = (ranks.sum(times) / ranks.world_size).tolist()
         seen = max(progress.seen, 1)
@@ -151,8 +187,8 @@ class TrainState:
             "images_per_second": progress.seen / max(seconds, 1e-9),
             "wait_seconds": waited,
             "seconds": seconds,
-            "skipped": int(ranks.sum(torch.tensor(progress.skipped))),
-            "decoded_again": int(ranks.sum(torch.tensor(progress.decoded_again))),
+            "skipped": progress.skipped,
+            "decoded_again": progress.decoded_again,
         }
 
     def end_epoch(self, row: dict[str, Any]) -> None:
@@ -163,31 +199,32 @@ class TrainState:
             self.run.write_events(row, self.progress.step)
         phase = self.phase
         self.progress = Progress(epoch=self.progress.epoch + 1, step=self.progress.step)
-        self._sums.zero_()
-        self._seen = 0
+        self.sums.clear()
         if self.phase != phase:
             self.begin_phase()
 
     def save(self, *, best: bool = False) -> None:
         """Write ``last`` (and ``best``) so that a kill leaves the old or the new."""
-        self._collect()
+        self.sums.collect(self.setup, self.progress)
         if self.ranks.first:
             self._write(best)
         self.ranks.wait()
         self._saved_at = time.monotonic()
 
     def _write(self, best: bool) -> None:
+        learner = self.learner
         tensors = checkpoint.prefixed("model", self.network.state_dict())
-        optimizer = checkpoint.optimizer_tensors(self.optimizer)
+        optimizer = checkpoint.optimizer_tensors(learner.optimizer)
         tensors |= checkpoint.prefixed("optimizer", optimizer)
-        if self.average is not None:
-            tensors |= checkpoint.prefixed("ema", self.average.module.state_dict())
+        average = learner.average
+        if average is not None:
+            tensors |= checkpoint.prefixed("ema", average.module.state_dict())
         state = {
             "progress": asdict(self.progress),
             "rows": self.rows,
             "best": self.best,
-            "scaler": self.scaler.state_dict(),
-            "averaged": int(self.average.n_averaged) if self.average else 0,
+            "scaler": learner.scaler.state_dict(),
+            "averaged": int(average.n_averaged) if average else 0,
             "order": self.order,
         }
         if best:
@@ -208,10 +245,7 @@ class TrainState:
         try:
             self.progress = Progress(**state["progress"])
             self.rows, self.best = state["rows"], state["best"]
-            if self.ranks.first:  # the others begin at nothing, as they are added up
-                sums = [self.progress.loss, self.progress.correct]
-                self._sums.copy_(torch.tensor(sums, dtype=self._sums.dtype))
-                self._seen = self.progress.seen
+            self.sums.restore(self.progress, self.ranks.first)
             before = state.get("order", "planned")
             if self.progress.batch and before != self.order:
                 raise RunError(
@@ -220,14 +254,16 @@ class TrainState:
                 )
             self.network.load_state_dict(checkpoint.part(tensors, "model"))
             self.begin_phase()
+            learner = self.learner
             checkpoint.restore_optimizer(
-                self.optimizer, checkpoint.part(tensors, "optimizer")
+                learner.optimizer, checkpoint.part(tensors, "optimizer")
             )
-            if self.average is not None:
-                self.average.module.load_state_dict(checkpoint.part(tensors, "ema"))
-                self.average.n_averaged.fill_(state["averaged"])
+            if learner.average is not None:
+                average = checkpoint.part(tensors, "ema")
+                learner.average.module.load_state_dict(average)
+                learner.average.n_averaged.fill_(state["averaged"])
             if state["scaler"]:  # empty where the run was not in fp16 until now
-                self.scaler.load_state_dict(state["scaler"])
+                learner.scaler.load_state_dict(state["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"{self.run.last} does not fit the recipe in config.json: one of the "

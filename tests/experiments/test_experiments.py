@@ -37,7 +37,7 @@ from fastretina.experiments.text import differences
 from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT, CLAHE, make_variant
 from fastretina.metrics.baselines import Eyes, leak
 from fastretina.metrics.calibration import correct_prior
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.recipe import RECIPES, Recipe
 from loaders.errors import RunError
 from loaders.shards import open_split
@@ -511,7 +511,7 @@ def made_run(folder: Path, grades: np.ndarray, labels: np.ndarray) -> Path:
     chances = np.full((len(labels), 5), 0.02)
     chances[np.arange(len(labels)), grades] = 0.92
     names = [f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(len(labels))]
-    SplitPredictions(
+    Predictions(
         rows=np.arange(len(labels)),
         keys=names,
         patients=[str(n // 2) for n in range(len(labels))],
@@ -574,7 +574,7 @@ def test_comparisons_name_what_is_better_and_leave_out_what_failed(tmp_path: Pat
 
 def test_derived_cell_undoes_the_class_weights(tmp_path: Path):
     cells = {cell["cell"]: cell for cell in collected(tmp_path)["cells"]}
-    test = SplitPredictions.load(tmp_path / "weights-max" / "test.parquet")
+    test = Predictions.load(tmp_path / "weights-max" / "test.parquet")
     corrected = correct_prior(test.probabilities, [1.0, 10.0, 5.0, 25.0, 50.0])
     accuracy = np.mean(corrected.argmax(axis=1) == test.labels)
     found = cells["weights-max-corrected"]["scores"]["accuracy"]["mean"]

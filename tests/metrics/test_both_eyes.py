@@ -15,7 +15,7 @@ from fastretina.metrics.both_eyes import (
     judge_fusion,
     pairs_of,
 )
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from loaders.errors import DataError
 
 SHARES = (0.73, 0.07, 0.15, 0.025, 0.025)  # of the grades, as in the course's set
@@ -23,7 +23,7 @@ SHARES = (0.73, 0.07, 0.15, 0.025, 0.025)  # of the grades, as in the course's s
 
 def made(
     pairs: int, agreement: float, seed: int, shares: tuple[float, ...] = SHARES
-) -> SplitPredictions:
+) -> Predictions:
     """Both eyes of patients, and a network that is as good as its noise lets it be.
 
     Args:
@@ -39,7 +39,7 @@ def made(
     labels = np.stack([first, second], axis=1).ravel()
     seen = labels + rng.normal(0, noise, len(labels))
     likely = np.exp(-((seen[:, None] - np.arange(5)) ** 2) / (2 * noise**2)) * shares
-    return SplitPredictions(
+    return Predictions(
         rows=np.arange(2 * pairs),
         keys=[f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(2 * pairs)],
         patients=[str(n // 2) for n in range(2 * pairs)],
@@ -49,8 +49,8 @@ def made(
     )
 
 
-def chosen(predicted: SplitPredictions, places: list[int]) -> SplitPredictions:
-    return SplitPredictions(
+def chosen(predicted: Predictions, places: list[int]) -> Predictions:
+    return Predictions(
         rows=predicted.rows[places],
         keys=[predicted.keys[n] for n in places],
         patients=[predicted.patients[n] for n in places],

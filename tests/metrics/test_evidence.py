@@ -36,7 +36,7 @@ from fastretina.metrics.calibration import (
 )
 from fastretina.metrics.comparison import Contender, compare, mcnemar
 from fastretina.metrics.evaluation import appraise, table, warnings
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import calibration_error, quadratic_kappa, score
 from loaders.errors import RunError
 
@@ -376,9 +376,9 @@ def test_grade_intervals_lie_around_the_score(rows):
 # ---- predictions and the whole appraisal
 
 
-def predictions(samples: int, seed: int, skill: float = 1.0) -> SplitPredictions:
+def predictions(samples: int, seed: int, skill: float = 1.0) -> Predictions:
     labels, chances = made(samples, seed, skill)
-    return SplitPredictions(
+    return Predictions(
         rows=np.arange(samples),
         keys=[f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(samples)],
         patients=pairs(samples),
@@ -392,7 +392,7 @@ def predictions(samples: int, seed: int, skill: float = 1.0) -> SplitPredictions
 def test_predictions_survive_their_file(tmp_path: Path):
     wanted = predictions(40, 13)
     wanted.save(tmp_path / "test.parquet")
-    found = SplitPredictions.load(tmp_path / "test.parquet")
+    found = Predictions.load(tmp_path / "test.parquet")
     assert (found.rows == wanted.rows).all()
     assert (found.probabilities == wanted.probabilities).all()
     assert (found.keys, found.patients, found.eyes) == (
@@ -412,7 +412,7 @@ def test_predictions_that_are_missing_or_damaged_say_so(tmp_path: Path, content)
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(RunError, match=r"test\.parquet"):
-        SplitPredictions.load(path)
+        Predictions.load(path)
 
 
 def test_appraisal_says_all_of_it_and_is_json():
@@ -447,10 +447,10 @@ def test_appraisal_without_labels_or_validation_leaves_them_out():
 def test_appraisal_warns_of_a_collapse():
     test = predictions(50, 17)
     constant = np.tile([0.9, 0.1, 0, 0, 0], (50, 1))
-    fallen = SplitPredictions(**{**_fields(test), "probabilities": constant})
+    fallen = Predictions(**{**_fields(test), "probabilities": constant})
     assert "constant predictor" in warnings(appraise(fallen))[0]
 
 
-def _fields(predicted: SplitPredictions) -> dict[str, object]:
+def _fields(predicted: Predictions) -> dict[str, object]:
     names = ("rows", "keys", "patients", "eyes", "labels", "probabilities", "about")
     return {name: getattr(predicted, name) for name in names}

@@ -26,7 +26,7 @@ from fastretina.evaluate import command as evaluate
 from fastretina.evaluate.command import predict_all
 from fastretina.metrics.both_eyes import fit_fusion
 from fastretina.metrics.calibration import Calibration
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.nn.augment import normalise
 from fastretina.nn.device import choose
 from fastretina.nn.trained import load_trained
@@ -568,13 +568,13 @@ def test_predict_calibrated_without_a_calibration(
 # ---- both eyes
 
 
-def hold_out(run: Path, pairs: int = 60, sha256: str | None = None) -> SplitPredictions:
+def hold_out(run: Path, pairs: int = 60, sha256: str | None = None) -> Predictions:
     """Write predictions as a run with validation patients leaves them."""
     rng = np.random.default_rng(0)
     labels = np.repeat(rng.integers(0, 5, pairs), 2)
     chances = np.eye(5)[labels] + rng.exponential(0.4, (2 * pairs, 5))
     about = {"weights_sha256": sha256 or Run(run).metrics()["weights_sha256"]}
-    validation = SplitPredictions(
+    validation = Predictions(
         rows=np.arange(2 * pairs),
         keys=[f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(2 * pairs)],
         patients=[str(n // 2) for n in range(2 * pairs)],

@@ -29,7 +29,7 @@ from reported_runs import (
 from small_runs import Outcome, small_network
 
 from fastretina.formatting import format_interval
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 from fastretina.report import command as report
 from fastretina.report.finished_run import read_finished_run
 from fastretina.report.grade_meanings import MEANINGS
@@ -86,7 +86,7 @@ def test_mistakes_are_the_surest_ones_and_only_mistakes():
 def test_mistakes_of_a_perfect_network_are_none():
     labels = np.array([0, 1, 2, 3, 4])
     rest = {name: [str(n) for n in range(5)] for name in ("keys", "patients", "eyes")}
-    test = SplitPredictions(
+    test = Predictions(
         rows=np.arange(5), labels=labels, probabilities=np.eye(5)[labels], **rest
     )
     assert most_confident(test, 12) == []
@@ -228,7 +228,7 @@ def test_page_says_that_a_rule_without_pixels_is_as_good(run: Path, reports: Rep
 def test_page_of_a_constant_predictor_says_so_first(tmp_path: Path, reports: Reports):
     test = predicted(100)
     constant = np.tile([0.9, 0.04, 0.03, 0.02, 0.01], (100, 1))
-    test = SplitPredictions(
+    test = Predictions(
         rows=test.rows,
         keys=test.keys,
         patients=test.patients,
@@ -490,7 +490,7 @@ def test_named_device_that_is_not_here_is_an_error(run: Path, reports: Reports):
 def test_shards_of_other_samples_are_not_shown(
     looked_at: Path, reports: Reports, tmp_path: Path
 ):
-    test = SplitPredictions.load(looked_at / "test.parquet")
+    test = Predictions.load(looked_at / "test.parquet")
     renamed(test, [("another", "another", "")]).save(looked_at / "test.parquet")
     found = reports(looked_at)
     assert found.json["thumbnails"] == 0

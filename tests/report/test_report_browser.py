@@ -13,7 +13,7 @@ from report_pages import FIGURES, HOSTILE, write_experiment
 from reported_runs import predicted, renamed, write_run
 from small_runs import Outcome
 
-from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.predictions import Predictions
 
 Reports = Callable[..., Outcome]
 
@@ -56,7 +56,7 @@ def test_browser_draws_every_figure(opened: Browser):
 
 
 def test_browser_sorts_both_ways_and_says_which(opened: Browser, finished: Path):
-    test = SplitPredictions.load(finished / "test.parquet")
+    test = Predictions.load(finished / "test.parquet")
     sure = np.rint(1000 * test.probabilities.max(axis=1))
     heading = "#photographs th:nth-child(4)"
     button = opened.find(f"{heading} button")
@@ -76,7 +76,7 @@ def test_browser_sorts_both_ways_and_says_which(opened: Browser, finished: Path)
 def test_browser_filters_by_each_field_and_counts(opened: Browser, finished: Path):
     from selenium.webdriver.support.ui import Select
 
-    test = SplitPredictions.load(finished / "test.parquet")
+    test = Predictions.load(finished / "test.parquet")
     wrong = test.grades != test.labels
     assert count(opened) == 120
     Select(opened.find("#filter-true")).select_by_value("2")
@@ -105,7 +105,7 @@ def test_browser_filters_by_each_field_and_counts(opened: Browser, finished: Pat
 
 
 def test_browser_turns_pages(opened: Browser, finished: Path):
-    test = SplitPredictions.load(finished / "test.parquet")
+    test = Predictions.load(finished / "test.parquet")
     assert column(opened, 1) == test.keys[:25]
     before, after = opened.find("#page-before"), opened.find("#page-after")
     assert not before.is_enabled()

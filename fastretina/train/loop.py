@@ -1,0 +1,174 @@
+"""The training loop: epochs of steps, and an evaluation after each."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastretina.data.loading import Loading, SkippedReport
+from fastretina.data.splits import DataSplits
+from fastretina.interrupts import Interrupted, Stopper
+from fastretina.metrics.predictions import predict_split
+from fastretina.metrics.scores import score
+from fastretina.nn.step import train_step
+from fastretina.train.state import TrainState
+from loaders import Batch, Loader, ShardSplit
+from loaders.errors import RunError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+class TrainingLoop:
+    """Takes a run from where its state is to the end of its last epoch."""
+
+    def __init__(
+        self, state: TrainState, data: DataSplits, loading: Loading, stopper: Stopper
+    ) -> None:
+        self.state, self.data, self.loading = state, data, loading
+        self.recipe, self.ranks, self.stopper = state.recipe, state.ranks, stopper
+        self._skipped = SkippedReport()
+
+    def finished(self) -> bool:
+        """Whether all epochs, or ``--max-steps``, are done and evaluated."""
+        progress = self.state.progress
+        evaluated = not progress.batch
+        return progress.epoch >= self.recipe.epochs or (self._at_limit() and evaluated)
+
+    def check(self) -> None:
+        """Raise ``Interrupted`` where any rank has been asked to stop."""
+        if any(self.ranks.agree(self.stopper.asked)):
+            raise Interrupted
+
+    def _at_limit(self) -> bool:
+        limit = self.recipe.max_steps
+        return limit is not None and self.state.progress.step >= limit
+
+    def run_epoch(self, loader: Loader, checkpoint_every: float) -> None:
+        """Train on what is left of the epoch.
+
+        Raises:
+            Interrupted: between two steps, where a signal asked to stop.
+            RunError: the loss is not a number any more.
+        """
+        if self._at_limit():  # a kill came between the last step and the evaluation
+            return
+        state, progress = self.state, self.state.progress
+        state.learner.training_mode()
+        decoded_again = loader.decoded_again
+        batches = loader.epoch(progress.epoch, progress.batch)
+        with self._bar() as bar:
+            for batch, waited in _timed(batches):
+                begun = time.perf_counter()
+                self._step(batch, len(loader))
+                progress.wait_seconds += waited
+                progress.seconds += waited + time.perf_counter() - begun
+                again = loader.decoded_again - decoded_again
+                state.sums.add_faults(self._skipped.take(loader), again)
+                decoded_again += again
+                bar.set_postfix_str(f"{progress.wait_share:.0%} waiting", refresh=False)
+                bar.update(len(batch.labels) * self.ranks.world_size)
+                asked, due = self.stopper.asked, state.is_due(checkpoint_every)
+                stop, save = self.ranks.agree(asked, due)
+                if save:
+                    state.save()
+                if stop:
+                    raise Interrupted
+                if self._at_limit():
+                    break
+        state.compute.wait()
+
+    def _step(self, batch: Batch, batches_per_epoch: int) -> None:
+        """Train on one batch; one that skipping has left empty is passed over."""
+        state = self.state
+        seen = int(self.ranks.sum(torch.tensor(len(batch.labels))))
+        result = None
+        if seen:
+            place = state.place(batches_per_epoch, len(self.data.train))
+            result = train_step(state.learner, batch, place)
+        state.count(batch, seen, result)
+
+    def end_epoch(self) -> None:
+        """Evaluate, log, and save; the best epoch on validation is kept apart."""
+        state, recipe = self.state, self.recipe
+        row = state.epoch_row()
+        if not math.isfinite(row["train_loss"]):
+            raise RunError(
+                f"the loss is {row['train_loss']} in epoch {row['epoch']}: lower --lr "
+                "or --head-lr, or try --amp off"
+            )
+        best = state.best
+        if self.data.validation is not None:
+            scores = self._evaluate(self.data.validation)
+            row["validation_accuracy"] = scores["accuracy"]
+            row["validation_qwk"] = scores["qwk"]
+            reached = [scores["qwk"], scores["accuracy"]]
+            if best is None or reached > best["score"]:
+                best = {"epoch": row["epoch"], "score": reached}
+        if recipe.test_each_epoch:
+            scores = self._evaluate(self.data.test)
+            row["test_accuracy"], row["test_qwk"] = scores["accuracy"], scores["qwk"]
+        improved = best is not state.best
+        state.best = best  # not before: a stop while evaluating must not count it
+        state.end_epoch(row)
+        state.save(best=improved)
+        if self.ranks.first:
+            print(_epoch_line(row, recipe.epochs), file=sys.stderr)
+
+    def _evaluate(self, split: ShardSplit) -> dict[str, Any]:
+        state = self.state
+        with self.loading.evaluation_loader(split, self.recipe) as loader:
+            predictions = predict_split(
+                state.learner.evaluated(),
+                split,
+                loader,
+                state.compute,
+                self.ranks,
+                self.check,
+            )
+            self._skipped.take(loader)
+        return score(predictions.labels, predictions.probabilities)
+
+    def _bar(self) -> tqdm[Any]:
+        from tqdm import tqdm
+
+        state, progress = self.state, self.state.progress
+        return tqdm(
+            total=len(self.data.train),
+            initial=progress.seen,
+            desc=f"epoch {progress.epoch + 1}/{self.recipe.epochs} {state.phase}",
+            unit=" images",
+            disable=None if self.ranks.first else True,
+            leave=False,
+        )
+
+
+def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch with the seconds that it was waited for."""
+    while True:
+        begun = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - begun
+
+
+def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """An epoch in one line, for people."""
+    words = [
+        f"epoch {row['epoch']:>2}/{epochs} {row['phase']:<4}",
+        f"loss {row['train_loss']:.4f}",
+        f"train {row['train_accuracy']:.1%}",
+    ]
+    for split in ("validation", "test"):
+        if row[f"{split}_accuracy"] is not None:
+            accuracy, qwk = row[f"{split}_accuracy"], row[f"{split}_qwk"]
+            words.append(f"{split} {accuracy:.1%} QWK {qwk:.3f}")
+    waited = row["wait_seconds"] / row["seconds"] if row["seconds"] else 0.0
+    words.append(f"{row['images_per_second']:,.0f} images/s, {waited:.0%} waiting")
+    return "  ".join(words)
