@@ -23,7 +23,7 @@ from typing import Any
 
 from fastretina.recipe import Recipe
 from loaders.errors import RunError
-from loaders.files import lock_file, write_atomically
+from loaders.files import FileLock, write_atomically
 
 COLUMNS = (
     "epoch",
@@ -80,19 +80,19 @@ class Run:
         """The checkpoint that validation has chosen."""
         return self.path / "best.safetensors"
 
-    def lock(self) -> int:
-        """Keep other processes from training here; returns a descriptor to be closed.
+    def lock(self) -> FileLock:
+        """Keep other processes from training here.
 
         Raises:
             RunError: another process does.
         """
-        descriptor = lock_file(self.path / ".lock")
-        if descriptor is None:
+        try:
+            return FileLock(self.path / ".lock")
+        except BlockingIOError:
             raise RunError(
                 f"another process is training in {self.path}: wait for it to end, or "
                 "choose another --out"
-            )
-        return descriptor
+            ) from None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Record what the run depends on."""

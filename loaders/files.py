@@ -58,25 +58,37 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-def lock_file(path: Path) -> int | None:
-    """Lock a file for this process, as long as the descriptor stays open.
+class FileLock:
+    """A lock of one process on a path, which ends with that process, however it ends.
 
     A record lock and not ``flock``'s, which a worker process forked off would go on
     holding after its parent was killed.
-
-    Returns:
-        The descriptor, to be closed; None where another process has the lock.
     """
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock, which makes the file.
+
+        Raises:
+            BlockingIOError: another process has it.
+        """
+        self._path = path
+        while True:
+            self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(self._descriptor), os.stat(path)):
+                    return
+            except FileNotFoundError:
+                pass  # let go, and removed, since it was opened: try again
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+            os.close(self._descriptor)
+
+    def release(self) -> None:
+        """Remove the file and let go."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
 
 
 def hash_file(path: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
@@ -104,9 +104,9 @@ class LoadingOptions:
         """
         kept = {"loader": config["loader"], **config.get("loading", {})}
         unset = {
-            field.name: kept[field.name]
-            for field in fields(self)
-            if getattr(self, field.name) is None and field.name in kept
+            each.name: kept[each.name]
+            for each in fields(self)
+            if getattr(self, each.name) is None and each.name in kept
         }
         return replace(self, **unset)
 
@@ -140,6 +140,7 @@ class Loading:
     options: LoadingOptions
     device: str
     ranks: Ranks
+    _named: set[str] = field(default_factory=set, repr=False)
 
     @property
     def on_corrupt(self) -> Literal["raise", "skip"]:
@@ -201,6 +202,20 @@ class Loading:
             world_size=self.ranks.world_size,
         )
         return make_loader(self.loader, split, split.name, config)
+
+    def report_skipped(self, loader: Loader) -> int:
+        """Name on stderr what a loader has skipped, each image once in a command.
+
+        Returns:
+            The images skipped since the last call, those that are named already too.
+        """
+        errors: list[SampleError] = list(loader.skipped)
+        loader.skipped.clear()
+        for error in errors:
+            if error.key not in self._named:
+                self._named.add(error.key)
+                print(f"skipped: {error}", file=sys.stderr)
+        return len(errors)
 
     def workers(self) -> int:
         """Threads or processes for this rank's loader, as in ``--workers``."""
@@ -279,24 +294,3 @@ def warn_of_other_pixels(config: Mapping[str, Any], now: Decoding) -> None:
     """Warn on stderr of what ``other_pixels`` says, if it does."""
     if other := other_pixels(config, now):
         print(f"warning: {other}", file=sys.stderr)
-
-
-class SkippedReport:
-    """Names skipped images on stderr, each once however often it is met."""
-
-    def __init__(self) -> None:
-        self._named: set[str] = set()
-
-    def take(self, loader: Loader) -> int:
-        """Report what a loader has skipped since the last call.
-
-        Returns:
-            How many images that were, those that are named already too.
-        """
-        errors: list[SampleError] = list(loader.skipped)
-        loader.skipped.clear()
-        for error in errors:
-            if error.key not in self._named:
-                self._named.add(error.key)
-                print(f"skipped: {error}", file=sys.stderr)
-        return len(errors)

@@ -235,7 +235,7 @@ def predict_with_checkpoint(
         loading: how batches are made.
         check: called after each batch; may raise to stop.
     """
-    from fastretina.data.loading import SkippedReport, warn_of_other_pixels
+    from fastretina.data.loading import warn_of_other_pixels
 
     trained.use_threads()
     with loading.evaluation_loader(split, trained.recipe) as loader:
@@ -244,7 +244,7 @@ def predict_with_checkpoint(
         predictions = predict_split(
             trained.network, split, loader, compute, loading.ranks, check
         )
-        SkippedReport().take(loader)
+        loading.report_skipped(loader)
     about = {
         "split": name,
         "checkpoint": trained.checkpoint,

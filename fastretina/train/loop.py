@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastretina.data.loading import Loading, SkippedReport
+from fastretina.data.loading import Loading
 from fastretina.data.splits import DataSplits
 from fastretina.interrupts import Interrupted, Stopper
 from fastretina.metrics.predictions import predict_split
@@ -32,7 +32,6 @@ class TrainingLoop:
     ) -> None:
         self.state, self.data, self.loading = state, data, loading
         self.recipe, self.ranks, self.stopper = state.recipe, state.ranks, stopper
-        self._skipped = SkippedReport()
 
     def finished(self) -> bool:
         """Whether all epochs, or ``--max-steps``, are done and evaluated."""
@@ -69,7 +68,7 @@ class TrainingLoop:
                 progress.wait_seconds += waited
                 progress.seconds += waited + time.perf_counter() - begun
                 again = loader.decoded_again - decoded_again
-                state.sums.add_faults(self._skipped.take(loader), again)
+                state.sums.add_faults(self.loading.report_skipped(loader), again)
                 decoded_again += again
                 bar.set_postfix_str(f"{progress.wait_share:.0%} waiting", refresh=False)
                 bar.update(len(batch.labels) * self.ranks.world_size)
@@ -131,7 +130,7 @@ class TrainingLoop:
                 self.ranks,
                 self.check,
             )
-            self._skipped.take(loader)
+            self.loading.report_skipped(loader)
         return score(predictions.labels, predictions.probabilities)
 
     def _bar(self) -> tqdm[Any]:

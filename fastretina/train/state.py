@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from fastretina.recipe import Phase
 from fastretina.run import COLUMNS, Run
 from loaders import Batch
 from loaders.errors import RunError
+from loaders.files import FileLock
 from loaders.order import rank_slice
 
 
@@ -113,7 +113,7 @@ class TrainState:
         setup: StepSetup,
         run: Run,
         order: str,
-        lock: int | None = None,
+        lock: FileLock | None = None,
     ) -> None:
         """Begin at nothing.
 
@@ -141,7 +141,7 @@ class TrainState:
     def close(self) -> None:
         """Let other processes train in the run's folder."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,15 +18,23 @@ from small_runs import Outcome, call, log, make_small, metrics, words
 import loaders
 from fastretina.data.auto_loader import Choice, remember
 from fastretina.data.loading import (
+    Loading,
     LoadingOptions,
     choose_loader,
-    order_of,
     other_pixels,
 )
 from fastretina.evaluate import command as evaluate
-from fastretina.nn.distributed import Ranks
+from fastretina.nn.distributed import ALONE, Ranks
 from fastretina.train import command as train
-from loaders import LOADERS, Decoding, LoaderName, available
+from fastretina.train.loop import TrainingLoop
+from loaders import (
+    LOADERS,
+    Decoding,
+    LoaderConfig,
+    LoaderName,
+    available,
+    open_split,
+)
 from loaders.errors import LoaderUnavailable
 
 Trains = Callable[..., Outcome]
@@ -137,8 +145,8 @@ def test_doctors_choice_of_workers_is_for_that_loader_alone(
 ):
     monkeypatch.setattr("fastretina.data.loading.granted_cores", lambda: 16)
     for loader, asked, got in (("pil", None, 1), ("turbo", None, 16), ("pil", 5, 5)):
-        feeding = LoadingOptions(loader=loader, device="cpu", workers=asked)
-        assert feeding.config(batch_size=8).workers == got
+        options = LoadingOptions(loader=loader, workers=asked)
+        assert options.resolve("cpu", ALONE).workers() == got
 
 
 def test_doctors_choice_that_is_not_installed_is_forgotten(
@@ -188,17 +196,25 @@ def test_balance_with_a_loader_that_cannot_is_wrong_usage(trains: Trains, name: 
 
 
 def test_order_of_planned_loaders_is_one():
+    def order(name: str, ranks: Ranks) -> str:
+        return Loading(name, LoadingOptions(), "cpu", ranks).order
+
     two = Ranks(1, 2, 2)
-    assert {order_of(name, two) for name in ("pil", "turbo", "dali")} == {"planned"}
-    assert order_of("webdataset", two) != order_of("webdataset", Ranks())
+    assert {order(name, two) for name in ("pil", "turbo", "dali")} == {"planned"}
+    assert order("webdataset", two) != order("webdataset", Ranks())
 
 
-def test_cores_are_shared_out_among_ranks(monkeypatch: pytest.MonkeyPatch):
+def test_cores_are_shared_out_among_ranks(
+    monkeypatch: pytest.MonkeyPatch, shards: Path
+):
     monkeypatch.setattr("fastretina.data.loading.granted_cores", lambda: 16)
     for ranks, workers in ((Ranks(), 16), (Ranks(3, 16, 8), 2), (Ranks(0, 64, 64), 1)):
-        config = LoadingOptions(loader="turbo", device="cpu", ranks=ranks).config(
-            batch_size=64
-        )
+        loading = LoadingOptions(loader="turbo").resolve("cpu", ranks)
+        assert loading.workers() == workers
+        with monkeypatch.context() as patch, open_split(shards, "test") as split:
+            make = "fastretina.data.loading.make_loader"
+            patch.setattr(make, lambda *words: words[-1])
+            config: Any = loading.open(split, LoaderConfig(batch_size=64))
         assert (config.workers, config.rank) == (workers, ranks.rank)
 
 
@@ -251,6 +267,77 @@ def test_other_pixels_names_all_that_differs():
     assert "resized by DALI, now by Pillow" in text
     assert other_pixels({"decoding": now._asdict()}, now) is None
     assert other_pixels({}, now) is None  # a run of an earlier version
+
+
+# ---------------------------------------------------------- what a run goes on with
+
+
+@pytest.fixture
+def stopped(trains: Trains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run under pil that was stopped in its second epoch; auto would take turbo.
+
+    Its images are resized, which Pillow and torch do differently to this size.
+    """
+    flags = ("--loader", "pil", "--workers", 0, "--image-size", 75, "--recipe", "seed")
+    whole = trains("whole", *flags)
+    assert whole.code == 0, whole.err
+    with monkeypatch.context() as patch:
+        step = TrainingLoop._step
+
+        def stopping(self: TrainingLoop, *words: Any) -> None:
+            step(self, *words)
+            if self.state.progress.step == 7:
+                self.stopper._asked = True
+
+        patch.setattr(TrainingLoop, "_step", stopping)
+        assert trains("run", *flags, "--on-corrupt", "skip").code == 130
+    return tmp_path / "run"
+
+
+def test_resume_takes_the_loader_that_the_run_had(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    outcome = call(train.main, ["--resume", str(stopped)], capsys)
+    assert outcome.json["loader"] == "pil"
+    assert outcome.err == [line for line in outcome.err if line.startswith("epoch")]
+    whole = metrics(tmp_path / "whole")
+    assert outcome.json["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_resume_tells_what_a_flag_has_changed(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = ["--resume", str(stopped), "--loader", "auto", "--on-corrupt", "raise"]
+    outcome = call(train.main, [*flags, "--workers", "1"], capsys)
+    assert outcome.json["loader"] == "turbo"
+    notes = [line for line in outcome.err if not line.startswith("epoch")]
+    assert notes[:2] == [
+        "note: pil fed this run before, turbo does now",
+        "note: on-corrupt was skip before and is raise now",
+    ]
+    assert "resized by Pillow, now by torch" in notes[2]
+    whole = metrics(tmp_path / "whole")
+    assert outcome.json["weights_sha256"] != whole["weights_sha256"]
+
+
+def test_evaluate_takes_the_loader_that_the_run_had(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    whole = tmp_path / "whole"
+    outcome = call(evaluate.main, [str(whole)], capsys)
+    assert (outcome.json["loader"], outcome.err) == ("pil", [])
+    assert outcome.json["test_auc"] == metrics(whole)["test"]["auc"]
+
+
+def test_evaluate_goes_on_skipping_as_the_run_did(
+    trains: Trains, tmp_path: Path, damaged: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = ("--max-steps", 1, "--on-corrupt", "skip", "--workers", 1)
+    assert trains("run", *flags, data=damaged).json["test_skipped"] == 1
+    outcome = call(evaluate.main, [str(tmp_path / "run")], capsys)
+    assert outcome.json["skipped"] == 1
+    words = [str(tmp_path / "run"), "--on-corrupt", "raise"]
+    assert "sample " in call(evaluate.main, words, capsys).complaint
 
 
 # -------------------------------------------------------------------- a web server
@@ -330,6 +417,50 @@ def test_skipping_ends_in_the_same_weights_under_any_loader(
     }
     assert len(found) >= 2
     assert len(set(found.values())) == 1
+
+
+@pytest.mark.parametrize("name", available())
+def test_batch_that_skipping_left_empty_is_passed_over(
+    name: str, trains: Trains, tmp_path: Path, damaged: Path
+):
+    flags = ("--loader", name, "--workers", 1, "--on-corrupt", "skip")
+    outcome = trains(
+        *("run", *flags, "--recipe", "seed", "--batch-size", 1, "--full-epochs", 1),
+        data=damaged,
+    )
+    assert outcome.json["skipped"] == 2
+    assert outcome.json["steps"] == 2 * 37
+    assert metrics(tmp_path / "run")["test"]["samples"] == 10
+    assert all(float(row["train_loss"]) > 0 for row in log(tmp_path / "run"))
+
+
+def test_skipped_and_decoded_again_are_counted_right_after_a_stop(
+    trains: Trains,
+    tmp_path: Path,
+    damaged: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Wherever in an epoch it is stopped, before or after the image that is skipped."""
+    name = "dali" if "dali" in available() else "turbo"
+    flags = ("--loader", name, "--workers", 1, "--on-corrupt", "skip")
+    flags = (*flags, "--recipe", "seed", "--head-epochs", 1, "--full-epochs", 0)
+    assert trains("whole", *flags, data=damaged).code == 0
+    step = TrainingLoop._step
+    for place in range(1, 5):
+
+        def stopping(self: TrainingLoop, *words: Any, at: int = place) -> None:
+            step(self, *words)
+            if self.state.progress.step == at:
+                self.stopper._asked = True
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingLoop, "_step", stopping)
+            assert trains(f"run{place}", *flags, data=damaged).code == 130
+        assert call(
+            train.main, ["--resume", str(tmp_path / f"run{place}")], capsys
+        ).json
+        assert log(tmp_path / f"run{place}") == log(tmp_path / "whole"), place
 
 
 def test_evaluate_skips_and_says_so(trains: Trains, tmp_path: Path, damaged, capsys):

@@ -15,8 +15,9 @@ from small_runs import Outcome, call, make_small, words
 from torch import nn
 
 from fastretina.evaluate import command as evaluate
-from fastretina.evaluate.command import predict_all
+from fastretina.metrics.predictions import predict_split
 from fastretina.nn.device import choose
+from fastretina.nn.distributed import ALONE
 from fastretina.train import command as train
 from loaders import LoaderConfig, make_loader, open_split
 from loaders.errors import RunError
@@ -179,7 +180,7 @@ def test_evaluate_with_flags_that_cant_be_meant_exits_2(
     assert len(outcome.err) == 1
 
 
-# ---- predict_all
+# ---- predict_split
 
 
 class Guess(nn.Module):
@@ -191,12 +192,14 @@ class Guess(nn.Module):
 
 
 @pytest.mark.parametrize("size", [1, 3, 11, 32])
-def test_predict_all_takes_every_sample_once_in_order(shards: Path, size: int):
+def test_predict_split_takes_every_sample_once_in_order(shards: Path, size: int):
     config = LoaderConfig(batch_size=size, workers=1)
     with open_split(shards, "test") as split:
         labels = split.labels
         with make_loader("turbo", split, "test", config) as loader:
-            found = predict_all(Guess(), loader, choose("cpu", "off"))
+            found = predict_split(
+                Guess().eval(), split, loader, choose("cpu", "off"), ALONE
+            )
     assert found.rows.tolist() == list(range(11))
     assert found.labels.tolist() == labels.tolist()
     assert found.probabilities.shape == (11, 5)
@@ -207,28 +210,30 @@ def test_predict_all_takes_every_sample_once_in_order(shards: Path, size: int):
     assert matrix.sum() == 11
 
 
-def test_predict_all_of_a_network_gone_astray_is_one_line(shards: Path):
+def test_predict_split_of_a_network_gone_astray_is_one_line(shards: Path):
     class Astray(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.full((len(images), 5), torch.nan)
 
     with (
-        make_loader("turbo", shards, "test", LoaderConfig(workers=1)) as loader,
+        open_split(shards, "test") as split,
+        make_loader("turbo", split, "test", LoaderConfig(workers=1)) as loader,
         pytest.raises(RunError, match="not finite"),
     ):
-        predict_all(Astray(), loader, choose("cpu", "off"))
+        predict_split(Astray().eval(), split, loader, choose("cpu", "off"), ALONE)
 
 
-def test_predict_all_can_be_stopped(shards: Path):
+def test_predict_split_can_be_stopped(shards: Path):
     def stop() -> None:
         raise KeyboardInterrupt
 
     config = LoaderConfig(batch_size=2, workers=1)
     with (
-        make_loader("turbo", shards, "test", config) as loader,
+        open_split(shards, "test") as split,
+        make_loader("turbo", split, "test", config) as loader,
         pytest.raises(KeyboardInterrupt),
     ):
-        predict_all(Guess(), loader, choose("cpu", "off"), stop)
+        predict_split(Guess().eval(), split, loader, choose("cpu", "off"), ALONE, stop)
 
 
 def test_evaluate_undoes_the_class_weights_as_the_run_does(

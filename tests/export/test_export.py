@@ -14,16 +14,17 @@ import torch
 from small_runs import Outcome, call, make_small, words
 from torch import nn
 
-from fastretina.evaluate.command import predict_all
 from fastretina.export import command as export
 from fastretina.export.onnx_file import ExportError, as_onnx, check
+from fastretina.metrics.predictions import predict_split
 from fastretina.nn.augment import normalise
 from fastretina.nn.device import choose
+from fastretina.nn.distributed import ALONE
 from fastretina.nn.model import build_model
 from fastretina.nn.trained import load_trained
 from fastretina.run import Run
 from fastretina.train import command as train
-from loaders import LoaderConfig, make_loader
+from loaders import LoaderConfig, make_loader, open_split
 
 onnx = pytest.importorskip("onnx", reason="pip install 'fastretina[export]'")
 ort = pytest.importorskip("onnxruntime", reason="pip install 'fastretina[export]'")
@@ -71,8 +72,11 @@ def test_export_equals_evaluation(
     outcome = exports(run, "--out", file)
     compute = choose("cpu", "off")
     trained = load_trained(Run(run), compute.device)
-    with make_loader("pil", shards, "test", LoaderConfig(workers=0)) as loader:
-        told = predict_all(trained.network, loader, compute)
+    with (
+        open_split(shards, "test") as split,
+        make_loader("pil", split, "test", LoaderConfig(workers=0)) as loader,
+    ):
+        told = predict_split(trained.network, split, loader, compute, ALONE)
         images = next(iter(loader.epoch(0))).images.numpy()
     logits, chances = session(file).run(None, {"images": images})
     assert np.abs(chances - told.probabilities).max() < 1e-5

@@ -13,7 +13,7 @@ from torchvision.transforms import functional as tv
 
 from fastretina.nn import augment
 from fastretina.nn.augment import MEAN, STD, Augment, Normaliser, normalise
-from fastretina.recipe import SEED, Recipe
+from fastretina.recipe import SEED, STRONG, Recipe
 from loaders.order import AUGMENT, uniform
 
 OFF = replace(SEED, hflip=0.0, vflip=0.0)
@@ -275,3 +275,22 @@ def test_augment_survives_black_and_white(level: int):
     assert torch.isfinite(found).all()
     assert undo(found).min() > -1e-6
     assert undo(found).max() < 1 + 1e-6
+
+
+def test_augment_of_a_row_drawn_twice_in_a_batch_differs():
+    recipe = replace(STRONG, balance=1.0)
+    images = batch(1).expand(4, -1, -1, -1)
+    twice = torch.tensor([7, 7, 9, 7])
+    made = Augment(recipe)(images, twice, 0, 0)
+    assert len({image.numpy().tobytes() for image in made}) == 4
+    once = Augment(STRONG)(images, twice, 0, 0)
+    assert torch.equal(once[0], once[1]), "without replacement, the row decides alone"
+
+
+def test_augment_of_repeated_rows_does_not_depend_on_the_number_of_ranks():
+    recipe = replace(STRONG, balance=1.0)
+    images, twice = batch(4), torch.tensor([7, 7, 9, 7])
+    whole = Augment(recipe)(images, twice, 0, 0).clone()
+    for first in (0, 2):
+        part = Augment(recipe)(images[first:][:2], twice[first:][:2], 0, 0, first)
+        assert torch.equal(part, whole[first : first + 2])

@@ -23,12 +23,12 @@ from small_runs import Outcome, call, make_small, words
 from torch import nn
 
 from fastretina.evaluate import command as evaluate
-from fastretina.evaluate.command import predict_all
 from fastretina.metrics.both_eyes import fit_fusion
 from fastretina.metrics.calibration import Calibration
-from fastretina.metrics.predictions import Predictions
+from fastretina.metrics.predictions import Predictions, predict_split
 from fastretina.nn.augment import normalise
 from fastretina.nn.device import choose
+from fastretina.nn.distributed import ALONE
 from fastretina.nn.trained import load_trained
 from fastretina.predict import command as predict
 from fastretina.predict.network import probabilities
@@ -83,8 +83,12 @@ def test_predict_equals_evaluation(
     outcome = predicts(run, *photos)
     rows = table(outcome)
     trained = load_trained(Run(run), choose("cpu", "off").device)
-    with make_loader("pil", shards, "test", LoaderConfig(workers=0)) as loader:
-        told = predict_all(trained.network, loader, choose("cpu", "off"))
+    cpu = choose("cpu", "off")
+    with (
+        open_split(shards, "test") as split,
+        make_loader("pil", split, "test", LoaderConfig(workers=0)) as loader,
+    ):
+        told = predict_split(trained.network, split, loader, cpu, ALONE)
     found = np.array([shares(row) for row in rows])
     assert found.std(axis=0).max() > 0.01, "the network tells the images apart"
     assert np.abs(found - told.probabilities).max() < 6e-5  # 4 digits are printed
@@ -273,8 +277,12 @@ def test_predict_preprocesses_as_the_shards_were(
         keys = split.column("key")
     trained = load_trained(Run(run), choose("cpu", "off").device)
     config = LoaderConfig(workers=1, image_size=64)
-    with make_loader("turbo", data, "test", config) as loader:
-        told = predict_all(trained.network, loader, choose("cpu", "off"))
+    cpu = choose("cpu", "off")
+    with (
+        open_split(data, "test") as split,
+        make_loader("turbo", split, "test", config) as loader,
+    ):
+        told = predict_split(trained.network, split, loader, cpu, ALONE)
     rows = table(predicts(run, *[course / "data" / f"{key}.jpeg" for key in keys]))
     found = np.array([shares(row) for row in rows])
     assert np.abs(found - told.probabilities).max() < 6e-5

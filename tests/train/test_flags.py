@@ -13,14 +13,15 @@ import pytest
 
 from fastretina import __version__, cli
 from fastretina.audit import command as audit
+from fastretina.data.loading import LoadingOptions
 from fastretina.demo import command as demo
 from fastretina.doctor import command as doctor
 from fastretina.evaluate import command as evaluate
 from fastretina.evaluate.command import Options as EvaluateOptions
 from fastretina.experiments import command as experiments
+from fastretina.experiments.options import Options as ExperimentOptions
 from fastretina.export import command as export
 from fastretina.parity import command as parity
-from fastretina.parity.command import Options as ParityOptions
 from fastretina.predict import command as predict
 from fastretina.report import command as report
 from fastretina.shard import command as shard
@@ -48,8 +49,8 @@ FLAGS = {
         --preprocess --size --allow-missing --overwrite
     """,
     evaluate: """
-        --shards --split --loader --fallback --no-fallback --on-corrupt --workers
-        --device --out
+        --shards --split --loader --fallback --no-fallback --on-corrupt
+        --hw-decoder-load --workers --prefetch --device --out
     """,
     predict: """
         --tta --no-tta --calibrated --no-calibrated --pairs --no-pairs --overlays
@@ -58,8 +59,9 @@ FLAGS = {
     export: "--format --out --image-size --opset",
     report: "--shards --out --mistakes --device",
     experiments: """
-        --shards --out --budget --seeds --dry-run --pretrained --loader --workers
-        --device --threads
+        --shards --out --budget --seeds --dry-run --pretrained --loader --fallback
+        --no-fallback --on-corrupt --hw-decoder-load --workers --prefetch --device
+        --threads
     """,
     audit: """
         --layout --labels --images --no-images --fix --test-share --seed --out --strict
@@ -99,7 +101,11 @@ CHOICES = {
     predict: {"--format": "csv,json"},
     export: {"--format": "onnx"},
     report: {},
-    experiments: {"--budget": "full,small,tiny", "--loader": LOADER},
+    experiments: {
+        "--budget": "full,small,tiny",
+        "--loader": LOADER,
+        "--on-corrupt": "raise,skip",
+    },
     audit: {"--layout": "course,kaggle,aptos,folders"},
     parity: {"--loader": LOADER, "--split": "train,test"},
     doctor: {"--arch": "resnet18,resnet50", "--amp": "auto,bf16,fp16,off"},
@@ -159,7 +165,9 @@ def test_positional_arguments_are_those_that_were_promised(
     usage = text[0].splitlines()[0]
     assert [name for name in POSITIONAL[command] if name in usage], usage
     found = [line.split()[0] for line in boxed(help_of(command, capsys))]
-    assert [name for name in found if name[0] != "-"] == POSITIONAL[command]
+    assert [name for name in found if name[0] != "-" and name.isupper()] == POSITIONAL[
+        command
+    ]
 
 
 @COMMANDS
@@ -180,9 +188,13 @@ def test_version_is_the_packages(
     assert capsys.readouterr().out == f"fastretina {__version__}\n"
 
 
-@pytest.mark.parametrize("options", [TrainOptions, EvaluateOptions, ParityOptions])
-def test_loader_takes_every_loader_there_is(options: type):
-    hint = get_type_hints(options)["loader"]
+@pytest.mark.parametrize("options", [TrainOptions, EvaluateOptions, ExperimentOptions])
+def test_commands_share_one_set_of_loading_flags(options: type):
+    assert get_type_hints(options)["loading"] is LoadingOptions
+
+
+def test_loader_takes_every_loader_there_is():
+    hint, _ = get_args(get_type_hints(LoadingOptions)["loader"])
     assert list(get_args(hint)) == ["auto", *LOADERS]
 
 
@@ -229,7 +241,7 @@ def test_console_command_leads_to_each_command(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_help_is_there_at_once_and_imports_no_torch(name: str):
     code = (
-        f"import sys; from fastretina import {name}; {name}.main(['--help']); "
+        f"import sys; from fastretina.{name}.command import main; main(['--help']); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'sklearn')))"
     )
     best = 9.0

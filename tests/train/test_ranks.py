@@ -261,7 +261,7 @@ def test_signal_to_one_rank_stops_all_after_saving(
     (alone,) = train(words(shards, whole, *flags), tmp_path / "of1", 1)
     assert alone.code == 0
     out = tmp_path / "run"
-    at = {rank: ("fastretina.train:Training.step", 7, "after")}
+    at = {rank: ("fastretina.train.loop:TrainingLoop._step", 7, "after")}
     outcomes = train(words(shards, out, *flags), tmp_path, 2, at=at)
     assert [outcome.code for outcome in outcomes] == [130, 130], outcomes
     lines = [line for line in complaints(outcomes) if "interrupted" in line]
@@ -280,7 +280,7 @@ def test_signal_to_one_rank_stops_all_after_saving(
 
 def test_one_rank_killed_ends_the_other(shards: Path, tmp_path: Path):
     """As torchrun would end it, too; it must not wait for the dead."""
-    at = {1: ("fastretina.train:Training.step", 7, "before")}
+    at = {1: ("fastretina.train.loop:TrainingLoop._step", 7, "before")}
     argv = words(shards, tmp_path / "run", *PLAIN, "--recipe", "seed")
     begun = time.monotonic()
     first, second = train(argv, tmp_path, 2, at=at, number=signal.SIGKILL)
@@ -295,7 +295,7 @@ def test_epoch_of_another_order_cannot_be_continued(
 ):
     """With another number of ranks, or by a loader that follows the common order."""
     out = tmp_path / "run"
-    at = {0: ("fastretina.train:Training.step", 7, "after")}
+    at = {0: ("fastretina.train.loop:TrainingLoop._step", 7, "after")}
     argv = words(shards, out, *PLAIN, "--recipe", "seed", "--loader", name)
     (stopped,) = train(argv, tmp_path / "stopped", 1, at=at)
     assert stopped.code == 130

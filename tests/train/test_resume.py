@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from small_runs import (
     Outcome,
@@ -36,10 +37,10 @@ SEED = ("--recipe", "seed", *RATES)
 FLAGS = {"strong": STRONG, "seed": SEED}
 EACH_STEP = ("--checkpoint-every", 0)
 
-STEP = "fastretina.train:Training.step"
-PHASE = "fastretina.train.state:TrainState.begin_phase"
-EVALUATE = "fastretina.evaluate:predict_all"
-REPORT = "fastretina.train.finish:predict_all"
+STEP = "fastretina.train.loop:TrainingLoop._step"
+PHASE = "fastretina.nn.step:Learner.__init__"
+EVALUATE = "fastretina.train.loop:predict_split"
+REPORT = "fastretina.train.finish:predict_with_checkpoint"
 SAVE = "fastretina.nn.checkpoint:save"
 RENAME = "pathlib:Path.replace"
 LOG = "fastretina.run:Run.write_log"
@@ -548,3 +549,27 @@ def test_resume_from_a_checkpoint_of_another_run_is_one_line(
     assert outcome.code == 1
     assert "does not fit the recipe" in outcome.complaint
     assert len(outcome.err) == 1
+
+
+def test_second_trainer_in_a_run_folder_is_refused_in_one_line(
+    shards: Path, tmp_path: Path, resumes: Resumes
+):
+    """And once the first is killed, it goes on at once."""
+    run = tmp_path / "run"
+    at = (STEP, 7, "after")
+    argv = words(shards, run, *FLAGS["seed"], *EACH_STEP)
+    process = start(argv, tmp_path / "said", at, signal.SIGSTOP)
+    deadline = time.monotonic() + 60
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline, "it never came to its seventh step"
+        time.sleep(0.05)
+    outcome = resumes(run)
+    assert outcome.code == 1
+    assert outcome.complaint == (
+        f"error: another process is training in {run}: wait for it to end, or choose "
+        "another --out"
+    )
+    process.kill()
+    process.join()
+    assert resumes(run).code == 0
+    assert not (run / ".lock").exists()

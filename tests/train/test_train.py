@@ -24,6 +24,7 @@ from fastretina.nn.model import weights_sha256
 from fastretina.recipe import STRONG
 from fastretina.run import COLUMNS
 from fastretina.train import command as train
+from fastretina.train.loop import TrainingLoop
 from loaders import LOADERS, available
 
 Trains = Callable[..., Outcome]
@@ -339,7 +340,7 @@ def scripted(
         split = "test" if len(labels) == 11 else "validation"
         return score(labels, chances) | {"qwk": next(left[split])}
 
-    monkeypatch.setattr("fastretina.metrics.scores.score", fake)
+    monkeypatch.setattr("fastretina.train.loop.score", fake)
 
 
 @pytest.mark.parametrize(
@@ -405,21 +406,23 @@ def test_train_seed_reports_the_last_epoch(trains: Trains, tmp_path: Path):
 def test_train_counts_accuracy_and_loss_in_the_epoch(
     trains: Trains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    from fastretina.nn.step import Loss
     from fastretina.train.state import TrainState
 
     seen: list[list[tuple[float, int, int]]] = [[]]
-    count, end_epoch = TrainState.count, TrainState.end_epoch
+    forward, end_epoch = Loss.forward, TrainState.end_epoch
 
-    def watch(self: Any, logits: Any, loss: Any, labels: Any) -> None:
+    def watch(self: Any, logits: Any, labels: Any) -> Any:
+        loss = forward(self, logits, labels)
         hits = int((logits.argmax(1) == labels).sum())
-        seen[-1].append((float(loss), hits, len(labels)))
-        count(self, logits, loss, labels)
+        seen[-1].append((float(loss.detach()), hits, len(labels)))
+        return loss
 
     def next_epoch(self: Any, row: Any) -> None:
         seen.append([])
         end_epoch(self, row)
 
-    monkeypatch.setattr(TrainState, "count", watch)
+    monkeypatch.setattr(Loss, "forward", watch)
     monkeypatch.setattr(TrainState, "end_epoch", next_epoch)
     trains("run", "--recipe", "seed").json  # noqa: B018
     assert len(seen) == 4
@@ -435,15 +438,15 @@ def test_train_sees_every_image_once_per_epoch(
     trains: Trains, monkeypatch: pytest.MonkeyPatch
 ):
     rows: list[list[int]] = []
-    step = train.Training.step
+    step = TrainingLoop._step
 
     def watch(self: Any, batch: Any, steps_per_epoch: int) -> None:
-        if self.session.progress.batch == 0:
+        if self.state.progress.batch == 0:
             rows.append([])
         rows[-1].extend(batch.index.tolist())
         step(self, batch, steps_per_epoch)
 
-    monkeypatch.setattr(train.Training, "step", watch)
+    monkeypatch.setattr(TrainingLoop, "_step", watch)
     trains("run", "--recipe", "seed").json  # noqa: B018
     assert [sorted(epoch) for epoch in rows] == [list(range(37))] * 3
     assert rows[0] != rows[1] != rows[2]
@@ -457,21 +460,21 @@ def test_train_draws_augmentation_and_rate_anew_at_each_step(
 
     places: list[tuple[int, int]] = []
     rates: list[tuple[float, float]] = []
-    augment, step = Augment.__call__, train.Training.step
+    augment, step = Augment.__call__, TrainingLoop._step
 
-    def watch(self: Any, images: Any, rows: Any, epoch: int, step: int) -> Any:
-        places.append((epoch, step))
-        return augment(self, images, rows, epoch, step)
+    def watch(self: Any, images: Any, rows: Any, *place: int) -> Any:
+        places.append(place[:2])
+        return augment(self, images, rows, *place)
 
     def after(self: Any, batch: Any, steps_per_epoch: int) -> None:
-        progress = self.session.progress
+        progress = self.state.progress
         epoch = progress.epoch + progress.batch / steps_per_epoch
         step(self, batch, steps_per_epoch)
-        used = self.session.optimizer.param_groups[0]["lr"]
+        used = self.state.learner.optimizer.param_groups[0]["lr"]
         rates.append((used, learning_rate(self.recipe, epoch)))
 
     monkeypatch.setattr(Augment, "__call__", watch)
-    monkeypatch.setattr(train.Training, "step", after)
+    monkeypatch.setattr(TrainingLoop, "_step", after)
     trains("run").json  # noqa: B018
     assert places == [(number // 4, number) for number in range(12)]
     assert all(used == told for used, told in rates)
@@ -515,15 +518,15 @@ def test_train_begins_phase_2_with_a_new_optimizer(
     trains: Trains, monkeypatch: pytest.MonkeyPatch
 ):
     made: list[tuple[str, Any]] = []
-    from fastretina.train import state as session
+    from fastretina.nn import step as stepping
 
-    make = session.make_optimizer
+    make = stepping.make_optimizer
 
     def watch(recipe: Any, phase: str, *rest: Any) -> Any:
         made.append((phase, make(recipe, phase, *rest)))
         return made[-1][1]
 
-    monkeypatch.setattr(session, "make_optimizer", watch)
+    monkeypatch.setattr(stepping, "make_optimizer", watch)
     trains("run", "--recipe", "seed", "--head-epochs", 2).json  # noqa: B018
     assert [phase for phase, _ in made] == ["head", "full"]
     numbers = [
@@ -553,14 +556,14 @@ def test_train_more_max_steps_than_there_are_changes_nothing(
 def test_train_warns_of_a_constant_predictor(
     trains: Trains, monkeypatch: pytest.MonkeyPatch
 ):
-    step = train.Training.step
+    step = TrainingLoop._step
 
     def collapse(self: Any, *rest: Any, **named: Any) -> None:
         step(self, *rest, **named)
         with torch.no_grad():
-            self.session.network.fc.bias.copy_(torch.tensor([99.0, 0, 0, 0, 0]))
+            self.state.network.fc.bias.copy_(torch.tensor([99.0, 0, 0, 0, 0]))
 
-    monkeypatch.setattr(train.Training, "step", collapse)
+    monkeypatch.setattr(TrainingLoop, "_step", collapse)
     outcome = trains("run", "--recipe", "seed")
     told = [line for line in outcome.out if line.startswith("warning: constant")]
     assert len(told) == 1
