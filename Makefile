@@ -8,7 +8,7 @@ BENCH :=
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check setup bench bench-peers clean
+.PHONY: demo test check setup docs bench bench-peers clean
 
 setup: $(READY)
 
@@ -38,6 +38,11 @@ check: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(RUN) -m pytest -q
+
+# The pages under docs/ with one of the API, in build/site; a dead link is an error.
+docs: $(READY)
+	$(VENV)/bin/mkdocs build -q
+	@echo "build/site/index.html"
 
 # Every finish line, beside its ceiling: under 5 minutes on 2 cores. What is wanted
 # otherwise goes in BENCH, e.g. make bench BENCH="--shards shards --full".
