@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +16,27 @@ import simplejpeg
 if TYPE_CHECKING:
     from small_runs import Outcome
 
+# Before torch is imported, here and in what the tests start: pytest-xdist's workers
+# share the cores already, and the sums are the same on every machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REAL_DATA = Path(
     os.environ.get(
         "FASTRETINA_REAL_DATA", Path(__file__).parents[1].parent / "shared" / "data"
     )
 )
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C, which whatever is started by ``make test &`` ignores."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """End the server that forks small runs, and wait for it, if any test began one."""
+    if "fork_server" in sys.modules:
+        sys.modules["fork_server"].stop_server()
 
 
 @pytest.fixture(scope="session", autouse=True)

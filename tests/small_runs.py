@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from fork_server import server
 from torch import nn
 
 TIMES = ("images_per_second", "wait_seconds", "seconds")
@@ -118,7 +119,6 @@ def metrics(run: Path) -> dict[str, Any]:
 
 # The server has imported what a run does, and never computed: its forks start at once.
 # (The first step of an optimizer imports torch._dynamo, for a second.)
-server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
     [
         "fastretina.train.command",
