@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import pytest
 import simplejpeg
 
 if TYPE_CHECKING:
+    from golden_files import Golden
     from small_runs import Outcome
 
 # Before torch is imported, here and in what the tests start: pytest-xdist's workers
@@ -25,6 +27,12 @@ REAL_DATA = Path(
         "FASTRETINA_REAL_DATA", Path(__file__).parents[1].parent / "shared" / "data"
     )
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One flag writes every checked-in text anew."""
+    about = "write the files of tests/golden as they would be now"
+    parser.addoption("--update-golden", action="store_true", help=about)
 
 
 def pytest_configure() -> None:
@@ -172,6 +180,14 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compare a text with a file of ``tests/golden``: its name, the text."""
+    from golden_files import compare
+
+    return partial(compare, update=request.config.getoption("--update-golden"))
 
 
 @pytest.fixture(scope="session")

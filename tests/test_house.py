@@ -237,7 +237,7 @@ def test_circle_is_found_with_its_modules(
     (tmp_path / "two.py").write_text("from one import f")
     for name in ("one", "two"):
         monkeypatch.setitem(MODULES, name, tmp_path / f"{name}.py")
-    with pytest.raises(pytest.fail.Exception, match="one -> two|two -> one"):
+    with pytest.raises(pytest.fail.Exception, match=r"one -> two|two -> one"):
         fail_on_circle({name: imports(name) for name in ("one", "two")})
 
 
