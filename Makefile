@@ -7,7 +7,7 @@ PEERS := .venv-peers
 BENCH :=
 RUN := $(VENV)/bin/python
 # One process a core. Whoever is done with its half of the tests takes on from the other.
-TESTS := $(RUN) -m pytest -q -n logical --maxprocesses 8 --dist worksteal --durations 10
+TESTS := $(RUN) -m pytest -q -n logical --maxprocesses 4 --dist worksteal --durations 10
 READY := $(VENV)/.ready
 
 .PHONY: demo test check setup bench bench-peers clean

@@ -1,4 +1,4 @@
-"""No process outlives the tests, however they end."""
+"""The tests leave no process behind, however they end, and heed Ctrl-C."""
 
 from __future__ import annotations
 
@@ -30,16 +30,35 @@ def test_that_leaves_a_process():
 """
 
 
+HANDLER = """
+import signal
+
+def test_handler():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+
+
 def marked(mark: str) -> list[psutil.Process]:
     """All processes that have inherited the variable."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == mark:
-                found.append(process)
+                processes.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return processes
+
+
+def write(folder: Path, test: str) -> None:
+    """A test of its own, that is to be run with this suite's conftest."""
+    (folder / "test_it.py").write_text(test)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+
+
+def environment() -> dict[str, str]:
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    return {**ours, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -54,13 +73,12 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 )
 def test_no_process_is_left(end: str, flag: str, tmp_path: Path) -> None:
     seconds = 0 if end == "by itself" else 600
-    (tmp_path / "test_it.py").write_text(HANGING.format(seconds=seconds))
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    write(tmp_path, HANGING.format(seconds=seconds))
     mark = uuid4().hex
     tests = subprocess.Popen(
         [sys.executable, "-m", "pytest", "-q", "-pconftest", flag],
         cwd=tmp_path,
-        env={**os.environ, MARK: mark, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
+        env={**environment(), MARK: mark},
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -74,3 +92,16 @@ def test_no_process_is_left(end: str, flag: str, tmp_path: Path) -> None:
     finally:
         for process in marked(mark):
             process.kill()
+
+
+def test_ctrl_c_is_heeded_where_it_was_ignored(tmp_path: Path) -> None:
+    """As by what a shell starts with ``&``, and by all that is started by that."""
+    write(tmp_path, HANDLER)
+    done = subprocess.run(
+        ["bash", "-c", f"trap '' INT; {sys.executable} -m pytest -q -pconftest"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
