@@ -54,25 +54,25 @@ class Browser:
 
     def find(self, selector: str) -> Any:
         """The one element of a CSS selector."""
-        (found,) = self.all(selector)
-        return found
+        (element,) = self.all(selector)
+        return element
 
     def all(self, selector: str) -> list[Any]:
         """The elements of a CSS selector."""
-        found: list[Any] = self.driver.find_elements("css selector", selector)
-        return found
+        elements: list[Any] = self.driver.find_elements("css selector", selector)
+        return elements
 
     def texts(self, selector: str) -> list[str]:
-        """What stands in them, at one go."""
-        found: list[str] = self.run(
+        """The text of each element of a CSS selector, all at one go."""
+        texts: list[str] = self.run(
             "return [...document.querySelectorAll(arguments[0])]"
             ".map(e => e.textContent.trim())",
             selector,
         )
-        return found
+        return texts
 
     def complaints(self) -> list[str]:
-        """What the console has said since the last time."""
+        """The console's messages since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def prefer(self, scheme: str, media: str = "") -> None:
@@ -83,15 +83,13 @@ class Browser:
 
     def printed(self) -> bytes:
         """The page as a PDF."""
-        found = self.call(
-            "Page.printToPDF", printBackground=True, preferCSSPageSize=True
-        )
-        return base64.b64decode(found["data"])
+        pdf = self.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)
+        return base64.b64decode(pdf["data"])
 
     def photograph(self, path: Path, *, whole: bool = True) -> None:
         """A screenshot, of the window or of all of the page."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(found["data"]))
+        picture = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(picture["data"]))
 
 
 @contextmanager
@@ -109,8 +107,8 @@ def browsing(folder: Path) -> Iterator[Browser]:
     service = selenium.ChromeService(executable_path=driver)
     opened = selenium.Chrome(options=options, service=service)
     try:
-        found = Browser(opened)
-        found.prefer("light")
-        yield found
+        browser = Browser(opened)
+        browser.prefer("light")
+        yield browser
     finally:
         opened.quit()

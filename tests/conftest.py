@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +15,36 @@ import pytest
 import simplejpeg
 
 if TYPE_CHECKING:
+    from golden_files import Golden
     from small_runs import Outcome
+
+# Before torch is imported, here and in what the tests start: pytest-xdist's workers
+# share the cores already, and the sums are the same on every machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL_DATA = Path(
     os.environ.get(
         "FASTRETINA_REAL_DATA", Path(__file__).parents[1].parent / "shared" / "data"
     )
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One flag writes every checked-in text anew."""
+    about = "write the files of tests/golden as they would be now"
+    parser.addoption("--update-golden", action="store_true", help=about)
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C, which whatever is started by ``make test &`` ignores."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """End the server that forks small runs, and wait for it, if any test began one."""
+    if "fork_server" in sys.modules:
+        sys.modules["fork_server"].stop_server()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -154,6 +180,14 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compare a text with a file of ``tests/golden``: its name, the text."""
+    from golden_files import compare
+
+    return partial(compare, update=request.config.getoption("--update-golden"))
 
 
 @pytest.fixture(scope="session")

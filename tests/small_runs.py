@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from fork_server import server
 from torch import nn
 
 TIMES = ("images_per_second", "wait_seconds", "seconds")
@@ -74,13 +75,13 @@ class Outcome:
     @property
     def json(self) -> dict[str, Any]:
         assert self.code == 0, self.err
-        found: dict[str, Any] = json.loads(self.out[-1])
-        return found
+        result: dict[str, Any] = json.loads(self.out[-1])
+        return result
 
     @property
     def complaint(self) -> str:
         """The one line on stderr that an expected failure ends with."""
-        assert self.err, "nothing was said"
+        assert self.err, "nothing on stderr"
         assert sum(line.startswith("error: ") for line in self.err) == 1, self.err
         assert self.err[-1].startswith("error: "), self.err
         return self.err[-1]
@@ -111,14 +112,13 @@ def log(run: Path) -> list[dict[str, str]]:
 
 def metrics(run: Path) -> dict[str, Any]:
     """``metrics.json`` without what may differ from run to run of the same recipe."""
-    found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    scores: dict[str, Any] = json.loads((run / "metrics.json").read_text())
     changing = ("run", "loader", "seconds", "images_per_second", "wait_fraction")
-    return {name: value for name, value in found.items() if name not in changing}
+    return {name: value for name, value in scores.items() if name not in changing}
 
 
 # The server has imported what a run does, and never computed: its forks start at once.
 # (The first step of an optimizer imports torch._dynamo, for a second.)
-server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
     [
         "fastretina.train.command",
@@ -145,7 +145,7 @@ def start(
 
     Args:
         argv: flags.
-        folder: for what it says: ``out`` and ``err``.
+        folder: gets what it prints: ``out`` and ``err``.
         at: ``module:name`` of a function, which call of it, and ``before``,
             ``after``, or ``twice`` (before it).
         number: the signal.
@@ -153,8 +153,8 @@ def start(
         environment: variables to set there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    told = (argv, folder, at, number, real, dict(environment))
-    process = server.Process(target=_child, args=told)
+    given = (argv, folder, at, number, real, dict(environment))
+    process = server.Process(target=_child, args=given)
     process.start()
     return process
 
@@ -163,8 +163,8 @@ def finish(process: multiprocessing.process.BaseProcess, folder: Path) -> Outcom
     """Wait for it; a killed one has a negative code."""
     process.join(120)
     assert process.exitcode is not None, "it hangs"
-    told = [(folder / name).read_text().splitlines() for name in ("out", "err")]
-    return Outcome(process.exitcode, *told)
+    lines = [(folder / name).read_text().splitlines() for name in ("out", "err")]
+    return Outcome(process.exitcode, *lines)
 
 
 def _child(

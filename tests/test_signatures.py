@@ -1,0 +1,125 @@
+"""What code outside relies on: names, order and defaults of public parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+from golden_files import Golden
+
+import fastretina
+import loaders
+from fastretina import cli
+
+
+def of_callable(name: str, value: object) -> Iterator[str]:
+    """Parameters with their kinds and defaults; one a line where they are many."""
+    signature = inspect.signature(value)  # type: ignore[arg-type]
+    bare = [_bare(parameter) for parameter in signature.parameters.values()]
+    line = f"{name}{signature.replace(parameters=bare, return_annotation=_NONE)}"
+    if len(line) <= 88:
+        yield line
+        return
+    indent = " " * (len(name) - len(name.lstrip()) + 4)
+    yield f"{name}("
+    positional = True
+    for parameter in bare:
+        if positional and parameter.kind is parameter.KEYWORD_ONLY:
+            positional = False
+            yield f"{indent}*,"
+        yield f"{indent}{parameter},"
+    yield f"{indent[4:]})"
+
+
+_NONE = inspect.Signature.empty
+
+
+def _bare(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Without its annotation; a default that has fields of its own in short."""
+    if dataclasses.is_dataclass(parameter.default):
+        parameter = parameter.replace(default=_Short(parameter.default))
+    return parameter.replace(annotation=_NONE)
+
+
+class _Short:
+    def __init__(self, value: object) -> None:
+        self._name = type(value).__name__
+
+    def __repr__(self) -> str:
+        return f"{self._name}(...)"
+
+
+def of_class(name: str, cls: type) -> Iterator[str]:
+    """How it is made, where a user may, and its public methods and properties."""
+    if getattr(cls, "_is_protocol", False) or issubclass(cls, Exception):
+        yield f"class {name}"
+    else:
+        yield from of_callable(f"class {name}", cls)
+    fields = {*getattr(cls, "__dataclass_fields__", ()), *getattr(cls, "_fields", ())}
+    for member, value in vars(cls).items():
+        if member.startswith("_") or member in fields:
+            continue
+        if isinstance(value, (property, cached_property)):
+            yield f"    {member}"
+        elif isinstance(value, (FunctionType, classmethod, staticmethod)):
+            yield from of_callable(f"    {member}", getattr(cls, member))
+
+
+def of_module(module: ModuleType, names: list[str]) -> Iterator[str]:
+    for name in names:
+        value = getattr(module, name)
+        where = f"{module.__name__}.{name}"
+        if inspect.isclass(value):
+            yield from of_class(where, value)
+        elif callable(value) and not hasattr(value, "__args__"):
+            yield from of_callable(where, value)
+        else:
+            yield where  # a constant or a type
+
+
+def options() -> Iterator[str]:
+    """The fields of what flags are parsed into, in order, of all of the package."""
+    for found in pkgutil.walk_packages(fastretina.__path__, "fastretina."):
+        if found.name.endswith("__main__"):
+            continue
+        module = import_module(found.name)
+        for name, value in sorted(vars(module).items()):
+            ours = dataclasses.is_dataclass(value) and value.__module__ == found.name
+            if ours and name.endswith("Options"):
+                yield from of_callable(f"class {found.name}.{name}", value)
+
+
+def test_signatures(golden: Golden) -> None:
+    recipe = import_module("fastretina.recipe")
+    mains = [f"fastretina.{name}.command" for name in (*cli.COMMANDS, "demo")]
+    lines = [
+        *of_module(loaders, loaders.__all__),
+        *of_module(cli, ["run", "guard", "main"]),
+        *of_module(recipe, ["Recipe"]),
+        *options(),
+        *(line for name in mains for line in of_module(import_module(name), ["main"])),
+    ]
+    golden("signatures.txt", "\n".join(lines))
+
+
+def test_signature_shows_kinds_defaults_and_order() -> None:
+    def few(a: int, /, b: str = "x", *more: int, c: float) -> None: ...
+
+    def many(first: str, *, second_is_long: Path, third: int = 3, **rest: object): ...
+
+    assert [*of_callable("few", few)] == ["few(a, /, b='x', *more, c)"]
+    assert [*of_callable("many" * 12, many)] == [
+        "many" * 12 + "(",
+        "    first,",
+        "    *,",
+        "    second_is_long,",
+        "    third=3,",
+        "    **rest,",
+        ")",
+    ]
