@@ -97,12 +97,12 @@ def cuda(
 
     Args:
         torch_cuda: version that torch was built for; None for a build without.
-        dali: installed distributions of DALI, with their versions.
+        dali: name of each installed distribution of DALI to its version.
         there: whether the machine has an NVIDIA GPU.
         sees: whether torch can use it.
     """
     built = f"torch for CUDA {torch_cuda}" if torch_cuda else "torch without CUDA"
-    flavours = ", ".join(f"{name} {found}" for name, found in dali.items())
+    flavours = ", ".join(f"{name} {version}" for name, version in dali.items())
     pair = f"{built}, {flavours or 'no DALI'}"
     extra = "dali-cuda13" if (torch_cuda or "").startswith("13") else "dali"
     if len(dali) > 1:

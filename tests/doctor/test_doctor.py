@@ -830,9 +830,9 @@ def test_shards_in_the_usual_place_are_found(
     quick, examined, tmp_path: Path, shards: Path
 ):
     (tmp_path / "shards").symlink_to(shards)
-    assert quick("--image-size", 64).json["shards"] == "shards"
+    assert quick("--image-size", 96).json["shards"] == "shards"
     (examination,) = examined
-    assert (examination.shards.train, examination.shards.shape) == (37, (64, 64))
+    assert (examination.shards.train, examination.shards.shape) == (37, (96, 96))
 
 
 def test_cache_that_cannot_be_written_is_only_noted(
