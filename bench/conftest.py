@@ -78,12 +78,12 @@ def pytest_benchmark_update_machine_info(
     import torch
 
     cache = Path(config.cache.mkdir("fastretina"))  # type: ignore[union-attr]
-    card = machine.host_facts() | machine.disk_facts(cache)
+    card = machine.host_facts().summary() | machine.disk_facts(cache).summary()
     if torch.cuda.is_available():
-        card |= machine.gpu_facts(torch.device("cuda"))
+        card |= machine.gpu_facts(torch.device("cuda")).summary()
     else:
         card["GPU"] = "none"
-    machine_info["card"] = card | machine.package_facts()
+    machine_info["card"] = card | machine.package_facts().summary()
 
 
 def pytest_benchmark_generate_json(

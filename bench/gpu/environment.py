@@ -15,12 +15,14 @@ def plan_environment(scope: Scope) -> list[Measurement]:
     device = torch.device(scope.device)
     return [
         Measurement("processor and packages", -inf, _host),
-        Measurement("GPU", -inf, lambda: _rows(gpu_facts(device)), scope.lacks_cuda),
+        Measurement(
+            "GPU", -inf, lambda: _rows(gpu_facts(device).summary()), scope.lacks_cuda
+        ),
     ]
 
 
 def _host() -> list[Row]:
-    facts = host_facts() | package_facts()
+    facts = host_facts().summary() | package_facts().summary()
     for what, kind in (
         ("convolutions", torch.backends.cudnn),
         ("matrix products", torch.backends.cuda.matmul),

@@ -110,8 +110,8 @@ def machine_key(device: str) -> str:
     host = host_facts()
     versions = [f"{name} {installed(name)}" for name in (*_DALI, *_PACKAGES)]
     parts = [
-        f"{host['processor']}",
-        f"{host['cores granted']} cores",
+        f"{host.processor}",
+        f"{host.cores_granted} cores",
         _accelerator(device),
         f"fastretina {__version__}",
         *(version for version in versions if not version.endswith(" None")),

@@ -1,6 +1,6 @@
-"""What to use, and how else to store the images: with the reasons, from numbers.
+"""Which loader, workers, prefetch and batch size to use: with the reasons.
 
-Nothing here measures: the same findings give the same advice.
+Nothing here measures: the same measurements give the same advice.
 """
 
 from __future__ import annotations
@@ -9,27 +9,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastretina.doctor.bottleneck import limit
-from fastretina.doctor.measurements import LoaderRate, Measurements
-from fastretina.doctor.storage import Change
+from fastretina.doctor.measurements import CLEARLY_FASTER, LoaderRate, Measurements
+from fastretina.doctor.notes import format_gib, peak_at
 from fastretina.recipe import PHASES
 from loaders import LOADERS
 
 _ALIKE = 0.03  # rounds of one loader lie that far apart: no reason to choose by
-_CLEARLY = 1.10  # times as fast: more than what chance does to a median
 _WAITS = 0.02  # share of the time; less is not worth a flag
 _PREFETCH, _MORE_PREFETCH = 2, 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advice:
-    """What to use.
+    """The options to train with here.
 
     Attributes:
-        loader: of the common order.
-        workers: threads, or processes (pil).
-        prefetch: batches.
-        batch_size: images.
-        images_per_second: of that loader, to *batch*.
+        loader: name of a loader of the common order.
+        workers: its threads, or processes (pil).
+        prefetch: batches that it loads ahead.
+        batch_size: images of a step.
+        images_per_second: speed of that loader to *batch*, images/s.
         sentences: the reasons.
     """
 
@@ -42,14 +41,14 @@ class Advice:
 
     @property
     def flags(self) -> str:
-        """As ``fastretina.train`` takes them."""
+        """The flags for ``fastretina.train``."""
         return (
             f"--loader {self.loader} --workers {self.workers} "
             f"--prefetch {self.prefetch} --batch-size {self.batch_size}"
         )
 
     def summary(self) -> dict[str, object]:
-        """As the JSON line holds it."""
+        """The options under their JSON keys."""
         return {
             "loader": self.loader,
             "workers": self.workers,
@@ -58,120 +57,123 @@ class Advice:
         }
 
 
-def best_loader(batch: Sequence[LoaderRate]) -> LoaderRate | None:
+def best_loader(rates: Sequence[LoaderRate]) -> LoaderRate | None:
     """The fastest of the common order, with the most workers that are as fast.
 
     Not the fewest: on a machine that was busy, one seems as fast as all of them.
     """
-    common = [one for one in batch if not LOADERS[one.loader].own_order]
-    if not common:
+    common = [one for one in rates if not LOADERS[one.loader].own_order]
+    fastest = _fastest(common)
+    if fastest is None:
         return None
-    return max(_as_fast(common, max(common, key=_speed)), key=_workers)
+    return max(_as_fast(common, fastest), key=lambda one: one.workers)
 
 
-def _as_fast(batch: Sequence[LoaderRate], one: LoaderRate) -> list[LoaderRate]:
-    """The same loader with any number of workers that does not slow it down."""
-    enough = (1 - _ALIKE) * _speed(one)
-    return [two for two in batch if two.loader == one.loader and _speed(two) >= enough]
-
-
-def advise(found: Measurements) -> Advice | None:
+def advise(measurements: Measurements) -> Advice | None:
     """What to use, and why; None where nothing was loaded."""
-    loading = found.loading
+    loading = measurements.loading
     best = best_loader(loading.batch) if loading else None
     if loading is None or best is None:
         return None
-    prefetch, why_prefetch = _prefetch(found, best)
-    batch_size, why_batch = _batch_size(found)
-    sentences = [_why_loader(found, best), *_own_order(found, best)]
+    prefetch, why_prefetch = _prefetch(measurements, best)
+    batch_size, why_batch = _batch_size(measurements)
+    why_loader = _why_loader(loading.batch, best)
+    if all(limit(measurements, phase) == "step" for phase in PHASES):
+        why_loader += "; the step limits, so that any loader this fast would do"
+    reasons = (f"{why_loader}.", *_own_order(loading.batch, best))
     return Advice(
         loader=best.loader,
         workers=best.workers,
         prefetch=prefetch,
         batch_size=batch_size,
-        images_per_second=_speed(best),
-        sentences=(*sentences, why_prefetch, why_batch),
+        images_per_second=best.images_per_second,
+        sentences=(*reasons, why_prefetch, why_batch),
     )
 
 
-def _why_loader(found: Measurements, best: LoaderRate) -> str:
-    assert found.loading is not None
-    others = [
-        one
-        for one in found.loading.batch
-        if one.loader != best.loader and not LOADERS[one.loader].own_order
-    ]
-    kind = "processes" if best.loader == "pil" else "threads"
-    if best.workers == 1:
-        kind = kind.removesuffix("es" if best.loader == "pil" else "s")
-    sentence = (
-        f"Loader {best.loader} with {best.workers} {kind}: {_speed(best):,.0f} images/s"
+def _as_fast(rates: Sequence[LoaderRate], fastest: LoaderRate) -> list[LoaderRate]:
+    """The same loader with any number of workers that does not slow it down."""
+    enough = (1 - _ALIKE) * fastest.images_per_second
+    same = [one for one in rates if one.loader == fastest.loader]
+    return [one for one in same if one.images_per_second >= enough]
+
+
+def _fastest(rates: Sequence[LoaderRate]) -> LoaderRate | None:
+    return max(rates, key=lambda one: one.images_per_second, default=None)
+
+
+def _why_loader(rates: Sequence[LoaderRate], best: LoaderRate) -> str:
+    """A clause that sets the best loader against the second best, without the end."""
+    kind = ("process", "processes") if best.loader == "pil" else ("thread", "threads")
+    clause = (
+        f"Loader {best.loader} with {best.workers} {kind[best.workers > 1]}: "
+        f"{best.images_per_second:,.0f} images/s"
     )
-    fewest = min(_as_fast(found.loading.batch, best), key=_workers).workers
+    fewest = min(one.workers for one in _as_fast(rates, best))
     if fewest < best.workers:
-        sentence += f" ({fewest} would do)"
-    if others:
-        second = max(others, key=_speed)
-        ratio = _speed(best) / _speed(second)
-        if ratio < 1 + _ALIKE:
-            sentence += f", as fast as {second.loader}"
-        else:
-            sentence += (
-                f", {ratio:.2f} times {second.loader}'s {_speed(second):,.0f}, which "
-                "gives the same batches"
-            )
-    if all(limit(found, phase) == "step" for phase in PHASES):
-        sentence += "; the step limits, so that any loader this fast would do"
-    return sentence + "."
+        clause += f" ({fewest} would do)"
+    others = [one for one in rates if one.loader != best.loader]
+    second = _fastest([one for one in others if not LOADERS[one.loader].own_order])
+    if second is None:
+        return clause
+    ratio = best.images_per_second / second.images_per_second
+    if ratio < 1 + _ALIKE:
+        return f"{clause}, as fast as {second.loader}"
+    return (
+        f"{clause}, {ratio:.2f} times {second.loader}'s "
+        f"{second.images_per_second:,.0f}, which gives the same batches"
+    )
 
 
-def _own_order(found: Measurements, best: LoaderRate) -> list[str]:
-    assert found.loading is not None
-    own = [one for one in found.loading.batch if LOADERS[one.loader].own_order]
-    fastest = max(own, key=_speed, default=None)
-    if fastest is None or _speed(fastest) < _CLEARLY * _speed(best):
+def _own_order(rates: Sequence[LoaderRate], best: LoaderRate) -> list[str]:
+    """A sentence where a loader with an order of its own is clearly faster."""
+    own = _fastest([one for one in rates if LOADERS[one.loader].own_order])
+    ratio = 0.0 if own is None else own.images_per_second / best.images_per_second
+    if own is None or ratio < CLEARLY_FASTER:
         return []
     return [
-        f"{fastest.loader} is {_speed(fastest) / _speed(best):.2f} times as fast, in "
-        "an order of its own: a run can't change to it or from it midway."
+        f"{own.loader} is {ratio:.2f} times as fast, in an order of its own: a run "
+        "can't change to it or from it midway."
     ]
 
 
-def _prefetch(found: Measurements, best: LoaderRate) -> tuple[int, str]:
-    """More of it evens out a loader that is fast enough only on average."""
-    for phase in PHASES:
-        end = found.training.end_to_end.get(phase)
-        step = found.training.step[phase].images_per_second
-        if end is None or limit(found, phase) != "step":
-            continue
-        if end.wait_share > _WAITS and _speed(best) > _CLEARLY * step:
+def _prefetch(measurements: Measurements, best: LoaderRate) -> tuple[int, str]:
+    """Batches to load ahead: more evens out a loader that is fast only on average."""
+    training = measurements.training
+    limits = {phase: limit(measurements, phase) for phase in PHASES}
+    for phase in [phase for phase in PHASES if phase in training.end_to_end]:
+        end = training.end_to_end[phase]
+        ceiling = CLEARLY_FASTER * training.step[phase].images_per_second
+        fast_enough = limits[phase] == "step" and best.images_per_second > ceiling
+        if fast_enough and end.wait_share > _WAITS:
             return _MORE_PREFETCH, (
                 f"Prefetch {_MORE_PREFETCH}: the loader is faster than the step on "
                 f"average, and yet the step waited {end.wait_share:.0%} of the time."
             )
-    if any(limit(found, phase) != "step" for phase in PHASES):
+    if any(stage != "step" for stage in limits.values()):
         return _PREFETCH, (
             f"Prefetch {_PREFETCH}: more would fill only once and then wait, too, as "
             "the step is faster than what loads."
         )
-    share = max((e.wait_share for e in found.training.end_to_end.values()), default=0.0)
+    share = max((end.wait_share for end in training.end_to_end.values()), default=0.0)
     return _PREFETCH, (
         f"Prefetch {_PREFETCH}: the step waited {share:.1%} of the time with it."
     )
 
 
-def _batch_size(found: Measurements) -> tuple[int, str]:
+def _batch_size(measurements: Measurements) -> tuple[int, str]:
     """What was asked for, unless memory forbids it: it is part of the recipe."""
-    training, wanted = found.training, found.batch_size
+    training, wanted = measurements.training, measurements.batch_size
     used, total = training.memory.gpu, training.memory.gpu_total
     if training.out_of_memory:
         return training.batch, (
             f"Batch size {training.batch}: {wanted} do not fit in the GPU's memory."
         )
-    if used is None and peak_at(found) > found.memory_granted:
+    if used is None and peak_at(measurements) > measurements.memory_granted:
         return wanted, (
-            f"Batch size: {wanted} would take about {gib(peak_at(found))}, more than "
-            "there is: choose a smaller one."
+            f"Batch size: {wanted} would take about "
+            f"{format_gib(peak_at(measurements))}, more than there is: choose a "
+            "smaller one."
         )
     fits = "it fits"
     if used is not None and total:
@@ -179,81 +181,3 @@ def _batch_size(found: Measurements) -> tuple[int, str]:
     return wanted, (
         f"Batch size {wanted}: {fits}, and another needs another learning rate."
     )
-
-
-def storing(found: Measurements) -> list[str]:
-    """Whether the images should be stored differently."""
-    if found.data is None:
-        return []
-    storage, data = found.data.storage, found.data
-    sentences = [_change_sentence(change, data.shape) for change in storage.changes]
-    if data.resized_to and not data.asked:
-        sentences.append(
-            f"The images have {data.sizes} different sizes, so training needs "
-            f"--image-size; measured with {data.resized_to}. Resized once, by "
-            f"scripts/shard.py --size {data.resized_to}, they load faster."
-        )
-    if not sentences:
-        return ["The images are stored well: baseline JPEGs of the size that is used."]
-    matters = [phase for phase in PHASES if limit(found, phase) != "step"]
-    if not matters and storage.changes:
-        sentences.append("As the step limits, none of that would be noticed here.")
-    return sentences
-
-
-def _change_sentence(change: Change, shape: tuple[int, int]) -> str:
-    name, share, times = change
-    faster = f"they would decode {times:.1f} times as fast (measured)"
-    if times < _CLEARLY:
-        faster = f"which costs next to nothing here ({times:.2f} times as fast without)"
-    height, width = shape
-    size = f"--size {height}" if height == width else "--size"
-    return {
-        "baseline": f"{share:.0%} of the images are progressive JPEGs: as baseline, "
-        f"which jpegtran makes of them without loss, {faster}.",
-        "4:2:0": f"{share:.0%} of the images are stored with full chroma (4:4:4): as "
-        f"4:2:0, {faster}; that loses colour detail.",
-        "smaller": f"{share:.0%} of the images have at least twice the pixels of the "
-        f"{width} x {height} that are used: stored at that size "
-        f"(scripts/shard.py {size}), {faster}.",
-    }[name]
-
-
-def memory(found: Measurements) -> list[str]:
-    """What training takes."""
-    training = found.training
-    peak = f"Memory: {gib(training.memory.peak)} with batches of {training.batch}"
-    if training.batch < found.batch_size and not training.out_of_memory:
-        peak += f", at most about {gib(peak_at(found))} with {found.batch_size}"
-    peak += f", of {gib(found.memory_granted)}."
-    used = training.memory.gpu
-    if used is None:
-        return [peak, "GPU memory: not measured, as there is no GPU in use."]
-    total = training.memory.gpu_total
-    return [peak, f"GPU memory: {gib(used)} of {gib(total or 0)}, beside CUDA's own."]
-
-
-def not_measured(found: Measurements) -> list[str]:
-    """Loaders that could not be had, and why."""
-    notes = found.loading.not_measured if found.loading else {}
-    return [f"Not measured: {name} ({note})." for name, note in notes.items()]
-
-
-def peak_at(found: Measurements) -> float:
-    """Bytes at the batch size that was asked for, if all but imports grew with it."""
-    memory = found.training.memory
-    grows = max(memory.peak - memory.before, 0)
-    return memory.before + grows * found.batch_size / found.training.batch
-
-
-def gib(number: float) -> str:
-    """Bytes for people."""
-    return f"{number / 2**30:.1f} GiB"
-
-
-def _workers(one: LoaderRate) -> int:
-    return one.workers
-
-
-def _speed(one: LoaderRate) -> float:
-    return one.rate.images_per_second

@@ -59,7 +59,7 @@ def draw(path: Path, stages: Sequence[Stage], title: str, caption: str) -> None:
     Args:
         path: of the PNG.
         stages: its bars, from top to bottom.
-        title: what they say.
+        title: what the bars show, in a few words.
         caption: the machine and what was measured.
 
     Raises:
@@ -67,13 +67,29 @@ def draw(path: Path, stages: Sequence[Stage], title: str, caption: str) -> None:
     """
     figure = Figure(figsize=(9, 1.9 + 0.3 * len(stages)), layout="constrained")
     axis = figure.subplots()
-    low, high = decades(stages)
     for place, stage in enumerate(stages):
         _bar(axis, place, stage)
     for stage in stages:
         if stage.kind == "step":  # the ceiling of what stands below it
             speed = stage.rate.images_per_second
             axis.axvline(speed, color=_COLOURS["step"], ls=":", lw=1, zorder=3)
+    _style(axis, stages)
+    kinds = dict.fromkeys(stage.kind for stage in stages)
+    figure.legend(
+        handles=[Patch(color=_COLOURS[kind], label=kind) for kind in kinds],
+        loc="outside lower center",
+        ncols=len(kinds),
+        frameon=False,
+        fontsize=8,
+    )
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    axis.set_title(caption, fontsize=8, color="0.35", loc="left")
+    _save(figure, path)
+
+
+def _style(axis: Axes, stages: Sequence[Stage]) -> None:
+    """Scales, labels and grid: logarithmic speeds, the first stage on top."""
+    low, high = decades(stages)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda speed, _: _decade(speed)))
     axis.set_xlim(low, high * 4)  # room for the numbers
@@ -87,17 +103,6 @@ def draw(path: Path, stages: Sequence[Stage], title: str, caption: str) -> None:
     axis.grid(axis="x", color="0.9", lw=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
-    kinds = dict.fromkeys(stage.kind for stage in stages)
-    figure.legend(
-        handles=[Patch(color=_COLOURS[kind], label=kind) for kind in kinds],
-        loc="outside lower center",
-        ncols=len(kinds),
-        frameon=False,
-        fontsize=8,
-    )
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-    axis.set_title(caption, fontsize=8, color="0.35", loc="left")
-    _save(figure, path)
 
 
 def _bar(axis: Axes, place: int, stage: Stage) -> None:
@@ -126,7 +131,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _share(speed: float, low: float, high: float) -> float:
-    """Of the way from low to high, on a logarithmic scale."""
+    """Share of the way from low to high on a logarithmic scale, 0 to 1."""
     return math.log(max(speed, low) / low) / math.log(high / low)
 
 

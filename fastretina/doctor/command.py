@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
@@ -23,7 +23,9 @@ from fastretina.recipe import STRONG, Arch
 if TYPE_CHECKING:
     from fastretina.doctor.advice import Advice
     from fastretina.doctor.measurements import Measurements
-    from fastretina.doctor.sample import ImageSample
+    from fastretina.doctor.sample import ExaminedShards
+    from fastretina.measure.forecast import Forecast
+    from fastretina.nn.device import Compute
 
 PROG = "python -m fastretina.doctor"
 ABOUT = f"""Measure every stage that an image goes through, from the disk to the trained
@@ -91,55 +93,43 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     return cli.run(command, Options, argv, prog=prog, about=ABOUT)
 
 
-def command(options: Options) -> dict[str, Any]:
+def command(options: Options) -> dict[str, object]:
     """Measure, judge, draw, remember; returns what the JSON line holds.
 
     Raises:
         DataError: the shards or the device can't be used.
         OSError: the chart can't be written.
     """
-    from fastretina.doctor import text as wording
-    from fastretina.doctor.examination import Wanted, examine
+    from fastretina.doctor import text
     from fastretina.doctor.installation import inspect, load
     from fastretina.nn.device import choose
 
     begun = time.perf_counter()
     compute = choose(options.device, options.amp)
-    subject = _subject(options)
-    machine, checks = wording.machine(compute), inspect()
-    width = shutil.get_terminal_size().columns
-    print(f"{machine}\n\n{wording.installation(checks, width)}\n", flush=True)
-    wanted = Wanted(
-        subject=subject,
-        arch=options.arch,
-        compute=compute,
-        image_size=options.image_size,
-        batch_size=options.batch_size,
-        seconds=options.seconds,
-        tell=_tell,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # of broken metadata
-        found = examine(wanted)
+    shards = _shards(options)
+    machine, checks = text.describe_machine(compute), inspect()
+    columns = shutil.get_terminal_size().columns
+    print(f"{machine}\n\n{text.format_checks(checks, columns)}\n", flush=True)
+    measurements = _measure(options, compute, shards)
     quiet = load().state == "ok" and all(
         check.state == "ok" for check in checks if check.name == "load"
     )
     return {
-        "shards": None if subject is None else str(subject.shards),
+        "shards": None if shards is None else str(shards.folder),
         "machine": machine,
         "installation": {check.name: check[1:] for check in checks},
-        **_judge(found, options.out, machine, keep=quiet),
+        **_judge(measurements, options.out, machine, keep=quiet),
         "seconds": round(time.perf_counter() - begun, 1),
     }
 
 
-def _subject(options: Options) -> ImageSample | None:
+def _shards(options: Options) -> ExaminedShards | None:
     """The data set; None where none was named and there is none.
 
     Raises:
         NoShards: what was named is none.
     """
-    from fastretina.doctor.sample import look_at
+    from fastretina.doctor.sample import open_examined
 
     if options.shards is None and not Path(_SHARDS).exists():
         print(
@@ -148,47 +138,87 @@ def _subject(options: Options) -> ImageSample | None:
             file=sys.stderr,
         )
         return None
-    return look_at(options.shards or Path(_SHARDS), options.image_size)
+    return open_examined(options.shards or Path(_SHARDS), options.image_size)
+
+
+def _measure(
+    options: Options, compute: Compute, shards: ExaminedShards | None
+) -> Measurements:
+    """Measure every stage, on this data set or on made-up images."""
+    from fastretina.doctor.examination import Examination, examine
+
+    examination = Examination(
+        shards=shards,
+        arch=options.arch,
+        compute=compute,
+        image_size=options.image_size,
+        batch_size=options.batch_size,
+        seconds=options.seconds,
+        progress=_print_progress,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of broken metadata
+        return examine(examination)
 
 
 def _judge(
-    found: Measurements, out: Path, machine: str, *, keep: bool
-) -> dict[str, Any]:
-    """Show the verdict; returns its part of the JSON line."""
-    from fastretina.doctor import bottleneck as verdict
-    from fastretina.doctor import text as wording
+    measurements: Measurements, out: Path, machine: str, *, keep: bool
+) -> dict[str, object]:
+    """Print and draw what limits and what to use; returns its part of the JSON line."""
+    from fastretina.doctor import bottleneck
     from fastretina.doctor.advice import advise
-    from fastretina.doctor.chart import bars, draw
-    from fastretina.doctor.forecast import foreseen
-    from fastretina.doctor.measurements import stages, summary
+    from fastretina.doctor.forecast import forecast_run
 
-    recipe = replace(STRONG, arch=found.arch, batch_size=found.batch_size)
-    advice, ahead = advise(found), foreseen(found, recipe)
-    width = shutil.get_terminal_size().columns
-    print(f"{bars(stages(found), width, wording.block())}\n")
-    print(wording.told(found, advice, ahead, width))
-    if advice is not None:
-        print(f"\nUse: {advice.flags}")
-    title, about = verdict.headline(found), wording.about(found)
-    draw(out, stages(found), title, f"{about}\n{machine}")
-    print(f"Chart: {out}")
-    phases = tuple(found.training.step)
+    recipe = replace(STRONG, arch=measurements.arch, batch_size=measurements.batch_size)
+    advice, forecast = advise(measurements), forecast_run(measurements, recipe)
+    _show(measurements, advice, forecast)
+    _draw(measurements, out, machine)
+    phases = tuple(measurements.training.step)
     return {
-        **summary(found),
-        "limits": {phase: verdict.limit(found, phase) for phase in phases},
-        "to_win": {phase: round(verdict.to_win(found, phase), 3) for phase in phases},
+        **measurements.summary(),
+        "limits": {phase: bottleneck.limit(measurements, phase) for phase in phases},
+        "to_win": {
+            phase: round(bottleneck.to_win(measurements, phase), 3) for phase in phases
+        },
         "advice": advice.summary() if advice else None,
-        "forecast": ahead.summary() if ahead else None,
+        "forecast": forecast.summary() if forecast else None,
         "figure": str(out),
-        "remembered": _remember(found, advice, keep=keep),
+        "remembered": _remember(measurements, advice, keep=keep),
     }
 
 
-def _remember(found: Measurements, advice: Advice | None, *, keep: bool) -> str | None:
+def _show(
+    measurements: Measurements, advice: Advice | None, forecast: Forecast | None
+) -> None:
+    """Print the bars, the sentences and the flags to use."""
+    from fastretina.doctor import text
+    from fastretina.doctor.chart import bars
+
+    columns = shutil.get_terminal_size().columns
+    print(f"{bars(measurements.stages(), columns, text.block())}\n")
+    print(text.format_measurements(measurements, advice, forecast, columns))
+    if advice is not None:
+        print(f"\nUse: {advice.flags}")
+
+
+def _draw(measurements: Measurements, out: Path, machine: str) -> None:
+    """Write the chart as a PNG and name it."""
+    from fastretina.doctor.bottleneck import headline
+    from fastretina.doctor.chart import draw
+    from fastretina.doctor.text import describe_work
+
+    caption = f"{describe_work(measurements)}\n{machine}"
+    draw(out, measurements.stages(), headline(measurements), caption)
+    print(f"Chart: {out}")
+
+
+def _remember(
+    measurements: Measurements, advice: Advice | None, *, keep: bool
+) -> str | None:
     """Keep the best loader for ``--loader auto``; returns the file."""
     from fastretina.data.auto_loader import Choice, remember
 
-    if advice is None or found.data is None:
+    if advice is None or measurements.data is None:
         return None
     if not keep:
         print("Not kept for --loader auto, as something else was running.")
@@ -197,19 +227,19 @@ def _remember(found: Measurements, advice: Advice | None, *, keep: bool) -> str 
         loader=advice.loader,
         workers=advice.workers,
         images_per_second=round(advice.images_per_second, 1),
-        pixels=max(found.data.shape),
+        pixels=max(measurements.data.shape),
     )
     try:
-        path = remember(found.device, choice)
+        path = remember(measurements.device, choice)
     except OSError as error:
-        print(
-            f"note: not kept for --loader auto: {cli.describe(error)}", file=sys.stderr
-        )
+        reason = cli.describe(error)
+        print(f"note: not kept for --loader auto: {reason}", file=sys.stderr)
         return None
-    if path is not None:
-        print(f"Kept for --loader auto: {advice.loader}, in {path}")
-    return None if path is None else str(path)
+    if path is None:
+        return None
+    print(f"Kept for --loader auto: {advice.loader}, in {path}")
+    return str(path)
 
 
-def _tell(what: str) -> None:
-    print(f"measuring: {what}", file=sys.stderr)
+def _print_progress(stage: str) -> None:
+    print(f"measuring: {stage}", file=sys.stderr)

@@ -1,14 +1,28 @@
-"""All measurements, one after the other, in the time that is given."""
+"""All measurements, one after the other, in the time that is given.
+
+The shares of ``--seconds``::
+
+    sample 2 % --> storage --> loading 45 % --------------> training 40 %
+                               read decode batch ready      step, end to end
+
+Loading goes first, as workers should be forked before this process has threads.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fastretina.doctor.loader_rates import Bench, Tell, measure_loading
-from fastretina.doctor.measurements import DataSet, Measurements
-from fastretina.doctor.sample import ImageSample, sample
+from fastretina.doctor.loader_rates import measure_loading
+from fastretina.doctor.measurements import DataSet, Loading, Measurements
+from fastretina.doctor.sample import ExaminedShards, sample_jpegs
+from fastretina.doctor.setup import (
+    LoadingSetup,
+    Progress,
+    TrainingLoader,
+    TrainingSetup,
+)
 from fastretina.doctor.storage import changes, survey
-from fastretina.doctor.training_rates import Drill, Feed, measure_training
+from fastretina.doctor.training_rates import measure_training
 from fastretina.measure.machine import memory_granted
 from fastretina.nn.device import Compute
 from fastretina.recipe import Arch
@@ -18,94 +32,109 @@ _MADE_UP = 512  # pixels, where there are no shards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """What is to be examined.
+class Examination:
+    """What is to be measured.
 
     Attributes:
-        subject: the data set; None measures training alone, on made-up images.
+        shards: the data set; None measures training alone, on made-up images.
         arch: the network.
-        compute: where it is trained.
-        image_size: of made-up images, pixels.
-        batch_size: images.
+        compute: device and precision of training.
+        image_size: side of made-up images, pixels; None takes 512.
+        batch_size: images of a step.
         seconds: for all of it, about.
-        tell: called with what is going on.
+        progress: called with what is measured next.
     """
 
-    subject: ImageSample | None
+    shards: ExaminedShards | None
     arch: Arch
     compute: Compute
     image_size: int | None
     batch_size: int
     seconds: float
-    tell: Tell
+    progress: Progress
 
 
-def examine(wanted: Wanted) -> Measurements:
-    """Measure everything; loading first, as forks should come before threads.
+def examine(examination: Examination) -> Measurements:
+    """Measure everything.
 
     Raises:
         SampleError: an image can't be decoded.
     """
-    if wanted.subject is None:
-        side = wanted.image_size or _MADE_UP
-        return _found(wanted, _drill(wanted, (side, side), 0.6), None, None)
-    wanted.tell("sampling")
-    bench = Bench(
-        subject=wanted.subject,
-        jpegs=sample(wanted.subject, 0.02 * wanted.seconds),
-        compute=wanted.compute,
-        batch_size=wanted.batch_size,
-        cores=granted_cores(),
-        seconds=0.45 * wanted.seconds,
-        tell=wanted.tell,
-    )
-    drill = _drill(wanted, wanted.subject.shape, 0.4)
-    return _found(wanted, drill, bench, _data(bench))
+    shards = examination.shards
+    if shards is None:
+        side = examination.image_size or _MADE_UP
+        training = _training_setup(examination, (side, side), 0.6)
+        return _measure(examination, training, None)
+    training = _training_setup(examination, shards.shape, 0.4)
+    return _measure(examination, training, _loading_setup(examination, shards))
 
 
-def _found(
-    wanted: Wanted, drill: Drill, bench: Bench | None, data: DataSet | None
+def _measure(
+    examination: Examination, training: TrainingSetup, setup: LoadingSetup | None
 ) -> Measurements:
-    loading = None if bench is None else measure_loading(bench)
-    feed = None
-    if bench is not None and loading is not None and loading.ready is not None:
-        feed = Feed(bench, loading.ready.loader, loading.ready.workers)
+    data = None if setup is None else _data_set(setup)
+    loading = None if setup is None else measure_loading(setup)
+    loader = _training_loader(setup, loading)
     return Measurements(
-        arch=wanted.arch,
-        device=str(wanted.compute.device),
+        arch=examination.arch,
+        device=str(examination.compute.device),
         cores=granted_cores(),
         memory_granted=memory_granted(),
-        batch_size=wanted.batch_size,
+        batch_size=examination.batch_size,
         data=data,
         loading=loading,
-        training=measure_training(drill, feed),
+        training=measure_training(training, loader),
     )
 
 
-def _drill(wanted: Wanted, shape: tuple[int, int], share: float) -> Drill:
-    return Drill(
-        arch=wanted.arch,
+def _training_loader(
+    setup: LoadingSetup | None, loading: Loading | None
+) -> TrainingLoader | None:
+    """The best loader of those that were measured, if any was."""
+    if setup is None or loading is None or loading.ready is None:
+        return None
+    return TrainingLoader(setup, loading.ready.loader, loading.ready.workers)
+
+
+def _loading_setup(examination: Examination, shards: ExaminedShards) -> LoadingSetup:
+    examination.progress("sampling")
+    return LoadingSetup(
+        shards=shards,
+        jpegs=sample_jpegs(shards, 0.02 * examination.seconds),
+        compute=examination.compute,
+        batch_size=examination.batch_size,
+        cores=granted_cores(),
+        seconds=0.45 * examination.seconds,
+        progress=examination.progress,
+    )
+
+
+def _training_setup(
+    examination: Examination, shape: tuple[int, int], share: float
+) -> TrainingSetup:
+    return TrainingSetup(
+        arch=examination.arch,
         shape=shape,
-        compute=wanted.compute,
-        batch_size=wanted.batch_size,
-        seconds=share * wanted.seconds,
-        tell=wanted.tell,
+        compute=examination.compute,
+        batch_size=examination.batch_size,
+        seconds=share * examination.seconds,
+        progress=examination.progress,
     )
 
 
-def _data(bench: Bench) -> DataSet:
+def _data_set(setup: LoadingSetup) -> DataSet:
     """The data set, and how its images are stored."""
-    subject = bench.subject
-    bench.tell("how the images are stored")
-    storage = survey(bench.jpegs, subject.shape)
-    better = tuple(changes(bench.jpegs, subject.shape, bench.cores))
+    shards = setup.shards
+    setup.progress("how the images are stored")
+    storage = survey(setup.jpegs, shards.shape)
+    better = tuple(changes(setup.jpegs, shards.shape, setup.cores))
     return DataSet(
-        train=subject.train,
-        test=subject.test,
-        bytes=subject.bytes,
-        shape=subject.shape,
-        sizes=subject.sizes,
-        resized_to=subject.image_size,
-        asked=subject.asked,
+        train=shards.train,
+        test=shards.test,
+        bytes=shards.bytes,
+        shape=shards.shape,
+        sizes=shards.sizes,
+        resized_to=shards.image_size,
+        asked=shards.asked,
         storage=replace(storage, changes=better),
     )

@@ -1,7 +1,7 @@
 """What is installed and what this process was granted: fine, doubtful or broken.
 
-Each check is a function of what was found, so that it can be tried for machines that
-are not here; ``inspect`` finds it.
+Each check is a function of plain values, so that it can be tried for machines that are
+not here; ``inspect`` looks up the values of this one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _BUSY, _LOOK = 0.2, 0.5  # share of the cores; seconds to look
 
 
 class Check(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: of it.
+        name: of what was checked, e.g. ``Pillow``.
         state: ``ok``, ``warn`` (it works, but) or ``fail`` (something won't work).
-        line: what was found, with the remedy where there is one.
+        line: what there is, with the remedy where one is needed.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Check(NamedTuple):
 
 
 def inspect() -> list[Check]:
-    """Look at everything."""
+    """Every check, on this machine."""
     sees = torch.cuda.is_available()
     there = sees or Path("/dev/nvidia0").exists()
-    dali = {name: found for name in _DALI if (found := installed(name))}
+    dali = {name: number for name in _DALI if (number := installed(name))}
     return [
-        versions(package_facts()),
+        versions(package_facts().versions()),
         loaders_that_run({name: missing(name) for name in LOADERS}),
         cuda(torch.version.cuda, dali, there=there, sees=sees),
         pillow(
@@ -69,14 +69,14 @@ def inspect() -> list[Check]:
 
 
 def load() -> Check:
-    """Look for half a second at what else runs here."""
+    """The check of what else runs here, which takes half a second."""
     return busy(_busy_cores(), granted_cores())
 
 
-def versions(facts: Mapping[str, object]) -> Check:
-    """What there is, for a bug report."""
-    told = [f"{name} {found}" for name, found in facts.items() if name != "loaders"]
-    return Check("versions", "ok", ", ".join(told))
+def versions(packages: Mapping[str, str]) -> Check:
+    """The versions of Python and all packages, for a bug report."""
+    line = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return Check("versions", "ok", line)
 
 
 def loaders_that_run(notes: Mapping[str, str | None]) -> Check:
@@ -97,12 +97,12 @@ def cuda(
 
     Args:
         torch_cuda: version that torch was built for; None for a build without.
-        dali: installed distributions of DALI, with their versions.
+        dali: name of each installed distribution of DALI to its version.
         there: whether the machine has an NVIDIA GPU.
         sees: whether torch can use it.
     """
     built = f"torch for CUDA {torch_cuda}" if torch_cuda else "torch without CUDA"
-    flavours = ", ".join(f"{name} {found}" for name, found in dali.items())
+    flavours = ", ".join(f"{name} {version}" for name, version in dali.items())
     pair = f"{built}, {flavours or 'no DALI'}"
     extra = "dali-cuda13" if (torch_cuda or "").startswith("13") else "dali"
     if len(dali) > 1:
@@ -128,7 +128,7 @@ def pillow(version: str, plain: str | None, simd: str | None, *, turbo: bool) ->
     """Which Pillow it is that the ``pil`` loader decodes with.
 
     Args:
-        version: that PIL tells of itself; ``.post`` is pillow-simd's.
+        version: of PIL, by its own account; ``.post`` is pillow-simd's.
         plain: version of the distribution pillow, if installed.
         simd: version of pillow-simd, if installed.
         turbo: whether it was built with libjpeg-turbo.
@@ -228,7 +228,7 @@ def _file_limit() -> int | None:
 
 def _free_shared_memory() -> int | None:
     try:
-        told = os.statvfs("/dev/shm")
+        status = os.statvfs("/dev/shm")
     except (OSError, AttributeError):
         return None
-    return told.f_bavail * told.f_frsize
+    return status.f_bavail * status.f_frsize

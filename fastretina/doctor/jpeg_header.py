@@ -30,7 +30,7 @@ class JpegHeader:
         frame: the second byte of its SOF marker, 0xC0 for baseline.
         width: pixels.
         height: pixels.
-        sampling: each component's horizontal and vertical factor.
+        sampling: horizontal and vertical sampling factor of each component.
     """
 
     frame: int

@@ -1,78 +1,48 @@
-"""How fast images are read, decoded, gathered in batches and made ready."""
+"""How fast images are read, decoded, gathered in batches and made ready.
+
+Each stage includes those before it, but for *decode*, which is libjpeg-turbo alone on
+bytes in memory: the ceiling of every loader on as many cores::
+
+    read ----> decode ----> batch --------------> ready
+    one thread 1 to all     every loader,         the best loader,
+    cold, warm cores        1 to all workers      normalised
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from fastretina.doctor.advice import best_loader
-from fastretina.doctor.measurements import LoaderRate, Loading
-from fastretina.doctor.sample import ImageSample
+from fastretina.doctor.measurements import LoaderRate, Loading, format_count
+from fastretina.doctor.setup import LoadingSetup
 from fastretina.measure import page_cache
 from fastretina.measure.ceilings import decode_only
 from fastretina.measure.rounds import Line, Rate, drain, rounds
-from fastretina.nn.device import Compute
-from fastretina.recipe import STRONG
-from loaders import LOADERS, Loader, LoaderConfig, make_loader, missing
+from loaders import LOADERS, Loader, make_loader, missing
 from loaders.errors import DataError
-
-Tell = Callable[[str], None]
 
 _FORKING = ("pil",)  # before DALI has threads, beside which a fork might hang
 _ROUND = 0.5  # seconds of an epoch that is timed, at the speed of decoding alone
 _LEAST_BATCHES = 8
 _ROUNDS = 5
 _COLD_BYTES = 256 * 2**20
+_WARM_IMAGES = 2048
 _CHUNK = 32  # images between two looks at the clock
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bench:
-    """What loading is measured with.
-
-    Attributes:
-        subject: the data set.
-        jpegs: a sample of it.
-        compute: where the batches go.
-        batch_size: images.
-        cores: granted.
-        seconds: for all of it.
-        tell: called with what is going on.
-    """
-
-    subject: ImageSample
-    jpegs: Sequence[bytes]
-    compute: Compute
-    batch_size: int
-    cores: int
-    seconds: float
-    tell: Tell
-
-    def config(self, workers: int, batch_size: int | None = None) -> LoaderConfig:
-        """A loader's options as in training."""
-        return LoaderConfig(
-            batch_size=batch_size or self.batch_size,
-            image_size=self.subject.image_size,
-            shuffle=True,
-            hflip=STRONG.hflip,
-            vflip=STRONG.vflip,
-            device=str(self.compute.device),
-            workers=workers,
-        )
-
-
-def measure_loading(bench: Bench) -> Loading:
-    """All stages, each in its share of the time."""
-    seconds = bench.seconds
-    bench.tell("reading")
-    cold, warm = _read(bench, 0.08 * seconds)
-    bench.tell("decoding")
-    decode = _decode(bench, 0.12 * seconds)
-    ceiling = decode[bench.cores].images_per_second
-    images = max(round(_ROUND * ceiling), _LEAST_BATCHES * bench.batch_size)
-    race = _Race(bench, images)
+def measure_loading(setup: LoadingSetup) -> Loading:
+    """Measure all stages of loading, each in its share of the time."""
+    seconds = setup.seconds
+    setup.progress("reading")
+    cold = _read_cold(setup, 0.08 * seconds)
+    warm = _read_warm(setup, 0.024 * seconds)
+    setup.progress("decoding")
+    decode = _decode(setup, 0.12 * seconds)
+    ceiling = decode[setup.cores].images_per_second
+    images = max(round(_ROUND * ceiling), _LEAST_BATCHES * setup.batch_size)
+    race = _Race(setup, images)
     for names in _groups():
         race.run(names, 0.7 * seconds * len(names) / len(LOADERS))
     ready = _ready(race, 0.1 * seconds)
@@ -87,12 +57,13 @@ def measure_loading(bench: Bench) -> Loading:
 
 
 def counts(cores: int) -> list[int]:
-    """1, 2, 4 and so on up to all cores."""
+    """Numbers of workers to try: 1, 2, 4 and so on up to all cores."""
     powers = [2**power for power in range(cores.bit_length()) if 2**power < cores]
     return [*powers, cores]
 
 
 def _groups() -> list[list[str]]:
+    """The loaders that run here: first those that fork, then the others."""
     there = [name for name in LOADERS if missing(name) is None]
     groups = [
         [name for name in there if (name in _FORKING) is forking]
@@ -101,31 +72,38 @@ def _groups() -> list[list[str]]:
     return [group for group in groups if group]
 
 
-def _read(bench: Bench, seconds: float) -> tuple[Rate | None, Rate]:
-    """From the disk, where the page cache lets go of the shards, and from memory."""
-    subject = bench.subject
-    mean = sum(map(len, bench.jpegs)) / len(bench.jpegs)
-    images = min(len(subject.rows), max(int(_COLD_BYTES / mean), 1))
-    cold = None
-    if page_cache.drop(subject.files(images)):
-        with subject.part(images) as part:
-            rows = part.rows.tolist()
-            cold = Rate.of([_reading_speed(part.read, rows, seconds)])
-    with subject.part(images) as part:
-        rows = part.rows.tolist()[:2048]
+def _read_cold(setup: LoadingSetup, seconds: float) -> Rate | None:
+    """Images/s from the disk; None where the page cache keeps the shards."""
+    images = _images_to_read(setup)
+    if not page_cache.drop(setup.shards.files(images)):
+        return None
+    with setup.shards.part(images) as part:
+        return Rate.of([_reading_speed(part.read, part.rows.tolist(), seconds)])
+
+
+def _read_warm(setup: LoadingSetup, seconds: float) -> Rate:
+    """Images/s out of the page cache."""
+    with setup.shards.part(_images_to_read(setup)) as part:
+        rows = part.rows.tolist()[:_WARM_IMAGES]
 
         def read_all() -> int:
             for row in rows:
                 bytes(part.read(row))
             return len(rows)
 
-        return cold, Rate.of(rounds(read_all, 0.3 * seconds))
+        return Rate.of(rounds(read_all, seconds))
+
+
+def _images_to_read(setup: LoadingSetup) -> int:
+    """How many images make 256 MiB: one at least, and all of them at most."""
+    mean = sum(map(len, setup.jpegs)) / len(setup.jpegs)
+    return min(len(setup.shards.rows), max(int(_COLD_BYTES / mean), 1))
 
 
 def _reading_speed(
     read: Callable[[int], memoryview], rows: Sequence[int], seconds: float
 ) -> float:
-    """Images/s of one thread, of as many images as that time allows."""
+    """Images/s of one thread, over as many images as that time allows."""
     begun = time.perf_counter()
     for number, row in enumerate(rows, 1):
         bytes(read(row))
@@ -134,14 +112,15 @@ def _reading_speed(
     return number / max(time.perf_counter() - begun, 1e-9)
 
 
-def _decode(bench: Bench, seconds: float) -> dict[int, Rate]:
-    numbers = counts(bench.cores)
+def _decode(setup: LoadingSetup, seconds: float) -> dict[int, Rate]:
+    """The speed of decoding alone in 1, 2, 4 and more threads, up to all cores."""
+    numbers = counts(setup.cores)
     share = seconds / len(numbers)
 
     def decoding(threads: int) -> Callable[[], int]:
         def work() -> int:
-            decode_only(bench.jpegs, threads)
-            return len(bench.jpegs)
+            decode_only(setup.jpegs, threads)
+            return len(setup.jpegs)
 
         return work
 
@@ -149,90 +128,88 @@ def _decode(bench: Bench, seconds: float) -> dict[int, Rate]:
 
 
 def _ready(race: _Race, seconds: float) -> LoaderRate | None:
-    """The best loader of the common order, normalised."""
+    """The speed to *ready* of the best loader of the common order; None if it fails."""
     best = best_loader(race.rates())
     if best is None:
         return None
-    race.bench.tell(f"{best.loader} to ready")
-    found = _Race(race.bench, race.images)
-    found.lap([best.loader], best.workers, seconds, "ready")
-    return found.rates()[0] if found.rates() else None
+    race.setup.progress(f"{best.loader} to ready")
+    alone = _Race(race.setup, race.images)
+    alone.time_rounds([best.loader], best.workers, seconds, "ready")
+    return next(iter(alone.rates()), None)
 
 
 class _Race:
     """Loaders that take turns, each with its epochs.
 
     Attributes:
-        bench: what is measured with.
+        setup: what is measured with.
         images: of an epoch, with all workers.
-        failed: loader to the reason.
+        failed: name of a loader to the reason why it could not be measured.
     """
 
-    def __init__(self, bench: Bench, images: int) -> None:
-        self.bench = bench
+    def __init__(self, setup: LoadingSetup, images: int) -> None:
+        self.setup = setup
         self.images = images
         self.failed = {name: note for name in LOADERS if (note := missing(name))}
         self._speeds: dict[tuple[str, int], list[float]] = {}
 
     def rates(self) -> list[LoaderRate]:
         """What was measured so far, in the order of ``LOADERS``."""
-        found = [
+        rates = [
             LoaderRate(name, workers, Rate.of(speeds))
             for (name, workers), speeds in self._speeds.items()
         ]
         names = list(LOADERS)
-        return sorted(found, key=lambda one: (names.index(one.loader), one.workers))
+        return sorted(rates, key=lambda one: (names.index(one.loader), one.workers))
 
     def run(self, names: Sequence[str], seconds: float) -> None:
-        """All workers first, then one, then what lies between while there is time."""
-        numbers = counts(self.bench.cores)
+        """Time all workers first, then one, then what lies between while time lasts."""
+        numbers = counts(self.setup.cores)
         deadline = time.monotonic() + seconds
         for number in dict.fromkeys([numbers[-1], numbers[0], *numbers[::-1]]):
             left = deadline - time.monotonic()
             if number == numbers[-1] or left > 0.15 * seconds:
-                words = f"{', '.join(names)} with {number} workers"
-                self.bench.tell(words if number > 1 else words.removesuffix("s"))
-                self.lap(names, number, left * 0.55 if numbers[1:] else left, "batch")
+                workers = format_count(number, "worker")
+                self.setup.progress(f"{', '.join(names)} with {workers}")
+                share = left * 0.55 if numbers[1:] else left
+                self.time_rounds(names, number, share, "batch")
 
-    def lap(
+    def time_rounds(
         self, names: Sequence[str], workers: int, seconds: float, line: Line
     ) -> None:
-        """Epochs of every loader, in turn, until the time is over."""
-        bench = self.bench
-        share = workers / bench.cores
-        least = _LEAST_BATCHES // 2 * bench.batch_size
-        images = max(round(self.images * share), least)
+        """Time epochs of the loaders in turn while time lasts, one each at least."""
         deadline = time.monotonic() + seconds
         with ExitStack() as opened:
-            loaders: dict[str, Loader] = {}
-            for name in names:
-                with _Noting(self.failed, name):
-                    part = opened.enter_context(bench.subject.part(images))
-                    loader = make_loader(name, part, "train", bench.config(workers))
-                    opened.enter_context(loader)
-                    drain(loader, 0, bench.compute, line)
-                    loaders[name] = loader
+            loaders = self._open(opened, names, workers, line)
             for number in range(1, _ROUNDS + 1):
                 for name, loader in loaders.items():
                     if number > 1 and time.monotonic() > deadline:
                         return
-                    with _Noting(self.failed, name):
-                        taken, spent = drain(loader, number, bench.compute, line)
+                    with self._noting(name):
+                        epoch = drain(loader, number, self.setup.compute, line)
                         speeds = self._speeds.setdefault((name, workers), [])
-                        speeds.append(taken / max(spent, 1e-9))
+                        speeds.append(epoch.images_per_second)
 
+    def _open(
+        self, opened: ExitStack, names: Sequence[str], workers: int, line: Line
+    ) -> dict[str, Loader]:
+        """Open the loaders and take a first epoch of each, which is not timed."""
+        setup, loaders = self.setup, {}
+        least = _LEAST_BATCHES // 2 * setup.batch_size
+        images = max(round(self.images * workers / setup.cores), least)
+        for name in names:
+            with self._noting(name):
+                part = opened.enter_context(setup.shards.part(images))
+                loader = make_loader(name, part, "train", setup.config(workers))
+                opened.enter_context(loader)
+                drain(loader, 0, setup.compute, line)
+                loaders[name] = loader
+        return loaders
 
-class _Noting:
-    """Notes why a loader can't be measured, as the others go on."""
-
-    def __init__(self, notes: dict[str, str], name: str) -> None:
-        self._notes, self._name = notes, name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: object, trace: object) -> bool:
-        if isinstance(error, (DataError, RuntimeError)):
-            self._notes.setdefault(self._name, str(error).partition("\n")[0])
-            return True
-        return False
+    @contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        """Note why a loader can't be measured, as the others go on."""
+        try:
+            yield
+        except (DataError, RuntimeError) as error:
+            self.failed.setdefault(name, str(error).partition("\n")[0])

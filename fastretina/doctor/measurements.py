@@ -1,30 +1,52 @@
-"""All that the doctor has measured, as plain numbers to judge by."""
+"""All that the doctor has measured, as plain numbers to judge by.
+
+What it times, each stage up to its finish line::
+
+    disk --> bytes --> pixels --> uint8 batch --> normalised --> trained on
+       read      decode      batch          ready          step
+       |                                                      |
+       '------------------------ end to end ------------------'
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 from fastretina.doctor.storage import Storage
 from fastretina.measure.rounds import Rate
 from fastretina.recipe import PHASES, Arch, Phase
 
+CLEARLY_FASTER = 1.10  # times as fast: more than what chance does to a median
+
+StageKind = Literal["read", "decode", "batch", "ready", "step", "end to end"]
+
 
 class LoaderRate(NamedTuple):
-    """How fast a loader is with so many workers."""
+    """The speed of a loader with some number of workers."""
 
     loader: str
     workers: int
     rate: Rate
 
+    @property
+    def images_per_second(self) -> float:
+        """The median of the loader's rounds, images/s."""
+        return self.rate.images_per_second
+
+    @property
+    def words(self) -> str:
+        """The loader and its workers, e.g. ``turbo, 2 workers``."""
+        return f"{self.loader}, {format_count(self.workers, 'worker')}"
+
 
 class EndToEnd(NamedTuple):
-    """Training steps that a loader feeds.
+    """The speed of training steps that a loader feeds.
 
     Attributes:
-        rate: of training.
-        wait_share: of the time that the step waited for the loader, 0 to 1.
+        rate: images/s that were trained on.
+        wait_share: share of the time that the step waited for the loader, 0 to 1.
     """
 
     rate: Rate
@@ -33,18 +55,18 @@ class EndToEnd(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSet:
-    """What is trained on.
+    """The data set that is trained on.
 
     Attributes:
         train: images of the training split.
         test: images of the test split.
-        bytes: of all shards.
-        shape: height and width that are delivered, pixels.
+        bytes: size of all shards.
+        shape: height and width in which images are delivered, pixels.
         sizes: distinct sizes that the training images have.
         resized_to: pixels square, where the images are resized while loading.
-        asked: whether that was asked for; otherwise the images' sizes made it
-            necessary.
-        storage: of a sample.
+        asked: whether resizing was asked for; otherwise the images' different sizes
+            made it necessary.
+        storage: how a sample of the images is stored.
     """
 
     train: int
@@ -59,16 +81,16 @@ class DataSet:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loading:
-    """How fast images come to be.
+    """How fast images are loaded, stage by stage.
 
     Attributes:
-        read_warm: bytes out of the page cache, one thread.
-        read_cold: bytes from the disk, one thread; None where the cache can't be
-            emptied.
-        decode: threads to libjpeg-turbo alone on that many.
-        batch: each loader, with different numbers of workers.
-        ready: the best loader of the common order, normalised.
-        not_measured: loader to the reason.
+        read_warm: images/s that one thread reads out of the page cache.
+        read_cold: images/s that one thread reads from the disk; None where the cache
+            can't be emptied.
+        decode: number of threads to images/s of libjpeg-turbo alone.
+        batch: each loader's speed to *batch*, with different numbers of workers.
+        ready: speed to *ready* of the best loader of the common order.
+        not_measured: name of a loader to the reason why it has no speed.
     """
 
     read_warm: Rate
@@ -81,13 +103,13 @@ class Loading:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """What training takes, bytes.
+    """Bytes of memory that training takes.
 
     Attributes:
-        before: of the process with all that is imported.
+        before: of the process, with all that is imported, before training.
         peak: of the process and its workers while training.
-        gpu: of the GPU's, torch's and DALI's; None without a GPU.
-        gpu_total: that the GPU has.
+        gpu: taken on the GPU by torch and DALI; None without a GPU.
+        gpu_total: that the GPU has; None without a GPU.
     """
 
     before: int
@@ -104,9 +126,9 @@ class TrainingRates:
         shape: height and width of the images, pixels.
         batch: images of a step that was timed; fewer than wanted where that would have
             taken too long, or where more do not fit.
-        step: each phase, on a batch that is there.
-        end_to_end: each phase, fed by the best loader.
-        memory: while training the whole network.
+        step: phase to the speed of steps on a batch that is on the device already.
+        end_to_end: phase to the speed of steps that the best loader feeds.
+        memory: bytes taken while the whole network is trained.
         out_of_memory: whether a batch of the size that was asked for does not fit.
     """
 
@@ -118,19 +140,33 @@ class TrainingRates:
     out_of_memory: bool = False
 
 
+class Stage(NamedTuple):
+    """A bar of the chart.
+
+    Attributes:
+        kind: the stage that was timed.
+        name: the kind with loader, workers or phase, e.g. ``step, head``.
+        rate: the speed of the stage.
+    """
+
+    kind: StageKind
+    name: str
+    rate: Rate
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurements:
-    """Everything.
+    """Everything that one run of the doctor measured.
 
     Attributes:
         arch: the network.
-        device: that it was trained on.
-        cores: granted.
-        memory_granted: bytes.
-        batch_size: that was asked for.
-        data: None where there are no shards, and then nothing was loaded.
-        loading: of it.
-        training: on it, or on made-up images.
+        device: the device that it was trained on.
+        cores: that this process was granted.
+        memory_granted: to this process, bytes.
+        batch_size: images of a step, as asked for.
+        data: the data set; None where there are no shards.
+        loading: speeds of loading; None where there are no shards.
+        training: speeds of training on the data set, or on made-up images.
     """
 
     arch: Arch
@@ -147,74 +183,65 @@ class Measurements:
         """Whether the network does not share the processor with the loader."""
         return not self.device.startswith("cpu")
 
+    def training_speed(self, phase: Phase) -> float:
+        """Images/s of a phase: measured end to end, else as the slower part allows."""
+        training = self.training
+        if phase in training.end_to_end:
+            return training.end_to_end[phase].rate.images_per_second
+        step = training.step[phase].images_per_second
+        ready = self.loading.ready if self.loading else None
+        return min(step, ready.images_per_second) if ready else step
 
-class Stage(NamedTuple):
-    """A bar of the chart.
+    def stages(self) -> list[Stage]:
+        """What was measured, in the order in which an image goes through it."""
+        loading = [] if self.loading is None else _loading_stages(self.loading)
+        return [*loading, *_training_stages(self.training)]
 
-    Attributes:
-        kind: read, decode, batch, ready, step or end to end.
-        name: for people.
-        rate: of it.
-    """
+    def summary(self) -> dict[str, object]:
+        """The numbers under their JSON keys."""
+        data, training = self.data, self.training
+        ends = training.end_to_end.items()
+        return {
+            "arch": self.arch,
+            "device": self.device,
+            "batch_size": self.batch_size,
+            "step_batch": training.batch,
+            "train_images": data.train if data else None,
+            "image_shape": training.shape,
+            "storage": data.storage.summary() if data else None,
+            "stages": [
+                {"stage": stage.kind, "name": stage.name, **stage.rate.summary()}
+                for stage in self.stages()
+            ],
+            "wait_share": {phase: round(end.wait_share, 4) for phase, end in ends},
+            "not_measured": dict(self.loading.not_measured) if self.loading else {},
+            "peak_bytes": training.memory.peak,
+            "gpu_bytes": training.memory.gpu,
+        }
 
-    kind: str
-    name: str
-    rate: Rate
+
+def format_count(number: int, noun: str) -> str:
+    """A number with its noun, e.g. ``1 thread`` or ``2 threads``."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
-def stages(found: Measurements) -> list[Stage]:
-    """What was measured, in the order in which an image goes through it."""
-    loading, training = found.loading, found.training
-    bars: list[Stage] = []
-    if loading is not None:
-        if loading.read_cold is not None:
-            bars.append(Stage("read", "read from disk", loading.read_cold))
-        bars.append(Stage("read", "read from cache", loading.read_warm))
-        for threads, rate in sorted(loading.decode.items()):
-            bars.append(Stage("decode", f"decode, {_counted(threads, 'thread')}", rate))
-        for loader, workers, rate in loading.batch:
-            bars.append(
-                Stage("batch", f"batch, {loader}, {_counted(workers, 'worker')}", rate)
-            )
-        if loading.ready is not None:
-            loader, workers, rate = loading.ready
-            bars.append(
-                Stage("ready", f"ready, {loader}, {_counted(workers, 'worker')}", rate)
-            )
+def _loading_stages(loading: Loading) -> Iterator[Stage]:
+    if loading.read_cold is not None:
+        yield Stage("read", "read from disk", loading.read_cold)
+    yield Stage("read", "read from cache", loading.read_warm)
+    for threads, rate in sorted(loading.decode.items()):
+        yield Stage("decode", f"decode, {format_count(threads, 'thread')}", rate)
+    for one in loading.batch:
+        yield Stage("batch", f"batch, {one.words}", one.rate)
+    if loading.ready is not None:
+        yield Stage("ready", f"ready, {loading.ready.words}", loading.ready.rate)
+
+
+def _training_stages(training: TrainingRates) -> Iterator[Stage]:
     for phase in PHASES:
         if phase in training.step:
-            bars.append(Stage("step", f"step, {phase}", training.step[phase]))
+            yield Stage("step", f"step, {phase}", training.step[phase])
     for phase in PHASES:
         if phase in training.end_to_end:
             end = training.end_to_end[phase]
-            bars.append(Stage("end to end", f"end to end, {phase}", end.rate))
-    return bars
-
-
-def summary(found: Measurements) -> dict[str, Any]:
-    """The numbers as the JSON line holds them."""
-    data, memory = found.data, found.training.memory
-    return {
-        "arch": found.arch,
-        "device": found.device,
-        "batch_size": found.batch_size,
-        "step_batch": found.training.batch,
-        "train_images": data.train if data else None,
-        "image_shape": found.training.shape,
-        "storage": data.storage.summary() if data else None,
-        "stages": [
-            {"stage": bar.kind, "name": bar.name, **bar.rate.summary()}
-            for bar in stages(found)
-        ],
-        "wait_share": {
-            phase: round(end.wait_share, 4)
-            for phase, end in found.training.end_to_end.items()
-        },
-        "not_measured": dict(found.loading.not_measured) if found.loading else {},
-        "peak_bytes": memory.peak,
-        "gpu_bytes": memory.gpu,
-    }
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number > 1 else ''}"
+            yield Stage("end to end", f"end to end, {phase}", end.rate)

@@ -1,4 +1,4 @@
-"""The data set that the doctor looks at, and a sample of its images."""
+"""The data set that the doctor examines, and a sample of its images."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 
+from loaders.arrays import Int64
 from loaders.errors import ShardError
 from loaders.shards import ShardSplit, open_split
 
 _USUAL = 512  # pixels, where sizes differ and none is asked for
-_SAMPLE = 512
+_MOST_JPEGS, _LEAST_JPEGS = 512, 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageSample:
-    """A data set.
+class ExaminedShards:
+    """A data set, with what loading and training on it depend on.
 
     Attributes:
-        shards: its folder.
-        rows: int64[n], the training images that fit into one batch.
+        folder: where the shards lie.
+        rows: int64[n], the rows of the training images in the split's index.
         train: images of the training split.
         test: images of the test split.
-        bytes: of all shards.
-        image_size: that images are resized to while loading; None keeps their size.
-        asked: whether that was asked for.
-        shape: height and width that are delivered, pixels.
+        bytes: size of all shards.
+        image_size: pixels square that images are resized to while loading; None keeps
+            their size.
+        asked: whether resizing was asked for.
+        shape: height and width in which images are delivered, pixels.
         sizes: distinct sizes of the training images.
     """
 
-    shards: Path
-    rows: npt.NDArray[np.int64]
+    folder: Path
+    rows: Int64
     train: int
     test: int
     bytes: int
@@ -47,9 +48,9 @@ class ImageSample:
 
     @contextmanager
     def part(self, images: int | None = None) -> Iterator[ShardSplit]:
-        """The first training images, or all of them."""
+        """Open the first training images, or all of them."""
         with (
-            open_split(self.shards, "train") as split,
+            open_split(self.folder, "train") as split,
             split.select(self.rows[:images]) as part,
         ):
             yield part
@@ -58,25 +59,25 @@ class ImageSample:
         """The tars that the first training images lie in."""
         with self.part(images) as part:
             numbers = np.unique(part.shard_of(part.rows)).tolist()
-            return [self.shards / part.shards[number].name for number in numbers]
+            return [self.folder / part.shards[number].name for number in numbers]
 
 
-def look_at(shards: Path, image_size: int | None) -> ImageSample:
-    """Open a data set.
+def open_examined(folder: Path, image_size: int | None) -> ExaminedShards:
+    """Look at a data set, to be loaded at some size or as it is.
 
     Raises:
         ShardError: it can't be used.
     """
-    with open_split(shards, "train") as train, open_split(shards, "test") as test:
+    with open_split(folder, "train") as train, open_split(folder, "test") as test:
         if not len(train):
-            raise ShardError(f"{shards} has no train samples")
+            raise ShardError(f"{folder} has no train samples")
         sizes = train.dimensions
         asked = image_size is not None
         if image_size is None and len(sizes) > 1:
             image_size = _USUAL
         shape = sizes[0] if image_size is None else (image_size, image_size)
-        return ImageSample(
-            shards=shards,
+        return ExaminedShards(
+            folder=folder,
             rows=train.rows,
             train=len(train),
             test=len(test),
@@ -88,18 +89,18 @@ def look_at(shards: Path, image_size: int | None) -> ImageSample:
         )
 
 
-def sample(subject: ImageSample, seconds: float) -> list[bytes]:
+def sample_jpegs(shards: ExaminedShards, seconds: float) -> list[bytes]:
     """JPEGs from all over the data set, as many as decode in that time.
 
     Raises:
         SampleError: one can't be decoded; training would fail on it, too.
     """
-    wanted = min(_SAMPLE, len(subject.rows))
-    spread = np.linspace(0, len(subject.rows) - 1, wanted).astype(int)
-    shuffled = np.random.default_rng(0).permutation(subject.rows[spread])
+    wanted = min(_MOST_JPEGS, len(shards.rows))
+    spread = np.linspace(0, len(shards.rows) - 1, wanted).astype(int)
+    shuffled = np.random.default_rng(0).permutation(shards.rows[spread])
     deadline = time.monotonic() + seconds
     jpegs: list[bytes] = []
-    with subject.part() as part:
+    with shards.part() as part:
         for row in shuffled.tolist():
             jpeg = bytes(part.read(row))
             try:
@@ -107,6 +108,6 @@ def sample(subject: ImageSample, seconds: float) -> list[bytes]:
             except ValueError as error:
                 raise part.failure(row, str(error)) from error
             jpegs.append(jpeg)
-            if time.monotonic() > deadline and len(jpegs) >= 16:
+            if time.monotonic() > deadline and len(jpegs) >= _LEAST_JPEGS:
                 break
     return jpegs

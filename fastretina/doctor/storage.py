@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -20,13 +20,16 @@ _ROUNDS = 3
 _OVERSIZED = 2.0  # times the pixels that are delivered
 
 
+Reencode = Callable[[bytes], bytes]  # a JPEG, encoded anew
+
+
 class Change(NamedTuple):
     """Another way to store some of the images.
 
     Attributes:
         name: ``baseline``, ``4:2:0`` or ``smaller``.
-        share: of the images that it is about, 0 to 1.
-        times: as fast as those images decode then; measured.
+        share: share of the images that would change, 0 to 1.
+        times: how many times as fast those images decode then; measured.
     """
 
     name: str
@@ -39,12 +42,12 @@ class Storage:
     """How a sample of the images is stored.
 
     Attributes:
-        images: looked at.
-        mean_bytes: of an image.
-        progressive: how many are.
+        images: how many were looked at.
+        mean_bytes: mean size of an image.
+        progressive: how many are progressive JPEGs.
         oversized: how many have at least twice the pixels that are delivered.
-        chroma: how many have each kind of chroma sampling.
-        changes: that would make decoding faster.
+        chroma: kind of chroma sampling to how many images have it.
+        changes: other ways to store them, with which decoding would be faster.
     """
 
     images: int
@@ -54,8 +57,8 @@ class Storage:
     chroma: dict[str, int]
     changes: tuple[Change, ...] = ()
 
-    def summary(self) -> dict[str, Any]:
-        """As the JSON line holds it."""
+    def summary(self) -> dict[str, object]:
+        """The numbers under their JSON keys."""
         return {
             "images": self.images,
             "mean_bytes": round(self.mean_bytes),
@@ -67,7 +70,7 @@ class Storage:
 
 
 def survey(jpegs: Sequence[bytes], shape: tuple[int, int]) -> Storage:
-    """Look at headers.
+    """Count how the images are stored, from their headers alone.
 
     Args:
         jpegs: the sample, at least one.
@@ -91,7 +94,7 @@ def changes(
 ) -> Iterator[Change]:
     """Encode some images anew and time their decoding, for what could be changed."""
     headers = [read_header(jpeg) for jpeg in jpegs]
-    kinds: dict[str, tuple[list[bool], Callable[[bytes], bytes]]] = {
+    kinds: dict[str, tuple[list[bool], Reencode]] = {
         "baseline": ([header.progressive for header in headers], _baseline),
         "4:2:0": ([header.chroma == "4:4:4" for header in headers], _half_chroma),
         "smaller": (
@@ -109,7 +112,7 @@ def changes(
 
 
 def _times(before: list[bytes], after: list[bytes], threads: int) -> float:
-    """How many times as fast the second decode; rounds of both take turns."""
+    """How many times as fast *after* decodes; rounds of both take turns."""
     often = -(-_DECODED // len(before))
     before, after = before * often, after * often
     ratios = [
@@ -125,7 +128,7 @@ def _is_oversized(header: JpegHeader, shape: tuple[int, int]) -> bool:
 
 
 def _baseline(jpeg: bytes) -> bytes:
-    """The same tables and chroma in one scan."""
+    """The image in one scan, with the same quantisation tables and chroma."""
     stream = io.BytesIO()
     with Image.open(io.BytesIO(jpeg)) as image:
         image.save(stream, "JPEG", quality="keep", progressive=False)
@@ -143,7 +146,7 @@ def _smaller(jpeg: bytes, shape: tuple[int, int]) -> bytes:
 def _encoded(
     jpeg: bytes, size: tuple[int, int] | None = None, subsampling: str | None = None
 ) -> bytes:
-    """With the quantisation tables that it came with."""
+    """The image encoded anew, with the quantisation tables that it came with."""
     stream = io.BytesIO()
     with Image.open(io.BytesIO(jpeg)) as image:
         tables = image.quantization
@@ -156,5 +159,5 @@ def _encoded(
 
 
 def _pillows_chroma(header: JpegHeader) -> str:
-    """The nearest that Pillow can write."""
+    """The nearest chroma sampling that Pillow can write."""
     return header.chroma if header.chroma in ("4:4:4", "4:2:2") else "4:2:0"

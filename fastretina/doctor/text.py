@@ -1,4 +1,4 @@
-"""The doctor's findings for people: the machine, the checks, the verdict."""
+"""The doctor's words for people: the machine, the checks, and what limits."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from collections.abc import Sequence
 
 import torch
 
-from fastretina.doctor import advice as advising
-from fastretina.doctor import bottleneck as verdict
+from fastretina.doctor import bottleneck, notes
 from fastretina.doctor.advice import Advice
-from fastretina.doctor.forecast import Forecast
 from fastretina.doctor.installation import Check
 from fastretina.doctor.measurements import Measurements
+from fastretina.measure.forecast import Forecast
 from fastretina.measure.machine import host_facts
 from fastretina.nn.device import Compute
 
 _NARROWEST = 40  # columns
 
 
-def machine(compute: Compute) -> str:
+def describe_machine(compute: Compute) -> str:
     """The machine in a line, without which the numbers mean little."""
-    facts = host_facts()
+    host = host_facts()
     device = "no GPU used"
     if compute.device.type == "cuda":
         device = torch.cuda.get_device_name(compute.device)
     elif compute.device.type == "mps":
         device = "Apple GPU"
     return (
-        f"{facts['processor']}, {facts['cores granted']} cores, "
-        f"{facts['memory, GiB']} GiB, {device}, {compute.precision}"
+        f"{host.processor}, {host.cores_granted} cores, "
+        f"{host.memory_gib} GiB, {device}, {compute.precision}"
     )
 
 
-def about(found: Measurements) -> str:
-    """What was measured, for the chart."""
-    height, width = found.training.shape
-    batch = f"batch {found.batch_size}"
-    if found.training.batch != found.batch_size:
-        batch += f" (steps of {found.training.batch})"
+def describe_work(measurements: Measurements) -> str:
+    """The network, images and batch that were measured, in a line for the chart."""
+    training, wanted = measurements.training, measurements.batch_size
+    height, width = training.shape
+    batch = f"batch {wanted}"
+    if training.batch != wanted:
+        batch += f" (steps of {training.batch})"
     images = f"{width} x {height} pixels"
-    if found.data is not None:
-        images = f"{found.data.train:,} training images, {images}"
-    return f"{found.arch}, {images}, {batch}"
+    if measurements.data is not None:
+        images = f"{measurements.data.train:,} training images, {images}"
+    return f"{measurements.arch}, {images}, {batch}"
 
 
-def installation(checks: Sequence[Check], width: int) -> str:
-    """A line per check, wrapped."""
+def format_checks(checks: Sequence[Check], width: int) -> str:
+    """A line per check, wrapped to a number of columns."""
     name = max(len(check.name) for check in checks)
     return "\n".join(
         textwrap.fill(
@@ -59,6 +59,34 @@ def installation(checks: Sequence[Check], width: int) -> str:
     )
 
 
+def format_measurements(
+    measurements: Measurements,
+    advice: Advice | None,
+    forecast: Forecast | None,
+    width: int,
+) -> str:
+    """All sentences as a list, wrapped, in the order in which they are read."""
+    sentences = [
+        *bottleneck.unsteady(measurements),
+        *bottleneck.limits(measurements),
+        *(advice.sentences if advice else ()),
+        *notes.storage_notes(measurements),
+        *(forecast.sentences() if forecast else ()),
+        *notes.memory_notes(measurements),
+        *notes.absent_loader_notes(measurements),
+    ]
+    return "\n".join(_wrapped(sentence, width) for sentence in sentences)
+
+
+def block() -> str:
+    """The character that bars are made of, as far as the terminal can show it."""
+    try:
+        "\u2588".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "#"
+    return "\u2588"
+
+
 def _wrapped(sentence: str, width: int) -> str:
     return textwrap.fill(
         sentence,
@@ -67,28 +95,3 @@ def _wrapped(sentence: str, width: int) -> str:
         subsequent_indent="  ",
         break_on_hyphens=False,
     )
-
-
-def block() -> str:
-    """What bars are made of, as far as the terminal can show it."""
-    try:
-        "\u2588".encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return "#"
-    return "\u2588"
-
-
-def told(
-    found: Measurements, advice: Advice | None, ahead: Forecast | None, width: int
-) -> str:
-    """The verdict's sentences, in the order in which they are read."""
-    sentences = [
-        *verdict.unsteady(found),
-        *verdict.limits(found),
-        *(advice.sentences if advice else ()),
-        *advising.storing(found),
-        *(ahead.sentences() if ahead else ()),
-        *advising.memory(found),
-        *advising.not_measured(found),
-    ]
-    return "\n".join(_wrapped(sentence, width) for sentence in sentences)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastretina.doctor.forecast import forecast
 from fastretina.experiments.cells import Cell
+from fastretina.measure.forecast import forecast
 from fastretina.measure.steps import Case, make_step, synthetic
 from fastretina.nn.device import Compute
 from fastretina.recipe import Arch, Phase

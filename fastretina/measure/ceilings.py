@@ -24,7 +24,7 @@ def read_all(split: ShardSplit) -> list[bytes]:
 def decode_only(jpegs: Sequence[bytes], threads: int) -> float:
     """Images/s of libjpeg-turbo alone, each thread with its share of the images.
 
-    Each decodes into memory of its own, which stays in the cache.
+    Each thread decodes into memory of its own, which stays in the processor's cache.
     """
 
     def decode(share: Sequence[bytes]) -> None:
@@ -40,7 +40,7 @@ def decode_only(jpegs: Sequence[bytes], threads: int) -> float:
 
 
 def memory_copy(parts: Sequence[UInt8], threads: int) -> float:
-    """Bytes/s that threads copy into memory which is there, each its share of parts."""
+    """Bytes/s of threads that each copy a share of parts into memory they hold."""
 
     def copy(share: Sequence[UInt8]) -> None:
         room = rooms[id(share)]
@@ -54,7 +54,7 @@ def memory_copy(parts: Sequence[UInt8], threads: int) -> float:
 
 
 def _seconds(work: Callable[[Share], None], shares: Sequence[Share]) -> float:
-    """Seconds until threads have each done a share."""
+    """Seconds until every thread, one per share, has done its work."""
     workers = [threading.Thread(target=work, args=(share,)) for share in shares]
     begun = time.perf_counter()
     for worker in workers:

@@ -1,6 +1,6 @@
 """Whether files lie in the system's page cache, and how to get them out of it.
 
-Linux only; elsewhere nothing can be dropped, and it says so.
+This works on Linux only; elsewhere ``drop`` returns False, ``cached_share`` None.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def drop(paths: Iterable[Path]) -> bool:
-    """Ask the system to forget files; returns whether it did.
+    """Ask the system to forget files; returns whether it did so.
 
     A file that a process has mapped stays where it is touched, and so does one on a
     file system that lives in memory.
@@ -45,25 +45,25 @@ def cached_share(paths: Iterable[Path]) -> float | None:
     mincore = _mincore()
     if mincore is None:
         return None
-    found = pages = 0
+    resident = pages = 0
     for path in paths:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 continue
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                told = np.zeros(-(-len(mapped) // mmap.PAGESIZE), np.uint8)
+                flags = np.zeros(-(-len(mapped) // mmap.PAGESIZE), np.uint8)
                 bytes_ = np.frombuffer(mapped, np.uint8)
-                failed = mincore(bytes_.ctypes.data, len(mapped), told.ctypes.data)
+                failed = mincore(bytes_.ctypes.data, len(mapped), flags.ctypes.data)
                 del bytes_  # or the map can't be closed
         if failed:
             return None
-        found += int((told & 1).sum())
-        pages += len(told)
-    return found / pages if pages else None
+        resident += int((flags & 1).sum())
+        pages += len(flags)
+    return resident / pages if pages else None
 
 
 def _mincore() -> Callable[[int, int, int], int] | None:
-    """The C library's function; None where there is none."""
+    """``mincore`` of the C library; None where there is none."""
     if sys.platform != "linux":
         return None
     function = ctypes.CDLL(None).mincore

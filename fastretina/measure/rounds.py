@@ -4,43 +4,76 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 from fastretina.nn.augment import Normaliser
 from fastretina.nn.device import Compute
-from loaders import Loader
+from loaders import Batch, Loader
 
 Line = Literal["batch", "ready"]
+AnyBatch = TypeVar("AnyBatch")
 
 
-def drain(
-    loader: Loader, epoch: int, compute: Compute, line: Line
-) -> tuple[int, float]:
-    """Take an epoch to a finish line.
+class Drained(NamedTuple):
+    """An epoch that was taken to a finish line.
 
-    Returns:
-        Its images, and the seconds until the device has all of it.
+    Attributes:
+        images: how many there were.
+        seconds: until the device had all of them.
     """
-    images, normalise = 0, Normaliser()
-    compute.wait()
-    begun = time.perf_counter()
-    for batch in loader.epoch(epoch):
-        images += len(batch.labels)
+
+    images: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """The speed of the epoch, images/s."""
+        return self.images / max(self.seconds, 1e-9)
+
+
+def drain(loader: Loader, epoch: int, compute: Compute, line: Line) -> Drained:
+    """Take an epoch of one of our loaders to *batch* or to *ready*."""
+    normalise = Normaliser()
+
+    def take(batch: Batch) -> int:
         if line == "ready":
             normalise(batch.images)
-    compute.wait()
-    return images, time.perf_counter() - begun
+        return len(batch.labels)
+
+    return time_epoch(lambda: loader.epoch(epoch), take, compute.wait)
+
+
+def time_epoch(
+    epoch: Callable[[], Iterable[AnyBatch]],
+    take: Callable[[AnyBatch], int],
+    wait: Callable[[], None],
+) -> Drained:
+    """Take the batches of an epoch of any loader.
+
+    The device is waited for before the clock starts, and before it stops.
+
+    Args:
+        epoch: begins an epoch; its start belongs to the time.
+        take: brings a batch to the finish line; returns how many images it holds.
+        wait: returns when the device has done all that it was given.
+    """
+    wait()
+    begun, images = time.perf_counter(), 0
+    for batch in epoch():
+        images += take(batch)
+    wait()
+    return Drained(images, time.perf_counter() - begun)
 
 
 class Rate(NamedTuple):
     """A speed, with how far its rounds lie apart.
 
     Attributes:
-        images_per_second: the median of the rounds.
-        slowest: round, images/s.
-        fastest: round, images/s.
-        rounds: that were timed.
+        images_per_second: the median of the rounds, images/s.
+        slowest: the slowest round, images/s.
+        fastest: the fastest round, images/s.
+        rounds: how many were timed.
     """
 
     images_per_second: float
@@ -50,12 +83,12 @@ class Rate(NamedTuple):
 
     @classmethod
     def of(cls, speeds: Sequence[float]) -> Rate:
-        """The rate of some rounds' images/s, at least one."""
+        """The rate of at least one round, from each round's images/s."""
         middle = statistics.median(speeds)
         return cls(middle, min(speeds), max(speeds), len(speeds))
 
     def summary(self) -> dict[str, float]:
-        """As the JSON line holds it."""
+        """The numbers under their JSON keys, rounded."""
         return {
             "images_per_second": round(self.images_per_second, 2),
             "slowest": round(self.slowest, 2),
@@ -67,12 +100,12 @@ class Rate(NamedTuple):
 def rounds(
     work: Callable[[], int], seconds: float, *, most: int = 7, warm_up: bool = True
 ) -> list[float]:
-    """Images/s of rounds of work, until the seconds are over, of one at least.
+    """Speeds of rounds of work, images/s: as many as fit into the time, at least one.
 
     Args:
-        work: a round; returns how many images it was about.
-        seconds: for all rounds; none begins that would end later.
-        most: rounds.
+        work: does one round; returns how many images it handled.
+        seconds: for all rounds together; none begins that would end later.
+        most: rounds that are timed at most.
         warm_up: whether a round that does not count goes first.
     """
     begun = time.perf_counter()

@@ -34,18 +34,19 @@ def memory_bytes(pid: int | None = None) -> int:
     total = 0
     for process in _tree(pid):
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            told = process.memory_full_info()
-            total += getattr(told, "pss", told.rss)
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.rss)
     return total
 
 
 class PeakMemory:
     """The most memory that a process tree holds while this is open, looked at often.
 
-    Looking takes the kernel 1 to 10 ms per process, so not in a timed round.
+    Each look takes the kernel 1 to 10 ms per process, so this does not belong around a
+    timed round.
 
     Attributes:
-        bytes: the most so far.
+        bytes: the most memory that was seen so far.
     """
 
     def __init__(self, pid: int | None = None, every: float = 0.05) -> None:
@@ -75,7 +76,7 @@ class PeakMemory:
 
 
 def _tree(pid: int | None) -> Iterator[psutil.Process]:
-    """A process and all of its descendants that are there."""
+    """A process and all of its descendants that still run."""
     with suppress(psutil.NoSuchProcess):
         first = psutil.Process(pid)
         yield first

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_runs import Outcome, call, make_small
 
-from fastretina.data import auto_loader as remembered
+from fastretina.data import auto_loader
 from fastretina.data.auto_loader import Choice, recall, remember
-from fastretina.doctor import advice as advising
-from fastretina.doctor import bottleneck as verdict
+from fastretina.doctor import bottleneck, installation, notes
 from fastretina.doctor import command as doctor
-from fastretina.doctor import installation
+from fastretina.doctor.advice import advise, best_loader
 from fastretina.doctor.chart import bars, decades, draw
-from fastretina.doctor.forecast import forecast, foreseen
+from fastretina.doctor.examination import Examination
+from fastretina.doctor.forecast import forecast_run
 from fastretina.doctor.jpeg_header import JpegHeader, read_header
 from fastretina.doctor.loader_rates import counts
 from fastretina.doctor.measurements import (
@@ -39,11 +39,12 @@ from fastretina.doctor.measurements import (
     Memory,
     Stage,
     TrainingRates,
-    stages,
 )
+from fastretina.doctor.setup import TrainingSetup
 from fastretina.doctor.storage import Change, Storage, changes, survey
-from fastretina.doctor.training_rates import Drill, measure_training
+from fastretina.doctor.training_rates import measure_training
 from fastretina.formatting import format_duration
+from fastretina.measure.forecast import forecast
 from fastretina.measure.rounds import Rate, rounds
 from fastretina.nn.device import Compute, DeviceError
 from fastretina.recipe import SEED, STRONG
@@ -56,7 +57,7 @@ def rate(speed: float) -> Rate:
     return Rate(speed, 0.9 * speed, 1.1 * speed, 3)
 
 
-def found(
+def measured(
     step: tuple[float, float] = (400, 100),
     ready: float = 1000,
     end: tuple[float, float] | None = None,
@@ -76,7 +77,7 @@ def found(
     kind = storage or Storage(
         images=10, mean_bytes=5e4, progressive=0, oversized=0, chroma={"4:2:0": 10}
     )
-    best = advising.best_loader([LoaderRate(*k, rate(v)) for k, v in loaders.items()])
+    best = best_loader([LoaderRate(*k, rate(v)) for k, v in loaders.items()])
     trained = {
         "shape": (512, 512),
         "batch": 32,
@@ -121,67 +122,68 @@ def found(
 
 
 def test_step_limits_where_it_is_the_slowest():
-    one = found(step=(400, 100), ready=1000)
-    assert [verdict.limit(one, phase) for phase in ("head", "full")] == ["step"] * 2
-    assert verdict.to_win(one, "full") == 1
-    text = " ".join(verdict.limits(one))
+    one = measured(step=(400, 100), ready=1000)
+    assert [bottleneck.limit(one, phase) for phase in ("head", "full")] == ["step"] * 2
+    assert bottleneck.to_win(one, "full") == 1
+    text = " ".join(bottleneck.limits(one))
     assert "the training step limits" in text
     assert "faster loading would win nothing" in text
-    assert verdict.headline(one) == "What limits training here: the training step"
+    assert bottleneck.headline(one) == "What limits training here: the training step"
 
 
 def test_phases_may_be_limited_by_different_stages():
-    one = found(step=(2000, 500), ready=1000)
-    assert verdict.limit(one, "head") == "decode"
-    assert verdict.limit(one, "full") == "step"
-    assert verdict.headline(one) == (
+    one = measured(step=(2000, 500), ready=1000)
+    assert bottleneck.limit(one, "head") == "decode"
+    assert bottleneck.limit(one, "full") == "step"
+    assert bottleneck.headline(one) == (
         "What limits training here: decoding (head), the training step (whole network)"
     )
-    assert "can make it 2.0 times as fast at most" in verdict.limits(one)[0]
+    assert "can make it 2.0 times as fast at most" in bottleneck.limits(one)[0]
 
 
 def test_loader_limits_where_decoding_alone_is_much_faster():
-    one = found(step=(2000, 1200), ready=1000, ceiling=4000)
-    assert verdict.limit(one, "full") == "loader"
-    assert "can win 20% at most" in verdict.limits(one)[1]
+    one = measured(step=(2000, 1200), ready=1000, ceiling=4000)
+    assert bottleneck.limit(one, "full") == "loader"
+    assert "can win 20% at most" in bottleneck.limits(one)[1]
 
 
 def test_disk_limits_only_what_does_not_fit_in_memory():
     slow = {"step": (900, 800), "ready": 1000, "cold": 50}
-    assert verdict.limit(found(**slow), "full") == "step"
-    assert verdict.limit(found(**slow, data_bytes=100 * GIB), "full") == "read"
-    unknown = found(step=(900, 800), cold=None, data_bytes=100 * GIB)
-    assert verdict.limit(unknown, "full") == "step"
+    assert bottleneck.limit(measured(**slow), "full") == "step"
+    assert bottleneck.limit(measured(**slow, data_bytes=100 * GIB), "full") == "read"
+    unknown = measured(step=(900, 800), cold=None, data_bytes=100 * GIB)
+    assert bottleneck.limit(unknown, "full") == "step"
 
 
-def test_sharing_the_cores_is_said():
-    together = found(step=(400, 300), ready=400, end=(250, 200))
-    assert verdict.to_win(together, "full") == pytest.approx(1.5)
-    assert any("same cores" in line for line in verdict.limits(together))
-    assert not any("same" in line for line in verdict.limits(found()))
+def test_sharing_the_cores_is_named():
+    together = measured(step=(400, 300), ready=400, end=(250, 200))
+    assert bottleneck.to_win(together, "full") == pytest.approx(1.5)
+    assert any("same cores" in line for line in bottleneck.limits(together))
+    assert not any("same" in line for line in bottleneck.limits(measured()))
     on_gpu = replace(together, device="cuda:0")
-    assert any("same GPU" in line for line in verdict.limits(on_gpu))
+    assert any("same GPU" in line for line in bottleneck.limits(on_gpu))
 
 
 def test_what_loading_cannot_explain_is_not_to_be_won():
     """The step did not wait, and the loader takes a tenth of the time at most."""
-    one = found(step=(400, 100), ready=1000, end=(200, 50))
-    assert verdict.to_win(one, "full") == pytest.approx(1.05)
-    assert verdict.to_win(found(step=(400, 100), end=(400, 50), waits=0.5), "full") == 2
-    assert not any("same cores" in line for line in verdict.limits(one))
+    one = measured(step=(400, 100), ready=1000, end=(200, 50))
+    assert bottleneck.to_win(one, "full") == pytest.approx(1.05)
+    waiting = measured(step=(400, 100), end=(400, 50), waits=0.5)
+    assert bottleneck.to_win(waiting, "full") == 2
+    assert not any("same cores" in line for line in bottleneck.limits(one))
 
 
 def test_rounds_far_apart_are_warned_of():
-    assert verdict.unsteady(found()) == []
-    one = found()
+    assert bottleneck.unsteady(measured()) == []
+    one = measured()
     step = {**one.training.step, "full": Rate(100, 40, 110, 5)}
     shaky = replace(one, training=replace(one.training, step=step))
-    (line,) = verdict.unsteady(shaky)
+    (line,) = bottleneck.unsteady(shaky)
     assert "differ by up to 2.8 times (step, full)" in line
 
 
 def test_speed_end_to_end_above_the_step_is_noise_and_wins_nothing():
-    assert verdict.to_win(found(end=(450, 110)), "full") == 1
+    assert bottleneck.to_win(measured(end=(450, 110)), "full") == 1
 
 
 # ----------------------------------------------------------------------- what to use
@@ -195,19 +197,19 @@ def test_best_loader_is_of_the_common_order_with_the_most_workers_that_do():
         ("dali", 4): 3000,
         ("turbo", 16): 4999,
     }
-    best = advising.best_loader([LoaderRate(*k, rate(v)) for k, v in speeds.items()])
+    best = best_loader([LoaderRate(*k, rate(v)) for k, v in speeds.items()])
     assert best is not None
     assert (best.loader, best.workers) == ("dali", 16)
     slower = {**speeds, ("dali", 16): 4000}
-    best = advising.best_loader([LoaderRate(*k, rate(v)) for k, v in slower.items()])
+    best = best_loader([LoaderRate(*k, rate(v)) for k, v in slower.items()])
     assert best is not None
     assert (best.loader, best.workers) == ("turbo", 16)
-    assert advising.best_loader([LoaderRate("webdataset", 2, rate(1))]) is None
+    assert best_loader([LoaderRate("webdataset", 2, rate(1))]) is None
 
 
 def test_advice_gives_reasons_and_flags():
     loaders = {("pil", 2): 300.0, ("turbo", 2): 1000.0, ("webdataset", 2): 1500.0}
-    advice = advising.advise(found(loaders=loaders))
+    advice = advise(measured(loaders=loaders))
     assert advice is not None
     assert advice.flags == "--loader turbo --workers 2 --prefetch 2 --batch-size 32"
     text = " ".join(advice.sentences)
@@ -218,7 +220,7 @@ def test_advice_gives_reasons_and_flags():
 
 def test_fewer_workers_that_would_do_are_named():
     loaders = {("turbo", 1): 990.0, ("turbo", 2): 1000.0}
-    advice = advising.advise(found(loaders=loaders))
+    advice = advise(measured(loaders=loaders))
     assert advice is not None
     assert advice.workers == 2
     assert "with 2 threads: 1,000 images/s (1 would do)" in advice.sentences[0]
@@ -226,7 +228,7 @@ def test_fewer_workers_that_would_do_are_named():
 
 def test_loaders_alike_are_called_so():
     loaders = {("turbo", 2): 1000.0, ("dali", 2): 990.0}
-    advice = advising.advise(found(loaders=loaders))
+    advice = advise(measured(loaders=loaders))
     assert advice is not None
     assert "1,000 images/s, as fast as dali" in advice.sentences[0]
 
@@ -240,44 +242,44 @@ def test_loaders_alike_are_called_so():
     ],
 )
 def test_prefetch_follows_the_waiting(about, prefetch: int, reason: str):
-    advice = advising.advise(found(**about))
+    advice = advise(measured(**about))
     assert advice is not None
     assert advice.prefetch == prefetch
     assert any(reason in sentence for sentence in advice.sentences)
 
 
 def test_batch_size_is_the_recipes_unless_memory_forbids():
-    def said(**about: object) -> tuple[int, str]:
-        advice = advising.advise(found(**about))  # type: ignore[arg-type]
+    def batch_size(**about: object) -> tuple[int, str]:
+        advice = advise(measured(**about))  # type: ignore[arg-type]
         assert advice is not None
         return advice.batch_size, advice.sentences[-1]
 
-    assert said()[0] == 32
+    assert batch_size()[0] == 32
     on_gpu = Memory(before=0, peak=GIB, gpu=4 * GIB, gpu_total=16 * GIB)
-    assert "it takes 25% of the GPU's memory" in said(memory=on_gpu)[1]
-    assert said(batch=16, out_of_memory=True) == (
+    assert "it takes 25% of the GPU's memory" in batch_size(memory=on_gpu)[1]
+    assert batch_size(batch=16, out_of_memory=True) == (
         16,
         "Batch size 16: 32 do not fit in the GPU's memory.",
     )
     crowded = Memory(before=GIB, peak=4 * GIB)
-    assert "32 would take about 13.0 GiB" in said(batch=8, memory=crowded)[1]
+    assert "32 would take about 13.0 GiB" in batch_size(batch=8, memory=crowded)[1]
 
 
-def test_memory_is_told_with_and_without_a_gpu():
-    assert advising.memory(found())[1].startswith("GPU memory: not measured")
+def test_memory_is_described_with_and_without_a_gpu():
+    assert notes.memory_notes(measured())[1].startswith("GPU memory: not measured")
     on_gpu = Memory(before=0, peak=GIB, gpu=4 * GIB, gpu_total=16 * GIB)
-    assert "4.0 GiB of 16.0 GiB" in advising.memory(found(memory=on_gpu))[1]
-    smaller = advising.memory(found(batch=8))[0]
+    assert "4.0 GiB of 16.0 GiB" in notes.memory_notes(measured(memory=on_gpu))[1]
+    smaller = notes.memory_notes(measured(batch=8))[0]
     assert "2.0 GiB with batches of 8, at most about 5.0 GiB with 32" in smaller
 
 
 def test_nothing_loaded_says_only_what_a_step_takes():
-    one = replace(found(), data=None, loading=None)
-    assert advising.advise(one) is None
-    assert foreseen(one, STRONG) is None
-    assert advising.storing(one) == []
-    assert verdict.limit(one, "full") == "step"
-    (line,) = verdict.limits(one)
+    one = replace(measured(), data=None, loading=None)
+    assert advise(one) is None
+    assert forecast_run(one, STRONG) is None
+    assert notes.storage_notes(one) == []
+    assert bottleneck.limit(one, "full") == "step"
+    (line,) = bottleneck.limits(one)
     assert "train 100 images/s, which no loader can exceed" in line
 
 
@@ -293,12 +295,12 @@ def test_forecast_adds_up_a_recipe():
 
 
 def test_forecast_takes_what_was_measured_end_to_end():
-    slower = foreseen(found(step=(400, 100), end=(200, 50)), STRONG)
+    slower = forecast_run(measured(step=(400, 100), end=(200, 50)), STRONG)
     assert slower is not None
     assert slower.epoch_seconds["full"] == pytest.approx(900 / 50 + 100 / 200)
-    one = found(step=(2000, 100), ready=1000)
+    one = measured(step=(2000, 100), ready=1000)
     unfed = replace(one, training=replace(one.training, end_to_end={}))
-    ahead = foreseen(unfed, STRONG)
+    ahead = forecast_run(unfed, STRONG)
     assert ahead is not None
     assert ahead.epoch_seconds["head"] == pytest.approx(900 / 1000 + 100 / 1000)
 
@@ -407,17 +409,17 @@ def test_survey_counts_and_changes_are_measured():
     storage = survey(jpegs, (256, 256))
     assert (storage.progressive, storage.oversized) == (1, 1)
     assert storage.chroma == {"4:2:0": 3, "4:4:4": 1, "gray": 1}
-    told = {change.name: change for change in changes(jpegs, (256, 256), 1)}
-    assert list(told) == ["baseline", "4:2:0", "smaller"]
-    assert {change.share for change in told.values()} == {0.2}
-    assert told["smaller"].times > 2  # of a sixteenth of the pixels
-    assert told["baseline"].times > 1
+    by_name = {change.name: change for change in changes(jpegs, (256, 256), 1)}
+    assert list(by_name) == ["baseline", "4:2:0", "smaller"]
+    assert {change.share for change in by_name.values()} == {0.2}
+    assert by_name["smaller"].times > 2  # of a sixteenth of the pixels
+    assert by_name["baseline"].times > 1
     assert list(changes(jpegs[:1], (256, 256), 1)) == []
 
 
 def test_storing_names_what_to_change_and_whether_it_matters():
-    def said(one: Measurements) -> str:
-        return " ".join(advising.storing(one))
+    def sentences(one: Measurements) -> str:
+        return " ".join(notes.storage_notes(one))
 
     storage = Storage(
         images=10,
@@ -431,19 +433,19 @@ def test_storing_names_what_to_change_and_whether_it_matters():
             Change("smaller", 1.0, 8.0),
         ),
     )
-    text = said(found(storage=storage))
+    text = sentences(measured(storage=storage))
     assert "50% of the images are progressive JPEGs" in text
     assert "2.5 times as fast (measured)" in text
     assert "costs next to nothing here" in text
     assert "scripts/shard.py --size 512" in text
     assert "none of that would be noticed" in text
-    limited = found(step=(5000, 5000), storage=storage)
-    assert "none of that would be noticed" not in said(limited)
-    assert "stored well" in said(found())
-    one = found()
+    limited = measured(step=(5000, 5000), storage=storage)
+    assert "none of that would be noticed" not in sentences(limited)
+    assert "stored well" in sentences(measured())
+    one = measured()
     assert one.data is not None
     mixed = replace(one.data, sizes=3, resized_to=512, asked=False)
-    assert "3 different sizes" in said(replace(one, data=mixed))
+    assert "3 different sizes" in sentences(replace(one, data=mixed))
 
 
 # ----------------------------------------------------------------------- the chart
@@ -452,7 +454,7 @@ def test_storing_names_what_to_change_and_whether_it_matters():
 @pytest.mark.parametrize("width", [10, 60, 80, 200])
 @pytest.mark.parametrize("block", ["#", "\u2588"])
 def test_bars_keep_to_the_width_and_to_the_order(width: int, block: str):
-    all_of_them = stages(found(step=(7, 1.2)))
+    all_of_them = measured(step=(7, 1.2)).stages()
     head, *lines = bars(all_of_them, width, block).splitlines()
     assert "logarithmic" in head
     assert len(lines) == len(all_of_them)
@@ -473,12 +475,12 @@ def test_decades_hold_every_bar(speeds: list[float]):
 
 def test_chart_is_written_whole_or_not_at_all(tmp_path: Path):
     path = tmp_path / "a.png"
-    draw(path, stages(found()), "title", "caption")
+    draw(path, measured().stages(), "title", "caption")
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert min(image.size) > 400
     with pytest.raises(OSError, match=r"a\.png"):
-        draw(tmp_path / "absent" / "a.png", stages(found()), "title", "caption")
+        draw(tmp_path / "absent" / "a.png", measured().stages(), "title", "caption")
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -572,14 +574,14 @@ def test_choice_is_kept_for_the_machine_and_device(cache: Path):
 
 def test_choice_of_another_machine_is_not_this_ones(cache: Path, monkeypatch):
     remember("cpu", CHOICE)
-    host = remembered.host_facts()
+    host = auto_loader.host_facts()
     monkeypatch.setattr(
-        remembered, "host_facts", lambda: {**host, "cores granted": 999}
+        auto_loader, "host_facts", lambda: replace(host, cores_granted=999)
     )
     assert recall("cpu") is None
-    monkeypatch.setattr(remembered, "host_facts", lambda: host)
+    monkeypatch.setattr(auto_loader, "host_facts", lambda: host)
     assert recall("cpu") == CHOICE
-    monkeypatch.setattr(remembered, "installed", lambda name: "0.0.1")
+    monkeypatch.setattr(auto_loader, "installed", lambda name: "0.0.1")
     assert recall("cpu") is None
 
 
@@ -635,7 +637,7 @@ def test_damaged_file_is_ignored_and_mended(cache: Path, text: str):
 def test_relative_cache_folder_is_ignored(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", str(tmp_path))
-    path = remembered.cache_file()
+    path = auto_loader.cache_file()
     assert path == tmp_path / ".cache" / "fastretina" / "doctor.json"
 
 
@@ -665,7 +667,6 @@ def test_counts_of_workers(cores: int, expected: list[int]):
 
 def test_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch):
     """A GPU's memory, played by a device that is not the CPU."""
-    from fastretina.doctor import training_rates as training
 
     def make(case: object, compute: object) -> Callable[..., None]:
         def step(number: int, batch: tuple[torch.Tensor, ...]) -> None:
@@ -674,25 +675,34 @@ def test_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch):
 
         return step
 
-    monkeypatch.setattr(training, "make_step", make)
+    monkeypatch.setattr("fastretina.doctor.step_batch.make_step", make)
     compute = Compute(torch.device("meta"), None)
-    drill = Drill("resnet18", (8, 8), compute, 16, 0.1, lambda what: None)
-    measured = measure_training(drill, None)
-    assert (measured.batch, measured.out_of_memory) == (4, True)
+    setup = TrainingSetup("resnet18", (8, 8), compute, 16, 0.1, lambda what: None)
+    rates = measure_training(setup, None)
+    assert (rates.batch, rates.out_of_memory) == (4, True)
 
 
-def test_device_too_small_for_one_image_is_said(monkeypatch: pytest.MonkeyPatch):
+def test_device_too_small_for_one_image_is_an_error(monkeypatch: pytest.MonkeyPatch):
     def full(case: object, compute: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    monkeypatch.setattr("fastretina.doctor.training_rates.make_step", full)
+    monkeypatch.setattr("fastretina.doctor.step_batch.make_step", full)
     compute = Compute(torch.device("meta"), None)
-    drill = Drill("resnet18", (8, 8), compute, 16, 0.1, lambda what: None)
+    setup = TrainingSetup("resnet18", (8, 8), compute, 16, 0.1, lambda what: None)
     with pytest.raises(DeviceError, match="full with one image"):
-        measure_training(drill, None)
+        measure_training(setup, None)
 
 
 # --------------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Torch computes in one thread: two spin at each other where a core is taken."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 QUIET = ("fastretina.doctor.installation._busy_cores", lambda: 0.0)
@@ -713,13 +723,13 @@ def real_run(
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = doctor.main([*words, "--seconds", "2", "--batch-size", "8"])
         assert recall("cpu") is not None
-    told = (out.getvalue().splitlines(), err.getvalue().splitlines())
-    return Outcome(code, *told), folder
+    lines = (out.getvalue().splitlines(), err.getvalue().splitlines())
+    return Outcome(code, *lines), folder
 
 
 def test_doctor_measures_every_stage(real_run: tuple[Outcome, Path]):
-    told = real_run[0].json
-    kinds = [stage["stage"] for stage in told["stages"]]
+    result = real_run[0].json
+    kinds = [stage["stage"] for stage in result["stages"]]
     assert list(dict.fromkeys(kinds)) == [
         "read",
         "decode",
@@ -728,18 +738,18 @@ def test_doctor_measures_every_stage(real_run: tuple[Outcome, Path]):
         "step",
         "end to end",
     ]
-    assert all(stage["images_per_second"] > 0 for stage in told["stages"])
+    assert all(stage["images_per_second"] > 0 for stage in result["stages"])
     batches = {
-        s["name"].split(", ")[1] for s in told["stages"] if s["stage"] == "batch"
+        s["name"].split(", ")[1] for s in result["stages"] if s["stage"] == "batch"
     }
     assert batches == set(available())
-    assert told["not_measured"].keys() == set(LOADERS) - set(available())
-    assert set(told["limits"]) == set(told["to_win"]) == {"head", "full"}
-    assert told["train_images"] == 37
-    assert told["image_shape"] == [64, 64]
-    assert told["forecast"]["recipe_seconds"] > 0
-    assert told["peak_bytes"] > 50e6
-    assert told["gpu_bytes"] is None
+    assert result["not_measured"].keys() == set(LOADERS) - set(available())
+    assert set(result["limits"]) == set(result["to_win"]) == {"head", "full"}
+    assert result["train_images"] == 37
+    assert result["image_shape"] == [64, 64]
+    assert result["forecast"]["recipe_seconds"] > 0
+    assert result["peak_bytes"] > 50e6
+    assert result["gpu_bytes"] is None
 
 
 def test_doctor_says_it_in_words_within_the_width(real_run: tuple[Outcome, Path]):
@@ -770,7 +780,7 @@ def test_doctors_advice_is_what_auto_then_takes(real_run, monkeypatch):
     advice = outcome.json["advice"]
     assert (choice.loader, choice.workers) == (advice["loader"], advice["workers"])
     assert choice.pixels == 64
-    assert outcome.json["remembered"] == str(remembered.cache_file())
+    assert outcome.json["remembered"] == str(auto_loader.cache_file())
 
 
 @pytest.fixture
@@ -788,24 +798,45 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     return run
 
 
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> list[Examination]:
+    """What the doctor was to measure; it gets made-up numbers at once instead."""
+    asked: list[Examination] = []
+
+    def examine(examination: Examination) -> Measurements:
+        asked.append(examination)
+        return measured()
+
+    monkeypatch.setattr("fastretina.doctor.examination.examine", examine)
+    return asked
+
+
 def test_without_shards_the_step_is_measured_alone(quick, tmp_path: Path):
     outcome = quick("--image-size", 64)
-    told = outcome.json
+    result = outcome.json
     assert outcome.err[0].startswith("note: no data set in ./shards")
-    assert {stage["stage"] for stage in told["stages"]} == {"step"}
-    assert (told["shards"], told["advice"], told["forecast"]) == (None, None, None)
-    assert told["remembered"] is None
+    assert {stage["stage"] for stage in result["stages"]} == {"step"}
+    assert (result["shards"], result["advice"], result["forecast"]) == (
+        None,
+        None,
+        None,
+    )
+    assert result["remembered"] is None
     assert (tmp_path / "doctor.png").exists()
     assert not (tmp_path / "cache").exists()
 
 
-def test_shards_in_the_usual_place_are_found(quick, tmp_path: Path, shards: Path):
+def test_shards_in_the_usual_place_are_found(
+    quick, examined, tmp_path: Path, shards: Path
+):
     (tmp_path / "shards").symlink_to(shards)
-    assert quick("--image-size", 64).json["shards"] == "shards"
+    assert quick("--image-size", 96).json["shards"] == "shards"
+    (examination,) = examined
+    assert (examination.shards.train, examination.shards.shape) == (37, (96, 96))
 
 
 def test_cache_that_cannot_be_written_is_only_noted(
-    quick, tmp_path, shards, monkeypatch
+    quick, examined, tmp_path, shards, monkeypatch
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -814,7 +845,7 @@ def test_cache_that_cannot_be_written_is_only_noted(
     assert any("not kept for --loader auto" in line for line in outcome.err)
 
 
-def test_nothing_is_kept_of_a_busy_machine(quick, shards, monkeypatch):
+def test_nothing_is_kept_of_a_busy_machine(quick, examined, shards, monkeypatch):
     monkeypatch.setattr(QUIET[0], lambda: 64.0)
     outcome = quick("--shards", shards)
     assert outcome.json["installation"]["load"][0] == "warn"
@@ -875,8 +906,8 @@ def test_images_of_several_sizes_are_measured_resized(
     course = make_course(tmp_path / "course", train=12, test=3)
     (course / "data" / "10_left.jpeg").write_bytes(jpeg(picture(96, 80), quality=90))
     assert run_shard(course, tmp_path / "mixed", "--workers", 1)[0] == 0
-    told = quick("--shards", tmp_path / "mixed", "--seconds", 0.1).json
-    assert told["image_shape"] == [512, 512]
+    result = quick("--shards", tmp_path / "mixed", "--seconds", 0.1).json
+    assert result["image_shape"] == [512, 512]
     outcome = quick("--shards", tmp_path / "mixed", "--image-size", 64)
     assert outcome.json["image_shape"] == [64, 64]
 

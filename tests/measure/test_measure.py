@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastretina.measure import ceilings, machine, page_cache, usage
+from fastretina.measure import ceilings, machine, page_cache, rounds, usage
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 
@@ -81,7 +82,7 @@ def test_memory_shared_among_processes_counts_once():
         time.sleep(0.2)
         assert 60e6 < usage.memory_bytes(tree.pid) < 110e6  # not 120
     finally:
-        for process in usage._tree(tree.pid):
+        for process in list(usage._tree(tree.pid)):  # all, before the first is gone
             process.kill()
         tree.communicate()
 
@@ -149,19 +150,53 @@ def test_page_cache_elsewhere_says_that_it_cannot_tell(monkeypatch, tmp_path):
 
 
 def test_machine_is_described(tmp_path):
-    facts = machine.host_facts() | machine.package_facts()
-    facts |= machine.disk_facts(tmp_path)
+    facts = machine.host_facts().summary() | machine.package_facts().summary()
+    facts |= machine.disk_facts(tmp_path).summary()
     assert facts["cores granted"] <= facts["cores counted"]
     assert facts["memory, GiB"] > 0
     assert facts["pillow"]
     assert "GiB free" in facts["disk"]
 
 
+def test_asking_which_machine_this_is_imports_no_torch():
+    program = (
+        "import sys\n"
+        "from fastretina.data.auto_loader import machine_key\n"
+        "assert 'cores' in machine_key('cpu')\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_epoch_is_timed_from_an_idle_device_to_an_idle_device(monkeypatch):
+    """What the device did before does not count; what it still has to do does."""
+    now = 0
+
+    def spend(seconds: int) -> None:
+        nonlocal now
+        now += seconds
+
+    def epoch() -> Iterator[list[int]]:
+        spend(2)
+        yield from ([1, 2, 3], [4, 5])
+
+    def take(batch: list[int]) -> int:
+        spend(10)
+        return len(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds.time, "perf_counter", lambda: now)
+        drained = rounds.time_epoch(epoch, take, lambda: spend(100))
+    assert drained == (5, 2 + 10 + 10 + 100)
+    assert drained.images_per_second == 5 / 122
+    assert now == 222
+
+
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("text", "expected"),
     [("max\n", None), (str(2**62), None), ("1048576\n", 1048576), ("rubbish", None)],
 )
-def test_memory_granted_is_the_containers(monkeypatch, told, expected):
+def test_memory_granted_is_the_containers(monkeypatch, text, expected):
     whole = machine.memory_granted()
-    monkeypatch.setattr(Path, "read_text", lambda _: told)
+    monkeypatch.setattr(Path, "read_text", lambda _: text)
     assert machine.memory_granted() == (expected or whole)
