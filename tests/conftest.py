@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,21 @@ def few_resamples() -> Iterator[None]:
     patch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 5)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def children_heed_interrupts() -> Iterator[None]:
+    """Commands that tests start can be interrupted, whoever has started the tests.
+
+    A shell without job control starts ``make test &`` with SIGINT ignored, and ignored
+    signals stay so in children. Handled ones don't: children begin with the default.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: None)  # which ignores it, too, but here
+    yield
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")
