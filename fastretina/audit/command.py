@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +19,8 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from fastretina import cli
 
 if TYPE_CHECKING:
-    from fastretina.audit.survey import Audited
+    from fastretina.audit.findings import Finding
+    from fastretina.audit.survey import AuditResult
 
 PROG = "python -m fastretina.audit"
 ABOUT = f"""Find what makes a score worth little: fellow eyes and copies of photographs
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 
 def command(options: Options) -> dict[str, Any]:
-    """Audit, tell, and split anew; returns what the JSON line holds.
+    """Audit, print the report, and split anew; returns what the JSON line holds.
 
     Raises:
         AuditError: --fix can't be done; or, with --strict, something is wrong, and the
@@ -112,97 +113,107 @@ def command(options: Options) -> dict[str, Any]:
         DataError: DATA is no data set.
         OSError: a file can't be written.
     """
-    from fastretina.audit.dataset import AuditError, Reading, open_subject
-    from fastretina.audit.examination import examine
-    from fastretina.audit.findings import findings
+    from fastretina.audit.dataset import AuditError, ReadingOptions, open_dataset
+    from fastretina.audit.findings import list_findings
     from fastretina.audit.split_writer import refuse_to_write
-    from fastretina.audit.text import report
+    from fastretina.audit.survey import audit_dataset
+    from fastretina.audit.text import format_report
     from loaders.cores import granted_cores
-    from loaders.files import write_atomically
 
     started = time.perf_counter()
-    how = Reading(
+    reading = ReadingOptions(
         layout=options.layout,
         labels=options.labels,
         images=options.images or options.fix is not None,
         test_share=options.test_share or _SHARE,
         seed=options.seed,
     )
-    with open_subject(options.data, how) as subject:
-        for warning in subject.warnings:
+    with open_dataset(options.data, reading) as dataset:
+        for warning in dataset.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if options.fix is not None:
-            refuse_to_write(options.fix, subject)
+            refuse_to_write(options.fix, dataset)
         workers = options.workers or granted_cores()
-        found = examine(subject, look=options.images, workers=workers)
-        told = findings(found)
-        print(report(found, told, shutil.get_terminal_size().columns))
-        fixed = _fix(found, options.fix, options) if options.fix else None
-        result = {
-            **found.summary(),
-            "findings": {one.name: one.severity for one in reversed(told)},
-            "fix": fixed,
+        result = audit_dataset(dataset, look=options.images, workers=workers)
+        findings = list_findings(result)
+        print(format_report(result, findings, shutil.get_terminal_size().columns))
+        summary = {
+            **result.summary(),
+            "findings": {one.name: one.severity for one in reversed(findings)},
+            "fix": _fix(result, options.fix, options) if options.fix else None,
             "seconds": round(time.perf_counter() - started, 3),
         }
         if options.out is not None:
-            everything = {
-                **result,
-                "findings": [one._asdict() for one in told],
-                **found.details(),
-            }
-            write_atomically(options.out, json.dumps(everything, indent=1) + "\n")
-        complaint = found.complaint()
+            _write_details(options.out, summary, result, findings)
+        complaint = result.complaint()
     if options.strict and complaint:
-        print(json.dumps(result))
+        print(json.dumps(summary))
         raise AuditError(complaint)
-    return result
+    return summary
 
 
-def _fix(found: Audited, out: Path, options: Options) -> dict[str, Any]:
-    """Write a new split and tell of it; returns its part of the JSON line."""
-    from fastretina.audit.fix import new_split, together
-    from fastretina.audit.split_counts import numbers
-    from fastretina.audit.split_writer import write_split
-    from fastretina.audit.text import compared
+def _write_details(
+    out: Path,
+    summary: dict[str, Any],
+    result: AuditResult,
+    findings: Sequence[Finding],
+) -> None:
+    """Write what the JSON line holds, with every finding in full and every name."""
+    from loaders.files import write_atomically
 
-    subject, old = found.subject, found.numbers.images
-    groups = found.duplicates.groups if found.duplicates else []
-    own = old["test"] / sum(old.values()) if subject.own_split else _SHARE
-    share = options.test_share or (own if 0 < own < 1 else _SHARE)
-    eyes = new_split(subject.eyes, groups, share, options.seed)
-    new = numbers(eyes)
-    about = {
-        "source_layout": subject.layout,
-        "seed": options.seed,
-        "test_share": share,
-        "images": new.images,
-        "kept_together": len(set(together(subject.eyes, groups))),
-        "looked_for_copies": found.duplicates is not None,
+    everything = {
+        **summary,
+        "findings": [finding._asdict() for finding in findings],
+        **result.details(),
     }
-    write_split(out, subject, eyes, about)
-    print(f"\n{compared(found.numbers, new)}\n\n{_where(found, out)}")
-    return {"out": str(out), **about, **new.summary()}
+    write_atomically(out, json.dumps(everything, indent=1) + "\n")
 
 
-def _where(found: Audited, out: Path) -> str:
-    """What was written, and what it is good for."""
-    subject = found.subject
-    told = [f"Written in {out}: the four CSVs of the course's layout"]
-    if subject.layout != "course":
-        told[0] += ", the only one that carries a split"
+def _fix(result: AuditResult, out: Path, options: Options) -> dict[str, Any]:
+    """Write a new split and report it; returns its part of the JSON line."""
+    from fastretina.audit.fix import inseparable, new_split
+    from fastretina.audit.split_counts import split_numbers
+    from fastretina.audit.split_writer import SplitNote, write_split
+    from fastretina.audit.text import format_comparison
+
+    dataset, old = result.dataset, result.numbers.images
+    groups = result.duplicates.groups if result.duplicates else []
+    own = old["test"] / sum(old.values()) if dataset.own_split else _SHARE
+    share = options.test_share or (own if 0 < own < 1 else _SHARE)
+    eyes = new_split(dataset.eyes, groups, share, options.seed)
+    numbers = split_numbers(eyes)
+    note = SplitNote(
+        source_layout=dataset.layout,
+        seed=options.seed,
+        test_share=share,
+        images=numbers.images,
+        kept_together=len(set(inseparable(dataset.eyes, groups))),
+        looked_for_copies=result.duplicates is not None,
+    )
+    write_split(out, dataset, eyes, note)
+    print(f"\n{format_comparison(result.numbers, numbers)}\n\n{_where(result, out)}")
+    return {"out": str(out), **asdict(note), **numbers.summary()}
+
+
+def _where(result: AuditResult, out: Path) -> str:
+    """Say what was written, and what it is good for."""
+    dataset = result.dataset
+    lines = [f"Written in {out}: the four CSVs of the course's layout"]
+    if dataset.layout != "course":
+        lines[0] += ", the only one that carries a split"
     next_step = f"python scripts/shard.py {out} shards"
-    if subject.paths:
-        told[0] += f", and {out / 'data'}, a link to the photographs"
-        told.append(f"Next: {next_step}")
+    if dataset.paths:
+        lines[0] += f", and {out / 'data'}, a link to the photographs"
+        lines.append(f"Next: {next_step}")
     else:
-        told.append(
+        lines.append(
             f"Put the photographs, or a link to their folder, at {out / 'data'}; then: "
             f"{next_step}"
         )
-    if found.duplicates is None:
-        told.append("Copies of a photograph were not looked for: no image was seen.")
-    return ".\n".join(told)
+    if result.duplicates is None:
+        lines.append("Copies of a photograph were not looked for: no image was seen.")
+    return ".\n".join(lines)
 
 
-def _lies_in(one: Path, folder: Path) -> bool:
-    return one.resolve().is_relative_to(folder.resolve())
+def _lies_in(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from fastretina.data.labels import Sample, SampleTable, read_table
+from fastretina.data.labels import HoldOut, Sample, SampleTable, read_table
 from loaders.course import find_images
 from loaders.errors import DataError
 from loaders.files import naming
@@ -23,11 +23,11 @@ class Eye(NamedTuple):
     """A photograph as the labels have it.
 
     Attributes:
-        name: as the labels list it; in shards, its key.
+        name: the image's name as the labels list it; in shards, its key.
         grade: 0 to 4.
         split: ``train`` or ``test``.
         patient: whose eye it is.
-        side: ``left``, ``right`` or empty.
+        side: ``left``, ``right``, or empty where the name doesn't say.
     """
 
     name: str
@@ -42,16 +42,16 @@ class AuditedDataset:
     """A data set under audit.
 
     Attributes:
-        data: its folder.
-        layout: one of ``labels.LAYOUTS``, or ``shards``.
+        data: the data set's folder.
+        layout: one of ``layouts.LAYOUTS``, or ``shards``.
         own_split: whether the labels say what is test; else it was made by patient.
         eyes: all that is listed, train before test.
-        read: the bytes of an image by its place in ``eyes``.
+        read: gives the bytes of an image by its place in ``eyes``.
         there: the places in ``eyes`` that have an image.
-        folders: that hold images, where these are files of their own.
-        paths: of these files, by place.
-        unlisted: images in these folders that the labels don't know.
-        set_aside: images that sharding has quarantined.
+        folders: the folders that hold images, where these are files of their own.
+        paths: place in ``eyes`` to the image's file, where it is one.
+        unlisted: number of images in these folders that the labels don't know.
+        set_aside: number of images that sharding has quarantined.
         warnings: what else was noticed, one line each.
     """
 
@@ -77,15 +77,15 @@ class AuditedDataset:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class ReadingOptions:
     """How a folder is to be read.
 
     Attributes:
-        layout: one of ``labels.LAYOUTS``; None recognises it.
-        labels: the CSV; None looks for it.
+        layout: one of ``layouts.LAYOUTS``; None recognises it.
+        labels: the CSV with the grades; None looks for it.
         images: whether to look for the images, too.
-        test_share: of the patients, for layouts without a test split.
-        seed: of that split.
+        test_share: share of the patients to test on, where the labels don't say.
+        seed: seed of that test split.
     """
 
     layout: str | None
@@ -96,7 +96,7 @@ class Reading:
 
 
 @contextmanager
-def open_subject(data: Path, how: Reading) -> Iterator[AuditedDataset]:
+def open_dataset(data: Path, options: ReadingOptions) -> Iterator[AuditedDataset]:
     """Open a data set of any kind.
 
     A folder with a ``manifest.json`` is a set of shards, unless layout or labels are
@@ -105,7 +105,7 @@ def open_subject(data: Path, how: Reading) -> Iterator[AuditedDataset]:
     Raises:
         DataError: it is none.
     """
-    named = how.layout is not None or how.labels is not None
+    named = options.layout is not None or options.labels is not None
     if not named and (data / MANIFEST).is_file():
         with ExitStack() as stack:
             splits = read_manifest(data).splits
@@ -114,20 +114,19 @@ def open_subject(data: Path, how: Reading) -> Iterator[AuditedDataset]:
                 for name in SPLITS
                 if name in splits
             ]
-            yield _of_shards(data, opened)
+            yield _from_shards(data, opened)
         return
     table = read_table(
         data,
-        layout=how.layout,
-        labels=how.labels,
+        layout=options.layout,
+        labels=options.labels,
         images=False,
-        test_share=how.test_share,
-        seed=how.seed,
+        hold_out=HoldOut(options.test_share, options.seed),
     )
-    yield _of_folder(data, table, look_for_images=how.images)
+    yield _from_folder(data, table, look_for_images=options.images)
 
 
-def _of_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
+def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
     eyes, places = [], []
     for split in splits:
         columns = (split.column(name) for name in ("key", "label", "patient", "eye"))
@@ -150,7 +149,7 @@ def _of_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
     )
 
 
-def _of_folder(
+def _from_folder(
     data: Path, table: SampleTable, *, look_for_images: bool
 ) -> AuditedDataset:
     samples = table.samples
@@ -164,9 +163,9 @@ def _of_folder(
         listed = {sample.name: place for place, sample in enumerate(samples)}
         holding = find_images(data, listed.keys())
         folders = tuple(holding)
-        found = {name: path for each in holding.values() for name, path in each.items()}
-        paths = {listed[name]: path for name, path in found.items() if name in listed}
-        unlisted = len(found) - len(paths)
+        files = {name: path for each in holding.values() for name, path in each.items()}
+        paths = {listed[name]: path for name, path in files.items() if name in listed}
+        unlisted = len(files) - len(paths)
 
     def read(place: int) -> bytes:
         with naming(paths[place]):

@@ -35,7 +35,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from fastretina.audit.fingerprints import Print
+from fastretina.audit.fingerprints import Fingerprint
 from fastretina.audit.phash import GRID, TURNS, Int8, agreement, as_jpeg
 from fastretina.audit.search import Candidates, search
 
@@ -56,10 +56,10 @@ class Link(NamedTuple):
 
     Attributes:
         one: place of an image.
-        other: place of another.
-        kind: what is the same.
-        how: of the same look, how the other is turned.
-        agreement: of the same look, -1 to 1.
+        other: place of another image.
+        kind: what is the same in both: bytes, pixels or the look.
+        how: where only the look is the same, how the other is turned.
+        agreement: where only the look is the same, how well they agree, -1 to 1.
     """
 
     one: int
@@ -73,9 +73,9 @@ class Group(NamedTuple):
     """Images that are one photograph.
 
     Attributes:
-        places: of the images, ascending.
-        kind: the weakest of the links that hold it together.
-        links: one for each further image, or more.
+        places: the images' places, ascending.
+        kind: the weakest kind of the links that hold the group together.
+        links: the pairs that were found; at least one for each image but the first.
     """
 
     places: tuple[int, ...]
@@ -84,10 +84,10 @@ class Group(NamedTuple):
 
 
 class Duplicates(NamedTuple):
-    """What was found among the images that can be read.
+    """The duplicates among the images that can be read.
 
     Attributes:
-        groups: by their first image.
+        groups: images that are one photograph, in the order of their first images.
         blank: places of images that show too little to be compared.
     """
 
@@ -96,14 +96,14 @@ class Duplicates(NamedTuple):
 
 
 def find_duplicates(
-    prints: Mapping[int, Print], read: Callable[[int], bytes], workers: int
+    prints: Mapping[int, Fingerprint], read: Callable[[int], bytes], workers: int
 ) -> Duplicates:
     """Find every photograph that is there more than once.
 
     Args:
-        prints: by place.
-        read: an image's bytes by its place, for those that may have the same pixels.
-        workers: threads.
+        prints: an image's place to its fingerprint.
+        read: gives an image's bytes by its place; called for few of them.
+        workers: threads that compare images.
     """
     links = list(_chains("bytes", _classes(prints, lambda p: prints[p].sha256)))
     rest = _first_ones(prints, links)
@@ -114,14 +114,15 @@ def find_duplicates(
     links += _chains("pixels", _classes(digests, digests.__getitem__))
     rest = _first_ones(prints, links)
     blank = [place for place in rest if _is_blank(prints[place])]
-    links += _looks([p for p in rest if p not in set(blank)], prints, workers)
+    links += _links_by_look([p for p in rest if p not in set(blank)], prints, workers)
     return Duplicates(
-        grouped(links), sorted(p for p, print_ in prints.items() if _is_blank(print_))
+        group_links(links),
+        sorted(p for p, print_ in prints.items() if _is_blank(print_)),
     )
 
 
-def grouped(links: Sequence[Link]) -> list[Group]:
-    """The groups that links hold together."""
+def group_links(links: Sequence[Link]) -> list[Group]:
+    """Gather images that hang together by links into groups."""
     if not links:
         return []
     places = sorted({place for link in links for place in (link.one, link.other)})
@@ -145,7 +146,7 @@ def grouped(links: Sequence[Link]) -> list[Group]:
 def components(
     places: Sequence[int], pairs: Sequence[tuple[int, int]]
 ) -> dict[int, int]:
-    """For each place the number of what it hangs together with."""
+    """Number the connected components of a graph: each place to its component's."""
     row = {place: number for number, place in enumerate(places)}
     rows = [(row[one], row[other]) for one, other in pairs]
     ends = np.array(rows, np.int64).reshape(-1, 2)
@@ -159,11 +160,11 @@ def components(
 def _classes(
     places: Iterable[int], key: Callable[[int], str | bytes]
 ) -> list[list[int]]:
-    """Places of the same key, in the order in which they come."""
-    found: dict[str | bytes, list[int]] = defaultdict(list)
+    """Gather the places of the same key, in the order in which they come."""
+    classes: dict[str | bytes, list[int]] = defaultdict(list)
     for place in places:
-        found[key(place)].append(place)
-    return list(found.values())
+        classes[key(place)].append(place)
+    return list(classes.values())
 
 
 def _chains(kind: Kind, classes: Iterable[Sequence[int]]) -> Iterator[Link]:
@@ -172,7 +173,7 @@ def _chains(kind: Kind, classes: Iterable[Sequence[int]]) -> Iterator[Link]:
             yield Link(first, other, kind)
 
 
-def _first_ones(prints: Mapping[int, Print], links: Sequence[Link]) -> list[int]:
+def _first_ones(prints: Mapping[int, Fingerprint], links: Sequence[Link]) -> list[int]:
     """One place of each class that the links have made so far."""
     doubled = {link.other for link in links}
     return [place for place in prints if place not in doubled]
@@ -184,12 +185,12 @@ def _pixels(content: bytes) -> str:
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
-def _is_blank(print_: Print) -> bool:
+def _is_blank(print_: Fingerprint) -> bool:
     return int(np.count_nonzero(print_.signs)) < _FEWEST
 
 
-def _looks(
-    places: Sequence[int], prints: Mapping[int, Print], workers: int
+def _links_by_look(
+    places: Sequence[int], prints: Mapping[int, Fingerprint], workers: int
 ) -> list[Link]:
     """Links between images of the same look."""
     if len(places) < 2:
@@ -213,7 +214,7 @@ def _looks(
 def _agreements(
     pairs: Candidates, details: Sequence[Int8], workers: int
 ) -> Iterator[float]:
-    """The second look at each pair, in threads."""
+    """Correlate the fine detail of each pair, in threads."""
 
     def look(first: int) -> list[float]:
         batch = slice(first, first + _BATCH)

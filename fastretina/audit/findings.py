@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from fastretina.audit.duplicates import KINDS, Group
-from fastretina.audit.survey import Audited
+from fastretina.audit.survey import AuditResult
 from loaders.grades import GRADES
 
 # fault: scores or labels can't be trusted. warning: mind it. note: good to know.
@@ -27,11 +27,11 @@ class Finding(NamedTuple):
     """One thing that was looked at.
 
     Attributes:
-        severity: of it.
-        name: of it.
-        line: what was found.
-        remedy: what to do; empty where nothing is to be done.
-        examples: a line each, the first ten.
+        severity: how bad it is.
+        name: what was looked at, in two or three words.
+        line: what was found, in a sentence.
+        remedy: what to do about it; empty where nothing is to be done.
+        examples: a line for each of the first ten cases.
     """
 
     severity: Severity
@@ -41,22 +41,22 @@ class Finding(NamedTuple):
     examples: tuple[str, ...] = ()
 
 
-def findings(found: Audited) -> list[Finding]:
-    """Everything, the worst first."""
-    told = [
-        _fellow_eyes(found),
-        *_duplicates(found),
-        *_grades(found),
-        *_must_beat(found),
-        *_left_and_right(found),
-        *_header(found),
-        *_images(found),
+def list_findings(result: AuditResult) -> list[Finding]:
+    """Judge all that an audit has measured; the worst findings come first."""
+    findings = [
+        _fellow_eyes(result),
+        *_duplicates(result),
+        *_grades(result),
+        *_must_beat(result),
+        *_left_and_right(result),
+        *_header(result),
+        *_images(result),
     ]
-    return sorted(told, key=lambda finding: _SEVERITIES.index(finding.severity))
+    return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
 
 
-def _fellow_eyes(found: Audited) -> Finding:
-    name, leak = "fellow eyes", found.numbers.leak
+def _fellow_eyes(result: AuditResult) -> Finding:
+    name, leak = "fellow eyes", result.numbers.leak
     if leak.eyes:
         return Finding(
             "fault",
@@ -65,7 +65,7 @@ def _fellow_eyes(found: Audited) -> Finding:
             "patients whose other eye is in train, so a score is partly memory.",
             "--fix OUT writes a split by patient.",
         )
-    if not any(eye.side for eye in found.subject.eyes):
+    if not any(eye.side for eye in result.dataset.eyes):
         return Finding(
             "note",
             name,
@@ -73,7 +73,7 @@ def _fellow_eyes(found: Audited) -> Finding:
             "can't be told.",
             "Name images PATIENT_left and PATIENT_right where you know whose they are.",
         )
-    if not found.subject.own_split:
+    if not result.dataset.own_split:
         return Finding(
             "ok",
             name,
@@ -83,30 +83,30 @@ def _fellow_eyes(found: Audited) -> Finding:
     return Finding("ok", name, "No test image's fellow eye is in train.")
 
 
-def _duplicates(found: Audited) -> Iterator[Finding]:
-    if found.duplicates is None:
+def _duplicates(result: AuditResult) -> Iterator[Finding]:
+    if result.duplicates is None:
         return
-    groups, across = found.duplicates.groups, found.across
+    groups, across = result.duplicates.groups, result.across
     if across:
         yield Finding(
             "fault",
             "in both splits",
             f"{_are(len(across), 'photograph')} in train and in test, as "
-            f"{_counted(len(found.leaking), 'test image')} ({_kinds(across)}).",
+            f"{_counted(len(result.leaking), 'test image')} ({_kinds(across)}).",
             "--fix OUT writes a split that keeps all copies on one side.",
-            _examples(found, across),
+            _examples(result, across),
         )
-    if found.conflicting:
+    if result.conflicting:
         yield Finding(
             "fault",
             "several grades",
-            f"{_have(len(found.conflicting), 'photograph')} more than one "
-            f"grade ({_kinds(found.conflicting)}).",
+            f"{_have(len(result.conflicting), 'photograph')} more than one "
+            f"grade ({_kinds(result.conflicting)}).",
             "Have them graded again, or leave them out.",
-            _examples(found, found.conflicting),
+            _examples(result, result.conflicting),
         )
-    told = {group.places for group in (*across, *found.conflicting)}
-    rest = [group for group in groups if group.places not in told]
+    faulty = {group.places for group in (*across, *result.conflicting)}
+    rest = [group for group in groups if group.places not in faulty]
     if rest:
         yield Finding(
             "warning",
@@ -114,10 +114,10 @@ def _duplicates(found: Audited) -> Iterator[Finding]:
             f"{_are(len(rest), 'photograph')} more than once in a split, with the "
             f"same grade ({_kinds(rest)}).",
             "They count as often as they are there; leave the copies out.",
-            _examples(found, rest),
+            _examples(result, rest),
         )
     if not groups:
-        number = len(found.subject.there) - len(found.unreadable)
+        number = len(result.dataset.there) - len(result.unreadable)
         yield Finding("ok", "duplicates", f"None among {number:,} images.")
 
 
@@ -126,15 +126,15 @@ def _kinds(groups: Sequence[Group]) -> str:
     return ", ".join(f"{counts[k]:,} by {_BY[k]}" for k in KINDS if counts[k])
 
 
-def _examples(found: Audited, groups: Sequence[Group]) -> tuple[str, ...]:
-    told = [_example(found, group) for group in groups[:_NAMED]]
+def _examples(result: AuditResult, groups: Sequence[Group]) -> tuple[str, ...]:
+    examples = [_example(result, group) for group in groups[:_NAMED]]
     if len(groups) > _NAMED:
-        told.append(f"and {len(groups) - _NAMED:,} more; --out FILE names all")
-    return tuple(told)
+        examples.append(f"and {len(groups) - _NAMED:,} more; --out FILE names all")
+    return tuple(examples)
 
 
-def _example(found: Audited, group: Group) -> str:
-    eyes = found.eyes(group)
+def _example(result: AuditResult, group: Group) -> str:
+    eyes = result.eyes(group)
     names = [f"{eye.name} ({eye.split}, grade {eye.grade})" for eye in eyes[:_MEMBERS]]
     if len(eyes) > _MEMBERS:
         names.append(f"{len(eyes) - _MEMBERS:,} more")
@@ -148,20 +148,20 @@ def _example(found: Audited, group: Group) -> str:
     return f"{' = '.join(names)}: {', '.join(how)}"
 
 
-def _grades(found: Audited) -> Iterator[Finding]:
-    images = found.numbers.images
-    for split, counts in found.numbers.counts.items():
+def _grades(result: AuditResult) -> Iterator[Finding]:
+    images = result.numbers.images
+    for split, counts in result.numbers.counts.items():
         absent = [f"{g} {GRADES[g]}" for g, count in enumerate(counts) if not count]
         if not images[split]:
             yield Finding("warning", "grades", f"The {split} split is empty.")
         elif absent:
             names = ", ".join(absent)
             yield Finding("warning", "grades", f"No {split} image has grade {names}.")
-    differ = found.numbers.difference
+    differ = result.numbers.difference
     if differ is None:
         return
     roughly = ", roughly, as some counts are small" if differ.few else ""
-    told = (
+    gap = (
         f"{differ.largest * 100:.1f} points at most (grade {differ.grade}); "
         f"chi-squared {differ.statistic:.1f}, {differ.degrees} degrees of freedom, "
         f"p = {differ.p:.2g}{roughly}."
@@ -170,7 +170,7 @@ def _grades(found: Audited) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "grades",
-            f"Train and test differ in the shares of the grades, by {told}",
+            f"Train and test differ in the shares of the grades, by {gap}",
             "Accuracy on this test split says little of the shares in train; compare "
             "QWK and balanced accuracy.",
         )
@@ -179,12 +179,12 @@ def _grades(found: Audited) -> Iterator[Finding]:
             "ok",
             "grades",
             "Train and test differ in the shares of the grades by no more than chance: "
-            f"{told}",
+            f"{gap}",
         )
 
 
-def _must_beat(found: Audited) -> Iterator[Finding]:
-    best = found.must_beat
+def _must_beat(result: AuditResult) -> Iterator[Finding]:
+    best = result.must_beat
     if best is not None:
         yield Finding(
             "note",
@@ -196,8 +196,8 @@ def _must_beat(found: Audited) -> Iterator[Finding]:
         )
 
 
-def _left_and_right(found: Audited) -> Iterator[Finding]:
-    pairs = found.fellows
+def _left_and_right(result: AuditResult) -> Iterator[Finding]:
+    pairs = result.fellows
     if pairs is not None:
         yield Finding(
             "note",
@@ -208,8 +208,8 @@ def _left_and_right(found: Audited) -> Iterator[Finding]:
         )
 
 
-def _header(found: Audited) -> Iterator[Finding]:
-    for files in found.files:
+def _header(result: AuditResult) -> Iterator[Finding]:
+    for files in result.files:
         pair = f"{files.split}_img.csv and {files.split}_label.csv"
         if files.shifted:
             one = "label" if files.image_header else "img"
@@ -226,20 +226,20 @@ def _header(found: Audited) -> Iterator[Finding]:
                 "warning",
                 "header",
                 f"{pair} have no header line. A reader that assumes one, as "
-                f"pandas.read_csv does, finds {files.found:,} samples and not "
+                f"pandas.read_csv does, finds {files.rows_read:,} samples and not "
                 f"{files.rows:,}: it loses {files.first} (grade {files.grade}).",
                 "Read them with header=None.",
             )
         else:
             yield Finding("ok", "header", f"{pair} have a header line.")
-    if not found.files and found.subject.layout in ("kaggle", "aptos"):
+    if not result.files and result.dataset.layout in ("kaggle", "aptos"):
         yield Finding("ok", "header", "The label file has a header line.")
 
 
-def _images(found: Audited) -> Iterator[Finding]:
-    subject, missing = found.subject, found.subject.missing
-    if found.duplicates is None:
-        why = "were not looked at" if subject.there else "are not here"
+def _images(result: AuditResult) -> Iterator[Finding]:
+    dataset, missing = result.dataset, result.dataset.missing
+    if result.duplicates is None:
+        why = "were not looked at" if dataset.there else "are not here"
         yield Finding(
             "note", "images", f"The images {why}, so duplicates are not looked for."
         )
@@ -250,45 +250,45 @@ def _images(found: Audited) -> Iterator[Finding]:
             f"{_are(len(missing), 'listed image')} missing: {_names(missing)}.",
             "scripts/shard.py --allow-missing goes on without them.",
         )
-    if subject.unlisted:
+    if dataset.unlisted:
         yield Finding(
             "note",
             "images",
-            f"{_are(subject.unlisted, 'image')} in no label file, and left out.",
+            f"{_are(dataset.unlisted, 'image')} in no label file, and left out.",
         )
-    if found.unreadable:
+    if result.unreadable:
         named = [
-            f"{subject.eyes[place].name}: {why}"
-            for place, why in list(found.unreadable.items())[:_NAMED]
+            f"{dataset.eyes[place].name}: {why}"
+            for place, why in list(result.unreadable.items())[:_NAMED]
         ]
         yield Finding(
             "warning",
             "unreadable",
-            f"{_counted(len(found.unreadable), 'image')} can't be decoded.",
+            f"{_counted(len(result.unreadable), 'image')} can't be decoded.",
             "Sharding sets them aside.",
             tuple(named),
         )
-    if found.duplicates and (blank := found.duplicates.blank):
+    if result.duplicates and (blank := result.duplicates.blank):
         yield Finding(
             "warning",
             "blank",
             f"{_have(len(blank), 'image')} next to nothing on it: "
-            f"{_names(subject.eyes[place].name for place in blank)}.",
+            f"{_names(dataset.eyes[place].name for place in blank)}.",
             "Look whether it can have been graded.",
         )
-    if subject.set_aside:
+    if dataset.set_aside:
         yield Finding(
             "note",
             "set aside",
-            f"{_are(subject.set_aside, 'image')} quarantined by sharding.",
+            f"{_are(dataset.set_aside, 'image')} quarantined by sharding.",
             "manifest.json names them, with reasons.",
         )
 
 
 def _names(names: Iterable[str]) -> str:
-    told = list(names)
-    more = f", and {len(told) - _NAMED:,} more" if len(told) > _NAMED else ""
-    return ", ".join(told[:_NAMED]) + more
+    listed = list(names)
+    more = f", and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more
 
 
 def _counted(number: int, what: str) -> str:

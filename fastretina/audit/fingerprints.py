@@ -1,4 +1,4 @@
-"""Every image of a data set, read once: what it is, and what it looks like."""
+"""Fingerprints of images: each is read once, for its bytes and its looks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fastretina.audit.phash import Int8, as_jpeg, detail, signs, thumbnail, zoom
 from loaders.errors import DataError
 
 
-class Print(NamedTuple):
-    """An image's fingerprint, 10 KB.
+class Fingerprint(NamedTuple):
+    """What an image is found again by, 10 KB.
 
     Attributes:
-        sha256: of its bytes.
-        thumbnail: SHA-256 of its thumbnail; equal where the pixels are.
-        signs: int8[16, 16], the perceptual hash.
-        zoomed: int8[16, 16], the same of its middle.
-        detail: int8[96, 96], fine detail.
+        sha256: hex digest of the file's bytes.
+        thumbnail: hex digest of the thumbnail's pixels; equal where the image's are.
+        signs: int8[16, 16], the perceptual hash of the image.
+        zoomed: int8[16, 16], the perceptual hash of its middle, enlarged.
+        detail: int8[96, 96], the image's fine detail.
     """
 
     sha256: str
@@ -31,25 +31,27 @@ class Print(NamedTuple):
     detail: Int8
 
 
-class Prints(NamedTuple):
-    """All images.
+class Fingerprints(NamedTuple):
+    """The fingerprints of a data set's images.
 
     Attributes:
-        found: by place.
-        unreadable: the reason by place.
+        by_place: an image's place to its fingerprint, where it can be decoded.
+        unreadable: an image's place to the reason why it can't be decoded.
     """
 
-    found: dict[int, Print]
+    by_place: dict[int, Fingerprint]
     unreadable: dict[int, str]
 
 
-def take(read: Callable[[int], bytes], places: Sequence[int], workers: int) -> Prints:
+def take_fingerprints(
+    read: Callable[[int], bytes], places: Sequence[int], workers: int
+) -> Fingerprints:
     """Read and fingerprint images in threads, which the decoder leaves the GIL to.
 
     Raises:
         DataError: the shards are damaged.
     """
-    prints = Prints({}, {})
+    prints = Fingerprints({}, {})
     pool = ThreadPoolExecutor(workers)
     try:
         tasks = pool.map(lambda place: _attempt(read, place), places)
@@ -58,20 +60,20 @@ def take(read: Callable[[int], bytes], places: Sequence[int], workers: int) -> P
             if isinstance(outcome, str):
                 prints.unreadable[place] = outcome
             else:
-                prints.found[place] = outcome
+                prints.by_place[place] = outcome
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt doesn't wait for the rest
     return prints
 
 
-def fingerprint(content: bytes) -> Print:
-    """Of an image's bytes.
+def fingerprint(content: bytes) -> Fingerprint:
+    """Fingerprint an image by its file's bytes.
 
     Raises:
-        Exception: of the decoders' many, where it can't be decoded.
+        Exception: one of the decoders' many; the image can't be decoded.
     """
     grey = thumbnail(as_jpeg(content))
-    return Print(
+    return Fingerprint(
         hashlib.sha256(content).hexdigest(),
         hashlib.sha256(grey.tobytes()).hexdigest(),
         signs(grey),
@@ -80,8 +82,8 @@ def fingerprint(content: bytes) -> Print:
     )
 
 
-def _attempt(read: Callable[[int], bytes], place: int) -> Print | str:
-    """The fingerprint, or why there is none."""
+def _attempt(read: Callable[[int], bytes], place: int) -> Fingerprint | str:
+    """The fingerprint, or the reason why there is none."""
     try:
         return fingerprint(read(place))
     except (DataError, MemoryError):

@@ -18,12 +18,12 @@ def new_split(
     photograph, and so the patients that share one.
 
     Args:
-        eyes: of the data set.
-        groups: of them, that are one photograph.
-        share: of what hangs together to test on, above 0 and below 1.
+        eyes: all of the data set.
+        groups: places in ``eyes`` that are one photograph.
+        share: share of the inseparable sets to test on, above 0 and below 1.
         seed: another seed makes another split.
     """
-    names = together(eyes, groups)
+    names = inseparable(eyes, groups)
     held_out = group_split(names, [eye.grade for eye in eyes], share, seed)
     return [
         eye._replace(split="test" if out else "train")
@@ -31,8 +31,11 @@ def new_split(
     ]
 
 
-def together(eyes: Sequence[Eye], groups: Sequence[Group]) -> list[str]:
-    """For each photograph the first of the patients it hangs together with, by name."""
+def inseparable(eyes: Sequence[Eye], groups: Sequence[Group]) -> list[str]:
+    """Name the set that each photograph must stay with, by its first patient.
+
+    Photographs of one name can't be split: they hang together by patient or by copy.
+    """
     numbers = components(range(len(eyes)), list(_bonds(eyes, groups)))
     names: dict[int, str] = {}
     for place, eye in enumerate(eyes):

@@ -24,11 +24,11 @@ class LabelFiles(NamedTuple):
 
     Attributes:
         split: ``train`` or ``test``.
-        rows: samples that the files hold.
+        rows: number of samples that the files hold.
         image_header: whether the first line of the image file is a header.
-        grade_header: whether that of the label file is.
-        first: the sample that comes first.
-        grade: its grade.
+        grade_header: whether the first line of the label file is a header.
+        first: name of the first sample.
+        grade: grade of the first sample.
     """
 
     split: str
@@ -39,29 +39,29 @@ class LabelFiles(NamedTuple):
     grade: int
 
     @property
-    def found(self) -> int:
-        """Samples that a reader finds who assumes a header."""
+    def rows_read(self) -> int:
+        """Number of samples that a reader finds who assumes a header."""
         return self.rows - (not self.image_header)
 
     @property
     def shifted(self) -> bool:
-        """Whether he pairs every image with the grade of its neighbour."""
+        """Whether that reader pairs every image with the grade of its neighbour."""
         return self.image_header != self.grade_header
 
     def summary(self) -> dict[str, Any]:
-        """As the JSON line holds it."""
+        """The two files' part of the JSON line."""
         lost = None if self.image_header else {"name": self.first, "grade": self.grade}
         return {
             "split": self.split,
             "rows": self.rows,
             "image_header": self.image_header,
             "grade_header": self.grade_header,
-            "rows_with_header_assumed": self.found,
+            "rows_with_header_assumed": self.rows_read,
             "lost": lost,
         }
 
 
-def label_files(data: Path, layout: str) -> Sequence[LabelFiles]:
+def read_label_files(data: Path, layout: str) -> Sequence[LabelFiles]:
     """Look at the first lines of the course's files; empty for other layouts.
 
     Those are read by the names of their columns, so they have a header.
@@ -69,12 +69,12 @@ def label_files(data: Path, layout: str) -> Sequence[LabelFiles]:
     folder = find_course_csvs(data) if layout == "course" else None
     if folder is None:
         return ()
-    found = []
+    files = []
     for split in SPLITS:
         names, grades = read_course_split(
             folder, "test" if split == "test" else "train"
         )
-        found.append(
+        files.append(
             LabelFiles(
                 split,
                 len(names),
@@ -84,9 +84,9 @@ def label_files(data: Path, layout: str) -> Sequence[LabelFiles]:
                 grades[0],
             )
         )
-    return found
+    return files
 
 
 def _has_header(path: Path, words: frozenset[str]) -> bool:
-    """By the rule that the samples are read by."""
+    """Whether the first line is a header, by the rule that samples are read by."""
     return read_rows(path)[0][1][0].casefold() in words

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from fastretina.data.prepare import Preparer, orientation
+from fastretina.data.preprocess import BORDER
 from loaders.arrays import Float32, UInt8
 
 Int8 = npt.NDArray[np.int8]
@@ -30,9 +31,8 @@ SIDE, GRID = 96, 16
 # by 1.5; a view that is zoomed by 4 % is as close to crops by 1 to 7 %.
 ZOOM = 1.04
 
-_BORDER = 12  # grey values; a photograph's black border is below, as in preprocess.py
 _COARSE = (1.1, 3.2, 2)  # sigmas of the detail in the hash, and the margin, in pixels
-_FINE = (0.8, 3.0, 3)  # the same in the second look
+_FINE = (0.8, 3.0, 3)  # sigmas and margin of the fine detail, in pixels
 _WIDE = 8.0  # sigma, pixels, of the neighbourhood whose contrast is made equal
 _FAINT = 0.3  # grey values: contrast below is noise
 _MOST = 3.0  # times the local contrast, which one lesion may have
@@ -114,15 +114,15 @@ def agreement(one: Int8, other: Int8) -> float:
     inner = a[edge:-edge, edge:-edge]
     if not inner.any():  # nothing to be seen
         return 0.0
-    found = (
+    correlations = (
         cv2.matchTemplate(_scaled(b, scale), inner, cv2.TM_CCOEFF_NORMED).max()
         for scale in _SCALES
     )
-    return float(max(found))
+    return float(max(correlations))
 
 
 def _scaled(image: Float32, scale: float) -> Float32:
-    """Enlarged around its middle by a factor, float32[96, 96]; outside is 0."""
+    """Enlarge float32[96, 96] around its middle, by a factor; outside is 0."""
     if scale == 1:
         return image
     centre = (SIDE - 1) / 2
@@ -138,7 +138,7 @@ def _detail(grey: UInt8, fine: float, coarse: float, margin: int) -> Float32:
     """
     pixels = grey.astype(np.float32)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1,) * 2)
-    lit = cv2.erode((grey > _BORDER).astype(np.uint8), disc).astype(np.float32)
+    lit = cv2.erode((grey > BORDER).astype(np.uint8), disc).astype(np.float32)
 
     def mean(values: Float32, sigma: float) -> Float32:
         total = cv2.GaussianBlur(values * lit, (0, 0), sigma)

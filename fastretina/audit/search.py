@@ -24,12 +24,12 @@ _TOO_MANY = 5_000_000
 
 
 class Candidates(NamedTuple):
-    """Pairs to be looked at again, each once.
+    """Pairs of images to be looked at again, each once.
 
     Attributes:
-        one: int64[n], row of an image.
-        other: int64[n], row of another, behind it.
-        turns: how the other is turned.
+        one: int64[n], the row of an image.
+        other: int64[n], the row of another image, a higher one.
+        turns: how the other image is turned, by the names of ``phash.TURNS``; n long.
     """
 
     one: Int64
@@ -45,22 +45,22 @@ def search(signs: Int8, zoomed: Int8) -> Candidates:
         zoomed: int8[N, 16, 16], hashes of the images' middles.
 
     Raises:
-        AuditError: there are millions of them.
+        AuditError: there are millions of such pairs.
     """
-    found, number = [], 0
-    for some in _search(signs, zoomed):
-        found.append(some)
-        number += len(some[0])
+    parts, number = [], 0
+    for part in _search(signs, zoomed):
+        parts.append(part)
+        number += len(part[0])
         if number > _TOO_MANY:
             raise AuditError(
                 f"more than {_TOO_MANY:,} pairs of images look alike, so these are "
                 "hardly photographs of different eyes; --no-images audits the labels"
             )
-    if not found:
+    if not parts:
         nothing = np.empty(0, np.int64)
         return Candidates(nothing, nothing, [])
     one, other, likeness, turn = (
-        np.concatenate(each) for each in zip(*found, strict=True)
+        np.concatenate(each) for each in zip(*parts, strict=True)
     )
     low, high = np.minimum(one, other), np.maximum(one, other)
     order = np.lexsort((-likeness, high, low))

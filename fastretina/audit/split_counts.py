@@ -17,7 +17,7 @@ from loaders.grades import GRADES
 from loaders.shards import SPLITS
 
 
-class Difference(NamedTuple):
+class GradeDifference(NamedTuple):
     """Whether two splits have the same shares of the grades: Pearson's chi-squared.
 
     It takes eyes for independent, which those of a patient are not: where it finds no
@@ -25,10 +25,10 @@ class Difference(NamedTuple):
 
     Attributes:
         statistic: chi-squared.
-        degrees: of freedom.
-        p: of a statistic as large, were the shares the same.
-        largest: gap of a grade's shares, 0 to 1.
-        grade: that has it.
+        degrees: degrees of freedom.
+        p: probability of a statistic as large, were the shares the same.
+        largest: the largest gap between the two shares of a grade, 0 to 1.
+        grade: the grade with the largest gap.
         few: whether a count below 5 is expected somewhere, which makes ``p`` rough.
     """
 
@@ -40,14 +40,14 @@ class Difference(NamedTuple):
     few: bool
 
 
-class Fellows(NamedTuple):
-    """How the two eyes of the patients agree who have both.
+class FellowEyes(NamedTuple):
+    """How the two eyes agree, of the patients who have both.
 
     Attributes:
-        pairs: of them.
-        same: of one grade.
-        near: of one grade, or the next one.
-        qwk: of left and right.
+        pairs: number of such patients.
+        same: number of pairs with the same grade.
+        near: number of pairs whose grades differ by 1 at most.
+        qwk: quadratic weighted kappa of left against right.
     """
 
     pairs: int
@@ -61,13 +61,13 @@ class SplitNumbers:
     """Train and test in numbers.
 
     Attributes:
-        counts: images of each grade, by split.
-        patients: by split.
-        shared: patients in both.
+        counts: split to the number of images of each grade, 0 to 4.
+        patients: split to the number of patients.
+        shared: number of patients in both splits.
         leak: test images whose fellow eye is in train.
-        difference: of the grades' shares; None where a split or all grades but one are
-            empty.
-        baselines: what is scored without a pixel, as ``evidence.baselines`` tells;
+        difference: how the grades' shares differ; None where a split or all grades but
+            one are empty.
+        baselines: rule to its scores, as ``metrics.baselines.baselines`` gives them;
             None where a split is empty.
     """
 
@@ -75,16 +75,16 @@ class SplitNumbers:
     patients: Mapping[str, int]
     shared: int
     leak: Leak
-    difference: Difference | None
+    difference: GradeDifference | None
     baselines: Mapping[str, Mapping[str, Any]] | None
 
     @property
     def images(self) -> dict[str, int]:
-        """By split."""
+        """Split to the number of images."""
         return {split: sum(counts) for split, counts in self.counts.items()}
 
     def summary(self) -> dict[str, Any]:
-        """As the JSON line holds it."""
+        """The split's part of the JSON line."""
         return {
             "splits": {
                 split: {
@@ -101,26 +101,26 @@ class SplitNumbers:
         }
 
 
-def numbers(eyes: Sequence[Eye]) -> SplitNumbers:
-    """Count what is listed, by its split."""
+def split_numbers(eyes: Sequence[Eye]) -> SplitNumbers:
+    """Count images and patients by their split, and compare the splits."""
     parts = {split: [eye for eye in eyes if eye.split == split] for split in SPLITS}
-    known = {split: as_eyes(part) for split, part in parts.items()}
+    known = {split: as_columns(part) for split, part in parts.items()}
     patients = {split: {eye.patient for eye in part} for split, part in parts.items()}
     counts = {split: grade_counts(part) for split, part in parts.items()}
     train, test = known["train"], known["test"]
     both = bool(parts["train"] and parts["test"])
     return SplitNumbers(
         counts=counts,
-        patients={split: len(found) for split, found in patients.items()},
+        patients={split: len(names) for split, names in patients.items()},
         shared=len(patients["train"] & patients["test"]),
         leak=leak(train, test),
-        difference=difference(counts["train"], counts["test"]),
+        difference=grade_difference(counts["train"], counts["test"]),
         baselines=baselines(train, test) if both else None,
     )
 
 
-def as_eyes(eyes: Sequence[Eye]) -> Eyes:
-    """The same in columns."""
+def as_columns(eyes: Sequence[Eye]) -> Eyes:
+    """The eyes as columns, of one length."""
     return Eyes(
         names=[eye.name for eye in eyes],
         patients=[eye.patient for eye in eyes],
@@ -130,31 +130,33 @@ def as_eyes(eyes: Sequence[Eye]) -> Eyes:
 
 
 def grade_counts(eyes: Sequence[Eye]) -> list[int]:
-    """Images of each grade, 0 to 4."""
+    """Number of images of each grade, 0 to 4."""
     seen = Counter(eye.grade for eye in eyes)
     return [seen[grade] for grade in range(len(GRADES))]
 
 
-def difference(train: Sequence[int], test: Sequence[int]) -> Difference | None:
-    """Hold the grades' shares of two splits against one another, by counts."""
+def grade_difference(
+    train: Sequence[int], test: Sequence[int]
+) -> GradeDifference | None:
+    """Compare the grades' shares of two splits, by their counts of each grade."""
     table = np.array([train, test])
     there = np.flatnonzero(table.sum(axis=0))
     if len(there) < 2 or not table.sum(axis=1).all():
         return None
-    found = chi2_contingency(table[:, there], correction=False)
+    tested = chi2_contingency(table[:, there], correction=False)
     gaps = np.abs(np.diff(table / table.sum(axis=1, keepdims=True), axis=0))[0]
-    return Difference(
-        statistic=float(found.statistic),
-        degrees=int(found.dof),
-        p=float(found.pvalue),
+    return GradeDifference(
+        statistic=float(tested.statistic),
+        degrees=int(tested.dof),
+        p=float(tested.pvalue),
         largest=float(gaps.max()),
         grade=int(gaps.argmax()),
-        few=bool(found.expected_freq.min() < 5),
+        few=bool(tested.expected_freq.min() < 5),
     )
 
 
-def fellows(eyes: Sequence[Eye]) -> Fellows | None:
-    """Compare left and right; None where no patient has both."""
+def compare_fellow_eyes(eyes: Sequence[Eye]) -> FellowEyes | None:
+    """Compare the grades of left and right; None where no patient has both."""
     sides: dict[str, dict[str, int]] = {}
     for eye in eyes:
         if eye.side:
@@ -164,7 +166,7 @@ def fellows(eyes: Sequence[Eye]) -> Fellows | None:
         return None
     left, right = np.array(both, np.int64).T
     gaps = np.abs(left - right)
-    return Fellows(
+    return FellowEyes(
         pairs=len(both),
         same=int((gaps == 0).sum()),
         near=int((gaps <= 1).sum()),

@@ -12,8 +12,8 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from fastretina.audit.dataset import AuditedDataset, AuditError, Eye
 from loaders.course import COURSE_FILES, IMAGE_WORDS, find_course_csvs, strip_suffix
@@ -26,18 +26,39 @@ LINKS = "data"
 _MADE_BY = "python -m fastretina.audit --fix"
 
 
-def refuse_to_write(out: Path, subject: AuditedDataset) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitNote:
+    """What a new split was made of, as ``split.json`` and the JSON line hold it.
+
+    Attributes:
+        source_layout: layout of the audited data set.
+        seed: seed of the new split.
+        test_share: share of the inseparable sets that is in test, as asked for.
+        images: split to its number of photographs.
+        kept_together: number of sets that can't be parted.
+        looked_for_copies: whether copies of a photograph were looked for.
+    """
+
+    source_layout: str
+    seed: int
+    test_share: float
+    images: Mapping[str, int]
+    kept_together: int
+    looked_for_copies: bool
+
+
+def refuse_to_write(out: Path, dataset: AuditedDataset) -> None:
     """Let only what is new, empty, or another split of ours be written over.
 
     Raises:
         AuditError: OUT is something else, or can't be made of this.
     """
-    if subject.layout == "shards":
+    if dataset.layout == "shards":
         raise AuditError(
-            f"--fix needs the photographs' folder, and {subject.data} holds shards: "
+            f"--fix needs the photographs' folder, and {dataset.data} holds shards: "
             "audit the folder that they were made of, then shard the new split"
         )
-    labels = find_course_csvs(subject.data) if subject.layout == "course" else None
+    labels = find_course_csvs(dataset.data) if dataset.layout == "course" else None
     if labels is not None and labels.resolve() == out.resolve():
         raise AuditError(
             f"--fix must name another folder than that of the labels, {out}"
@@ -62,15 +83,15 @@ def refuse_to_write(out: Path, subject: AuditedDataset) -> None:
 
 
 def write_split(
-    out: Path, subject: AuditedDataset, eyes: Sequence[Eye], about: Mapping[str, Any]
+    out: Path, dataset: AuditedDataset, eyes: Sequence[Eye], note: SplitNote
 ) -> None:
     """Write the folder, whose four CSVs are complete only when all else is.
 
     Args:
-        out: that `refuse_to_write` lets pass.
-        subject: where the photographs are.
-        eyes: of it, with the new split.
-        about: what the split was made of, as JSON.
+        out: a folder that `refuse_to_write` lets pass.
+        dataset: the audited data set, which holds the photographs.
+        eyes: all of the data set, each with its new split.
+        note: what the split was made of.
 
     Raises:
         AuditError: a name can't be written into a CSV, or OUT/data is in the way.
@@ -90,10 +111,10 @@ def write_split(
     out.mkdir(parents=True, exist_ok=True)
     for name in COURSE_FILES:
         (out / name).unlink(missing_ok=True)
-    note = {"made_by": _MADE_BY, **about}
-    write_atomically(out / NOTE, json.dumps(note, indent=2) + "\n")
-    if subject.paths:
-        _link_images(out / LINKS, subject)
+    content = {"made_by": _MADE_BY, **asdict(note)}
+    write_atomically(out / NOTE, json.dumps(content, indent=2) + "\n")
+    if dataset.paths:
+        _link_images(out / LINKS, dataset)
     for name in COURSE_FILES:
         write_atomically(out / name, _as_csv(columns[name]))
 
@@ -107,10 +128,10 @@ def _is_ours(out: Path) -> bool:
 
 
 def _cell(name: str) -> str:
-    """A name as it is read again: without white space around, and less one suffix.
+    """The cell that is read as this name: readers strip white space and one suffix.
 
     Raises:
-        AuditError: it would be read as another one.
+        AuditError: any cell would be read as another name.
     """
     try:
         name.encode()
@@ -139,20 +160,20 @@ def _as_csv(cells: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def _link_images(links: Path, subject: AuditedDataset) -> None:
+def _link_images(links: Path, dataset: AuditedDataset) -> None:
     """Make OUT/data a link to the photographs' folder, or a folder of links to them.
 
     Raises:
         AuditError: OUT/data holds files of its own.
     """
     _clear(links)
-    if len(subject.folders) == 1:
-        links.symlink_to(_relative(subject.folders[0], links.parent), True)
+    if len(dataset.folders) == 1:
+        links.symlink_to(_relative(dataset.folders[0], links.parent), True)
         return
     links.mkdir()
-    for place, path in sorted(subject.paths.items()):
+    for place, path in sorted(dataset.paths.items()):
         target = _relative(path.parent, links) / path.name
-        (links / f"{subject.eyes[place].name}{path.suffix}").symlink_to(target)
+        (links / f"{dataset.eyes[place].name}{path.suffix}").symlink_to(target)
 
 
 def _clear(links: Path) -> None:
@@ -169,5 +190,5 @@ def _clear(links: Path) -> None:
 
 
 def _relative(folder: Path, start: Path) -> Path:
-    """From one folder to another, where both may be reached through links."""
+    """The path from ``start`` to a folder; both may be reached through links."""
     return Path(os.path.relpath(folder.resolve(), start.resolve()))

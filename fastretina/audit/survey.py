@@ -1,4 +1,4 @@
-"""All that an audit has found, as plain numbers to judge by."""
+"""Audit a data set: look at the labels, then at the images, and keep the numbers."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastretina.audit.dataset import AuditedDataset, Eye
-from fastretina.audit.duplicates import KINDS, Duplicates, Group
-from fastretina.audit.headers import LabelFiles
-from fastretina.audit.split_counts import Fellows, SplitNumbers
+from fastretina.audit.duplicates import KINDS, Duplicates, Group, find_duplicates
+from fastretina.audit.fingerprints import Fingerprints, take_fingerprints
+from fastretina.audit.headers import LabelFiles, read_label_files
+from fastretina.audit.split_counts import (
+    FellowEyes,
+    SplitNumbers,
+    compare_fellow_eyes,
+    split_numbers,
+)
 
 _METRICS = ("accuracy", "qwk", "balanced_accuracy", "macro_f1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Audited:
-    """Everything.
+class AuditResult:
+    """All that an audit has measured.
 
     Attributes:
-        subject: that it was found in.
-        numbers: of its split.
+        dataset: the data set that was audited.
+        numbers: train and test in numbers.
         fellows: how left and right agree; None where no patient has both.
         files: the course's label files; empty for other layouts.
-        duplicates: None where no image was looked at.
-        unreadable: reasons by place.
+        duplicates: photographs that are there twice; None if no image was looked at.
+        unreadable: an image's place to the reason why it can't be decoded.
     """
 
-    subject: AuditedDataset
+    dataset: AuditedDataset
     numbers: SplitNumbers
-    fellows: Fellows | None
+    fellows: FellowEyes | None
     files: Sequence[LabelFiles] = ()
     duplicates: Duplicates | None = None
     unreadable: Mapping[int, str] = field(default_factory=dict)
 
     def eyes(self, group: Group) -> list[Eye]:
         """The images of a group, as the labels have them."""
-        return [self.subject.eyes[place] for place in group.places]
+        return [self.dataset.eyes[place] for place in group.places]
 
     @property
     def across(self) -> list[Group]:
@@ -76,30 +82,30 @@ class Audited:
             faults.append(f"{_photographs(len(self.across))} in both splits")
         if self.conflicting:
             faults.append(f"{_photographs(len(self.conflicting))} of several grades")
-        return f"{self.subject.data}: {', '.join(faults)}" if faults else None
+        return f"{self.dataset.data}: {', '.join(faults)}" if faults else None
 
     def summary(self) -> dict[str, Any]:
-        """The numbers as the JSON line holds them."""
-        subject, found = self.subject, self.duplicates
+        """The audit's part of the JSON line."""
+        dataset, duplicates = self.dataset, self.duplicates
         return {
-            "data": str(subject.data),
-            "layout": subject.layout,
-            "own_split": subject.own_split,
-            "samples": len(subject.eyes),
-            "patients": len({eye.patient for eye in subject.eyes}),
+            "data": str(dataset.data),
+            "layout": dataset.layout,
+            "own_split": dataset.own_split,
+            "samples": len(dataset.eyes),
+            "patients": len({eye.patient for eye in dataset.eyes}),
             **self.numbers.summary(),
             "must_beat": self.must_beat,
             "left_and_right": self.fellows._asdict() if self.fellows else None,
             "label_files": [files.summary() for files in self.files],
             "images": {
-                "there": len(subject.there),
-                "missing": len(subject.missing),
-                "unlisted": subject.unlisted,
-                "set_aside": subject.set_aside,
+                "there": len(dataset.there),
+                "missing": len(dataset.missing),
+                "unlisted": dataset.unlisted,
+                "set_aside": dataset.set_aside,
                 "unreadable": len(self.unreadable),
-                "blank": len(found.blank) if found else 0,
+                "blank": len(duplicates.blank) if duplicates else 0,
             },
-            "duplicates": self._duplicates() if found else None,
+            "duplicates": self._duplicates() if duplicates else None,
         }
 
     def _duplicates(self) -> dict[str, Any]:
@@ -114,16 +120,17 @@ class Audited:
 
     def details(self) -> dict[str, Any]:
         """Every name that the summary counts."""
-        eyes, found = self.subject.eyes, self.duplicates
+        eyes, duplicates = self.dataset.eyes, self.duplicates
+        blank = duplicates.blank if duplicates else []
         return {
-            "missing": self.subject.missing,
+            "missing": self.dataset.missing,
             "unreadable": {eyes[p].name: why for p, why in self.unreadable.items()},
-            "blank": [eyes[place].name for place in found.blank] if found else [],
+            "blank": [eyes[place].name for place in blank],
             "groups": [self._group(group) for group in self._groups],
         }
 
     def _group(self, group: Group) -> dict[str, Any]:
-        eyes = self.subject.eyes
+        eyes = self.dataset.eyes
         members = self.eyes(group)
         return {
             "same": group.kind,
@@ -144,6 +151,31 @@ class Audited:
                 for link in group.links
             ],
         }
+
+
+def audit_dataset(dataset: AuditedDataset, *, look: bool, workers: int) -> AuditResult:
+    """Audit a data set.
+
+    Args:
+        dataset: the data set to audit.
+        look: whether to look at the images that are there.
+        workers: threads that do so.
+
+    Raises:
+        DataError: its files changed under our hands, or its shards are damaged.
+    """
+    duplicates, prints = None, Fingerprints({}, {})
+    if look and dataset.there:
+        prints = take_fingerprints(dataset.read, dataset.there, workers)
+        duplicates = find_duplicates(prints.by_place, dataset.read, workers)
+    return AuditResult(
+        dataset=dataset,
+        numbers=split_numbers(dataset.eyes),
+        fellows=compare_fellow_eyes(dataset.eyes),
+        files=read_label_files(dataset.data, dataset.layout),
+        duplicates=duplicates,
+        unreadable=prints.unreadable,
+    )
 
 
 def _photographs(number: int) -> str:

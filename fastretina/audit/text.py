@@ -1,4 +1,4 @@
-"""An audit for people: what is there, what needs no pixel, and the findings."""
+"""The report of an audit: what is there, what needs no pixel, and the findings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastretina.audit.dataset import AuditedDataset
 from fastretina.audit.findings import Finding
 from fastretina.audit.split_counts import SplitNumbers
-from fastretina.audit.survey import Audited
+from fastretina.audit.survey import AuditResult
 from loaders.grades import GRADES
 
 _NARROWEST = 60  # columns
@@ -20,31 +21,36 @@ _SHOWN = {
 }
 
 
-def report(found: Audited, sentences: Sequence[Finding], width: int) -> str:
-    """All of it, wrapped to a width in columns."""
-    told = [told_finding(finding, max(width, _NARROWEST)) for finding in sentences]
-    parts = [head(found), shares(("", found.numbers))]
-    if found.numbers.baselines:
-        parts.append(rules(found.numbers.baselines))
-    return "\n\n".join([*parts, "\n".join(told)])
+def format_report(result: AuditResult, findings: Sequence[Finding], width: int) -> str:
+    """Format the whole report, wrapped to a width in columns."""
+    numbers = result.numbers
+    parts = [format_head(result.dataset), format_shares(("", numbers))]
+    if numbers.baselines:
+        parts.append(format_rules(numbers.baselines))
+    width = max(width, _NARROWEST)
+    paragraphs = [format_finding(finding, width) for finding in findings]
+    return "\n\n".join([*parts, "\n".join(paragraphs)])
 
 
-def head(found: Audited) -> str:
-    """What was audited, in a line."""
-    subject = found.subject
-    patients = len({eye.patient for eye in subject.eyes})
-    there = len(subject.there)
+def format_head(dataset: AuditedDataset) -> str:
+    """Format the line that says what was audited."""
+    patients = len({eye.patient for eye in dataset.eyes})
+    there = len(dataset.there)
     images = f"{there:,} of them here" if there else "no image here, labels alone"
-    if there == len(subject.eyes):
+    if there == len(dataset.eyes):
         images = "all of them here"
     return (
-        f"{subject.data} ({subject.layout}): {len(subject.eyes):,} photographs of "
+        f"{dataset.data} ({dataset.layout}): {len(dataset.eyes):,} photographs of "
         f"{patients:,} patients, {images}"
     )
 
 
-def shares(*named: tuple[str, SplitNumbers]) -> str:
-    """A column per split: images of each grade, patients, what leaks."""
+def format_shares(*named: tuple[str, SplitNumbers]) -> str:
+    """Format a table of images of each grade, patients, and leaks: a column per split.
+
+    Args:
+        named: for each data set a prefix of its columns' titles, and its numbers.
+    """
     columns = [
         [f"{prefix}{split}", *_column(numbers, split)]
         for prefix, numbers in named
@@ -70,8 +76,8 @@ def _share(part: int, whole: int) -> str:
     return f"{part:,} ({part / whole:.1%})" if whole else "0"
 
 
-def rules(baselines: Mapping[str, Mapping[str, Any]], prefix: str = "") -> str:
-    """A line for each rule that needs no pixel."""
+def format_rules(baselines: Mapping[str, Mapping[str, Any]], prefix: str = "") -> str:
+    """Format a table of the scores without a pixel: a line for each rule."""
     columns = "".join(
         f"{name:>10}" for name in ("accuracy", "QWK", "balanced", "macro-F1")
     )
@@ -82,8 +88,8 @@ def rules(baselines: Mapping[str, Mapping[str, Any]], prefix: str = "") -> str:
     return "\n".join(lines)
 
 
-def told_finding(finding: Finding, width: int) -> str:
-    """A paragraph, and a line for each example."""
+def format_finding(finding: Finding, width: int) -> str:
+    """Format a finding as a paragraph, and a line for each example."""
     start = f"{finding.severity:<8} "
     text = " ".join(filter(None, (finding.line, finding.remedy)))
     lines = [_wrapped(f"{finding.name}: {text}", start, " " * len(start), width)]
@@ -103,10 +109,10 @@ def _wrapped(text: str, first: str, rest: str, width: int) -> str:
     )
 
 
-def compared(old: SplitNumbers, new: SplitNumbers) -> str:
-    """A split and the one that is to replace it, side by side."""
-    parts = [shares(("old ", old), ("new ", new))]
+def format_comparison(old: SplitNumbers, new: SplitNumbers) -> str:
+    """Format a split and the one that is to replace it, side by side."""
+    parts = [format_shares(("old ", old), ("new ", new))]
     for name, numbers in (("old", old), ("new", new)):
         if numbers.baselines:
-            parts.append(rules(numbers.baselines, f"{name} "))
+            parts.append(format_rules(numbers.baselines, f"{name} "))
     return "\n\n".join(parts)

@@ -61,7 +61,7 @@ class Preparer:
     """Checks and prepares one image after the other; keeps a scratch image.
 
     Args:
-        steps: of ``preprocess.STEPS``.
+        steps: some of ``preprocess_steps.STEPS``.
         size: pixels square, or ``None``.
     """
 

@@ -14,19 +14,21 @@ import numpy.typing as npt
 
 from loaders.arrays import UInt8
 
-STEPS = ("crop", "clahe", "graham")
-
-# A photograph's black border is 0 to 10 after JPEG compression, the fundus above 15.
-_BORDER = 12
+# Grey value: a photograph's black border is 0 to 10 after JPEG compression, the fundus
+# above 15.
+BORDER = 12
 
 
 def preprocess(image: UInt8, steps: Sequence[str], size: int | None) -> UInt8:
-    """Apply ``steps`` in the order of ``STEPS``, with the resize after the crop.
+    """Apply ``steps`` in their one order, with the resize after the crop.
 
     Args:
         image: uint8[H, W, 3], RGB.
-        steps: some of ``STEPS``.
+        steps: some of ``preprocess_steps.STEPS``; their order here changes nothing.
         size: pixels square to resize to; ``None`` keeps the size.
+
+    Returns:
+        uint8[H', W', 3], RGB; ``image`` itself is left alone.
     """
     if "crop" in steps:
         image = crop_fundus(image)
@@ -48,7 +50,7 @@ def crop_fundus(image: UInt8) -> UInt8:
     An image without a fundus stays as it is: one that is all as dark as the border, or
     lit in a spot only, which is a reflection.
     """
-    lit = cv2.medianBlur(image.max(axis=2), 5) > _BORDER
+    lit = cv2.medianBlur(image.max(axis=2), 5) > BORDER
     rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
     if not len(rows):
         return image

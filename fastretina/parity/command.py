@@ -20,7 +20,7 @@ from loaders import LoaderName
 
 if TYPE_CHECKING:
     from fastretina.parity.certificate import Certificate
-    from fastretina.parity.equivalence import TwoSides
+    from fastretina.parity.equivalence import NetworkComparison
     from loaders import LoaderConfig
 
 PROG = "python -m fastretina.parity"
@@ -94,60 +94,65 @@ def command(options: Options) -> dict[str, Any]:
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # of broken metadata
-        found = certify(options)
-    print(found.table())
+        certificate = certify(options)
+    print(certificate.report())
     result = {
         "data": str(options.data),
         "shards": options.shards,
         "run": None if options.run is None else str(options.run),
-        **found.summary(),
+        **certificate.summary(),
         "seconds": round(time.perf_counter() - started, 3),
     }
-    if not found.equal:
+    if not certificate.equal:
         print(json.dumps(result))
-        raise ParityError(found.sentence())
+        raise ParityError(certificate.sentence())
     return result
 
 
 def certify(options: Options) -> Certificate:
-    """Compare split after split.
+    """Compare one split after the other.
 
     Raises:
         ParityError: folder, shards and run do not belong together.
         DataError: one of them can't be used, or the loader can't be had.
     """
     from fastretina.parity.certificate import Certificate
-    from fastretina.parity.epoch import EpochComparison, compare
+    from fastretina.parity.epoch import Expected, compare_epoch
     from fastretina.parity.matching import match
     from loaders import make_loader, open_split, resolve
     from loaders.cores import granted_cores
     from loaders.shards import SPLITS
 
     matched = match(options.data, options.shards, options.labels)
-    asked, two_sides = prepare(options)
-    witness = matched.witness(asked.image_size)
-    name = resolve(options.loader, asked.device)
-    found: list[EpochComparison] = []
+    config, network = prepare(options)
+    reference = matched.reference(config.image_size)
+    name = resolve(options.loader, config.device)
+    threads = options.workers or granted_cores()
+    comparisons = []
     for split in (options.split,) if options.split else SPLITS:
-        expected = matched.samples[split]
+        expected = Expected(
+            split=split,
+            samples=matched.samples[split],
+            set_aside=matched.set_aside[split],
+            reference=reference,
+        )
+        watch = network.watch if network and split == "test" else None
         with (
             open_split(options.shards, split) as source,
-            make_loader(name, source, split, asked) as loader,
+            make_loader(name, source, split, config) as loader,
         ):
-            findings = EpochComparison(
-                split, len(expected), matched.set_aside[split], loader.decoding
-            )
-            watch = two_sides.watch if two_sides and split == "test" else None
-            threads = options.workers or granted_cores()
             keys = source.column("key")
-            compare(findings, loader, keys, expected, witness, threads, watch)
-        found.append(findings)
-    network = two_sides.judge() if two_sides else None
-    return Certificate(loader=name, device=asked.device, splits=found, network=network)
+            comparisons.append(compare_epoch(loader, keys, expected, threads, watch))
+    return Certificate(
+        loader=name,
+        device=config.device,
+        splits=comparisons,
+        network=network.result() if network else None,
+    )
 
 
-def prepare(options: Options) -> tuple[LoaderConfig, TwoSides | None]:
-    """What the loader is asked for, and the run's network, if there is a run.
+def prepare(options: Options) -> tuple[LoaderConfig, NetworkComparison | None]:
+    """Configure the loader, and load the run's network, if there is a run.
 
     Raises:
         RunError: the run can't be used.
@@ -155,7 +160,7 @@ def prepare(options: Options) -> tuple[LoaderConfig, TwoSides | None]:
     """
     from fastretina.nn.device import choose, choose_again
     from fastretina.nn.trained import load_trained
-    from fastretina.parity.equivalence import TwoSides
+    from fastretina.parity.equivalence import NetworkComparison
     from fastretina.parity.reference import ParityError
     from fastretina.run import Run
     from loaders import LoaderConfig
@@ -180,4 +185,4 @@ def prepare(options: Options) -> tuple[LoaderConfig, TwoSides | None]:
         device=str(compute.device),
         workers=options.workers,
     )
-    return config, TwoSides(trained.network, compute)
+    return config, NetworkComparison(trained.network, compute)

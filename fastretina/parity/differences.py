@@ -16,8 +16,8 @@ class Bound(NamedTuple):
     """What one image may differ by, in steps of 255.
 
     Attributes:
-        largest: of any value.
-        mean: over the image.
+        largest: highest absolute difference of any value, 0 to 255.
+        mean: highest absolute difference in the mean over all values.
     """
 
     largest: int
@@ -26,7 +26,7 @@ class Bound(NamedTuple):
     def __str__(self) -> str:
         return f"{self.largest}, mean {self.mean:g}" if self.largest else "exact"
 
-    def allows(self, difference: Difference) -> bool:
+    def allows(self, difference: PixelDifference) -> bool:
         """Whether an image that differs so passes."""
         within = difference.largest <= self.largest
         return within and difference.mean <= self.mean
@@ -65,14 +65,14 @@ def bound_for(decoding: Decoding, *, encoded_again: bool = False) -> Bound:
     return Bound(sum(part.largest for part in parts), sum(part.mean for part in parts))
 
 
-class Difference(NamedTuple):
-    """One image against another.
+class PixelDifference(NamedTuple):
+    """How far one image is from another.
 
     Attributes:
-        largest: absolute difference of a value, 0 to 255.
-        mean: absolute difference over all values.
-        values: height x width x 3.
-        exact_values: how many of them are the same.
+        largest: largest absolute difference of a value, 0 to 255.
+        mean: mean absolute difference over all values.
+        values: number of values, height x width x 3.
+        exact_values: number of values that are the same.
     """
 
     largest: int
@@ -84,16 +84,16 @@ class Difference(NamedTuple):
         return f"largest {self.largest}, mean {self.mean:.2g}"
 
 
-def difference(delivered: UInt8, wanted: UInt8) -> Difference:
+def difference(delivered: UInt8, wanted: UInt8) -> PixelDifference:
     """Compare two images, uint8[H, W, 3] each; another size is as far as can be."""
     if delivered.shape != wanted.shape:
-        return Difference(255, 255.0, wanted.size, 0)
+        return PixelDifference(255, 255.0, wanted.size, 0)
     gap = cv2.absdiff(delivered, wanted)
     largest = int(gap.max(initial=0))
     if not largest:
-        return Difference(0, 0.0, wanted.size, wanted.size)
+        return PixelDifference(0, 0.0, wanted.size, wanted.size)
     same = wanted.size - int(np.count_nonzero(gap))
-    return Difference(largest, float(gap.mean()), wanted.size, same)
+    return PixelDifference(largest, float(gap.mean()), wanted.size, same)
 
 
 @dataclass(slots=True)
@@ -101,12 +101,12 @@ class Tally:
     """The differences of many images, in as much memory as one takes.
 
     Attributes:
-        images: how many.
-        exact_images: how many don't differ at all.
-        values: in all of them.
-        exact_values: how many of these are the same.
+        images: number of images.
+        exact_images: number of images that don't differ at all.
+        values: number of values in all images.
+        exact_values: number of values that are the same.
         total: sum of all absolute differences.
-        worst: the furthest image's key, its largest and mean difference.
+        worst: largest and mean difference of the image that is furthest off, its key.
     """
 
     images: int = 0
@@ -116,23 +116,23 @@ class Tally:
     total: float = 0.0
     worst: tuple[int, float, str] = (0, 0.0, "")
 
-    def add(self, key: str, found: Difference) -> None:
+    def add(self, key: str, difference: PixelDifference) -> None:
         """Count an image in."""
         self.images += 1
-        self.exact_images += found.largest == 0
-        self.values += found.values
-        self.exact_values += found.exact_values
-        self.total += found.mean * found.values
-        if found.largest:
-            self.worst = max(self.worst, (found.largest, found.mean, key))
+        self.exact_images += difference.largest == 0
+        self.values += difference.values
+        self.exact_values += difference.exact_values
+        self.total += difference.mean * difference.values
+        if difference.largest:
+            self.worst = max(self.worst, (difference.largest, difference.mean, key))
 
     @property
     def mean(self) -> float:
-        """Absolute difference over all values of all images."""
+        """Mean absolute difference over all values of all images."""
         return self.total / self.values if self.values else 0.0
 
     def summary(self) -> dict[str, Any]:
-        """The tally as the JSON line holds it."""
+        """The tally's part of the JSON line."""
         return {
             "images": self.images,
             "exact_images": self.exact_images,

@@ -13,12 +13,17 @@ from tqdm import tqdm
 from fastretina.data.labels import Sample
 from fastretina.parity.differences import (
     Bound,
-    Difference,
+    PixelDifference,
     Tally,
     bound_for,
     difference,
 )
-from fastretina.parity.faults import Stranger, diagnose, find_owners, stranger
+from fastretina.parity.faults import (
+    UnexplainedImage,
+    diagnose,
+    find_owners,
+    remember,
+)
 from fastretina.parity.reference import Original, Reference
 from loaders.arrays import UInt8
 
@@ -26,8 +31,8 @@ if TYPE_CHECKING:
     from loaders import Batch, Decoding, Loader
 
 
-_NAMED = 5  # keys of each fault that are told
-_STRANGERS = 64  # images whose owner is looked for, which takes a pass of its own
+_NAMED = 5  # keys of each fault that are listed
+_UNEXPLAINED = 64  # images whose owner is looked for, which takes a pass of its own
 
 # Takes each batch, and for each of its samples what it should be (None: unknown).
 Watch = Callable[["Batch", list["Sample | None"], list["Original | None"]], None]
@@ -35,23 +40,29 @@ Watch = Callable[["Batch", list["Sample | None"], list["Original | None"]], None
 
 @dataclass(slots=True)
 class Fault:
-    """A kind of mistake: how many samples have it, and the first of their keys."""
+    """A kind of mistake: how many samples have it, and the first five of them.
+
+    Attributes:
+        samples: number of samples with the mistake.
+        keys: keys of the first five.
+        examples: the same five, each with what is wrong in brackets.
+    """
 
     samples: int = 0
     keys: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
 
     def add(self, key: str, detail: str = "") -> None:
-        """Count a sample in."""
+        """Count a sample in; ``detail`` says what is wrong with it."""
         self.samples += 1
         if len(self.keys) < _NAMED:
             self.keys.append(key)
-            self.told.append(f"{key} ({detail})" if detail else key)
+            self.examples.append(f"{key} ({detail})" if detail else key)
 
     def __str__(self) -> str:
         noun = "sample" if self.samples == 1 else "samples"
-        more = ", ..." if self.samples > len(self.told) else ""
-        return f"{self.samples:,} {noun}: {', '.join(self.told)}{more}"
+        more = ", ..." if self.samples > len(self.examples) else ""
+        return f"{self.samples:,} {noun}: {', '.join(self.examples)}{more}"
 
 
 @dataclass(slots=True)
@@ -59,14 +70,14 @@ class EpochComparison:
     """What is known of a split after the comparison.
 
     Attributes:
-        split: its name.
-        samples: that the labels list, less those set aside.
-        set_aside: bad images, which sharding has left out and listed.
+        split: ``train`` or ``test``.
+        samples: number of samples that the labels list, less those set aside.
+        set_aside: number of bad images, which sharding has left out and listed.
         decoding: who made the loader's pixels.
-        delivered: samples that came, each time they came.
-        kept: images whose bytes are the source's.
-        encoded_again: images whose bytes can't be.
-        faults: name of the mistake to who has it.
+        delivered: number of samples that came, counted each time they came.
+        kept: differences of the images whose bytes are the source's.
+        encoded_again: differences of the images whose bytes can't be the source's.
+        faults: name of the mistake to the samples that have it.
     """
 
     split: str
@@ -78,12 +89,12 @@ class EpochComparison:
     encoded_again: Tally = field(default_factory=Tally)
     faults: dict[str, Fault] = field(default_factory=dict)
 
-    def fault(self, name: str, key: str, detail: str = "") -> None:
-        """Note a mistake."""
+    def add_fault(self, name: str, key: str, detail: str = "") -> None:
+        """Count a sample with a mistake."""
         self.faults.setdefault(name, Fault()).add(key, detail)
 
     def count(self, name: str) -> int:
-        """Samples with a mistake."""
+        """Number of samples with a mistake, by its name."""
         return self.faults[name].samples if name in self.faults else 0
 
     @property
@@ -100,7 +111,7 @@ class EpochComparison:
         return [group for group in both if group[1].images]
 
     def summary(self) -> dict[str, Any]:
-        """The findings as the JSON line holds them."""
+        """The split's part of the JSON line."""
         groups = {
             name.replace(" ", "_"): {**tally.summary(), "bound": list(bound)}
             for name, tally, bound in self.groups
@@ -118,129 +129,153 @@ class EpochComparison:
         }
 
 
-class _Seen(NamedTuple):
-    """One delivered image, examined; ``mistake`` is empty where no usual one fits."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """What a loader should deliver of a split.
+
+    Attributes:
+        split: ``train`` or ``test``.
+        samples: key to sample, of all that should come.
+        set_aside: number of bad images, which sharding has left out.
+        reference: decodes the folder's images.
+    """
+
+    split: str
+    samples: Mapping[str, Sample]
+    set_aside: int
+    reference: Reference
+
+
+class _Examined(NamedTuple):
+    """One delivered image beside its original.
+
+    Attributes:
+        original: the image as it should be.
+        difference: how far the delivered one is from it.
+        bound: how far it may be.
+        mistake: what explains a difference beyond the bound, empty where no usual
+            mistake fits; None where the image is within the bound.
+    """
 
     original: Original
-    difference: Difference
+    difference: PixelDifference
     bound: Bound
     mistake: str | None
 
 
-def compare(
-    findings: EpochComparison,
+def compare_epoch(
     loader: Loader,
     keys: list[str],
-    expected: Mapping[str, Sample],
-    witness: Reference,
+    expected: Expected,
     threads: int,
     watch: Watch | None = None,
-) -> None:
+) -> EpochComparison:
     """Run an epoch and hold every sample of it against the folder's.
 
     Args:
-        findings: of the split; what is found is added.
         loader: one that neither shuffles nor flips.
-        keys: of the split's rows.
-        expected: key to sample: what should come.
-        witness: decodes the folder's images.
-        threads: that do it.
+        keys: the key of each row of the split's index.
+        expected: the samples that should come, and who decodes them.
+        threads: that decode and compare.
         watch: sees every batch beside its originals.
 
     Raises:
         ParityError: an image of the folder can't be decoded.
         SampleError: one of the shards can't be.
     """
-    pass_ = _Pass(findings, expected, witness)
+    pass_ = _Pass(expected, loader.decoding)
     names = dict(enumerate(keys))
     # The pool's threads start with its first task: a loader may fork before that.
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(
-            total=len(expected), unit=" images", desc=findings.split, disable=None
+            total=len(expected.samples),
+            unit=" images",
+            desc=expected.split,
+            disable=None,
         ) as bar,
     ):
         for batch in loader.epoch(0):
             rows = batch.index.tolist()
-            came = [names.get(row, f"row {row}") for row in rows]
-            samples = [expected.get(key) for key in came]
+            delivered_keys = [names.get(row, f"row {row}") for row in rows]
+            samples = [expected.samples.get(key) for key in delivered_keys]
             images = batch.images.cpu().numpy()
-            seen = list(pool.map(pass_.examine, images, samples))
-            for one in zip(came, batch.labels.tolist(), images, seen, strict=True):
-                pass_.note(*one)
+            examined = list(pool.map(pass_.examine, images, samples))
+            for one in zip(
+                delivered_keys, batch.labels.tolist(), images, examined, strict=True
+            ):
+                pass_.add(*one)
             if watch is not None:
-                originals = [one.original if one else None for one in seen]
+                originals = [one.original if one else None for one in examined]
                 watch(batch, samples, originals)
             bar.update(len(rows))
-        pass_.end(pool)
+        pass_.finish(pool)
+    return pass_.comparison
 
 
 class _Pass:
     """An epoch that is being compared."""
 
-    def __init__(
-        self,
-        findings: EpochComparison,
-        expected: Mapping[str, Sample],
-        witness: Reference,
-    ) -> None:
-        self._findings = findings
-        self._expected = expected
-        self._witness = witness
+    def __init__(self, expected: Expected, decoding: Decoding) -> None:
+        self.comparison = EpochComparison(
+            expected.split, len(expected.samples), expected.set_aside, decoding
+        )
+        self._samples = expected.samples
+        self._reference = expected.reference
         self._times: Counter[str] = Counter()
-        self._strangers: list[tuple[Stranger, Difference]] = []
-        decoding = findings.decoding
+        self._unexplained: list[tuple[UnexplainedImage, PixelDifference]] = []
         self._bounds = [bound_for(decoding, encoded_again=n) for n in (False, True)]
 
-    def examine(self, delivered: UInt8, sample: Sample | None) -> _Seen | None:
+    def examine(self, delivered: UInt8, sample: Sample | None) -> _Examined | None:
         """Compare one image, and find out what is wrong with it; called by threads."""
         if sample is None:
             return None
-        original = self._witness(sample.path)
-        found = difference(delivered, original.pixels)
+        original = self._reference(sample.path)
+        gap = difference(delivered, original.pixels)
         bound = self._bounds[original.encoded_again]
-        if bound.allows(found):
-            return _Seen(original, found, bound, None)
-        mistake = diagnose(delivered, original, sample, self._witness, bound)
-        return _Seen(original, found, bound, mistake or "")
+        if bound.allows(gap):
+            return _Examined(original, gap, bound, None)
+        mistake = diagnose(delivered, original, sample, self._reference, bound)
+        return _Examined(original, gap, bound, mistake or "")
 
-    def note(self, key: str, label: int, delivered: UInt8, seen: _Seen | None) -> None:
-        """Add one examined sample to the findings."""
-        findings = self._findings
-        findings.delivered += 1
+    def add(
+        self, key: str, label: int, delivered: UInt8, examined: _Examined | None
+    ) -> None:
+        """Add one examined sample to the comparison."""
+        comparison = self.comparison
+        comparison.delivered += 1
         self._times[key] += 1
-        if seen is None:
-            findings.fault("unknown sample", key)
+        if examined is None:
+            comparison.add_fault("unknown sample", key)
             return
-        if label != self._expected[key].grade:
-            wanted = self._expected[key].grade
-            findings.fault("wrong label", key, f"{label}, not {wanted}")
-        again = seen.original.encoded_again
-        tally = findings.encoded_again if again else findings.kept
-        tally.add(key, seen.difference)
-        if seen.mistake:
-            findings.fault(seen.mistake, key)
-        elif seen.mistake is not None and len(self._strangers) < _STRANGERS:
-            one = stranger(key, delivered, seen.bound)
-            self._strangers.append((one, seen.difference))
-        elif seen.mistake is not None:
-            findings.fault("differs", key, str(seen.difference))
+        wanted = self._samples[key].grade
+        if label != wanted:
+            comparison.add_fault("wrong label", key, f"{label}, not {wanted}")
+        again = examined.original.encoded_again
+        tally = comparison.encoded_again if again else comparison.kept
+        tally.add(key, examined.difference)
+        if examined.mistake:
+            comparison.add_fault(examined.mistake, key)
+        elif examined.mistake is not None and len(self._unexplained) < _UNEXPLAINED:
+            image = remember(key, delivered, examined.bound)
+            self._unexplained.append((image, examined.difference))
+        elif examined.mistake is not None:
+            comparison.add_fault("differs", key, str(examined.difference))
 
-    def end(self, pool: ThreadPoolExecutor) -> None:
+    def finish(self, pool: ThreadPoolExecutor) -> None:
         """Add what only shows after the last batch."""
-        findings = self._findings
-        for key in self._expected:
+        comparison = self.comparison
+        for key in self._samples:
             if not self._times[key]:
-                findings.fault("lost sample", key)
+                comparison.add_fault("lost sample", key)
         for key, times in self._times.items():
-            if times > 1 and key in self._expected:
-                findings.fault("doubled sample", key, f"{times} times")
-        samples = self._expected.values()
-        strangers = [one for one, _ in self._strangers]
-        owners = find_owners(strangers, samples, self._witness, pool)
-        for one, found in self._strangers:
-            if one.key in owners:
-                whose = f"{owners[one.key]}'s"
-                findings.fault("another sample's image", one.key, whose)
+            if times > 1 and key in self._samples:
+                comparison.add_fault("doubled sample", key, f"{times} times")
+        images = [image for image, _ in self._unexplained]
+        owners = find_owners(images, self._samples.values(), self._reference, pool)
+        for image, gap in self._unexplained:
+            if image.key in owners:
+                owner = f"{owners[image.key]}'s"
+                comparison.add_fault("another sample's image", image.key, owner)
             else:
-                findings.fault("differs", one.key, str(found))
+                comparison.add_fault("differs", image.key, str(gap))

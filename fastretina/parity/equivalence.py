@@ -8,18 +8,17 @@ samples, lie within 0.01 of zero. *different*: that can't be shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.stats import binomtest
 
 from fastretina.metrics.scores import score
 from fastretina.nn.augment import normalise
 from fastretina.parity.reference import ParityError
-from loaders.arrays import Float64, Int64
+from loaders.arrays import Float32, Float64, Int64
 from loaders.errors import RunError
 
 if TYPE_CHECKING:
@@ -34,35 +33,94 @@ if TYPE_CHECKING:
 MARGIN = 0.01
 _ROUNDS, _SEED = 2000, 0
 _GRADES = 5
-_NAMED = 5  # samples with another prediction that are told
+_NAMED = 5  # samples with another prediction that are listed
+
+Verdict = Literal["identical", "equivalent", "different", "undecided"]
 
 
-class Side(NamedTuple):
-    """One side of the comparison.
+class SideScores(NamedTuple):
+    """What a network scores on one side's images.
 
     Attributes:
-        labels: int64[N].
+        accuracy: share of right grades, 0 to 1.
+        balanced_accuracy: mean recall over the grades, 0 to 1.
+        qwk: quadratic weighted kappa.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    qwk: float
+
+
+class SidePredictions(NamedTuple):
+    """What a network says of one side's images.
+
+    Attributes:
+        labels: int64[N], the grades that this side has for them.
         logits: float32[N, 5].
     """
 
     labels: Int64
-    logits: npt.NDArray[np.float32]
+    logits: Float32
 
     @property
     def predicted(self) -> Int64:
-        """int64[N], the grades."""
+        """int64[N], the predicted grades."""
         grades: Int64 = self.logits.argmax(axis=1)
         return grades
 
-    def score(self) -> dict[str, Any]:
-        """All metrics; see ``fastretina.metrics.scores.score``."""
-        return score(
-            self.labels, torch.from_numpy(self.logits).softmax(1).double().numpy()
-        )
+    def score(self) -> SideScores:
+        """Score the predictions by this side's own labels."""
+        chances = torch.from_numpy(self.logits).softmax(1).double().numpy()
+        scores = score(self.labels, chances)
+        return SideScores(*(scores[name] for name in SideScores._fields))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkResult:
+    """A network's predictions from a loader's images and from plain PIL's.
+
+    Attributes:
+        samples: number of samples that both sides were graded on.
+        loader: scores on the loader's images.
+        plain_pil: scores on plain PIL's images.
+        largest_logit_difference: largest absolute difference of two logits.
+        mean_logit_difference: mean absolute difference over all logits.
+        predictions_changed: number of samples whose predicted grade differs.
+        changed_keys: the first five of these samples.
+        intervals: ``accuracy`` and ``qwk`` to the 95 % interval of the loader's score
+            less plain PIL's.
+        verdict: ``identical``, ``equivalent``, ``different`` or ``undecided``.
+    """
+
+    samples: int
+    loader: SideScores
+    plain_pil: SideScores
+    largest_logit_difference: float
+    mean_logit_difference: float
+    predictions_changed: int
+    changed_keys: list[str]
+    intervals: Mapping[str, list[float]]
+    verdict: Verdict
+
+    def summary(self) -> dict[str, Any]:
+        """The network's part of the JSON line."""
+        return {
+            **asdict(self),
+            "loader": self.loader._asdict(),
+            "plain_pil": self.plain_pil._asdict(),
+        }
+
+
+class _GradedBatch(NamedTuple):
+    """One batch, graded twice: n samples that the labels know."""
+
+    loader: SidePredictions
+    plain_pil: SidePredictions
 
 
 @dataclass(slots=True)
-class TwoSides:
+class NetworkComparison:
     """Runs a network on each batch twice: as delivered, and as plain PIL has it.
 
     Both times in batches of the same shape, as other shapes round otherwise. A sample
@@ -71,13 +129,13 @@ class TwoSides:
     Attributes:
         network: in eval mode.
         compute: device and precision.
-        keys: of the samples seen.
+        keys: of the samples seen so far.
     """
 
     network: nn.Module
     compute: Compute
     keys: list[str] = field(default_factory=list)
-    _parts: list[tuple[Int64, Any, Int64, Any]] = field(default_factory=list)
+    _batches: list[_GradedBatch] = field(default_factory=list)
 
     def watch(
         self,
@@ -85,39 +143,39 @@ class TwoSides:
         samples: Sequence[Sample | None],
         originals: Sequence[Original | None],
     ) -> None:
-        """Take a batch; what the labels don't know is left out of the scores.
+        """Grade a batch; samples that the labels don't know are left out.
 
         Raises:
             RunError: the network gives no finite numbers.
         """
-        known = [n for n, sample in enumerate(samples) if sample is not None]
         # An image stands in for one that has no original, to keep the batch's shape.
         plain = batch.images.cpu().numpy().copy()
         for n, original in enumerate(originals):
             if original is not None and original.pixels.shape == plain[n].shape:
                 plain[n] = original.pixels
-        told = [sample for sample in samples if sample is not None]
-        self.keys += [sample.key for sample in told]
-        self._parts.append(
-            (
-                batch.labels.cpu().numpy()[known],
-                self._logits(batch.images)[known],
-                np.array([sample.grade for sample in told], np.int64),
-                self._logits(torch.from_numpy(plain))[known],
-            )
+        rows = [n for n, sample in enumerate(samples) if sample is not None]
+        known = [sample for sample in samples if sample is not None]
+        grades = np.array([sample.grade for sample in known], np.int64)
+        labels = batch.labels.cpu().numpy()[rows]
+        loader = SidePredictions(labels, self._logits(batch.images)[rows])
+        plain_logits = self._logits(torch.from_numpy(plain))[rows]
+        self.keys += [sample.key for sample in known]
+        self._batches.append(
+            _GradedBatch(loader, SidePredictions(grades, plain_logits))
         )
 
-    def _logits(self, images: Tensor) -> npt.NDArray[np.float32]:
+    def _logits(self, images: Tensor) -> Float32:
+        """float32[B, 5] of uint8[B, H, W, 3]."""
         with torch.inference_mode(), self.compute.autocast():
-            logits = self.network(normalise(images.to(self.compute.device)))
-        found: npt.NDArray[np.float32] = logits.float().cpu().numpy()
-        if not np.isfinite(found).all():
+            outputs = self.network(normalise(images.to(self.compute.device)))
+        logits: Float32 = outputs.float().cpu().numpy()
+        if not np.isfinite(logits).all():
             raise RunError(
                 "the network's outputs are not finite: its training has gone astray"
             )
-        return found
+        return logits
 
-    def judge(self) -> dict[str, Any]:
+    def result(self) -> NetworkResult:
         """Both sides' scores, how far they are apart, and the verdict.
 
         Raises:
@@ -125,38 +183,41 @@ class TwoSides:
         """
         if not self.keys:
             raise ParityError("the network must be given test samples, got none")
-        labels, logits, grades, wanted = (
-            np.concatenate(part) for part in zip(*self._parts, strict=True)
-        )
-        loader, plain = Side(labels, logits), Side(grades, wanted)
-        scores = {"loader": loader.score(), "plain_pil": plain.score()}
-        gap = np.abs(logits.astype(np.float64) - wanted)
+        loader = _joined([batch.loader for batch in self._batches])
+        plain = _joined([batch.plain_pil for batch in self._batches])
+        gap = np.abs(loader.logits.astype(np.float64) - plain.logits)
         changed = np.flatnonzero(loader.predicted != plain.predicted).tolist()
         intervals = difference_intervals(loader, plain)
-        same = np.array_equal(logits, wanted) and np.array_equal(labels, grades)
-        return {
-            "samples": len(labels),
-            **{
-                side: {name: of[name] for name in ("accuracy", *_SCORES)}
-                for side, of in scores.items()
-            },
-            "largest_logit_difference": float(gap.max(initial=0)),
-            "mean_logit_difference": float(gap.mean()),
-            "predictions_changed": len(changed),
-            "changed_keys": [self.keys[n] for n in changed[:_NAMED]],
-            "intervals": intervals,
-            "verdict": (
-                "identical" if same else verdict(intervals, len(changed), len(labels))
-            ),
-        }
+        samples = len(loader.labels)
+        return NetworkResult(
+            samples=samples,
+            loader=loader.score(),
+            plain_pil=plain.score(),
+            largest_logit_difference=float(gap.max(initial=0)),
+            mean_logit_difference=float(gap.mean()),
+            predictions_changed=len(changed),
+            changed_keys=[self.keys[n] for n in changed[:_NAMED]],
+            intervals=intervals,
+            verdict="identical"
+            if _same(loader, plain)
+            else verdict(intervals, len(changed), samples),
+        )
 
 
-_SCORES = ("balanced_accuracy", "qwk")
+def _joined(batches: Sequence[SidePredictions]) -> SidePredictions:
+    labels, logits = zip(*batches, strict=True)
+    return SidePredictions(np.concatenate(labels), np.concatenate(logits))
+
+
+def _same(one: SidePredictions, other: SidePredictions) -> bool:
+    """Whether labels and logits are the same, bit for bit."""
+    labels = np.array_equal(one.labels, other.labels)
+    return labels and np.array_equal(one.logits, other.logits)
 
 
 def verdict(
     intervals: Mapping[str, Sequence[float]], changed: int, samples: int
-) -> str:
+) -> Verdict:
     """What the differences show.
 
     ``equivalent`` where all intervals lie within the margin; ``different`` where one
@@ -171,7 +232,9 @@ def verdict(
     return "undecided" if all(low <= 0 <= high for low, high in ends) else "different"
 
 
-def difference_intervals(one: Side, other: Side) -> dict[str, list[float]]:
+def difference_intervals(
+    one: SidePredictions, other: SidePredictions
+) -> dict[str, list[float]]:
     """95 % intervals of ``one``'s accuracy and QWK less the ``other``'s.
 
     Each round draws samples with replacement, the same ones for both sides.
@@ -186,22 +249,24 @@ def difference_intervals(one: Side, other: Side) -> dict[str, list[float]]:
             counts[side, n] = np.bincount(cells[side][drawn], minlength=_GRADES**2)
     matrices = counts.reshape(2, _ROUNDS, _GRADES, _GRADES)
     accuracy = matrices.trace(axis1=2, axis2=3) / total
-    qwk = kappas(matrices)
-    found = {"accuracy": accuracy, "qwk": qwk}
+    scores = {"accuracy": accuracy, "qwk": kappas(matrices)}
     return {
         name: np.percentile(both[0] - both[1], (2.5, 97.5)).tolist()
-        for name, both in found.items()
+        for name, both in scores.items()
     }
 
 
 def kappas(matrices: Int64) -> Float64:
-    """``metrics.quadratic_kappa`` of confusion matrices, int64[..., 5, 5]."""
+    """Quadratic weighted kappas, float64[...], of confusion matrices int64[..., 5, 5].
+
+    The same as ``metrics.scores.quadratic_kappa``, for thousands of matrices at once.
+    """
     grades = np.arange(_GRADES)
     weights = (grades[:, None] - grades) ** 2
     true, predicted = matrices.sum(-1), matrices.sum(-2)
     by_chance = (weights * true[..., :, None] * predicted[..., None, :]).sum((-1, -2))
-    found = (weights * matrices).sum((-1, -2)) * true.sum(-1)
+    observed = (weights * matrices).sum((-1, -2)) * true.sum(-1)
     # Nothing to disagree on: one grade is all there is, and all of it is right.
     safe = np.where(by_chance, by_chance, 1)
-    kappa: Float64 = np.where(by_chance, 1 - found / safe, 1.0)
+    kappa: Float64 = np.where(by_chance, 1 - observed / safe, 1.0)
     return kappa

@@ -40,35 +40,35 @@ def diagnose(
     delivered: UInt8,
     original: Original,
     sample: Sample,
-    witness: Reference,
+    reference: Reference,
     bound: Bound,
 ) -> str | None:
     """The mistake that explains an image, if it is a usual one.
 
     Args:
-        delivered: uint8[H, W, 3].
-        original: what it should be.
-        sample: whose it is.
-        witness: decodes the sample in other ways.
-        bound: what may be left unexplained.
+        delivered: uint8[H, W, 3], RGB.
+        original: what should have been delivered.
+        sample: the one that it was delivered as.
+        reference: decodes the sample in other ways.
+        bound: difference that may be left unexplained.
     """
     fitting = {}
-    for name, mistaken in _mistaken(original, sample, witness):
+    for name, mistaken in _mistaken(original, sample, reference):
         if _may_fit(delivered, mistaken, bound):
-            found = difference(delivered, np.ascontiguousarray(mistaken))
-            if bound.allows(found):
-                fitting[name] = found.mean
+            left = difference(delivered, np.ascontiguousarray(mistaken))
+            if bound.allows(left):
+                fitting[name] = left.mean
     return min(fitting, key=fitting.__getitem__) if fitting else None
 
 
 def _mistaken(
-    original: Original, sample: Sample, witness: Reference
+    original: Original, sample: Sample, reference: Reference
 ) -> Iterator[tuple[str, UInt8]]:
-    """Each usual mistake, and what it makes of the image."""
+    """Yield each usual mistake, and what it makes of the image."""
     for name, rearrange in _REARRANGED.items():
         yield name, rearrange(original.pixels)
     for name, (nearest, fast) in _DECODED.items():
-        pixels = witness.decode_otherwise(
+        pixels = reference.decode_otherwise(
             sample.path, nearest_chroma=nearest, fast_dct=fast
         )
         if pixels is not None:
@@ -83,13 +83,13 @@ def _may_fit(delivered: UInt8, other: UInt8, bound: Bound) -> bool:
     return few.largest <= bound.largest
 
 
-class Stranger(NamedTuple):
+class UnexplainedImage(NamedTuple):
     """An image that no mistake explains: it may be another sample's.
 
     Attributes:
         key: the sample that it was delivered as.
         shape: height, width, 3.
-        grid: uint8[n, n, 3], pixels all over it.
+        grid: uint8[n, n, 3], pixels from all over the image, n at most 32.
         bound: what an image may differ by.
     """
 
@@ -99,29 +99,32 @@ class Stranger(NamedTuple):
     bound: Bound
 
 
-def stranger(key: str, delivered: UInt8, bound: Bound) -> Stranger:
-    """Remember an image, in 3 KB."""
-    return Stranger(key, delivered.shape, _grid(delivered), bound)
+def remember(key: str, delivered: UInt8, bound: Bound) -> UnexplainedImage:
+    """Keep what an image is recognised by, in 3 KB."""
+    return UnexplainedImage(key, delivered.shape, _grid(delivered), bound)
 
 
 def find_owners(
-    strangers: list[Stranger],
+    images: list[UnexplainedImage],
     samples: Iterable[Sample],
-    witness: Reference,
+    reference: Reference,
     pool: Executor,
 ) -> dict[str, str]:
-    """Whose images they are: the stranger's key to the owner's, where there is one.
+    """Find the samples whose images were delivered under another key.
 
-    Decodes the samples, all of them unless every stranger is found to the last bit.
+    Decodes the samples, all of them unless every image is found to the last bit.
+
+    Returns:
+        The key that an image was delivered under to its owner's, where there is one.
     """
     best: dict[str, tuple[float, str]] = {}
 
     def likeness(sample: Sample) -> list[tuple[str, tuple[float, str]]]:
         try:
-            pixels = witness(sample.path).pixels
+            pixels = reference(sample.path).pixels
         except ParityError:  # so it is nobody's image
             return []
-        means = [(one.key, _mean_to(one, pixels)) for one in strangers]
+        means = [(image.key, _mean_to(image, pixels)) for image in images]
         return [
             (key, (mean, sample.key))
             for key, mean in means
@@ -129,21 +132,21 @@ def find_owners(
         ]
 
     left = iter(samples)
-    while strangers and (some := list(islice(left, 64))):
-        for found in pool.map(likeness, some):
-            for key, one in found:
-                best[key] = min(one, best.get(key, one))
-        if sum(mean == 0 for mean, _ in best.values()) == len(strangers):
+    while images and (some := list(islice(left, 64))):
+        for candidates in pool.map(likeness, some):
+            for key, candidate in candidates:
+                best[key] = min(candidate, best.get(key, candidate))
+        if sum(mean == 0 for mean, _ in best.values()) == len(images):
             break
     return {key: owner for key, (_, owner) in best.items()}
 
 
-def _mean_to(stranger: Stranger, pixels: UInt8) -> float | None:
-    """The mean difference to an image, if it may be that one."""
-    if stranger.shape != pixels.shape:
+def _mean_to(image: UnexplainedImage, pixels: UInt8) -> float | None:
+    """The mean difference to a sample's pixels; None if it can't be that sample."""
+    if image.shape != pixels.shape:
         return None
-    found = difference(stranger.grid, _grid(pixels))
-    return found.mean if stranger.bound.allows(found) else None
+    gap = difference(image.grid, _grid(pixels))
+    return gap.mean if image.bound.allows(gap) else None
 
 
 def _grid(image: UInt8) -> UInt8:

@@ -16,12 +16,12 @@ _RELATED = 0.5  # share of the shards' keys that the folder must know
 
 
 @dataclass(frozen=True, slots=True)
-class Matched:
+class MatchedData:
     """A folder beside its shards.
 
     Attributes:
-        manifest: of the shards.
-        samples: split to key to the sample that should come.
+        manifest: what the shards' manifest says.
+        samples: split to key to the sample that the loader should deliver.
         set_aside: split to the number of bad images that sharding has left out.
     """
 
@@ -29,14 +29,14 @@ class Matched:
     samples: Mapping[str, Mapping[str, Sample]]
     set_aside: Mapping[str, int]
 
-    def witness(self, image_size: int | None) -> Reference:
-        """Who decodes the folder's images, pre-processed as the shards are."""
+    def reference(self, image_size: int | None) -> Reference:
+        """Plain PIL for the folder's images, pre-processed as the shards are."""
         done: Mapping[str, Any] = self.manifest.raw.get("preprocessing") or {}
         steps = tuple(done.get("steps") or ())
         return Reference(steps=steps, size=done.get("size"), image_size=image_size)
 
 
-def match(data: Path, shards: str, labels: Path | None) -> Matched:
+def match(data: Path, shards: str, labels: Path | None) -> MatchedData:
     """Read the folder's labels and hold its keys against those of the shards.
 
     Where the labels have no test split, the shards' own is taken.
@@ -52,7 +52,7 @@ def match(data: Path, shards: str, labels: Path | None) -> Matched:
     table = read_table(data, layout=layout, labels=labels, allow_missing=True)
     samples = {sample.key: sample for sample in table.samples}
     indexed = {split: _keys(shards, split) for split in manifest.splits}
-    _refuse_strangers(data, shards, samples, indexed)
+    _refuse_other_shards(data, shards, samples, indexed)
     chosen = {} if _has_splits(table) else _split_of(indexed)
     left_out = {bad["key"] for bad in manifest.raw.get("quarantine", ())}
     expected: dict[str, dict[str, Sample]] = {split: {} for split in SPLITS}
@@ -63,7 +63,7 @@ def match(data: Path, shards: str, labels: Path | None) -> Matched:
             set_aside[split] += 1
         else:
             expected[split][key] = sample
-    return Matched(manifest, expected, set_aside)
+    return MatchedData(manifest, expected, set_aside)
 
 
 def _keys(shards: str, split: str) -> list[str]:
@@ -71,7 +71,7 @@ def _keys(shards: str, split: str) -> list[str]:
         return opened.column("key")
 
 
-def _refuse_strangers(
+def _refuse_other_shards(
     data: Path,
     shards: str,
     samples: Mapping[str, Sample],
@@ -98,8 +98,8 @@ def _has_splits(table: SampleTable) -> bool:
 
 def _split_of(indexed: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Key to its split in the shards; the first where it is in two."""
-    found: dict[str, str] = {}
+    splits: dict[str, str] = {}
     for split, keys in indexed.items():
         for key in keys:
-            found.setdefault(key, split)
-    return found
+            splits.setdefault(key, split)
+    return splits

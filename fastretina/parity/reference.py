@@ -54,7 +54,7 @@ class Reference:
     """Decodes photographs with Pillow alone. Thread-safe.
 
     Attributes:
-        steps: of ``preprocess.STEPS``, that sharding has applied.
+        steps: those of ``preprocess_steps.STEPS`` that sharding has applied.
         size: pixels square that sharding has resized to, or ``None``.
         image_size: pixels square that the loader resizes to, or ``None``.
     """

@@ -24,10 +24,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from fastretina.data.preprocess import BORDER
 from loaders.arrays import UInt8
 
 _SIDE = 256  # pixels that are looked at: the measures must not depend on the camera
-_BORDER = 12  # as in preprocess: what is darker is the black around the fundus
 
 # Each with the nearest real photograph on the good side of it, and what is beyond.
 _DARKEST = 38  # of 255, the 95th percentile of brightness: 42; beyond, 36, 33, 32, 8
@@ -78,7 +78,7 @@ def _reduced(image: UInt8) -> UInt8:
 
 
 def _lit(brightness: UInt8) -> npt.NDArray[np.bool_]:
-    lit: npt.NDArray[np.bool_] = cv2.medianBlur(brightness, 5) > _BORDER
+    lit: npt.NDArray[np.bool_] = cv2.medianBlur(brightness, 5) > BORDER
     return lit
 
 

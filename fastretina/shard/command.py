@@ -2,10 +2,23 @@
 
     python scripts/shard.py data/ shards/
 
-The plan is a pure function of the labels and the options: samples are shuffled once,
-with a seed, and cut into shards of equal length. Each shard is a pure function of its
-samples and is written by one process. So the number of workers changes nothing, and a
-run that was killed goes on with the shards that are not finished.
+      source file                     10_left.jpeg, and its grade by the label files
+           |   data.prepare           decode every bit; bad ones go to the quarantine
+           |   data.prepare           turn upright, as EXIF says
+           |   data.preprocess        crop, resize, CLAHE, Graham, where asked for
+           |   data.prepare           encode at quality 95, if a pixel has changed
+         JPEG  (mostly the file's own bytes)
+           |   shard.writer           hash, and append to the shard's tar
+    train-000000.tar, .idx            and a marker that the shard is finished
+           |   shard.data_set         once all shards are there
+      train.parquet                   a row per sample: key, shard, offset, label, ...
+           |   shard.data_set         last: without it there is no data set
+      manifest.json
+
+The plan (``shard.plan``) is a pure function of the labels and the options: samples are
+shuffled once, with a seed, and cut into shards of equal length. Each shard is a pure
+function of its samples and is written by one process. So the number of workers changes
+nothing, and a run that was killed goes on with the shards that are not finished.
 """
 
 from __future__ import annotations
@@ -20,9 +33,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastretina import cli
+from fastretina.data.preprocess_steps import STEPS
 
 if TYPE_CHECKING:
-    from fastretina.shard.writer import Built
+    from fastretina.shard.data_set import DataSet
 
 PROG = "python scripts/shard.py"
 ABOUT = f"""Turn a folder of graded photographs into verified shards: every image is
@@ -39,7 +53,6 @@ _LIMITS = (
     ("seed", 0, 2**63 - 1),
     ("size", 8, 8192),
 )
-STEPS = ("crop", "clahe", "graham")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,9 +170,9 @@ def write(options: Options) -> dict[str, Any]:
         ShardError: SHARDS holds something else, or not one image is usable.
         OSError: a file can't be read or written.
     """
-    from fastretina.data.labels import read_table
-    from fastretina.shard import plan as packing
-    from fastretina.shard import writer as build
+    from fastretina.data.labels import HoldOut, read_table
+    from fastretina.shard.data_set import write_data_set
+    from fastretina.shard.plan import ShardOptions, plan_shards
 
     assert options.data is not None  # __post_init__ has seen to both
     assert options.shards is not None
@@ -169,20 +182,19 @@ def write(options: Options) -> dict[str, Any]:
         layout=options.layout,
         labels=options.labels,
         allow_missing=options.allow_missing,
-        test_share=options.test_share,
-        seed=options.seed,
+        hold_out=HoldOut(options.test_share, options.seed),
     )
     for warning in table.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    how = packing.Packing(
+    shard_options = ShardOptions(
         samples_per_shard=options.samples_per_shard,
         seed=options.seed,
         steps=options.steps,
         size=options.size,
     )
-    tasks = packing.plan(table, options.shards, how)
+    tasks = plan_shards(table, options.shards, shard_options)
     try:
-        built = build.build(
+        data_set = write_data_set(
             tasks,
             layout=table.layout,
             workers=options.workers,
@@ -190,39 +202,37 @@ def write(options: Options) -> dict[str, Any]:
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on where it was") from None
-    return _report(options.shards, built, time.perf_counter() - started)
+    return _report(options.shards, data_set, time.perf_counter() - started)
 
 
-def _report(folder: Path, built: Built, seconds: float) -> dict[str, Any]:
-    """Print what the data set holds; returns the JSON line."""
-    manifest = built.manifest
-    splits = manifest["splits"]
-    grades = {split: splits[split]["grades"] for split in splits}
-    sizes = [shard["bytes"] for split in splits.values() for shard in split["shards"]]
-    samples = sum(split["samples"] for split in splits.values())
-    quarantined = manifest["quarantine"]
-    for entry in quarantined[:10]:
-        print(f"quarantined {entry['source']}: {entry['reason']}", file=sys.stderr)
+def _report(folder: Path, data_set: DataSet, seconds: float) -> dict[str, Any]:
+    """Print what the data set holds; returns what the JSON line holds."""
+    manifest, quarantined = data_set.manifest, data_set.quarantined
+    for image in quarantined[:10]:
+        print(f"quarantined {image.source}: {image.reason}", file=sys.stderr)
     if quarantined:
         print(
             f"{len(quarantined):,} images are quarantined: they are listed with their "
             f"reasons in {folder / 'manifest.json'}",
             file=sys.stderr,
         )
-    for split, counts in grades.items():
-        shares = "  ".join(f"{grade}: {count:,}" for grade, count in counts.items())
-        print(f"{split:<6}{splits[split]['samples']:>8,} images   {shares}")
-    state = "was complete already" if not built.written else "written"
-    print(f"{len(sizes)} shards, {sum(sizes) / 1e6:,.1f} MB: {state} in {folder}")
+    for split, grades in manifest.counts.items():
+        counts = "  ".join(f"{grade}: {count:,}" for grade, count in grades.items())
+        images = sum(shard.samples for shard in manifest.splits[split])
+        print(f"{split:<6}{images:>8,} images   {counts}")
+    shards = [shard for split in manifest.splits.values() for shard in split]
+    num_bytes = sum(shard.bytes for shard in shards)
+    state = "written" if data_set.shards_written else "was complete already"
+    print(f"{len(shards)} shards, {num_bytes / 1e6:,.1f} MB: {state} in {folder}")
     return {
         "shards": str(folder),
-        "splits": grades,
-        "samples": samples,
-        "bytes": sum(sizes),
-        "num_shards": len(sizes),
-        "shards_written": built.written,
+        "splits": dict(manifest.counts),
+        "samples": sum(shard.samples for shard in shards),
+        "bytes": num_bytes,
+        "num_shards": len(shards),
+        "shards_written": data_set.shards_written,
         "quarantined": len(quarantined),
-        "changed": manifest["changed"],
+        "changed": data_set.changed,
         "seconds": round(seconds, 3),
-        "images_per_second": round(built.images_written / seconds, 1),
+        "images_per_second": round(data_set.images_written / seconds, 1),
     }

@@ -1,6 +1,11 @@
-"""Read a whole data set again and hold it against its manifest.
+"""Read a whole data set again and compare it with its manifest.
 
 python scripts/shard.py --verify shards/
+
+manifest.json --> SHA-256 of each tar
+SPLIT.parquet --> members of the tar: place, size, SHA-256, grade, patient, eye
+.idx beside it, byte for byte
+each image, decoded in full
 """
 
 from __future__ import annotations
@@ -60,16 +65,16 @@ def verify(folder: Path, workers: int | None = None) -> dict[str, Any]:
         samples = sum(s.samples for shards in manifest.splits.values() for s in shards)
     except TypeError as error:
         raise ShardError(f"{folder / MANIFEST} is damaged ({error})") from error
-    found: dict[int, list[str]] = {}
+    by_shard: dict[int, list[str]] = {}
     with (
         tqdm(total=samples, unit=" images", desc="verifying", disable=None) as bar,
         closing(in_processes(_check, work, workers or granted_cores())) as checks,
     ):
-        for place, found[place] in checks:
+        for place, by_shard[place] in checks:
             _, split, number = work[place]
             bar.update(manifest.splits[split][number].samples)
     problems = [*_check_folder(folder, manifest)]
-    problems += [problem for place in sorted(found) for problem in found[place]]
+    problems += [problem for place in sorted(by_shard) for problem in by_shard[place]]
     problems = list(dict.fromkeys(problems))  # an index is read for each of its shards
     for problem in problems:
         print(problem)
@@ -89,7 +94,7 @@ def verify(folder: Path, workers: int | None = None) -> dict[str, Any]:
 
 
 def _check(work: tuple[Path, str, int]) -> list[str]:
-    """What is wrong with one shard, one line each."""
+    """List the faults of one shard, one line each."""
     folder, name, number = work
     try:
         with open_split(folder, name) as split:
@@ -101,7 +106,7 @@ def _check(work: tuple[Path, str, int]) -> list[str]:
 
 
 def _check_folder(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """What is wrong between the manifest, the indices and the files that are there."""
+    """Compare the manifest with the indices and the files that are there."""
     listed = {shard.name for split in manifest.splits.values() for shard in split}
     for name, counts in manifest.counts.items():
         try:
@@ -157,7 +162,7 @@ def _check_tar(path: Path, info: ShardInfo, rows: list[Row]) -> Iterator[str]:
                 row["size"],
             ):
                 yield f"{where}: the index points elsewhere"
-            yield from (f"{where}: {what}" for what in _check_sample(row, content))
+            yield from (f"{where}: {fault}" for fault in _check_sample(row, content))
             try:
                 ready = prepare(content[0])
             except Rejected as reason:
@@ -183,10 +188,11 @@ def _check_sample(row: Row, content: list[bytes]) -> Iterator[str]:
         yield f"grade {label!r} in the tar, {row['label']} in the index"
     known = {name: row[name] for name in ("patient", "eye")} | {"grade": row["label"]}
     try:
-        told = json.loads(about)
-        told = {name: told.get(name) for name in known}
+        listed = json.loads(about)
+        listed = {name: listed.get(name) for name in known}
     except (ValueError, AttributeError):
-        told = {}
+        listed = {}
     for name, value in known.items():
-        if told.get(name) != value:
-            yield f"{name} {told.get(name)!r} in the tar's JSON, {value!r} in the index"
+        got = listed.get(name)
+        if got != value:
+            yield f"{name} {got!r} in the tar's JSON, {value!r} in the index"

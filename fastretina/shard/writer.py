@@ -1,288 +1,245 @@
-"""Build a data set from its plan: what is there already, the workers, the manifest.
+"""Write one shard: its tar, its DALI index, and the marker that says it is finished.
 
-SHARDS/.progress/plan.json          which data set is being written here
-SHARDS/.progress/train-000000.tar.json   a marker for each finished shard
-SHARDS/manifest.json                last; then .progress goes
+A shard's bytes depend on its samples and the options alone, so any process may write
+it, in any order, and again after a kill. Engines (a process pool, Ray) only decide
+where ``write_shard`` runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import re
-import shutil
+import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-from tqdm import tqdm
+from fastretina.data.labels import Sample
+from fastretina.data.prepare import Prepared, Preparer, Rejected
+from fastretina.processes import in_threads
+from fastretina.shard.plan import ShardOptions, ShardTask
+from loaders.files import hash_file, naming, write_atomically
+from loaders.grades import GRADES
+from loaders.tar import ShardWriter
 
-from fastretina import __version__
-from fastretina.processes import in_processes
-from fastretina.shard.plan import (
-    PROGRESS,
-    Task,
-    WrittenShard,
-    fingerprint,
-    read_outcome,
-    read_rows,
-    write_shard,
-)
-from loaders.cores import granted_cores
-from loaders.errors import ShardError
-from loaders.files import make_durable, naming, write_atomically
-from loaders.shards import COLUMNS, FORMAT, MANIFEST, SPLITS, read_manifest
 
-_REMEDY = "pass --overwrite to replace it, or name another folder"
+class IndexRow(NamedTuple):
+    """A sample's row in ``SPLIT.parquet``: the fields are ``loaders.shards.COLUMNS``.
 
-# Decoding and hashing release the GIL, so a process can feed some cores; starting it
-# takes 0.3 s.
-_THREADS = 4
+    Attributes:
+        key: the sample's name in the shards.
+        shard: number of its shard in the split.
+        offset: of the JPEG's first byte in the tar.
+        size: of the JPEG, in bytes.
+        label: the grade, 0 to 4.
+        patient: whose eye it is.
+        eye: ``left``, ``right`` or empty.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        sha256: hex digest of the JPEG's bytes.
+    """
 
-# Files that we write, and may remove; whatever else lies in SHARDS is the user's.
-_NAMES = rf"(?:{'|'.join(SPLITS)})(?:-\d{{6,}}\.(?:tar|idx)|\.parquet)"
-_OURS = re.compile(_NAMES)
-_PARTIAL = re.compile(rf"\.(?:{_NAMES}|{re.escape(MANIFEST)})(?:\.\d+)?\.part")
+    key: str
+    shard: int
+    offset: int
+    size: int
+    label: int
+    patient: str
+    eye: str
+    width: int
+    height: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A finished data set, and how much of it this call has written."""
+class QuarantinedImage:
+    """A sample that was left out, as the manifest lists it.
 
-    manifest: dict[str, Any]
-    written: int
-    images_written: int
+    Attributes:
+        key: the name that it would have in the shards.
+        source: its file's name.
+        split: ``train`` or ``test``.
+        grade: 0 to 4.
+        reason: why its image can't be used.
+    """
+
+    key: str
+    source: str
+    split: str
+    grade: int
+    reason: str
 
 
-def build(
-    tasks: Sequence[Task], *, layout: str, workers: int | None, overwrite: bool
-) -> Built:
-    """Write all shards that are not there yet, the index of each split, the manifest.
+@dataclass(frozen=True, slots=True)
+class WrittenShard:
+    """What became of a task.
+
+    Attributes:
+        name: the shard's file name.
+        samples: how many are in it.
+        num_bytes: size of the tar.
+        sha256: hex digest of the tar.
+        index_sha256: hex digest of the DALI index beside it.
+        grades: number of samples of each grade, 0 to 4.
+        quarantined: the samples that were left out.
+        changed: kind of change to the number of images encoded again.
+    """
+
+    name: str
+    samples: int
+    num_bytes: int
+    sha256: str
+    index_sha256: str
+    grades: list[int]
+    quarantined: list[QuarantinedImage]
+    changed: dict[str, int]
+
+
+class _Checked(NamedTuple):
+    """A source file that was read and decoded; ``sha256`` is of the JPEG to write."""
+
+    image: Prepared | Rejected
+    sha256: str
+
+
+def write_shard(task: ShardTask, threads: int = 1) -> WrittenShard:
+    """Write one shard with its index and its marker; safe to do twice.
 
     Args:
-        tasks: the plan; all for the same folder.
-        layout: of the labels, for the manifest.
-        workers: threads, up to four in a process; ``None`` for one per granted core.
-        overwrite: replace a different data set.
+        task: the shard.
+        threads: that read and check images; they are written in order.
 
     Raises:
-        ShardError: the folder holds another data set, or another process writes here.
-        OSError: a file can't be read or written; finished shards stay.
+        OSError: a source can't be read, or the shard can't be written. Nothing is left
+            under the shard's final name.
     """
-    folder = tasks[0].folder
-    progress = folder / PROGRESS
-    identity = fingerprint(tasks)
-    if not overwrite and not progress.exists():
-        manifest = _finished(folder, identity)  # which may be on a read-only disk
-        if manifest is not None:
-            return Built(manifest, 0, 0)
-    progress.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(progress / "lock", timeout=0):
-            return _build(tasks, identity, layout, workers, overwrite)
-    except Timeout:
-        raise ShardError(
-            f"another process is writing to {folder}; wait for it to end"
-        ) from None
-
-
-def _build(
-    tasks: Sequence[Task],
-    identity: str,
-    layout: str,
-    workers: int | None,
-    overwrite: bool,
-) -> Built:
-    """The same, in a folder where no other process is at work."""
-    folder = tasks[0].folder
-    plan = folder / PROGRESS / "plan.json"
-    try:
-        _remove_partial(folder)  # of a run that was killed
-        if not overwrite and (manifest := _finished(folder, identity)) is not None:
-            plan.unlink(missing_ok=True)
-            return Built(manifest, 0, 0)
-        _claim(folder, plan, identity, overwrite)
-        outcomes, written = _write_shards(tasks, workers or granted_cores())
-        manifest = _write_index(tasks, outcomes, layout, identity)
-        plan.unlink()
-        return Built(
-            manifest, len(written), sum(len(tasks[n].samples) for n in written)
-        )
-    finally:
-        _remove_partial(folder)
-        if not plan.exists():  # nothing is begun here
-            shutil.rmtree(folder / PROGRESS)
-
-
-def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
-    """The manifest of the very data set that is asked for, if it is complete."""
-    if not (folder / MANIFEST).exists():
-        return None
-    manifest = read_manifest(folder)
-    if manifest.raw.get("fingerprint") != identity:
-        raise ShardError(f"{folder} holds a different data set; {_REMEDY}")
-    sizes: dict[Path, int | None] = {}  # None: whatever it is
-    for split, shards in manifest.splits.items():
-        sizes[folder / f"{split}.parquet"] = None
-        for shard in shards:
-            sizes[folder / shard.name] = shard.bytes
-            sizes[(folder / shard.name).with_suffix(".idx")] = None
-    for path, size in sizes.items():
-        if not path.exists() or size not in (None, path.stat().st_size):
-            raise ShardError(
-                f"{path} is missing or changed; pass --overwrite to write it again"
-            )
-    return dict(manifest.raw)
-
-
-def _claim(folder: Path, plan: Path, identity: str, overwrite: bool) -> None:
-    """Make sure that the folder is ours to write to; clear what is to be replaced."""
-    begun = _begun(plan)
-    if begun == identity and not (folder / MANIFEST).exists():
-        return
-    ours = [path for path in sorted(folder.iterdir()) if _OURS.fullmatch(path.name)]
-    if begun is not None and not overwrite:
-        raise ShardError(f"{folder} holds a different, unfinished data set; {_REMEDY}")
-    if ours and not overwrite:
-        raise ShardError(
-            f"{folder} holds shards without a manifest ({ours[0].name}); {_REMEDY}"
-        )
-    (folder / MANIFEST).unlink(missing_ok=True)  # first: from here on, no data set
-    for path in [*ours, *plan.parent.glob("*.json")]:
-        path.unlink()
-    with naming(plan):
-        write_atomically(plan, json.dumps({"fingerprint": identity}))
-
-
-def _begun(plan: Path) -> str | None:
-    """The fingerprint of the data set that is being written; empty if unreadable."""
-    try:
-        return str(json.loads(plan.read_text())["fingerprint"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError):
-        return ""
-
-
-def _remove_partial(folder: Path) -> None:
-    for path in folder.iterdir():
-        if _PARTIAL.fullmatch(path.name):
-            path.unlink()
-
-
-def _write_shards(
-    tasks: Sequence[Task], workers: int
-) -> tuple[list[WrittenShard], list[int]]:
-    """Outcomes of all tasks, in order, and the numbers of those that were written."""
-    known = {
-        n: outcome for n, task in enumerate(tasks) if (outcome := read_outcome(task))
-    }
-    todo = [n for n in range(len(tasks)) if n not in known]
-    total = sum(len(task.samples) for task in tasks)
-    done = sum(len(tasks[n].samples) for n in known)
-    processes = -(-workers // _THREADS)
-    processes = max(min(processes, len(todo)), 1)
-    write = partial(write_shard, threads=-(-workers // processes))
-    # Without a terminal, no bar: the summary says how fast it was.
-    with (
-        tqdm(
-            total=total, initial=done, unit=" images", desc="sharding", disable=None
-        ) as bar,
-        closing(in_processes(write, [tasks[n] for n in todo], processes)) as run,
-    ):
-        for place, outcome in run:
-            # Here and not in the workers: while this waits for the disk, they decode.
-            tar = tasks[0].folder / outcome.name
-            for path in (tar, tar.with_suffix(".idx")):
-                with naming(path):
-                    make_durable(path)
-            known[todo[place]] = outcome
-            bar.update(len(tasks[todo[place]].samples))
-    return [known[n] for n in range(len(tasks))], todo
-
-
-def _write_index(
-    tasks: Sequence[Task], outcomes: Sequence[WrittenShard], layout: str, identity: str
-) -> dict[str, Any]:
-    """Write ``SPLIT.parquet`` for each split, then the manifest."""
-    if not any(outcome.samples for outcome in outcomes):
-        first = outcomes[0].quarantined[0]
-        raise ShardError(
-            f"not one image can be used; the first, {first['source']}: "
-            f"{first['reason']}"
-        )
-    folder, packing = tasks[0].folder, tasks[0].packing
+    rows: list[IndexRow] = []
+    quarantined: list[QuarantinedImage] = []
     changed: Counter[str] = Counter()
-    splits: dict[str, Any] = {}
-    for split in SPLITS:
-        own = [n for n, task in enumerate(tasks) if task.split == split]
-        splits[split] = _describe([outcomes[n] for n in own])
-        _write_table(folder / f"{split}.parquet", [tasks[n] for n in own])
-        for outcome in (outcomes[n] for n in own):
-            changed.update(outcome.changed)
-    manifest = {
-        "format": FORMAT,
-        "tool": f"fastretina {__version__}",
-        "fingerprint": identity,
-        "source": {"layout": layout, "listed": _listed(outcomes)},
-        "preprocessing": {"steps": packing.steps, "size": packing.size},
-        "seed": packing.seed,
-        "splits": splits,
-        "changed": dict(sorted(changed.items())),
-        "quarantine": [entry for o in outcomes for entry in o.quarantined],
-    }
-    with naming(folder / MANIFEST):
-        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    return manifest
-
-
-def _listed(outcomes: Iterable[WrittenShard]) -> int:
-    return sum(outcome.samples + len(outcome.quarantined) for outcome in outcomes)
-
-
-def _describe(outcomes: Sequence[WrittenShard]) -> dict[str, Any]:
-    """One split, as the manifest holds it."""
-    grades = [sum(outcome.grades[grade] for outcome in outcomes) for grade in range(5)]
-    return {
-        "samples": sum(outcome.samples for outcome in outcomes),
-        "grades": {str(grade): count for grade, count in enumerate(grades)},
-        "shards": [
-            {
-                "name": outcome.name,
-                "samples": outcome.samples,
-                "bytes": outcome.num_bytes,
-                "sha256": outcome.sha256,
-            }
-            for outcome in outcomes
-        ],
-    }
-
-
-def _write_table(path: Path, tasks: Iterable[Task]) -> None:
-    """The split's index, a row group per shard."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
+    path = task.folder / task.name
+    with (
+        naming(path),
+        ShardWriter(path) as shard,
+        closing(in_threads(_checker(task.options), task.samples, threads)) as checked,
+    ):
+        for sample, (image, sha256) in zip(task.samples, checked, strict=True):
+            if isinstance(image, Rejected):
+                quarantined.append(_quarantined(sample, str(image)))
+                continue
+            offset = shard.add(sample.key, _members(sample, image.jpeg))
+            rows.append(_row(sample, task.number, offset, image, sha256))
+            changed.update([image.change] if image.change else [])
+        samples, num_bytes, tar_sha256 = shard.finish()
+    grades = Counter(row.label for row in rows)
+    written = WrittenShard(
+        name=task.name,
+        samples=samples,
+        num_bytes=num_bytes,
+        sha256=tar_sha256,
+        index_sha256=hash_file(path.with_suffix(".idx")),
+        grades=[grades[grade] for grade in range(len(GRADES))],
+        quarantined=quarantined,
+        changed=dict(sorted(changed.items())),
     )
-    part = path.with_name(f".{path.name}.part")
-    none: list[list[Any]] = [[] for _ in schema]
-    with naming(path), part.open("wb") as file:
-        with pq.ParquetWriter(file, schema) as writer:
-            for task in tasks:
-                rows = read_rows(task)
-                columns = zip(*rows, strict=True) if rows else none
-                arrays = [
-                    pa.array(column, field.type)
-                    for column, field in zip(columns, schema, strict=True)
-                ]
-                writer.write_table(pa.table(arrays, schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with naming(task.marker):
+        marker = {"outcome": asdict(written), "rows": rows}
+        write_atomically(task.marker, json.dumps(marker), durable=False)
+    return written
+
+
+def _checker(options: ShardOptions) -> Callable[[Sample], _Checked]:
+    """A function that reads, prepares and hashes an image, in any thread."""
+    own = threading.local()  # a preparer keeps a scratch image
+
+    def check(sample: Sample) -> _Checked:
+        if not hasattr(own, "prepare"):
+            own.prepare = Preparer(options.steps, options.size)
+        content = read_source(sample.path)
+        try:
+            image: Prepared = own.prepare(content)
+        except Rejected as rejected:
+            return _Checked(rejected, "")
+        return _Checked(image, hashlib.sha256(image.jpeg).hexdigest())
+
+    return check
+
+
+def read_source(path: Path) -> bytes:
+    """A source file's bytes; an ``OSError`` names it."""
+    with naming(path), path.open("rb", buffering=0) as file:
+        return file.readall()
+
+
+def read_written(task: ShardTask) -> WrittenShard | None:
+    """A shard finished earlier, by its marker; None if it has to be written (again).
+
+    Tar and index are hashed, as a power cut may leave a marker without its data.
+    """
+    try:
+        written = _as_written(json.loads(task.marker.read_text())["outcome"])
+        tar = task.folder / written.name
+        hashes = [hash_file(tar), hash_file(tar.with_suffix(".idx"))]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return written if hashes == [written.sha256, written.index_sha256] else None
+
+
+def _as_written(marker: Mapping[str, Any]) -> WrittenShard:
+    quarantined = [QuarantinedImage(**image) for image in marker["quarantined"]]
+    return WrittenShard(**{**marker, "quarantined": quarantined})
+
+
+def read_rows(task: ShardTask) -> list[IndexRow]:
+    """A finished shard's rows of the index, in the order in which they were written.
+
+    They stay in the marker until then, so that memory does not grow with the set.
+    """
+    rows = json.loads(task.marker.read_text())["rows"]
+    return [IndexRow(*row) for row in rows]
+
+
+def _members(sample: Sample, jpeg: bytes) -> dict[str, bytes]:
+    """The sample's three files in the tar, by their suffix."""
+    about = {
+        "source": sample.name,
+        "grade": sample.grade,
+        "patient": _utf8(sample.patient),
+        "eye": sample.eye,
+    }
+    label = str(sample.grade).encode()
+    return {"jpg": jpeg, "cls": label, "json": json.dumps(about).encode()}
+
+
+def _utf8(name: str) -> str:
+    """A name that every reader can take: files' names may hold other bytes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _row(
+    sample: Sample, shard: int, offset: int, image: Prepared, sha256: str
+) -> IndexRow:
+    return IndexRow(
+        key=sample.key,
+        shard=shard,
+        offset=offset,
+        size=len(image.jpeg),
+        label=sample.grade,
+        patient=_utf8(sample.patient),
+        eye=sample.eye,
+        width=image.width,
+        height=image.height,
+        sha256=sha256,
+    )
+
+
+def _quarantined(sample: Sample, reason: str) -> QuarantinedImage:
+    return QuarantinedImage(
+        key=sample.key,
+        source=sample.path.name,
+        split=sample.split,
+        grade=sample.grade,
+        reason=reason,
+    )

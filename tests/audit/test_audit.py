@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -14,22 +15,28 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from drawn_photographs import drawn_photograph
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from fastretina.audit import command as audit
 from fastretina.audit import search as searching
 from fastretina.audit.dataset import AuditedDataset, AuditError, Eye
-from fastretina.audit.duplicates import Group, Link, find_duplicates, grouped
-from fastretina.audit.findings import findings
-from fastretina.audit.fingerprints import fingerprint, take
-from fastretina.audit.fix import new_split, together
-from fastretina.audit.headers import label_files
+from fastretina.audit.duplicates import Group, Link, find_duplicates, group_links
+from fastretina.audit.findings import list_findings
+from fastretina.audit.fingerprints import fingerprint, take_fingerprints
+from fastretina.audit.fix import inseparable, new_split
+from fastretina.audit.headers import read_label_files
 from fastretina.audit.phash import TURNS, agreement, thumbnail
 from fastretina.audit.search import likeness, search
-from fastretina.audit.split_counts import difference, fellows, numbers
-from fastretina.audit.split_writer import write_split
-from fastretina.audit.survey import Audited
+from fastretina.audit.split_counts import (
+    compare_fellow_eyes,
+    grade_difference,
+    split_numbers,
+)
+from fastretina.audit.split_writer import SplitNote, write_split
+from fastretina.audit.survey import AuditResult
 from loaders.course import COURSE_FILES, IMAGE_WORDS, read_course_split
 
 UInt8 = np.ndarray[Any, np.dtype[np.uint8]]
@@ -140,6 +147,15 @@ def pairs_of(count: int, first: int = 0) -> list[str]:
 
 SIDES = ("left", "right")
 
+MADE_OF = SplitNote(
+    source_layout="course",
+    seed=0,
+    test_share=0.2,
+    images={"train": 1, "test": 1},
+    kept_together=2,
+    looked_for_copies=False,
+)
+
 
 @pytest.fixture
 def leaking(tmp_path: Path) -> Path:
@@ -218,9 +234,11 @@ def test_course_labels_are_fixed_without_images(
 
 def test_real_photographs_raise_no_false_alarm(real_data: Path):
     paths = sorted((real_data / "retina512" / "data").iterdir())
-    prints = take(lambda place: paths[place].read_bytes(), range(len(paths)), 2)
+    prints = take_fingerprints(
+        lambda place: paths[place].read_bytes(), range(len(paths)), 2
+    )
     assert not prints.unreadable
-    found = find_duplicates(prints.found, lambda place: paths[place].read_bytes(), 2)
+    found = find_duplicates(prints.by_place, lambda place: paths[place].read_bytes(), 2)
     alarms = [[paths[place].stem for place in group.places] for group in found.groups]
     # One eye, photographed twice and filed as left and right.
     assert alarms == [["10397_left", "10397_right"]]
@@ -239,6 +257,63 @@ def test_real_photographs_are_found_again_when_changed(real_data: Path, change: 
     assert [group.places for group in found.groups] == [
         (n, n + size) for n in range(size)
     ]
+
+
+# --- drawn photographs, for everyone -------------------------------------------------
+
+
+def test_drawn_photographs_raise_no_false_alarm():
+    """Fellow eyes are the hardest: both are drawn over one photograph."""
+    contents = [
+        drawn_photograph(patient, side, patient % 5)
+        for patient in range(25)
+        for side in SIDES
+    ]
+    prints = take_fingerprints(contents.__getitem__, range(len(contents)), 2)
+    assert not prints.unreadable
+    assert find_duplicates(prints.by_place, contents.__getitem__, 2) == ([], [])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_drawn_photographs_are_found_again_when_changed(change: str):
+    contents = [drawn_photograph(patient, grade=patient % 5) for patient in range(12)]
+    images = [simplejpeg.decode_jpeg(content) for content in contents]
+    contents += [CHANGES[change](image) for image in images]
+    prints = {place: fingerprint(content) for place, content in enumerate(contents)}
+    found = find_duplicates(prints, contents.__getitem__, 1)
+    assert [group.places for group in found.groups] == [(n, n + 12) for n in range(12)]
+
+
+def test_odd_drawn_files_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As the real ones: turned, CMYK and progressive are one photograph's look."""
+    whole, other = drawn_photograph(1), drawn_photograph(2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = {"plain": whole, "other": other, "cut": other[: len(other) // 2]}
+    with Image.open(io.BytesIO(whole)) as image:
+        turned = image.transpose(Image.Transpose.ROTATE_90)
+        for name, variant, options in (
+            ("exif", turned, {"exif": exif}),
+            ("cmyk", image.convert("CMYK"), {}),
+            ("progressive", image, {"progressive": True}),
+        ):
+            buffer = io.BytesIO()
+            variant.save(buffer, "JPEG", quality=90, **options)
+            files[name] = buffer.getvalue()
+    files["dark"] = jpeg(np.zeros((256, 256, 3), np.uint8))
+    write_images(tmp_path / "set" / "0", files)
+    write_images(tmp_path / "set" / "3", {"same": other})
+    code, text, found, _ = run(capsys, tmp_path / "set")
+    assert code == 0
+    assert found["images"]["unreadable"] == 1
+    assert found["images"]["blank"] == 1
+    duplicates = found["duplicates"]
+    assert (duplicates["bytes"], duplicates["look"]) == (1, 1)
+    assert duplicates["images"] == 6
+    assert duplicates["conflicting_grades"] == 1
+    assert "1 photograph has more than one grade (1 by identical bytes)" in flat(text)
 
 
 # --- findings ---------------------------------------------------------------------
@@ -455,10 +530,12 @@ def test_header_lines_are_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_files_without_header_tell_the_row_that_is_lost(tmp_path: Path):
     rows = [("train", "1_left", 4), ("train", "2_left", 1), ("test", "3_left", 2)]
-    train, test = label_files(write_course(tmp_path, rows), "course")
-    assert (train.rows, train.found, train.first, train.grade) == (2, 1, "1_left", 4)
-    assert (test.rows, test.found, test.first, test.grade) == (1, 0, "3_left", 2)
-    assert not label_files(tmp_path, "kaggle")
+    train, test = read_label_files(write_course(tmp_path, rows), "course")
+    assert (train.rows, train.rows_read) == (2, 1)
+    assert (train.first, train.grade) == ("1_left", 4)
+    assert (test.rows, test.rows_read) == (1, 0)
+    assert (test.first, test.grade) == ("3_left", 2)
+    assert not read_label_files(tmp_path, "kaggle")
 
 
 def test_a_header_in_one_file_of_two_is_a_fault(
@@ -768,11 +845,11 @@ def test_written_labels_are_read_as_they_were_or_refused(rows: list[tuple[str, i
     eyes = [Eye(name, grade, "train", name, "") for name, grade in rows]
     eyes.append(Eye("the last", 2, "test", "the last", ""))
     with tempfile.TemporaryDirectory() as folder:
-        subject = AuditedDataset(
+        dataset = AuditedDataset(
             data=Path(folder), layout="kaggle", own_split=False, eyes=(), read=bytes
         )
         try:
-            write_split(Path(folder) / "out", subject, eyes, {})
+            write_split(Path(folder) / "out", dataset, eyes, MADE_OF)
         except AuditError:
             names = [name for name, _ in rows]
             odd = [n for n in names if n.strip() != n or n.startswith("\ufeff")]
@@ -786,10 +863,10 @@ def test_names_with_a_suffix_or_a_comma_survive(tmp_path: Path):
     names = ["a.jpeg", 'b,"c"', "d.png.jpg", "e"]
     eyes = [Eye(name, 0, "train", name, "") for name in names]
     eyes.append(Eye("f", 1, "test", "f", ""))
-    subject = AuditedDataset(
+    dataset = AuditedDataset(
         data=tmp_path, layout="folders", own_split=False, eyes=(), read=bytes
     )
-    write_split(tmp_path / "out", subject, eyes, {})
+    write_split(tmp_path / "out", dataset, eyes, MADE_OF)
     assert read_course_split(tmp_path / "out", "train")[0] == names
 
 
@@ -804,7 +881,7 @@ def data_sets(draw: st.DrawFn) -> tuple[list[Eye], list[Group]]:
     place = st.integers(0, len(eyes) - 1)
     sets = draw(st.lists(st.sets(place, min_size=2), max_size=6)) if eyes[1:] else []
     links = [Link(min(s), other, "look") for s in sets for other in s - {min(s)}]
-    return draw(st.permutations(eyes)), grouped(links)
+    return draw(st.permutations(eyes)), group_links(links)
 
 
 @given(data_sets(), st.floats(0.05, 0.95), st.integers(0, 3))
@@ -840,13 +917,13 @@ def test_new_split_does_not_depend_on_the_order_of_rows(
         for group in groups
         for place in group.places[1:]
     ]
-    shuffled = new_split([eyes[n] for n in order], grouped(links), 0.3, 1)
+    shuffled = new_split([eyes[n] for n in order], group_links(links), 0.3, 1)
     assert sorted(shuffled) == sorted(new_split(eyes, groups, 0.3, 1))
 
 
 def test_patients_who_share_a_photograph_are_named_alike():
     eyes = [Eye(f"{p}_left", 0, "train", str(p), "left") for p in (3, 2, 1, 9)]
-    assert together(eyes, [Group((0, 2), "bytes", ())]) == ["1", "2", "1", "9"]
+    assert inseparable(eyes, [Group((0, 2), "bytes", ())]) == ["1", "2", "1", "9"]
 
 
 # --- parts -------------------------------------------------------------------------
@@ -963,38 +1040,38 @@ def test_thumbnail_has_one_size_for_all():
 
 
 def test_difference_of_shares_is_pearsons():
-    found = difference([10, 20, 0, 0, 0], [20, 10, 0, 0, 0])
+    found = grade_difference([10, 20, 0, 0, 0], [20, 10, 0, 0, 0])
     assert found is not None
     assert found.statistic == pytest.approx(60 * (10 * 10 - 20 * 20) ** 2 / 30**4)
     assert found.degrees == 1
     assert found.largest == pytest.approx(1 / 3)
     assert not found.few
     assert found.p < 0.01
-    small = difference([3, 1, 0, 0, 0], [1, 0, 0, 0, 0])
+    small = grade_difference([3, 1, 0, 0, 0], [1, 0, 0, 0, 0])
     assert small is not None
     assert small.few
-    assert difference([3, 0, 0, 0, 0], [1, 0, 0, 0, 0]) is None
-    assert difference([3, 1, 0, 0, 0], [0] * 5) is None
+    assert grade_difference([3, 0, 0, 0, 0], [1, 0, 0, 0, 0]) is None
+    assert grade_difference([3, 1, 0, 0, 0], [0] * 5) is None
 
 
 def test_fellows_are_counted_in_pairs():
     grades = {"1_left": 0, "1_right": 0, "2_left": 1, "2_right": 2, "3_right": 4}
     grades |= {"4_left": 0, "4_right": 4}
     eyes = [Eye(n, g, "train", *n.split("_")) for n, g in grades.items()]
-    found = fellows(eyes)
+    found = compare_fellow_eyes(eyes)
     assert found is not None
     assert (found.pairs, found.same, found.near) == (3, 1, 2)
-    assert fellows(eyes[:1]) is None
+    assert compare_fellow_eyes(eyes[:1]) is None
 
 
 def test_an_empty_split_has_no_baseline():
-    found = numbers([Eye("1_left", 0, "train", "1", "left")])
+    found = split_numbers([Eye("1_left", 0, "train", "1", "left")])
     assert found.baselines is None
     assert found.leak == (0, 0)
-    subject = AuditedDataset(
+    dataset = AuditedDataset(
         data=Path("set"), layout="course", own_split=True, eyes=(), read=bytes
     )
-    told = findings(Audited(subject=subject, numbers=found, fellows=None))
+    told = list_findings(AuditResult(dataset=dataset, numbers=found, fellows=None))
     assert any(one.line == "The test split is empty." for one in told)
 
 

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastretina.data.labels import LAYOUTS, Sample, assign_keys, read_table
+from fastretina.data.keys import assign_keys
+from fastretina.data.labels import HoldOut, Sample, read_table
+from fastretina.data.layouts import LAYOUTS
 from loaders.course import (
     COURSE_FILES,
     GRADE_WORDS,
@@ -600,7 +602,7 @@ def test_folders_val_counts_as_train(root, val):
 def test_folders_without_test_are_split_by_patient(root):
     for patient in range(20):
         touch(root / "train" / "0", f"{patient}_left.png", f"{patient}_right.png")
-    table = read_table(root, test_share=0.25)
+    table = read_table(root, hold_out=HoldOut(share=0.25))
     assert len(names(table, "test")) == 10
     train = {s.patient for s in table.samples if s.split == "train"}
     assert not train & {s.patient for s in table.samples if s.split == "test"}
@@ -787,7 +789,9 @@ def test_root_that_is_no_folder(root):
 def test_split_by_patient_follows_share_and_seed(root):
     kaggle(root, *(f"{i}_{eye},0" for i in range(50) for eye in ("left", "right")))
     sides = [
-        set(names(read_table(root, images=False, test_share=share, seed=seed), "test"))
+        set(
+            names(read_table(root, images=False, hold_out=HoldOut(share, seed)), "test")
+        )
         for share, seed in ((0.2, 0), (0.2, 0), (0.2, 1), (0.5, 0))
     ]
     assert [len(side) for side in sides] == [20, 20, 20, 50]
@@ -797,7 +801,7 @@ def test_split_by_patient_follows_share_and_seed(root):
 def test_split_share_outside_0_1(root):
     kaggle(root)
     with pytest.raises(ValueError, match="share must be between 0 and 1, got 1"):
-        read_table(root, images=False, test_share=1)
+        read_table(root, images=False, hold_out=HoldOut(1))
 
 
 def test_csv_order_is_kept_within_a_split(root):

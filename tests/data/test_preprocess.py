@@ -8,11 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
+from drawn_photographs import drawn_photograph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastretina.data.preprocess import STEPS, crop_fundus, equalise, preprocess
+from fastretina.data.preprocess import crop_fundus, equalise, preprocess
+from fastretina.data.preprocess_steps import STEPS
 from fastretina.shard import command as shard
 
 
@@ -27,7 +30,14 @@ def fundus(
 
 
 def test_steps_are_those_of_the_command() -> None:
-    assert shard.STEPS == STEPS
+    assert shard.STEPS == STEPS == ("crop", "clahe", "graham")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_does_something(step: str) -> None:
+    image = fundus()
+    result = preprocess(image, (step,), None)
+    assert result.shape != image.shape or not np.array_equal(result, image)
 
 
 def test_crop_leaves_the_fundus_square() -> None:
@@ -76,6 +86,44 @@ def test_clahe_raises_contrast_and_keeps_colour() -> None:
     )
     assert equal[..., 0].std() > 1.5 * lab[..., 0].std()
     assert abs(equal[..., 1:] - lab[..., 1:]).mean() < 4
+
+
+def shaded_hues() -> np.ndarray:
+    """Lightness from top to bottom, hue from left to right: uint8[256, 256, 3]."""
+    along = np.linspace(0, 1, 256)
+    light, hue = np.broadcast_arrays(90 + 60 * along[:, np.newaxis], 30 * along)
+    return np.stack([light + hue, light, light - hue], axis=-1).round().astype(np.uint8)
+
+
+def test_clahe_changes_the_luminance_alone() -> None:
+    """CLAHE on red, green and blue moves chroma by 4 here, on L, a and b by 9."""
+    image = shaded_hues()
+    before, after = (
+        cv2.cvtColor(i, cv2.COLOR_RGB2LAB).astype(int) for i in (image, equalise(image))
+    )
+    chroma = abs(after[..., 1:] - before[..., 1:])
+    assert chroma.max() <= 1  # of 8-bit rounding
+    assert chroma.mean() < 0.1
+    luminance = cv2.createCLAHE(2.0, (8, 8)).apply(before[..., 0].astype(np.uint8))
+    assert abs(after[..., 0] - luminance).max() <= 1
+    assert abs(after[..., 0] - before[..., 0]).mean() > 5
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "rgb"),
+    [
+        (16, 16, (106, 105, 101)),
+        (16, 240, (134, 104, 77)),
+        (128, 128, (145, 130, 115)),
+        (240, 16, (160, 156, 155)),
+        (240, 240, (184, 154, 125)),
+    ],
+)
+def test_clahe_gives_known_colours(
+    row: int, column: int, rgb: tuple[int, int, int]
+) -> None:
+    colour = equalise(shaded_hues())[row, column].astype(int)
+    assert abs(colour - rgb).max() <= 1
 
 
 def test_graham_is_grey_where_flat_and_outside() -> None:
@@ -138,6 +186,16 @@ def test_any_small_image_goes_through(
     assert min(out.shape[:2]) >= 8
     if size:
         assert out.shape == (size, size, 3)
+
+
+def test_crop_of_drawn_photographs() -> None:
+    for number in range(4):
+        pixels = simplejpeg.decode_jpeg(drawn_photograph(number))
+        wide = cv2.copyMakeBorder(pixels, 10, 20, 70, 40, cv2.BORDER_CONSTANT)
+        cropped = crop_fundus(wide)
+        assert cropped.shape[0] == cropped.shape[1]
+        assert 0.7 * 256 <= cropped.shape[0] <= 258
+        assert np.array_equal(cropped, crop_fundus(pixels))
 
 
 def test_crop_of_real_photographs(real_data: Path) -> None:

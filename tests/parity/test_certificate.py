@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 import torch
+from drawn_photographs import drawn_course
 from PIL import Image, ImageOps
 from small_runs import Outcome, call, make_small, words
 from torch import nn
@@ -30,7 +31,12 @@ from fastretina.metrics.scores import quadratic_kappa
 from fastretina.nn import trained
 from fastretina.parity import command as parity
 from fastretina.parity.differences import Bound, Tally, bound_for, difference
-from fastretina.parity.equivalence import Side, difference_intervals, kappas, verdict
+from fastretina.parity.equivalence import (
+    SidePredictions,
+    difference_intervals,
+    kappas,
+    verdict,
+)
 from fastretina.parity.reference import Reference
 from fastretina.shard import command as shard
 from fastretina.train import command as train
@@ -53,7 +59,7 @@ def certifies(capsys: pytest.CaptureFixture[str]) -> Certifies:
     return run
 
 
-def told(outcome: Outcome) -> dict[str, Any]:
+def summary(outcome: Outcome) -> dict[str, Any]:
     """The JSON line, which is there whatever the exit code."""
     found: dict[str, Any] = json.loads(outcome.out[-1])
     assert found["equal"] is (outcome.code == 0)
@@ -63,7 +69,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
 def faults(outcome: Outcome, split: str = "train") -> dict[str, list[str]]:
     """The keys of each fault; the report and the one line on stderr name the first."""
     assert outcome.code == 1
-    found = told(outcome)["splits"][split]["faults"]
+    found = summary(outcome)["splits"][split]["faults"]
     text = "\n".join(outcome.out[:-1])
     for name, fault in found.items():
         assert f"{split}: {name}, {fault['samples']:,} sample" in text
@@ -86,7 +92,7 @@ def test_every_loader_is_exact(
 ):
     outcome = certifies(course, shards, "--loader", name)
     assert (outcome.code, outcome.err) == (0, [])
-    found = told(outcome)
+    found = summary(outcome)
     assert found["exact"] is True
     assert found["loader"] == name
     for split, samples in (("train", 37), ("test", 11)):
@@ -110,7 +116,7 @@ def test_every_loader_resizes_within_its_bound(
 ):
     outcome = certifies(course, shards, "--loader", name, "--image-size", 48)
     assert outcome.code == 0, outcome.err
-    pixels = told(outcome)["splits"]["train"]["as_they_were"]
+    pixels = summary(outcome)["splits"]["train"]["as_they_were"]
     largest, mean = pixels["bound"]
     assert largest == {"pil": 0, "turbo": 2, "webdataset": 2}.get(name, 32)
     assert pixels["largest"] <= largest
@@ -120,7 +126,9 @@ def test_every_loader_resizes_within_its_bound(
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_one_split_alone(split: str, course: Path, shards: Path, certifies: Certifies):
-    assert list(told(certifies(course, shards, "--split", split))["splits"]) == [split]
+    assert list(summary(certifies(course, shards, "--split", split))["splits"]) == [
+        split
+    ]
 
 
 def test_shards_on_a_web_server(course: Path, shards: Path, certifies: Certifies):
@@ -137,7 +145,7 @@ def test_shards_on_a_web_server(course: Path, shards: Path, certifies: Certifies
         outcome = certifies(course, url, "--loader", "webdataset")
         server.shutdown()
         thread.join()
-    assert told(outcome)["exact"] is True
+    assert summary(outcome)["exact"] is True
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +189,13 @@ def test_images_of_every_kind(
 ):
     outcome = certifies(odd, sharded(odd, tmp_path / "shards"), "--loader", name)
     assert outcome.code == 0, outcome.err
-    part = told(outcome)["splits"]["train"]
+    part = summary(outcome)["splits"]["train"]
     assert (part["samples"], part["set_aside"]) == (6, 1)
     assert part["as_they_were"]["images"] == 3
     assert part["as_they_were"]["largest"] == 0
     assert part["encoded_again"]["images"] == 3
     assert 0 < part["encoded_again"]["largest"] < 48
-    assert told(outcome)["exact"] is False
+    assert summary(outcome)["exact"] is False
     assert "1 set aside when they were sharded" in "\n".join(outcome.out)
     assert "its pixels within the bound" in outcome.out[-2]
 
@@ -207,7 +215,7 @@ def test_preprocessed_shards(
     made = sharded(course, tmp_path / "shards", *how)
     outcome = certifies(course, made, "--image-size", 40)
     assert outcome.code == 0, outcome.err
-    part = told(outcome)["splits"]["train"]
+    part = summary(outcome)["splits"]["train"]
     kind = "as_they_were" if how == ("--size", 64) else "encoded_again"
     assert part[kind]["images"] == 37
 
@@ -235,19 +243,29 @@ def test_split_that_was_drawn_when_sharding(
     with (data / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     made = sharded(data, tmp_path / "shards", *drawn)
-    assert told(certifies(data, made))["exact"] is True
+    assert summary(certifies(data, made))["exact"] is True
     named = certifies(data, made, "--labels", data / "labels.csv")
-    assert told(named)["exact"] is True
+    assert summary(named)["exact"] is True
 
 
 def test_all_real_photographs(real_data: Path, tmp_path: Path, certifies: Certifies):
     data = real_data / "retina512"
     made = sharded(data, tmp_path / "shards")
     outcome = certifies(data, made, "--loader", "turbo", "--workers", 2)
-    found = told(outcome)
+    found = summary(outcome)
     assert found["exact"] is True
     delivered = [part["delivered"] for part in found["splits"].values()]
     assert delivered == [866, 217]
+
+
+def test_all_drawn_photographs(tmp_path: Path, certifies: Certifies):
+    splits = {"train": range(12), "test": range(12, 20)}
+    data = drawn_course(tmp_path / "data", splits, size=256)
+    made = sharded(data, tmp_path / "shards")
+    found = summary(certifies(data, made, "--loader", "turbo", "--workers", 2))
+    assert found["exact"] is True
+    delivered = [part["delivered"] for part in found["splits"].values()]
+    assert delivered == [24, 16]
 
 
 # ---- what is broken on purpose
@@ -320,7 +338,7 @@ def test_rearranged_image_is_named(
     breaks(on_row(MISTAKES[mistake]))
     outcome = certifies(course, shards)
     assert faults(outcome) == {mistake: [key_of(shards)]}
-    assert told(outcome)["splits"]["test"]["faults"] == {}
+    assert summary(outcome)["splits"]["test"]["faults"] == {}
 
 
 @pytest.mark.parametrize("size", [(), ("--image-size", 40)])
@@ -353,7 +371,7 @@ def test_mistake_on_every_image_is_counted(
     first = [key_of(shards, row) for row in range(5)]
     assert faults(outcome) == {"channels swapped (BGR)": first}
     assert "channels swapped (BGR), 37 samples: " in outcome.complaint
-    part = told(outcome)["splits"]["train"]
+    part = summary(outcome)["splits"]["train"]
     assert part["as_they_were"]["exact_images"] == 0
     assert part["as_they_were"]["largest"] > 100
 
@@ -427,7 +445,7 @@ def test_damaged_image_differs(
     breaks(on_row(damaged))
     outcome = certifies(course, shards)
     assert faults(outcome) == {"differs": [key_of(shards)]}
-    pixels = told(outcome)["splits"]["train"]["as_they_were"]
+    pixels = summary(outcome)["splits"]["train"]["as_they_were"]
     assert pixels["worst_key"] == key_of(shards)
     assert pixels["exact_images"] == 36
     largest, mean = pixels["largest"], pixels["mean"] * 37
@@ -491,7 +509,7 @@ def test_lost_sample_is_named(
     breaks(without)
     outcome = certifies(course, shards, "--loader", name, "--split", "train")
     assert faults(outcome) == {"lost sample": [key_of(shards)]}
-    assert told(outcome)["splits"]["train"]["delivered"] == 36
+    assert summary(outcome)["splits"]["train"]["delivered"] == 36
 
 
 @pytest.mark.parametrize("name", available())
@@ -571,7 +589,7 @@ def test_sample_in_the_wrong_split(
 def test_orientation_that_sharding_did_not_see(
     odd: Path, tmp_path: Path, certifies: Certifies, monkeypatch: pytest.MonkeyPatch
 ):
-    """The witness must not take sharding's word for what is upright."""
+    """The reference must not take sharding's word for what is upright."""
     with monkeypatch.context() as patch:
         patch.setattr("fastretina.data.prepare.orientation", lambda _: 1)
         made = sharded(odd, tmp_path / "shards")
@@ -579,7 +597,7 @@ def test_orientation_that_sharding_did_not_see(
 
 
 @pytest.mark.parametrize("orientation", range(10))
-def test_witness_turns_as_pillow_does(orientation: int, tmp_path: Path):
+def test_reference_turns_as_pillow_does(orientation: int, tmp_path: Path):
     path, exif = tmp_path / "turned.jpg", Image.Exif()
     exif[0x0112] = orientation
     image = Image.open(io.BytesIO(picture(1))).resize((64, 40))
@@ -602,7 +620,7 @@ def test_orientation_in_xmp_alone_is_left_as_sharding_leaves_it(
     path.write_bytes(jpeg[:2] + segment + jpeg[2:])
     with Image.open(path) as image:
         assert image.getexif()[0x0112] == 6  # Pillow would turn it
-    assert told(certifies(data, sharded(data, tmp_path / "made")))["exact"] is True
+    assert summary(certifies(data, sharded(data, tmp_path / "made")))["exact"] is True
 
 
 # ---- numbers
@@ -665,8 +683,8 @@ def test_kappas_are_those_of_the_metrics():
         assert kappas(matrix)[0] == pytest.approx(wanted, abs=1e-12)
 
 
-def side(labels: np.ndarray, predicted: np.ndarray) -> Side:
-    return Side(labels, np.eye(5, dtype=np.float32)[predicted])
+def side(labels: np.ndarray, predicted: np.ndarray) -> SidePredictions:
+    return SidePredictions(labels, np.eye(5, dtype=np.float32)[predicted])
 
 
 def test_intervals_of_a_known_difference():
@@ -739,7 +757,7 @@ def test_network_is_identical_under_every_loader(
 ):
     outcome = certifies(course, shards, "--loader", name, "--run", runs / "native")
     assert outcome.code == 0, outcome.err
-    found = told(outcome)["network"]
+    found = summary(outcome)["network"]
     assert (found["verdict"], found["samples"]) == ("identical", 11)
     assert found["loader"] == found["plain_pil"]
     assert found["largest_logit_difference"] == 0
@@ -757,11 +775,11 @@ def test_network_is_equivalent_under_a_loader_that_rounds(
     flags = ("--loader", "turbo", "--run", runs / "small")
     outcome = certifies(eyes, eyes / "shards", *flags, "--image-size", 64)
     assert outcome.code == 0, outcome.err
-    found = told(outcome)["network"]
+    found = summary(outcome)["network"]
     assert (found["verdict"], found["samples"]) == ("equivalent", 120)
     assert 0 < found["mean_logit_difference"] <= found["largest_logit_difference"]
     assert found["largest_logit_difference"] < 1e-3
-    assert told(outcome)["exact"] is False
+    assert summary(outcome)["exact"] is False
 
 
 @pytest.mark.usefixtures("seeing")
@@ -773,7 +791,7 @@ def test_network_is_different_under_a_broken_loader(
     outcome = certifies(eyes, eyes / "shards", "--run", runs / "native")
     mistake = {2: "mirrored left-right", 3: "channels swapped (BGR)"}[mirror]
     assert set(faults(outcome, "test")) == {mistake}
-    found = told(outcome)["network"]
+    found = summary(outcome)["network"]
     assert found["verdict"] == "different"
     assert found["predictions_changed"] > 30
     assert len(found["changed_keys"]) == 5
@@ -796,7 +814,7 @@ def test_verdict_alone_can_fail(
     breaks(lambda batch: batch._replace(images=batch.images.flip(3)), "test")
     outcome = certifies(eyes, eyes / "shards", "--run", runs / "native")
     assert outcome.code == 1
-    assert told(outcome)["splits"]["test"]["faults"] == {}
+    assert summary(outcome)["splits"]["test"]["faults"] == {}
     assert "the network's predictions" in outcome.complaint
 
 
@@ -824,7 +842,7 @@ def test_wrong_label_counts_for_the_accuracy(
     breaks(lambda batch: batch._replace(labels=4 - batch.labels), "test")
     outcome = certifies(eyes, eyes / "shards", "--run", runs / "native")
     assert set(faults(outcome, "test")) == {"wrong label"}
-    found = told(outcome)["network"]
+    found = summary(outcome)["network"]
     assert found["largest_logit_difference"] == 0
     assert found["verdict"] == "different"
     assert found["loader"]["accuracy"] != found["plain_pil"]["accuracy"]
@@ -844,7 +862,7 @@ def test_network_computes_on_as_many_threads_as_the_run(
     (run / "config.json").write_text(json.dumps(config | {"threads": 3}))
     used: list[int] = []
     monkeypatch.setattr("torch.set_num_threads", used.append)
-    told(certifies(course, shards, "--run", run))
+    summary(certifies(course, shards, "--run", run))
     assert 3 in used
 
 
@@ -912,7 +930,7 @@ def test_images_of_many_sizes_ask_for_one(
     (data / "data" / "10_left.jpeg").write_bytes(picture(1, 96))
     made = sharded(data, tmp_path / "made")
     assert "pass --image-size" in certifies(data, made).complaint
-    assert told(certifies(data, made, "--image-size", 40))["equal"] is True
+    assert summary(certifies(data, made, "--image-size", 40))["equal"] is True
 
 
 @pytest.mark.parametrize("name", available())
@@ -924,7 +942,7 @@ def test_empty_split_is_compared_too(
     (data / "data" / "13_left.jpeg").write_bytes(b"rubbish")
     made = sharded(data, tmp_path / "made")
     outcome = certifies(data, made, "--loader", name)
-    part = told(outcome)["splits"]["test"]
+    part = summary(outcome)["splits"]["test"]
     assert (part["samples"], part["delivered"], part["set_aside"]) == (0, 0, 1)
 
 

@@ -27,7 +27,7 @@ import webdataset
 from PIL import Image
 
 from fastretina.processes import in_threads
-from fastretina.shard import plan as packing
+from fastretina.shard import writer
 from loaders.files import naming
 from loaders.shards import COLUMNS, open_split
 
@@ -258,7 +258,8 @@ def test_tomorrow_elsewhere_the_same_bytes(
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     measure = (
-        "import re, sys; from fastretina.shard import main; code = main(sys.argv[1:]);"
+        "import re, sys; from fastretina.shard.command import main;"
+        "code = main(sys.argv[1:]);"
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
     comment = b"\xff\xfe\xea\x62" + bytes(60_000)
@@ -703,7 +704,7 @@ def test_file_size_limit(
     course: Path, shards: Path, tmp_path: Path, run_shard: Run, read_folder: Read
 ) -> None:
     limited = (
-        "import resource, sys; from fastretina.shard import main;"
+        "import resource, sys; from fastretina.shard.command import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -757,7 +758,7 @@ def test_unreadable_image(
     read_folder: Read,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read = packing.read_source
+    read = writer.read_source
 
     def broken(path: Path) -> bytes:
         with naming(path):
@@ -769,7 +770,7 @@ def test_unreadable_image(
 
     out = tmp_path / "out"
     words = [course, out, "--samples-per-shard", 10, "--workers", 1]
-    monkeypatch.setattr(packing, "read_source", broken)
+    monkeypatch.setattr(writer, "read_source", broken)
     code, _, err = run_shard(*words)
     monkeypatch.undo()
     assert code == 1
@@ -798,11 +799,11 @@ def test_worker_killed_for_want_of_memory(
     # `-c` is not imported by the workers, a module is.
     (tmp_path / "greedy.py").write_text(
         "import os, signal, sys\n"
-        "from fastretina import packing\n"
+        "from fastretina.shard import writer\n"
         "if __name__ != '__main__':\n"
-        "    packing.Preparer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    writer.Preparer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "else:\n"
-        "    from fastretina.shard import main\n"
+        "    from fastretina.shard.command import main\n"
         "    sys.exit(main(sys.argv[1:]))\n"
     )
     words = [str(course), str(tmp_path / "out"), "--samples-per-shard=10"]

@@ -272,7 +272,7 @@ def test_other_command_than_the_one_that_was_killed(
 CRASHER = """
 import os, shutil, sys
 from pathlib import Path
-from fastretina import build, packing, shard, verify  # before the forks
+from fastretina.shard import command as shard, data_set, verify  # before the forks
 import pyarrow.parquet
 
 start, folder, data, overwrite = sys.argv[1:]

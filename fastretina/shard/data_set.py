@@ -1,0 +1,320 @@
+"""Write a data set from its plan: what is there already, the workers, the manifest.
+
+SHARDS/.progress/plan.json               which data set is being written here
+SHARDS/.progress/train-000000.tar.json   a marker for each finished shard
+SHARDS/manifest.json                     last; then .progress goes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from fastretina import __version__
+from fastretina.processes import in_processes
+from fastretina.shard.plan import PROGRESS, ShardOptions, ShardTask, fingerprint
+from fastretina.shard.writer import (
+    QuarantinedImage,
+    WrittenShard,
+    read_rows,
+    read_written,
+    write_shard,
+)
+from loaders.cores import granted_cores
+from loaders.errors import ShardError
+from loaders.files import make_durable, naming, write_atomically
+from loaders.grades import GRADES
+from loaders.shards import (
+    COLUMNS,
+    FORMAT,
+    MANIFEST,
+    SPLITS,
+    Manifest,
+    read_manifest,
+)
+
+_REMEDY = "pass --overwrite to replace it, or name another folder"
+
+# Decoding and hashing release the GIL, so a process can feed some cores; starting it
+# takes 0.3 s.
+_THREADS = 4
+
+# Files that we write, and may remove; whatever else lies in SHARDS is the user's.
+_NAMES = rf"(?:{'|'.join(SPLITS)})(?:-\d{{6,}}\.(?:tar|idx)|\.parquet)"
+_OURS = re.compile(_NAMES)
+_PARTIAL = re.compile(rf"\.(?:{_NAMES}|{re.escape(MANIFEST)})(?:\.\d+)?\.part")
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A finished data set, and how much of it this call has written.
+
+    Attributes:
+        manifest: its shards and grades.
+        shards_written: by this call; the others were there already.
+        images_written: listed samples of these shards.
+    """
+
+    manifest: Manifest
+    shards_written: int
+    images_written: int
+
+    @property
+    def quarantined(self) -> list[QuarantinedImage]:
+        """The images that sharding has left out, with their reasons."""
+        return [QuarantinedImage(**image) for image in self.manifest.raw["quarantine"]]
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Kind of change to the number of images that were encoded again."""
+        return dict(self.manifest.raw["changed"])
+
+
+def write_data_set(
+    tasks: Sequence[ShardTask], *, layout: str, workers: int | None, overwrite: bool
+) -> DataSet:
+    """Write all shards that are not there yet, the index of each split, the manifest.
+
+    Args:
+        tasks: the plan; all for the same folder.
+        layout: of the labels, for the manifest.
+        workers: threads, up to four in a process; ``None`` for one per granted core.
+        overwrite: replace a different data set.
+
+    Raises:
+        ShardError: the folder holds another data set, or another process writes here.
+        OSError: a file can't be read or written; finished shards stay.
+    """
+    folder = tasks[0].folder
+    progress = folder / PROGRESS
+    identity = fingerprint(tasks)
+    if not overwrite and not progress.exists():
+        manifest = _finished(folder, identity)  # which may be on a read-only disk
+        if manifest is not None:
+            return DataSet(manifest, 0, 0)
+    progress.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(progress / "lock", timeout=0):
+            return _write(tasks, identity, layout, workers, overwrite)
+    except Timeout:
+        raise ShardError(
+            f"another process is writing to {folder}; wait for it to end"
+        ) from None
+
+
+def _write(
+    tasks: Sequence[ShardTask],
+    identity: str,
+    layout: str,
+    workers: int | None,
+    overwrite: bool,
+) -> DataSet:
+    """Write the data set, in a folder where no other process is at work."""
+    folder = tasks[0].folder
+    plan = folder / PROGRESS / "plan.json"
+    try:
+        _remove_partial(folder)  # of a run that was killed
+        if not overwrite and (manifest := _finished(folder, identity)) is not None:
+            plan.unlink(missing_ok=True)
+            return DataSet(manifest, 0, 0)
+        _claim(folder, plan, identity, overwrite)
+        shards, new = _write_shards(tasks, workers or granted_cores())
+        _write_index(tasks, shards, layout, identity)
+        plan.unlink()
+        images = sum(len(tasks[number].samples) for number in new)
+        return DataSet(read_manifest(folder), len(new), images)
+    finally:
+        _remove_partial(folder)
+        if not plan.exists():  # nothing is begun here
+            shutil.rmtree(folder / PROGRESS)
+
+
+def _finished(folder: Path, identity: str) -> Manifest | None:
+    """The manifest of the very data set that is asked for, if it is complete."""
+    if not (folder / MANIFEST).exists():
+        return None
+    manifest = read_manifest(folder)
+    if manifest.raw.get("fingerprint") != identity:
+        raise ShardError(f"{folder} holds a different data set; {_REMEDY}")
+    sizes: dict[Path, int | None] = {}  # None: whatever it is
+    for split, shards in manifest.splits.items():
+        sizes[folder / f"{split}.parquet"] = None
+        for shard in shards:
+            sizes[folder / shard.name] = shard.bytes
+            sizes[(folder / shard.name).with_suffix(".idx")] = None
+    for path, size in sizes.items():
+        if not path.exists() or size not in (None, path.stat().st_size):
+            raise ShardError(
+                f"{path} is missing or changed; pass --overwrite to write it again"
+            )
+    return manifest
+
+
+def _claim(folder: Path, plan: Path, identity: str, overwrite: bool) -> None:
+    """Make sure that the folder is ours to write to; clear what is to be replaced."""
+    begun = _begun(plan)
+    if begun == identity and not (folder / MANIFEST).exists():
+        return
+    ours = [path for path in sorted(folder.iterdir()) if _OURS.fullmatch(path.name)]
+    if begun is not None and not overwrite:
+        raise ShardError(f"{folder} holds a different, unfinished data set; {_REMEDY}")
+    if ours and not overwrite:
+        raise ShardError(
+            f"{folder} holds shards without a manifest ({ours[0].name}); {_REMEDY}"
+        )
+    (folder / MANIFEST).unlink(missing_ok=True)  # first: from here on, no data set
+    for path in [*ours, *plan.parent.glob("*.json")]:
+        path.unlink()
+    with naming(plan):
+        write_atomically(plan, json.dumps({"fingerprint": identity}))
+
+
+def _begun(plan: Path) -> str | None:
+    """The fingerprint of the data set that is being written; empty if unreadable."""
+    try:
+        return str(json.loads(plan.read_text())["fingerprint"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+def _remove_partial(folder: Path) -> None:
+    for path in folder.iterdir():
+        if _PARTIAL.fullmatch(path.name):
+            path.unlink()
+
+
+def _write_shards(
+    tasks: Sequence[ShardTask], workers: int
+) -> tuple[list[WrittenShard], list[int]]:
+    """All shards, in the tasks' order, and the places of those written just now."""
+    known = {n: shard for n, task in enumerate(tasks) if (shard := read_written(task))}
+    todo = [n for n in range(len(tasks)) if n not in known]
+    total = sum(len(task.samples) for task in tasks)
+    done = sum(len(tasks[n].samples) for n in known)
+    processes = -(-workers // _THREADS)
+    processes = max(min(processes, len(todo)), 1)
+    write = partial(write_shard, threads=-(-workers // processes))
+    # Without a terminal, no bar: the summary says how fast it was.
+    with (
+        tqdm(
+            total=total, initial=done, unit=" images", desc="sharding", disable=None
+        ) as bar,
+        closing(in_processes(write, [tasks[n] for n in todo], processes)) as run,
+    ):
+        for place, shard in run:
+            # Here and not in the workers: while this waits for the disk, they decode.
+            tar = tasks[0].folder / shard.name
+            for path in (tar, tar.with_suffix(".idx")):
+                with naming(path):
+                    make_durable(path)
+            known[todo[place]] = shard
+            bar.update(len(tasks[todo[place]].samples))
+    return [known[n] for n in range(len(tasks))], todo
+
+
+def _write_index(
+    tasks: Sequence[ShardTask],
+    shards: Sequence[WrittenShard],
+    layout: str,
+    identity: str,
+) -> None:
+    """Write ``SPLIT.parquet`` for each split, then the manifest."""
+    if not any(shard.samples for shard in shards):
+        first = shards[0].quarantined[0]
+        raise ShardError(
+            f"not one image can be used; the first, {first.source}: {first.reason}"
+        )
+    folder = tasks[0].folder
+    splits = {}
+    for split in SPLITS:
+        own = [place for place, task in enumerate(tasks) if task.split == split]
+        splits[split] = _describe([shards[place] for place in own])
+        _write_table(folder / f"{split}.parquet", [tasks[place] for place in own])
+    manifest = {
+        "format": FORMAT,
+        "tool": f"fastretina {__version__}",
+        "fingerprint": identity,
+        **_describe_source(shards, layout, tasks[0].options),
+        "splits": splits,
+        "changed": _count_changes(shards),
+        "quarantine": [asdict(bad) for shard in shards for bad in shard.quarantined],
+    }
+    with naming(folder / MANIFEST):
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _describe_source(
+    shards: Iterable[WrittenShard], layout: str, options: ShardOptions
+) -> dict[str, Any]:
+    """The manifest's part on what the data set was made of, and how."""
+    listed = sum(shard.samples + len(shard.quarantined) for shard in shards)
+    return {
+        "source": {"layout": layout, "listed": listed},
+        "preprocessing": {"steps": options.steps, "size": options.size},
+        "seed": options.seed,
+    }
+
+
+def _count_changes(shards: Iterable[WrittenShard]) -> dict[str, int]:
+    """Kind of change to the number of images in all shards that have it."""
+    changed: Counter[str] = Counter()
+    for shard in shards:
+        changed.update(shard.changed)
+    return dict(sorted(changed.items()))
+
+
+def _describe(shards: Sequence[WrittenShard]) -> dict[str, Any]:
+    """The manifest's part on one split."""
+    grades = range(len(GRADES))
+    return {
+        "samples": sum(shard.samples for shard in shards),
+        "grades": {str(g): sum(shard.grades[g] for shard in shards) for g in grades},
+        "shards": [
+            {
+                "name": shard.name,
+                "samples": shard.samples,
+                "bytes": shard.num_bytes,
+                "sha256": shard.sha256,
+            }
+            for shard in shards
+        ],
+    }
+
+
+def _write_table(path: Path, tasks: Iterable[ShardTask]) -> None:
+    """Write the split's index, a row group per shard."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
+    )
+    part = path.with_name(f".{path.name}.part")
+    none: list[list[Any]] = [[] for _ in schema]
+    with naming(path), part.open("wb") as file:
+        with pq.ParquetWriter(file, schema) as writer:
+            for task in tasks:
+                rows = read_rows(task)
+                columns = zip(*rows, strict=True) if rows else none
+                arrays = [
+                    pa.array(column, field.type)
+                    for column, field in zip(columns, schema, strict=True)
+                ]
+                writer.write_table(pa.table(arrays, schema=schema))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
