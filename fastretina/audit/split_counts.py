@@ -47,13 +47,13 @@ class Fellows(NamedTuple):
         pairs: of them.
         same: of one grade.
         near: of one grade, or the next one.
-        qwk: of left and right.
+        qwk: of left and right; None where all are of one grade.
     """
 
     pairs: int
     same: int
     near: int
-    qwk: float
+    qwk: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class SplitNumbers:
         leak: test images whose fellow eye is in train.
         difference: of the grades' shares; None where a split or all grades but one are
             empty.
-        baselines: what is scored without a pixel, as ``evidence.baselines`` tells;
+        baselines: what is scored without a pixel, as ``metrics.baselines`` tells;
             None where a split is empty.
     """
 
@@ -115,7 +115,9 @@ def numbers(eyes: Sequence[Eye]) -> SplitNumbers:
         shared=len(patients["train"] & patients["test"]),
         leak=leak(train, test),
         difference=difference(counts["train"], counts["test"]),
-        baselines=baselines(train, test) if both else None,
+        baselines={k: v._asdict() for k, v in baselines(train, test).items()}
+        if both
+        else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastretina.audit.findings import Finding
 from fastretina.audit.split_counts import SplitNumbers
 from fastretina.audit.survey import Audited
+from fastretina.formatting import format_interval
 from loaders.grades import GRADES
 
 _NARROWEST = 60  # columns
@@ -77,7 +78,10 @@ def rules(baselines: Mapping[str, Mapping[str, Any]], prefix: str = "") -> str:
     )
     lines = [f"{f'{prefix}test, without a pixel':<40}{columns}"]
     for rule in baselines.values():
-        cells = "".join(f"{rule[name]:>10{form}}" for name, form in _SHOWN.items())
+        cells = "".join(
+            f"{format_interval(rule[name], None, form):>10}"
+            for name, form in _SHOWN.items()
+        )
         lines.append(f"{rule['about']:<40}{cells}")
     return "\n".join(lines)
 

@@ -140,7 +140,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 def command(options: Options) -> dict[str, Any]:
     """Evaluate a run; returns what the JSON line holds."""
     from fastretina.data.loading import LoadingOptions, choose_loader
-    from fastretina.metrics.evaluation import appraise, table
+    from fastretina.metrics.evaluation import evaluate
+    from fastretina.metrics.text import table
     from fastretina.nn.device import choose_again
     from fastretina.nn.trained import load_trained
     from fastretina.run import Run
@@ -159,11 +160,13 @@ def command(options: Options) -> dict[str, Any]:
     predicted, skipped = _predicted(trained, compute, feeding, shards, options.split)
     if options.out is not None:
         predicted.save(options.out)
-    appraisal = appraise(
+    evaluation = evaluate(
         predicted, _known(trained, options), _validation(run), _loss_weights(trained)
     )
-    print(table(appraisal))
-    scores, points = appraisal.pop("test"), appraisal
+    print(table(evaluation))
+    points = evaluation.summary()
+    scores = evaluation.test.summary()
+    del points["test"]
     return {
         "run": str(options.run),
         "checkpoint": trained.checkpoint,

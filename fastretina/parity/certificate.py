@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import PIL
 
+from fastretina.formatting import format_interval
 from fastretina.parity.equivalence import MARGIN
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _network(loader: str, network: Mapping[str, Any]) -> list[str]:
     lines = [f"{title:<30}{'plain PIL':>11}{loader:>14}   95 % of the difference"]
     for name, form in shown.items():
         both = "".join(
-            f"{side[name]:>{width}{form}}"
+            f"{format_interval(side[name], None, form):>{width}}"
             for side, width in zip(sides, (11, 14), strict=True)
         )
         ends = network["intervals"].get(name)

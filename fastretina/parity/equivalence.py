@@ -54,11 +54,11 @@ class Side(NamedTuple):
         grades: Int64 = self.logits.argmax(axis=1)
         return grades
 
-    def score(self) -> dict[str, Any]:
-        """All metrics; see ``fastretina.metrics.scores.score``."""
+    def score(self) -> dict[str, object]:
+        """All metrics by their name; see ``fastretina.metrics.scores.Scores``."""
         return score(
             self.labels, torch.from_numpy(self.logits).softmax(1).double().numpy()
-        )
+        ).summary()
 
 
 @dataclass(slots=True)
@@ -195,7 +195,11 @@ def difference_intervals(one: Side, other: Side) -> dict[str, list[float]]:
 
 
 def kappas(matrices: Int64) -> Float64:
-    """``metrics.quadratic_kappa`` of confusion matrices, int64[..., 5, 5]."""
+    """Quadratic weighted kappas, float64[...], of confusion matrices int64[..., 5, 5].
+
+    Where it is undefined, as one grade is all there is, it counts as 1: two sides that
+    both say so differ by nothing.
+    """
     grades = np.arange(_GRADES)
     weights = (grades[:, None] - grades) ** 2
     true, predicted = matrices.sum(-1), matrices.sum(-2)

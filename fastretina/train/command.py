@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastretina import cli
+from fastretina.formatting import format_interval
 from fastretina.interrupts import Interrupted
 from fastretina.recipe import RECIPES, STRONG, Phase
 from fastretina.train.options import TrainOptions
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fastretina.data.loading import LoadingOptions
     from fastretina.data.splits import DataSplits
     from fastretina.interrupts import Stopper
+    from fastretina.metrics.scores import Scores
     from fastretina.nn.distributed import Ranks
     from fastretina.train.state import TrainState
     from loaders import Batch, Loader, ShardSplit
@@ -264,14 +266,14 @@ class TrainingLoop:
         best = session.best
         if self.data.validation is not None:
             scores = self._evaluate(self.data.validation)
-            row["validation_accuracy"] = scores["accuracy"]
-            row["validation_qwk"] = scores["qwk"]
-            found = [scores["qwk"], scores["accuracy"]]
-            if best is None or found > best["score"]:
+            row["validation_accuracy"] = scores.accuracy
+            row["validation_qwk"] = scores.qwk
+            found = [scores.qwk, scores.accuracy]
+            if best is None or _rank(found) > _rank(best["score"]):
                 best = {"epoch": row["epoch"], "score": found}
         if recipe.test_each_epoch:
             scores = self._evaluate(self.data.test)
-            row["test_accuracy"], row["test_qwk"] = scores["accuracy"], scores["qwk"]
+            row["test_accuracy"], row["test_qwk"] = scores.accuracy, scores.qwk
         improved = best is not session.best
         session.best = best  # not before: a stop while evaluating must not count it
         session.end_epoch(row)
@@ -279,7 +281,7 @@ class TrainingLoop:
         if self.ranks.first:
             print(_line(row, recipe.epochs), file=sys.stderr)
 
-    def _evaluate(self, split: ShardSplit) -> dict[str, Any]:
+    def _evaluate(self, split: ShardSplit) -> Scores:
         from fastretina.data.loading import evaluation_loader
         from fastretina.evaluate.command import predict_all
         from fastretina.metrics.scores import score
@@ -327,6 +329,13 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
         yield batch, time.perf_counter() - begun
 
 
+def _rank(score: Sequence[float | None]) -> tuple[float, ...]:
+    """Orders QWK and accuracy of epochs; no QWK (one grade alone) is the worst."""
+    qwk, accuracy = score
+    assert accuracy is not None
+    return (-math.inf if qwk is None else qwk, accuracy)
+
+
 def _line(row: dict[str, Any], epochs: int) -> str:
     """An epoch in one line, for people."""
     words = [
@@ -336,8 +345,9 @@ def _line(row: dict[str, Any], epochs: int) -> str:
     ]
     for split in ("validation", "test"):
         if row[f"{split}_accuracy"] is not None:
-            accuracy, qwk = row[f"{split}_accuracy"], row[f"{split}_qwk"]
-            words.append(f"{split} {accuracy:.1%} QWK {qwk:.3f}")
+            accuracy = row[f"{split}_accuracy"]
+            qwk = format_interval(row[f"{split}_qwk"], None, ".3f")
+            words.append(f"{split} {accuracy:.1%} QWK {qwk}")
     waited = row["wait_seconds"] / row["seconds"] if row["seconds"] else 0.0
     words.append(f"{row['images_per_second']:,.0f} images/s, {waited:.0%} waiting")
     return "  ".join(words)

@@ -10,9 +10,10 @@ import torch
 from fastretina.data.loading import LoadingOptions, evaluation_loader
 from fastretina.data.splits import DataSplits
 from fastretina.evaluate.command import predict_all
-from fastretina.metrics.evaluation import appraise, table
+from fastretina.metrics.evaluation import Evaluation, evaluate
 from fastretina.metrics.figures import draw_confusion, draw_curves
 from fastretina.metrics.predictions import SplitPredictions
+from fastretina.metrics.text import table
 from fastretina.nn.step import class_weights
 from fastretina.nn.trained import Trained, load_trained
 from fastretina.report.model_card import write_card
@@ -60,7 +61,7 @@ def conclude(
     if validation is not None:
         validation.save(run.path / "validation.parquet")
     weights = class_weights(recipe.class_weights, data.train_counts())
-    appraisal = appraise(
+    evaluation = evaluate(
         test,
         data.known(),
         validation,
@@ -69,35 +70,35 @@ def conclude(
     result = {
         **_about(session, feeding, trained),
         "checkpoint_epoch": epoch,
-        "test_accuracy": appraisal["test"]["accuracy"],
-        "test_qwk": appraisal["test"]["qwk"],
+        "test_accuracy": evaluation.scores.accuracy,
+        "test_qwk": evaluation.scores.qwk,
         **_speed(session),
         "skipped": sum(row.get("skipped") or 0 for row in session.rows),
         "decoded_again": sum(row.get("decoded_again") or 0 for row in session.rows),
         "test_skipped": skipped,
         "weights_sha256": trained.weights_sha256,
     }
-    run.write_metrics({**result, **appraisal})
+    run.write_metrics({**result, **evaluation.summary()})
     write_card(run)
-    _tell(session, appraisal, trained, epoch)
+    _tell(session, evaluation, trained, epoch)
     return result
 
 
 def _tell(
-    session: TrainState, appraisal: dict[str, Any], trained: Trained, epoch: int
+    session: TrainState, evaluation: Evaluation, trained: Trained, epoch: int
 ) -> None:
     """Draw the figures and print the table."""
-    run, scores = session.run, appraisal["test"]
+    run, scores = session.run, evaluation.scores
     if trained.checkpoint == "best":
         chosen = f"epoch {epoch}, the best on validation"
     else:
         chosen = f"the last epoch, {epoch}"
     name = f"{run.path.name}, {chosen}, weights {trained.weights_sha256[:12]}"
-    majority = max(map(sum, scores["confusion"])) / scores["samples"]
+    majority = max(map(sum, scores.confusion)) / scores.samples
     draw_curves(run.path / "curves.png", session.rows, majority, name)
-    draw_confusion(run.path / "confusion.png", scores["confusion"], f"{name}\ntest")
+    draw_confusion(run.path / "confusion.png", scores.confusion, f"{name}\ntest")
     print(f"test, with the weights of {chosen}:")
-    print(table(appraisal))
+    print(table(evaluation))
     print(f"figures: {run.path / 'curves.png'}, {run.path / 'confusion.png'}")
 
 

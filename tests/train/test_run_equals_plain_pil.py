@@ -1,10 +1,10 @@
 """A run's own scores against an evaluation written plainly, which shares no code.
 
-Here photographs are opened with Pillow, one by one, as the course's CSV files list them,
-made into tensors by torchvision, and answered by the weights of the run's checkpoint;
-accuracy, QWK and confusion are counted by hand. The network tells left from right, its
-BatchNorm tells training from evaluation, and its average differs from its last weights,
-so that each way of evaluating wrongly gives other numbers (which is tested, too).
+Here photographs are opened with Pillow one by one, as the course's CSV files list
+them, made into tensors by torchvision, and answered by the weights of the run's
+checkpoint; accuracy, QWK and confusion are counted by hand. The network tells left from
+right, its BatchNorm tells training from evaluation, and its average differs from its
+last weights, so that each way of evaluating wrongly gives other numbers (also tested).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,7 +133,7 @@ def column(path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Three epochs of the strong recipe, tested after each; read-only by agreement."""
     folder = tmp_path_factory.mktemp("plain")
     course = write_course(folder / "course")
@@ -155,7 +155,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
                 images[name] = PLAIN(image.convert("RGB"))
             grades[name] = int(label)
     tested = column(course / "test_img.csv")
-    yield RunFolder(folder / "run", images, grades, tested)
+    return RunFolder(folder / "run", images, grades, tested)
 
 
 def read(path: Path) -> tuple[list[str], list[int], npt.NDArray[np.float64]]:
