@@ -4,3 +4,6 @@ The International Clinical Diabetic Retinopathy severity scale (Wilkinson et al.
 """
 
 GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative")
+# the least grade; International Clinical DR scale (Wilkinson et al. 2003)
+REFERABLE = 2
+SIGHT_THREATENING = 3

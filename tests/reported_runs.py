@@ -14,7 +14,7 @@ import torch
 from small_runs import small_network
 
 from fastretina.metrics.baselines import Eyes
-from fastretina.metrics.evaluation import appraise
+from fastretina.metrics.evaluation import evaluate
 from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
 from fastretina.nn.model import weights_sha256
@@ -114,7 +114,7 @@ def write_run(
     test.save(folder / "test.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 40)
-        appraisal = appraise(test, known, validation)
+        evaluation = evaluate(test, known, validation)
     run.write_metrics(
         {
             "run": str(folder),
@@ -124,7 +124,7 @@ def write_run(
             "checkpoint_epoch": 4,
             "weights_sha256": test.about["weights_sha256"],
             "parameters": 2_000,
-            **appraisal,
+            **evaluation.summary(),
         }
     )
     return folder

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 from fastretina.audit.duplicates import KINDS, Group
 from fastretina.audit.survey import AuditResult
+from fastretina.formatting import format_interval
 from loaders.grades import GRADES
 
 # fault: scores or labels can't be trusted. warning: mind it. note: good to know.
@@ -190,7 +191,8 @@ def _must_beat(result: AuditResult) -> Iterator[Finding]:
             "note",
             "to beat",
             f"Labels alone score {best['accuracy']:.1%} accuracy, QWK "
-            f"{best['qwk']:.3f}, {best['balanced_accuracy']:.1%} balanced accuracy on "
+            f"{format_interval(best['qwk'], None, '.3f')}, "
+            f"{best['balanced_accuracy']:.1%} balanced accuracy on "
             "this test split. "
             "A network that scores less has not shown that it looks at the images.",
         )
@@ -204,7 +206,8 @@ def _left_and_right(result: AuditResult) -> Iterator[Finding]:
             "left and right",
             f"The two eyes have the same grade in {pairs.same / pairs.pairs:.1%} of "
             f"{_counted(pairs.pairs, 'pair')}, and are within one grade in "
-            f"{pairs.near / pairs.pairs:.1%} (QWK {pairs.qwk:.3f}).",
+            f"{pairs.near / pairs.pairs:.1%} (QWK "
+            f"{format_interval(pairs.qwk, None, '.3f')}).",
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from fastretina.audit.dataset import Eye
-from fastretina.metrics.baselines import Eyes, Leak, baselines, leak
+from fastretina.metrics.baselines import Baseline, Eyes, Leak, baselines, leak
 from fastretina.metrics.scores import quadratic_kappa
 from loaders.grades import GRADES
 from loaders.shards import SPLITS
@@ -47,13 +47,14 @@ class FellowEyes(NamedTuple):
         pairs: number of such patients.
         same: number of pairs with the same grade.
         near: number of pairs whose grades differ by 1 at most.
-        qwk: quadratic weighted kappa of left against right.
+        qwk: quadratic weighted kappa of left against right; None where all are of one
+            grade.
     """
 
     pairs: int
     same: int
     near: int
-    qwk: float
+    qwk: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +77,7 @@ class SplitNumbers:
     shared: int
     leak: Leak
     difference: GradeDifference | None
-    baselines: Mapping[str, Mapping[str, Any]] | None
+    baselines: Mapping[str, Baseline] | None
 
     @property
     def images(self) -> dict[str, int]:
@@ -97,7 +98,8 @@ class SplitNumbers:
             "patients_in_both": self.shared,
             "leak": {**self.leak._asdict(), "share": self.leak.share},
             "shares_differ": self.difference._asdict() if self.difference else None,
-            "baselines": self.baselines,
+            "baselines": self.baselines
+            and {name: rule._asdict() for name, rule in self.baselines.items()},
         }
 
 

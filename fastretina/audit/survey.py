@@ -64,12 +64,20 @@ class AuditResult:
         return self.duplicates.groups if self.duplicates else []
 
     @property
-    def must_beat(self) -> dict[str, float] | None:
+    def must_beat(self) -> dict[str, float | None] | None:
         """The best that any rule reaches without a pixel, by metric."""
         rules = self.numbers.baselines
         if rules is None:
             return None
-        return {name: max(rule[name] for rule in rules.values()) for name in _METRICS}
+        known = {
+            name: [
+                value
+                for rule in rules.values()
+                if (value := getattr(rule, name)) is not None
+            ]
+            for name in _METRICS
+        }
+        return {name: max(values, default=None) for name, values in known.items()}
 
     def complaint(self) -> str | None:
         """What makes a score worth little, in a line; None if nothing does."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fastretina.audit.dataset import AuditedDataset
 from fastretina.audit.findings import Finding
 from fastretina.audit.split_counts import SplitNumbers
 from fastretina.audit.survey import AuditResult
+from fastretina.formatting import format_interval
+from fastretina.metrics.baselines import Baseline
 from loaders.grades import GRADES
 
 _NARROWEST = 60  # columns
@@ -76,15 +77,18 @@ def _share(part: int, whole: int) -> str:
     return f"{part:,} ({part / whole:.1%})" if whole else "0"
 
 
-def format_rules(baselines: Mapping[str, Mapping[str, Any]], prefix: str = "") -> str:
+def format_rules(baselines: Mapping[str, Baseline], prefix: str = "") -> str:
     """Format a table of the scores without a pixel: a line for each rule."""
     columns = "".join(
         f"{name:>10}" for name in ("accuracy", "QWK", "balanced", "macro-F1")
     )
     lines = [f"{f'{prefix}test, without a pixel':<40}{columns}"]
     for rule in baselines.values():
-        cells = "".join(f"{rule[name]:>10{form}}" for name, form in _SHOWN.items())
-        lines.append(f"{rule['about']:<40}{cells}")
+        cells = "".join(
+            f"{format_interval(getattr(rule, name), None, form):>10}"
+            for name, form in _SHOWN.items()
+        )
+        lines.append(f"{rule.about:<40}{cells}")
     return "\n".join(lines)
 
 

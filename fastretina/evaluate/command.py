@@ -61,8 +61,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 def command(options: Options) -> dict[str, Any]:
     """Evaluate a run; returns what the JSON line holds."""
-    from fastretina.metrics.evaluation import appraise, table
+    from fastretina.metrics.evaluation import evaluate
     from fastretina.metrics.predictions import predict_with_checkpoint
+    from fastretina.metrics.text import table
     from fastretina.nn.device import choose_again
     from fastretina.nn.distributed import ALONE
     from fastretina.nn.trained import load_trained
@@ -86,14 +87,15 @@ def command(options: Options) -> dict[str, Any]:
         )
     if options.out is not None:
         predictions.save(options.out)
-    evaluation = appraise(
+    evaluation = evaluate(
         predictions,
         _known_eyes(trained, options),
         _validation(run),
         _loss_weights(trained),
     )
     print(table(evaluation))
-    scores, points = evaluation.pop("test"), evaluation
+    scores, points = evaluation.test.summary(), evaluation.summary()
+    del points["test"]
     return {
         "run": str(options.run),
         "checkpoint": trained.checkpoint,

@@ -12,11 +12,12 @@ import numpy as np
 from fastretina.experiments.cells import Cell, Pairing, Plan
 from fastretina.metrics.bootstrap import (
     GRADE_STATISTICS,
+    defined,
     grade_statistics,
     patient_intervals,
 )
 from fastretina.metrics.calibration import correct_prior
-from fastretina.metrics.comparison import Contender, as_json, compare
+from fastretina.metrics.comparison import Contender, compare
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import collapse, score_grades
 from fastretina.nn.step import class_weights
@@ -101,9 +102,9 @@ class CellScores:
         several = len(each) > 1
         return {
             name: {
-                "mean": float(each[:, n].mean()),
-                "spread": float(each[:, n].std(ddof=1)) if several else None,
-                "by_seed": each[:, n].tolist(),
+                "mean": defined(each[:, n].mean()),
+                "spread": defined(each[:, n].std(ddof=1)) if several else None,
+                "by_seed": [defined(value) for value in each[:, n]],
                 "interval": intervals[n],
             }
             for n, name in enumerate(GRADE_STATISTICS)
@@ -121,8 +122,7 @@ class CellScores:
 
     def confusion(self) -> list[list[int]]:
         """Of the first seed, counts."""
-        matrix: list[list[int]] = score_grades(self.labels, self.grades[0])["confusion"]
-        return matrix
+        return score_grades(self.labels, self.grades[0]).confusion
 
 
 def _corrected(cell: Cell, test: Predictions, run: Path) -> Int64:
@@ -231,7 +231,7 @@ def _compared(
             "first": pairing.first,
             "second": pairing.second,
             "why": pairing.why,
-            **as_json(difference),
+            **difference.summary(),
         }
         for difference in compare(first.labels, sides[0], sides[1], first.patients)
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Eyes:
-    """What the labels say of a split.
+    """A split's N images as its labels list them.
 
     Attributes:
-        names: of the images.
-        patients: whose eyes they are.
-        sides: ``left``, ``right`` or empty.
+        names: the image names, N of them.
+        patients: the patient that each image is of.
+        sides: ``left``, ``right``, or empty where the name tells no eye.
         labels: int64[N], the grades.
     """
 
@@ -39,7 +39,7 @@ class Eyes:
 
     @classmethod
     def of(cls, split: ShardSplit, rows: Int64 | None = None) -> Eyes:
-        """Of these rows of a split's index, int64[n]; by default of its own."""
+        """The images in these rows of a split's index, int64[N]; by default its own."""
         chosen = (split.rows if rows is None else rows).astype(np.int64)
         key, patient, eye = (split.column(name) for name in ("key", "patient", "eye"))
         return cls(
@@ -54,8 +54,8 @@ class Leak(NamedTuple):
     """Test eyes of patients that the training images show.
 
     Attributes:
-        eyes: that many of the test images.
-        total: all test images.
+        eyes: number of test images whose patient is in train, too.
+        total: number of test images.
     """
 
     eyes: int
@@ -63,11 +63,11 @@ class Leak(NamedTuple):
 
     @property
     def share(self) -> float:
-        """0 to 1."""
+        """Share of the test images that leak, 0 to 1."""
         return self.eyes / self.total if self.total else 0.0
 
     def warning(self) -> str | None:
-        """A sentence, where the split leaks."""
+        """A sentence of what leaks and what mends it; None where nothing does."""
         if not self.eyes:
             return None
         return (
@@ -79,11 +79,11 @@ class Leak(NamedTuple):
 
 
 def leak(train: Eyes, test: Eyes) -> Leak:
-    """Test images of patients in train; a name that tells no eye is nobody's."""
+    """Count test images of patients in train; a name that tells no eye is nobody's."""
     known = {p for p, side in zip(train.patients, train.sides, strict=True) if side}
     both = zip(test.patients, test.sides, strict=True)
-    found = sum(bool(side) and patient in known for patient, side in both)
-    return Leak(found, len(test.patients))
+    leaking = sum(bool(side) and patient in known for patient, side in both)
+    return Leak(leaking, len(test.patients))
 
 
 def majority(train: Eyes, test: Eyes) -> Int64:
@@ -94,8 +94,8 @@ def majority(train: Eyes, test: Eyes) -> Int64:
 def fellow_eye(train: Eyes, test: Eyes) -> Int64:
     """The label of the same patient's other eye, if it is in train, else 0: int64[N].
 
-    Grade 0 and not the commonest one, as the rule was first told; the two are the same
-    on any set that people have.
+    Grade 0 and not the commonest one, as the rule was first published; the two are the
+    same on any set that people have.
     """
     known = {
         (patient, side): int(label)
@@ -125,11 +125,34 @@ BASELINES = {
 }
 
 
-def baselines(train: Eyes, test: Eyes) -> dict[str, dict[str, Any]]:
-    """Accuracy, QWK and balanced accuracy of each pixel-free rule, by its name."""
-    found = {}
+class Baseline(NamedTuple):
+    """What a rule scores that looks at no pixel.
+
+    Attributes:
+        about: the rule in words.
+        accuracy: share of test images with the true grade predicted, 0 to 1.
+        qwk: quadratic weighted kappa, -1 to 1; None where it is undefined.
+        balanced_accuracy: mean recall over the grades that test holds, 0 to 1.
+        macro_f1: mean F1 over the grades that test holds, 0 to 1.
+    """
+
+    about: str
+    accuracy: float
+    qwk: float | None
+    balanced_accuracy: float
+    macro_f1: float
+
+
+def baselines(train: Eyes, test: Eyes) -> dict[str, Baseline]:
+    """The scores of each of ``BASELINES`` on test, by its name."""
+    result = {}
     for name, (about, rule) in BASELINES.items():
         scores = score_grades(test.labels, rule(train, test))
-        kept = ("accuracy", "qwk", "balanced_accuracy", "macro_f1")
-        found[name] = {"about": about, **{key: scores[key] for key in kept}}
-    return found
+        result[name] = Baseline(
+            about=about,
+            accuracy=scores.accuracy,
+            qwk=scores.qwk,
+            balanced_accuracy=scores.balanced_accuracy,
+            macro_f1=scores.macro_f1,
+        )
+    return result

@@ -3,13 +3,14 @@
 Both eyes of a patient agree more often than two eyes of two people, so a bootstrap over
 images promises too much. Here whole patients are drawn with replacement (SciPy's
 bootstrap, percentile method), and scikit-learn weighs each image by how often its
-patient was drawn.
+patient was drawn (Efron and Tibshirani 1993; Field and Welsh 2007 on clusters).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,7 @@ from sklearn import metrics as sk
 
 from fastretina.formatting import format_interval
 from fastretina.metrics.scores import (
-    REFERABLE,
-    SIGHT_THREATENING,
+    Scores,
     calibration_error,
     quadratic_kappa,
     roc,
@@ -28,65 +28,111 @@ from fastretina.metrics.scores import (
     unchecked,
 )
 from loaders.arrays import Float64, Int64
-from loaders.grades import GRADES
+from loaders.grades import GRADES, REFERABLE, SIGHT_THREATENING
 
+Interval = list[float] | None  # [low, high]; None where nothing varies or is defined
 Weighted = Callable[[Float64], Float64]  # float64[N] weights to float64[K] statistics
 
 LEVEL = 0.95
 RESAMPLES = 1000
 _SEED = 0
 _K = len(GRADES)
-_TRUE, _SAID = np.divmod(np.arange(_K * _K), _K)  # the cells of a confusion matrix
+_TRUE, _PREDICTED = np.divmod(np.arange(_K * _K), _K)  # the cells of a confusion matrix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradeIntervals:
+    """95 % intervals of the metrics that only ask which grade was predicted."""
+
+    accuracy: Interval
+    balanced_accuracy: Interval
+    qwk: Interval
+    macro_f1: Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CutIntervals:
+    """95 % intervals of a ``CutScores``, under the same names."""
+
+    sensitivity: Interval
+    specificity: Interval
+    auc: Interval
+    sensitivity_at_specificity: Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreIntervals(GradeIntervals):
+    """95 % intervals of a ``Scores``, under the same names; in lists, one per grade."""
+
+    recall: list[Interval]
+    precision: list[Interval]
+    auc: list[Interval]
+    referable: CutIntervals
+    sight_threatening: CutIntervals
+    calibration_error: Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoresWithIntervals:
+    """Scores, and how sure each of them is."""
+
+    scores: Scores
+    intervals: ScoreIntervals
+
+    def summary(self) -> dict[str, object]:
+        """The scores by name and ``intervals``, as ``metrics.json`` has them."""
+        return {**self.scores.summary(), "intervals": asdict(self.intervals)}
 
 
 def patient_intervals(
     statistics: Weighted, patients: Sequence[str], resamples: int | None = None
-) -> list[list[float] | None]:
+) -> list[Interval]:
     """An interval for each of K statistics, by drawing patients with replacement.
 
     Args:
         statistics: takes the samples' weights, float64[N]; gives float64[K], NaN where
             one is undefined.
-        patients: of each sample.
+        patients: the patient of each of the N samples.
         resamples: how often to draw; by default ``RESAMPLES``.
 
     Returns:
         ``[low, high]``, or None where there is nothing to draw from: one patient, or a
-        statistic that is undefined.
+        statistic that is undefined in more than half of the draws.
     """
     drawn = patient_resamples(statistics, patients, resamples)
     tails = 100 * (1 - LEVEL) / 2
-    found: list[list[float] | None] = []
+    intervals: list[Interval] = []
     for values in drawn:
-        defined = values[~np.isnan(values)]
-        if 2 * len(defined) < len(values) or not len(defined):
-            found.append(None)
+        known = values[~np.isnan(values)]
+        if 2 * len(known) < len(values) or not len(known):
+            intervals.append(None)
         else:
-            found.append(np.percentile(defined, [tails, 100 - tails]).tolist())
-    return found
+            intervals.append(np.percentile(known, [tails, 100 - tails]).tolist())
+    return intervals
 
 
 def patient_resamples(
     statistics: Weighted, patients: Sequence[str], resamples: int | None = None
 ) -> Float64:
-    """The K statistics of each resample, float64[K, resamples]; see above."""
+    """The K statistics of each resample, float64[K, resamples].
+
+    The arguments are those of ``patient_intervals``; of one patient, there is one
+    resample of NaN.
+    """
     names, group = np.unique(patients, return_inverse=True)
     if len(names) < 2:
         return np.full((len(statistics(np.ones(len(patients)))), 1), np.nan)
 
-    def of_drawn(drawn: Int64) -> Float64:
+    def statistics_of(drawn: Int64) -> Float64:
         times = np.bincount(drawn, minlength=len(names))
         return statistics(times[group].astype(np.float64))
 
-    with (
-        unchecked(),
-        warnings.catch_warnings(),
-    ):
+    with unchecked(), warnings.catch_warnings():
         # SciPy's own interval, which is not used, warns where a statistic is undefined.
         warnings.simplefilter("ignore", DegenerateDataWarning)
         result = bootstrap(
             (np.arange(len(names)),),
-            of_drawn,
+            statistics_of,
             vectorized=False,
             n_resamples=resamples or RESAMPLES,
             method="percentile",
@@ -101,63 +147,89 @@ def score_with_intervals(
     probabilities: Float64,
     patients: Sequence[str],
     predicted: Int64 | None = None,
-) -> dict[str, Any]:
-    """``metrics.score``, and its ``intervals`` in the same shape.
+) -> ScoresWithIntervals:
+    """Score predictions, and bootstrap each score over patients.
 
     Args:
-        labels: int64[N].
+        labels: int64[N], 0 to 4.
         probabilities: float64[N, 5].
-        patients: of each sample.
+        patients: the patient of each of the N samples.
         predicted: int64[N], where it is not the likeliest grade.
     """
-    said = probabilities.argmax(axis=1) if predicted is None else predicted
-    scores = score(labels, probabilities, said)
-    found = patient_intervals(_everything(labels, said, probabilities), patients)
-    return {**scores, "intervals": _shaped(found)}
+    grades = probabilities.argmax(axis=1) if predicted is None else predicted
+    statistics = score_statistics(labels, grades, probabilities)
+    return ScoresWithIntervals(
+        scores=score(labels, probabilities, grades),
+        intervals=_shaped(patient_intervals(statistics, patients)),
+    )
 
 
 def grade_intervals(
     labels: Int64, predicted: Int64, patients: Sequence[str]
-) -> dict[str, list[float] | None]:
-    """Of accuracy, balanced accuracy, QWK and macro-F1 alone: ten times as fast."""
-    found = patient_intervals(grade_statistics(labels, predicted), patients)
-    return dict(zip(GRADE_STATISTICS, found, strict=True))
+) -> GradeIntervals:
+    """Intervals of predicted grades, int64[N], alone: ten times as fast."""
+    ends = patient_intervals(grade_statistics(labels, predicted), patients)
+    return GradeIntervals(**dict(zip(GRADE_STATISTICS, ends, strict=True)))
 
 
 GRADE_STATISTICS = ("accuracy", "balanced_accuracy", "qwk", "macro_f1")
 
 
 def grade_statistics(labels: Int64, predicted: Int64) -> Weighted:
-    """``GRADE_STATISTICS`` of weighted samples."""
+    """A function of weights, float64[N], that gives ``GRADE_STATISTICS``, float64[4].
+
+    Args:
+        labels: int64[N], 0 to 4.
+        predicted: int64[N], 0 to 4.
+    """
     cells = labels * _K + predicted
 
-    def of(weights: Float64) -> Float64:
+    def weighted(weights: Float64) -> Float64:
         counts = np.bincount(cells, weights, minlength=_K * _K)
         values: Float64 = np.array(_of_cells(counts)[: len(GRADE_STATISTICS)])
         return values
 
-    return of
+    return weighted
+
+
+def defined(value: float) -> float | None:
+    """A statistic as JSON takes it: None for NaN."""
+    return None if np.isnan(value) else float(value)
 
 
 def _of_cells(counts: npt.NDArray[Any]) -> list[float]:
-    """Accuracy, balanced accuracy, QWK, macro-F1, K recalls, K precisions."""
+    """Accuracy, balanced accuracy, QWK, macro-F1, 5 recalls, 5 precisions.
+
+    Args:
+        counts: float64[25], weights by true grade times 5 plus predicted grade.
+    """
     there = counts > 0
-    true, said, weights = _TRUE[there], _SAID[there], counts[there]
+    true, predicted, weights = _TRUE[there], _PREDICTED[there], counts[there]
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        true, said, labels=range(_K), sample_weight=weights, zero_division=np.nan
+        true, predicted, labels=range(_K), sample_weight=weights, zero_division=np.nan
     )
     present = np.isin(range(_K), true)
+    kappa = quadratic_kappa(true, predicted, weights)
     return [
-        float(sk.accuracy_score(true, said, sample_weight=weights)),
+        float(sk.accuracy_score(true, predicted, sample_weight=weights)),
         float(recall[present].mean()),
-        quadratic_kappa(true, said, weights),
+        np.nan if kappa is None else kappa,
         float(np.nan_to_num(f1[present]).mean()),
         *recall,
         *precision,
     ]
 
 
-def _everything(labels: Int64, predicted: Int64, probabilities: Float64) -> Weighted:
+def score_statistics(
+    labels: Int64, predicted: Int64, probabilities: Float64
+) -> Weighted:
+    """A function of weights, float64[N], that gives all that ``_shaped`` takes.
+
+    Args:
+        labels: int64[N], 0 to 4.
+        predicted: int64[N], 0 to 4.
+        probabilities: float64[N, 5].
+    """
     cells = labels * _K + predicted
     truths = [labels == grade for grade in range(_K)]
     chances = list(probabilities.T)
@@ -166,39 +238,49 @@ def _everything(labels: Int64, predicted: Int64, probabilities: Float64) -> Weig
         for least in (REFERABLE, SIGHT_THREATENING)
     ]
 
-    def of(weights: Float64) -> Float64:
+    def weighted(weights: Float64) -> Float64:
         values: list[float | None] = [
             *_of_cells(np.bincount(cells, weights, minlength=_K * _K))
         ]
         for truth, chance in zip(truths, chances, strict=True):
             values.append(roc(truth, chance, weights).area)
-        for truth, said, chance in cuts:
-            values.append(_mean(said[truth], weights[truth]))
-            values.append(_mean(~said[~truth], weights[~truth]))
+        for truth, positive, chance in cuts:
+            values.append(_mean(positive[truth], weights[truth]))
+            values.append(_mean(~positive[~truth], weights[~truth]))
             values += roc(truth, chance, weights)
         values.append(calibration_error(labels, probabilities, weights))
         return np.array([np.nan if value is None else value for value in values])
 
-    return of
+    return weighted
 
 
 def _mean(hits: npt.NDArray[np.bool_], weights: Float64) -> float | None:
     return float(np.average(hits, weights=weights)) if weights.sum() else None
 
 
-def _shaped(found: Sequence[list[float] | None]) -> dict[str, Any]:
-    """The list that ``_everything`` makes, in the shape of ``metrics.score``."""
-    rest = iter(found)
-    shaped: dict[str, Any] = {name: next(rest) for name in GRADE_STATISTICS}
-    for name in ("recall", "precision", "auc"):
-        shaped[name] = [next(rest) for _ in range(_K)]
-    parts = ("sensitivity", "specificity", "auc", "sensitivity_at_specificity")
-    for name in ("referable", "sight_threatening"):
-        shaped[name] = {part: next(rest) for part in parts}
-    shaped["calibration_error"] = next(rest)
-    return shaped
+def _shaped(ends: Sequence[Interval]) -> ScoreIntervals:
+    """Put the list that ``score_statistics`` leads to under its names, in its order."""
+    rest = iter(ends)
+    return ScoreIntervals(
+        **{name: next(rest) for name in GRADE_STATISTICS},
+        recall=[next(rest) for _ in GRADES],
+        precision=[next(rest) for _ in GRADES],
+        auc=[next(rest) for _ in GRADES],
+        referable=_cut_intervals(rest),
+        sight_threatening=_cut_intervals(rest),
+        calibration_error=next(rest),
+    )
+
+
+def _cut_intervals(rest: Iterator[Interval]) -> CutIntervals:
+    return CutIntervals(
+        sensitivity=next(rest),
+        specificity=next(rest),
+        auc=next(rest),
+        sensitivity_at_specificity=next(rest),
+    )
 
 
 def of_scores(scores: Mapping[str, Any], name: str, form: str) -> str:
-    """``format_interval`` of one of the scores that ``score_with_intervals`` gives."""
+    """``format_interval`` of a score by its name in ``metrics.json``."""
     return format_interval(scores[name], scores.get("intervals", {}).get(name), form)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from fastretina.metrics.comparison import Contender, as_json, compare
+from fastretina.metrics.comparison import Contender, Difference, compare
 from fastretina.metrics.predictions import Predictions
-from fastretina.metrics.scores import score
+from fastretina.metrics.scores import Scores, score
 from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.grades import GRADES
@@ -46,9 +46,10 @@ class Fusion:
 
     Attributes:
         model: takes float64[N, 10], the logarithms of both eyes' probabilities.
-        pairs: that it was fitted on.
+        pairs: number of pairs of eyes that it was fitted on.
         strength: the inverse regularisation that cross-validation chose.
-        share: of the regression in the answer; 0 where the fellow eye is of no use.
+        share: weight of the regression in the answer, 0 to 1; 0 where the fellow eye is
+            of no use.
     """
 
     model: LogisticRegression
@@ -57,13 +58,13 @@ class Fusion:
     share: float
 
     def fused(self, own: Float64, fellow: Float64) -> Float64:
-        """What both eyes say of the first: its probabilities.
+        """The first eye's probabilities by both eyes, float64[N, 5].
 
         A grade that no eye of the fit had keeps the probability that the network gave.
 
         Args:
             own: float64[N, 5], the network's probabilities for each eye.
-            fellow: float64[N, 5], for the other eye of the same patient.
+            fellow: float64[N, 5], those for the other eye of the same patient.
         """
         both = _answer(self.model, own, fellow)
         blended: Float64 = self.share * both + (1 - self.share) * own
@@ -71,11 +72,11 @@ class Fusion:
 
 
 def pairs_of(predicted: Predictions) -> tuple[Int64, Int64]:
-    """The eyes whose fellow is there, too.
+    """Find the eyes whose fellow is there, too.
 
     Returns:
-        int64[M], their positions; int64[M], those of their fellows. A pair counts
-        twice, each eye once the first.
+        Their positions, int64[M]; the positions of their fellows, int64[M]. A pair
+        counts twice, each eye once the first.
     """
     eyes = zip(predicted.patients, predicted.eyes, strict=True)
     places = {eye: place for place, eye in enumerate(eyes) if eye[1]}
@@ -116,17 +117,44 @@ def fit_fusion(validation: Predictions) -> Fusion:
     )
 
 
-def judge_fusion(validation: Predictions, test: Predictions) -> dict[str, Any]:
-    """Compare fused with single-eye predictions on the paired eyes of test, as JSON.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusionJudgement:
+    """What a second stage is worth on the eyes of test that have their fellow there.
+
+    Attributes:
+        pairs: number of pairs of eyes in test.
+        fitted_on: number of pairs in validation, which the fusion was fitted on.
+        share: weight of the regression in the answer, 0 to 1.
+        single: scores of the paired eyes, each alone.
+        fused: scores of the same eyes with the fusion.
+        differences: fused less single, by each statistic, with intervals.
+    """
+
+    pairs: int
+    fitted_on: int
+    share: float
+    single: Scores
+    fused: Scores
+    differences: list[Difference]
+
+    def summary(self) -> dict[str, object]:
+        """All of it by name, as ``metrics.json`` has it."""
+        return {
+            "pairs": self.pairs,
+            "fitted_on": self.fitted_on,
+            "share": self.share,
+            "single": self.single.summary(),
+            "fused": self.fused.summary(),
+            "differences": [each.summary() for each in self.differences],
+        }
+
+
+def judge_fusion(validation: Predictions, test: Predictions) -> FusionJudgement:
+    """Compare fused with single-eye predictions on the paired eyes of test.
 
     Args:
-        validation: to fit the fusion on.
+        validation: the predictions to fit the fusion on.
         test: the same network's predictions, on other patients.
-
-    Returns:
-        ``pairs`` of test; ``fitted_on``, the pairs of validation; ``share``, of the
-        regression; ``single`` and ``fused``, the scores of the paired eyes;
-        ``differences``, fused less single, with intervals.
 
     Raises:
         FusionError: validation has too few pairs, or test none.
@@ -145,14 +173,14 @@ def judge_fusion(validation: Predictions, test: Predictions) -> dict[str, Any]:
         Contender("one eye", [single.argmax(axis=1)]),
         patients,
     )
-    return {
-        "pairs": len(own) // 2,
-        "fitted_on": fusion.pairs,
-        "share": fusion.share,
-        "single": score(labels, single),
-        "fused": score(labels, fused),
-        "differences": [as_json(difference) for difference in differences],
-    }
+    return FusionJudgement(
+        pairs=len(own) // 2,
+        fitted_on=fusion.pairs,
+        share=fusion.share,
+        single=score(labels, single),
+        fused=score(labels, fused),
+        differences=differences,
+    )
 
 
 def _features(own: Float64, fellow: Float64) -> Float64:
@@ -173,11 +201,11 @@ def _regression(
 def _answer(model: LogisticRegression, own: Float64, fellow: Float64) -> Float64:
     """The regression's probabilities, the network's where it has not seen the grade."""
     known: Int64 = model.classes_
-    found = np.array(own, np.float64)
-    found[:, known] = 0
-    left = 1 - found.sum(axis=1, keepdims=True)
-    found[:, known] = left * model.predict_proba(_features(own, fellow))
-    return found
+    answer = np.array(own, np.float64)
+    answer[:, known] = 0
+    left = 1 - answer.sum(axis=1, keepdims=True)
+    answer[:, known] = left * model.predict_proba(_features(own, fellow))
+    return answer
 
 
 def _out_of_fold(
@@ -187,19 +215,19 @@ def _out_of_fold(
     patients: npt.NDArray[np.str_],
     strength: float,
 ) -> Float64:
-    """For each eye what a regression says that has not seen its patient."""
+    """Probabilities float64[N, 5] by regressions that did not see the eye's patient."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     with warnings.catch_warnings():
         # A grade rarer than there are folds: all that can be done is done.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         folds = list(StratifiedGroupKFold(_FOLDS).split(own, labels, patients))
-    found: Float64 = own.copy()
+    answers: Float64 = own.copy()
     for fitted, out in folds:
         if len(np.unique(labels[fitted])) > 1:
             model = _regression(own[fitted], fellow[fitted], labels[fitted], strength)
-            found[out] = _answer(model, own[out], fellow[out])
-    return found
+            answers[out] = _answer(model, own[out], fellow[out])
+    return answers
 
 
 def _loss(labels: Int64, probabilities: Float64) -> float:

@@ -5,9 +5,9 @@ None of it touches the network, and none of it may see a test sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,14 +32,14 @@ _HALVES = np.arange(len(GRADES) - 1) + 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """What validation has taught.
+    """Temperature and thresholds that were fitted on a validation split.
 
     Attributes:
-        temperature: that the log-probabilities are divided by (Guo et al. 2017).
-        thresholds: float64[4], of the expected grade: below the first is grade 0.
-        samples: that it was fitted on.
-        error_before: expected calibration error there.
-        error_after: the same, with the temperature.
+        temperature: what the log-probabilities are divided by (Guo et al. 2017).
+        thresholds: four cuts of the expected grade: below the first is grade 0.
+        samples: number of validation images that they were fitted on.
+        error_before: expected calibration error on these images as they came.
+        error_after: expected calibration error on these images with the temperature.
     """
 
     temperature: float
@@ -49,8 +49,8 @@ class Calibration:
     error_after: float
 
     @classmethod
-    def from_json(cls, saved: dict[str, Any]) -> Calibration:
-        """What ``dataclasses.asdict`` made, out of JSON."""
+    def from_json(cls, saved: Mapping[str, Any]) -> Calibration:
+        """Read back what ``dataclasses.asdict`` has written into a JSON file."""
         return cls(**{**saved, "thresholds": tuple(saved["thresholds"])})
 
     def cooled(self, probabilities: Float64) -> Float64:
@@ -58,12 +58,12 @@ class Calibration:
         return cool(probabilities, self.temperature)
 
     def grades(self, probabilities: Float64) -> Int64:
-        """int64[N] by the thresholds on the expected grade."""
+        """Grades int64[N] by the thresholds, from probabilities float64[N, 5]."""
         return cut(expected_grade(probabilities), self.thresholds)
 
 
 def calibrate(labels: Int64, probabilities: Float64) -> Calibration:
-    """Fit on a validation split.
+    """Fit temperature and thresholds on a validation split.
 
     Args:
         labels: int64[N].
@@ -82,7 +82,7 @@ def calibrate(labels: Int64, probabilities: Float64) -> Calibration:
 
 
 def cool(probabilities: Float64, temperature: float) -> Float64:
-    """float64[N, 5] with the log-probabilities divided by ``temperature``."""
+    """Probabilities float64[N, 5], their logarithms divided by ``temperature``."""
     cooled: Float64 = softmax(
         np.log(np.maximum(probabilities, _TINY)) / temperature, axis=1
     )
@@ -90,7 +90,7 @@ def cool(probabilities: Float64, temperature: float) -> Float64:
 
 
 def fit_temperature(labels: Int64, probabilities: Float64) -> float:
-    """The temperature of the least log-loss, 1 / 20 to 20."""
+    """The temperature of the least log-loss, 1 / 20 to 20 (Guo et al. 2017)."""
 
     def loss(log_temperature: float) -> float:
         cooled = cool(probabilities, float(np.exp(log_temperature)))
@@ -101,13 +101,13 @@ def fit_temperature(labels: Int64, probabilities: Float64) -> float:
 
 
 def expected_grade(probabilities: Float64) -> Float64:
-    """The mean grade, float64[N]."""
+    """The mean grade float64[N] under probabilities float64[N, 5]."""
     mean: Float64 = probabilities @ np.arange(probabilities.shape[1])
     return mean
 
 
 def cut(expected: Float64, thresholds: npt.ArrayLike) -> Int64:
-    """Grades of expected grades: how many thresholds each has reached."""
+    """Grades int64[N]: how many thresholds each of float64[N] has reached."""
     return np.digitize(expected, np.sort(thresholds)).astype(np.int64)
 
 
@@ -119,37 +119,52 @@ def fit_thresholds(labels: Int64, probabilities: Float64) -> Float64:
     expected = expected_grade(probabilities)
 
     def disagreement(thresholds: npt.NDArray[Any]) -> float:
-        return -quadratic_kappa(labels, cut(expected, thresholds))
+        kappa = quadratic_kappa(labels, cut(expected, thresholds))
+        return 0.0 if kappa is None else -kappa  # of one grade, no cut is better
 
     # Steps are flat between samples: a simplex smaller than 0.2 would not see one.
     simplex = np.vstack([_HALVES, _HALVES + 0.25 * np.eye(len(_HALVES))])
-    found = minimize(
+    fit = minimize(
         disagreement,
         _HALVES,
         method="Nelder-Mead",
         options={"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-6},
     )
-    better = found.fun < disagreement(_HALVES)
-    return np.sort(found.x) if better else _HALVES.copy()
+    better = fit.fun < disagreement(_HALVES)
+    return np.sort(fit.x) if better else _HALVES.copy()
 
 
 def correct_prior(probabilities: Float64, weights: Sequence[float]) -> Float64:
-    """Undo a weighted loss: the log-weights subtracted from the logits.
+    """Undo a weighted loss: subtract the log-weights from the logits (Elkan 2001).
 
     A network trained with class weights answers for a world whose grades are as
     frequent as count times weight; this brings back the world of the training set.
 
     Args:
         probabilities: float64[N, 5].
-        weights: of each grade in the loss.
+        weights: the weight of each grade in the loss, five of them.
     """
     back = probabilities / np.maximum(np.asarray(weights, np.float64), _TINY)
     corrected: Float64 = back / back.sum(axis=1, keepdims=True)
     return corrected
 
 
-def reliability(labels: Int64, probabilities: Float64) -> dict[str, list[float | None]]:
-    """Per bin of confidence: samples, mean confidence, accuracy; None where empty."""
+class Reliability(NamedTuple):
+    """A reliability diagram: ``BINS`` equal bins of confidence (DeGroot 1983).
+
+    Attributes:
+        samples: number of samples in each bin.
+        confidence: mean probability of the likeliest grade; None in an empty bin.
+        accuracy: share of samples predicted right; None in an empty bin.
+    """
+
+    samples: list[float]
+    confidence: list[float | None]
+    accuracy: list[float | None]
+
+
+def reliability(labels: Int64, probabilities: Float64) -> Reliability:
+    """Samples, confidence and accuracy per bin; int64[N], float64[N, 5]."""
     confidence = probabilities.max(axis=1)
     hits = (labels == probabilities.argmax(axis=1)).astype(np.float64)
     means, _, _ = binned_statistic(
@@ -157,8 +172,4 @@ def reliability(labels: Int64, probabilities: Float64) -> dict[str, list[float |
     )
     counts, _, _ = binned_statistic(confidence, None, "count", bins=BINS, range=(0, 1))
     named = [None if np.isnan(value) else float(value) for value in means.ravel()]
-    return {
-        "samples": counts.tolist(),
-        "confidence": named[:BINS],
-        "accuracy": named[BINS:],
-    }
+    return Reliability(counts.tolist(), named[:BINS], named[BINS:])

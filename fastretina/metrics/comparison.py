@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest
 
 from fastretina.metrics.bootstrap import (
     GRADE_STATISTICS,
+    defined,
     grade_statistics,
     patient_intervals,
 )
@@ -23,11 +24,11 @@ from loaders.arrays import Float64, Int64
 
 
 class Contender(NamedTuple):
-    """One side: what it is called, and its grades from each of its seeds.
+    """One side of a comparison.
 
     Attributes:
-        name: for people.
-        seeds: int64[N] each, the predicted grades.
+        name: what people call it.
+        seeds: the predicted grades int64[N] from each of its seeds.
     """
 
     name: str
@@ -36,44 +37,51 @@ class Contender(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """The first's statistic less the second's.
+    """One statistic of the first side less that of the second.
 
     Attributes:
         statistic: one of ``GRADE_STATISTICS``.
-        value: the difference of the means over seeds.
-        interval: of 95 %, over patients.
-        by_seed: the difference of each pair of seeds, in order.
-        mcnemar_p: of the accuracy of the first seeds; None for other statistics.
-        verdict: in words.
+        value: the difference of the means over seeds; None where it is undefined, as
+            the QWK of one grade alone.
+        interval: low and high end of 95 %, over patients; None where there is none.
+        by_seed: the difference of each pair of seeds, in order; None as above.
+        mcnemar_p: p of McNemar's test between the first seeds; None where the statistic
+            is not the accuracy.
+        verdict: what the difference shows, in words.
     """
 
     statistic: str
-    value: float
+    value: float | None
     interval: list[float] | None
-    by_seed: list[float]
+    by_seed: list[float | None]
     mcnemar_p: float | None
     verdict: str
 
     @property
     def clear(self) -> bool:
         """Whether the interval excludes 0, and no seed says otherwise."""
-        if self.interval is None:
+        if self.interval is None or self.value is None:
             return False
         low, high = self.interval
         sure = low > 0 or high < 0
-        return sure and all(value * self.value > 0 for value in self.by_seed)
+        same = [each is not None and each * self.value > 0 for each in self.by_seed]
+        return sure and all(same)
+
+    def summary(self) -> dict[str, object]:
+        """The difference and whether it is clear, as an experiment's file has them."""
+        return {**asdict(self), "clear": self.clear}
 
 
 def compare(
     labels: Int64, first: Contender, second: Contender, patients: Sequence[str]
 ) -> list[Difference]:
-    """Both sides, by each of ``GRADE_STATISTICS``.
+    """Compare two sides by each of ``GRADE_STATISTICS``.
 
     Args:
-        labels: int64[N].
-        first: who is asked about.
-        second: whom it is compared with; the same number of seeds.
-        patients: of each of the N samples.
+        labels: int64[N], the true grades.
+        first: the side that is asked about.
+        second: the side that it is compared with; the same number of seeds.
+        patients: the patient of each of the N samples.
     """
     pairs = list(zip(first.seeds, second.seeds, strict=True))
     sides = [
@@ -90,22 +98,24 @@ def compare(
     by_seed = np.array([one(everyone) - other(everyone) for one, other in sides])
     intervals = patient_intervals(mean_difference, patients)
     chance = mcnemar(labels, *pairs[0])
-    found = []
+    differences = []
     for number, statistic in enumerate(GRADE_STATISTICS):
         bare = Difference(
             statistic=statistic,
-            value=float(by_seed[:, number].mean()),
+            value=defined(by_seed[:, number].mean()),
             interval=intervals[number],
-            by_seed=by_seed[:, number].tolist(),
+            by_seed=[defined(value) for value in by_seed[:, number]],
             mcnemar_p=chance if statistic == "accuracy" else None,
             verdict="",
         )
-        found.append(_judged(bare, first.name, second.name))
-    return found
+        differences.append(
+            replace(bare, verdict=_verdict(bare, first.name, second.name))
+        )
+    return differences
 
 
 def mcnemar(labels: Int64, one: Int64, other: Int64) -> float:
-    """The exact two-sided p of McNemar's test: int64[N] each.
+    """The exact two-sided p of a test on int64[N] answers (McNemar 1947).
 
     It takes images for independent, which two eyes of a patient are not quite.
     """
@@ -116,10 +126,6 @@ def mcnemar(labels: Int64, one: Int64, other: Int64) -> float:
     return float(binomtest(better, better + worse).pvalue)
 
 
-def _judged(bare: Difference, first: str, second: str) -> Difference:
-    return replace(bare, verdict=_verdict(bare, first, second))
-
-
 _NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -128,21 +134,18 @@ _NAMES = {
 }
 
 
-def _verdict(found: Difference, first: str, second: str) -> str:
-    name = _NAMES[found.statistic]
-    if found.interval is None:
+def _verdict(difference: Difference, first: str, second: str) -> str:
+    name = _NAMES[difference.statistic]
+    if difference.value is None:
+        return f"{name}: undefined, as there is one grade alone"
+    if difference.interval is None:
         return f"{name}: too few patients to tell"
-    low, high = found.interval
-    measured = f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
-    if not found.clear:
+    low, high = difference.interval
+    measured = f"{difference.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    if not difference.clear:
         why = ""
         if not low <= 0 <= high:
             why = ", as the seeds disagree"
         return f"{name}: inside the noise ({measured}{why})"
-    better, worse = (first, second) if found.value > 0 else (second, first)
+    better, worse = (first, second) if difference.value > 0 else (second, first)
     return f"{name}: {better} is better than {worse} ({measured})"
-
-
-def as_json(difference: Difference) -> dict[str, Any]:
-    """For an experiment's file."""
-    return {**asdict(difference), "clear": difference.clear}

@@ -1,55 +1,134 @@
-"""All that can be said of a run's predictions on test, as JSON and in words."""
+"""The evaluation of a run: all that its predictions on test show, as one record."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from textwrap import fill
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from fastretina.formatting import format_interval
-from fastretina.metrics.baselines import Eyes, Leak, baselines, leak
+from fastretina.metrics.baselines import Baseline, Eyes, Leak, baselines, leak
 from fastretina.metrics.bootstrap import (
+    GradeIntervals,
+    Interval,
+    ScoresWithIntervals,
     grade_intervals,
-    of_scores,
     patient_intervals,
     score_with_intervals,
 )
-from fastretina.metrics.both_eyes import FusionError, judge_fusion
+from fastretina.metrics.both_eyes import FusionError, FusionJudgement, judge_fusion
 from fastretina.metrics.calibration import Calibration, calibrate, correct_prior
 from fastretina.metrics.predictions import Predictions
-from fastretina.metrics.scores import FIXED_SPECIFICITY, calibration_error, score_grades
-from loaders.arrays import Float64, Int64
-from loaders.grades import GRADES
-
-_CUTS = (
-    ("referable", "referable DR (grade 2 or worse)"),
-    ("sight_threatening", "sight-threatening DR (grade 3 or worse)"),
+from fastretina.metrics.scores import (
+    Scores,
+    calibration_error,
+    score_grades,
 )
-_WIDTH, _GLUE = 100, "\0"  # of a line for people
-_OPERATING_POINT = ("accuracy", "balanced_accuracy", "qwk", "macro_f1", "confusion")
+from loaders.arrays import Float64, Int64
 
 
-def appraise(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperatingPoint:
+    """Scores of another way to choose the grades from the same probabilities.
+
+    Attributes:
+        accuracy: share of samples with the true grade predicted, 0 to 1.
+        balanced_accuracy: mean recall over the grades that the labels hold, 0 to 1.
+        qwk: quadratic weighted kappa, -1 to 1; None where it is undefined.
+        macro_f1: mean F1 over the grades that the labels hold, 0 to 1.
+        confusion: 5 x 5 counts, true grade by predicted grade.
+        intervals: 95 % intervals of the first four.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    qwk: float | None
+    macro_f1: float
+    confusion: list[list[int]]
+    intervals: GradeIntervals
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibrated:
+    """What a calibration that was fitted on validation does to test.
+
+    Attributes:
+        calibration_error: expected calibration error with the temperature, 0 to 1.
+        interval: its 95 % interval.
+        thresholds: scores of the grades by thresholds on the expected grade.
+    """
+
+    calibration_error: float
+    interval: Interval
+    thresholds: OperatingPoint
+
+    def summary(self) -> dict[str, object]:
+        """All of it by name, as ``metrics.json`` has it."""
+        return {
+            "calibration_error": self.calibration_error,
+            "intervals": {"calibration_error": self.interval},
+            "thresholds": asdict(self.thresholds),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """All that can be said of a run's predictions on test.
+
+    Attributes:
+        test: scores of the likeliest grades, with intervals.
+        baselines: scores of rules that see no pixel; None without training labels.
+        leak: test images of patients in train; None without training labels.
+        calibration: what was fitted on validation; None without validation.
+        calibrated: what that does to test; None without validation.
+        prior_corrected: scores with the class weights of the loss undone; None where
+            the loss had none.
+        pairs: both eyes of a patient together; None without validation, or with too few
+            pairs in it.
+    """
+
+    test: ScoresWithIntervals
+    baselines: dict[str, Baseline] | None
+    leak: Leak | None
+    calibration: Calibration | None
+    calibrated: Calibrated | None
+    prior_corrected: OperatingPoint | None
+    pairs: FusionJudgement | None
+
+    @property
+    def scores(self) -> Scores:
+        """The scores of the likeliest grades, without their intervals."""
+        return self.test.scores
+
+    def summary(self) -> dict[str, object]:
+        """All of it by name, as ``metrics.json`` has it."""
+        rules, corrected = self.baselines, self.prior_corrected
+        return {
+            "test": self.test.summary(),
+            "baselines": {name: rule._asdict() for name, rule in rules.items()}
+            if rules
+            else None,
+            "leak": self.leak._asdict() if self.leak else None,
+            "calibration": asdict(self.calibration) if self.calibration else None,
+            "calibrated": self.calibrated.summary() if self.calibrated else None,
+            "prior_corrected": asdict(corrected) if corrected else None,
+            "pairs": self.pairs.summary() if self.pairs else None,
+        }
+
+
+def evaluate(
     test: Predictions,
     known: Eyes | None = None,
     validation: Predictions | None = None,
     weights: Sequence[float] | None = None,
-) -> dict[str, Any]:
-    """Scores with intervals, beside what needs no pixel; and other operating points.
+) -> Evaluation:
+    """Score predictions with intervals, beside what needs no pixel and other points.
 
     Args:
         test: the predictions to judge.
-        known: what the labels say of the training images; None where there are none.
+        known: the training images by their labels; None where there are none.
         validation: predictions on patients held out, to fit on; None where none were.
-        weights: of the grades in the loss, where it was weighted.
-
-    Returns:
-        ``test``, ``baselines``, ``leak``, ``calibration``, ``calibrated``,
-        ``prior_corrected`` and ``pairs``; each but the first may be None.
+        weights: the weight of each grade in the loss, where it was weighted.
     """
     fitted = (
         calibrate(validation.labels, validation.probabilities) if validation else None
@@ -57,18 +136,18 @@ def appraise(
     eyes = Eyes(
         names=test.keys, patients=test.patients, sides=test.eyes, labels=test.labels
     )
-    return {
-        "test": score_with_intervals(test.labels, test.probabilities, test.patients),
-        "baselines": baselines(known, eyes) if known else None,
-        "leak": leak(known, eyes)._asdict() if known else None,
-        "calibration": asdict(fitted) if fitted else None,
-        "calibrated": _calibrated(fitted, test) if fitted else None,
-        "prior_corrected": _corrected(test, weights) if weights else None,
-        "pairs": _paired(test, validation) if validation else None,
-    }
+    return Evaluation(
+        test=score_with_intervals(test.labels, test.probabilities, test.patients),
+        baselines=baselines(known, eyes) if known else None,
+        leak=leak(known, eyes) if known else None,
+        calibration=fitted,
+        calibrated=_calibrated(fitted, test) if fitted else None,
+        prior_corrected=_corrected(test, weights) if weights else None,
+        pairs=_paired(test, validation) if validation else None,
+    )
 
 
-def _paired(test: Predictions, validation: Predictions) -> dict[str, Any] | None:
+def _paired(test: Predictions, validation: Predictions) -> FusionJudgement | None:
     """Both eyes together against one, where there are pairs enough to fit on."""
     try:
         return judge_fusion(validation, test)
@@ -76,121 +155,32 @@ def _paired(test: Predictions, validation: Predictions) -> dict[str, Any] | None
         return None
 
 
-def _calibrated(fitted: Calibration, test: Predictions) -> dict[str, Any]:
+def _calibrated(fitted: Calibration, test: Predictions) -> Calibrated:
     cooled = fitted.cooled(test.probabilities)
-    grades = fitted.grades(test.probabilities)
 
     def error(weights: Float64) -> Float64:
         return np.array([calibration_error(test.labels, cooled, weights)])
 
     (interval,) = patient_intervals(error, test.patients)
-    return {
-        "calibration_error": calibration_error(test.labels, cooled),
-        "intervals": {"calibration_error": interval},
-        "thresholds": _point(test, grades),
-    }
+    return Calibrated(
+        calibration_error=calibration_error(test.labels, cooled),
+        interval=interval,
+        thresholds=_point(test, fitted.grades(test.probabilities)),
+    )
 
 
-def _corrected(test: Predictions, weights: Sequence[float]) -> dict[str, Any]:
+def _corrected(test: Predictions, weights: Sequence[float]) -> OperatingPoint:
     return _point(test, correct_prior(test.probabilities, weights).argmax(axis=1))
 
 
-def _point(test: Predictions, grades: Int64) -> dict[str, Any]:
-    """Another operating point: the grades that are said instead, int64[N]."""
+def _point(test: Predictions, grades: Int64) -> OperatingPoint:
+    """The scores of other grades, int64[N], than the likeliest."""
     scores = score_grades(test.labels, grades)
-    kept = {name: scores[name] for name in _OPERATING_POINT}
-    return {**kept, "intervals": grade_intervals(test.labels, grades, test.patients)}
-
-
-def table(appraisal: Mapping[str, Any]) -> str:
-    """For people: totals, baselines, then a line of the confusion matrix per grade."""
-    scores = appraisal["test"]
-    lines = [
-        f"{scores['samples']:,} samples; in brackets 95 % intervals over patients",
-        f"accuracy {of_scores(scores, 'accuracy', '.1%')}, "
-        f"balanced accuracy {of_scores(scores, 'balanced_accuracy', '.1%')}",
-        f"QWK {of_scores(scores, 'qwk', '.3f')}, "
-        f"macro-F1 {of_scores(scores, 'macro_f1', '.3f')}, "
-        f"calibration error {of_scores(scores, 'calibration_error', '.3f')}",
-    ]
-    lines += [_cut_line(scores, key, name) for key, name in _CUTS]
-    lines += _other_points(appraisal)
-    for beside in (appraisal.get("baselines") or {}).values():
-        lines.append(
-            f"without a pixel: {beside['about']}: accuracy {beside['accuracy']:.1%}, "
-            f"QWK {beside['qwk']:.3f}, "
-            f"balanced accuracy {beside['balanced_accuracy']:.1%}"
-        )
-    lines = [_wrapped(line) for line in lines]
-    lines.append(f"{'true grade':<18}{'recall':>7}{'precision':>11}   predicted 0 to 4")
-    for grade, name in enumerate(GRADES):
-        counts = "".join(f"{count:>7,}" for count in scores["confusion"][grade])
-        recall, precision = (
-            format_interval(scores[key][grade], None, ".1%")
-            for key in ("recall", "precision")
-        )
-        lines.append(f"{grade} {name:<16}{recall:>7}{precision:>11}  {counts}")
-    return "\n".join(lines + [f"warning: {each}" for each in warnings(appraisal)])
-
-
-def _wrapped(line: str) -> str:
-    """Within ``_WIDTH``, with no interval torn apart."""
-    whole = re.sub(r"\[[^]]*\]", lambda match: match[0].replace(" ", _GLUE), line)
-    return fill(whole, _WIDTH, subsequent_indent="    ").replace(_GLUE, " ")
-
-
-def warnings(appraisal: Mapping[str, Any]) -> list[str]:
-    """What a reader of the score must know: a collapse, a leaking split."""
-    found = [appraisal["test"]["collapse"]]
-    if appraisal.get("leak"):
-        found.append(Leak(**appraisal["leak"]).warning())
-    return [sentence for sentence in found if sentence]
-
-
-def _cut_line(scores: Mapping[str, Any], key: str, name: str) -> str:
-    cut, ends = scores[key], scores.get("intervals", {}).get(key, {})
-    parts = [
-        f"{part} {format_interval(cut[part], ends.get(part), '.1%')}"
-        for part in ("sensitivity", "specificity")
-    ]
-    fixed = format_interval(
-        cut["sensitivity_at_specificity"],
-        ends.get("sensitivity_at_specificity"),
-        ".1%",
-    )
-    return (
-        f"{name}: {', '.join(parts)}, "
-        f"AUC {format_interval(cut['auc'], ends.get('auc'), '.3f')}, "
-        f"sensitivity at {FIXED_SPECIFICITY:.0%} specificity {fixed}"
-    )
-
-
-def _other_points(appraisal: Mapping[str, Any]) -> list[str]:
-    lines = []
-    if calibrated := appraisal.get("calibrated"):
-        temperature = appraisal["calibration"]["temperature"]
-        lines.append(
-            f"fitted on {appraisal['calibration']['samples']:,} validation images: "
-            f"temperature {temperature:.2f}, calibration error "
-            f"{of_scores(calibrated, 'calibration_error', '.3f')}; thresholds on the "
-            "expected grade: "
-            f"{_point_line(calibrated['thresholds'])}"
-        )
-    if corrected := appraisal.get("prior_corrected"):
-        lines.append(f"with the class weights undone: {_point_line(corrected)}")
-    if paired := appraisal.get("pairs"):
-        qwk = next(d for d in paired["differences"] if d["statistic"] == "qwk")
-        lines.append(
-            f"both eyes of {paired['pairs']:,} patients together: QWK "
-            f"{paired['fused']['qwk']:.3f}, each alone {paired['single']['qwk']:.3f}, "
-            f"difference {format_interval(qwk['value'], qwk['interval'], '+.3f')}"
-        )
-    return lines
-
-
-def _point_line(point: Mapping[str, Any]) -> str:
-    return (
-        f"accuracy {of_scores(point, 'accuracy', '.1%')}, "
-        f"QWK {of_scores(point, 'qwk', '.3f')}, "
-        f"balanced accuracy {of_scores(point, 'balanced_accuracy', '.1%')}"
+    return OperatingPoint(
+        accuracy=scores.accuracy,
+        balanced_accuracy=scores.balanced_accuracy,
+        qwk=scores.qwk,
+        macro_f1=scores.macro_f1,
+        confusion=scores.confusion,
+        intervals=grade_intervals(test.labels, grades, test.patients),
     )

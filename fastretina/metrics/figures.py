@@ -24,7 +24,7 @@ CURVES = {  # panel to its lines: a column of log.csv, and whose it is
     "QWK": {"validation_qwk": "validation", "test_qwk": "test"},
 }
 GRADE_NAMES = [f"{grade} {name}" for grade, name in enumerate(GRADES)]
-_LOOKS = {
+_STYLES = {
     "train": ("#4269d0", "o"),
     "validation": ("#c98500", "s"),
     "test": ("#e0503f", "^"),
@@ -59,7 +59,7 @@ def draw_panel(
         values = [row[column] for row in rows]
         if any(value is not None for value in values):
             points = [np.nan if value is None else value for value in values]
-            colour, marker = _LOOKS[whose]
+            colour, marker = _STYLES[whose]
             axis.plot(epochs, points, marker=marker, ms=3.5, color=colour, label=whose)
     if panel == "accuracy":
         axis.axhline(majority, color="0.45", ls=":", label="always the commonest grade")
@@ -104,14 +104,14 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], title: str) -
 def draw_matrix(
     axis: Axes,
     confusion: Sequence[Sequence[int]],
-    told: Literal["both", "counts", "shares"],
+    cells: Literal["both", "counts", "shares"],
 ) -> AxesImage:
     """The confusion matrix, coloured by the shares of each true grade.
 
     Args:
         axis: to draw on.
         confusion: K x K counts, true grade by predicted grade.
-        told: what stands in the cells.
+        cells: what stands in them: shares of the true grade, counts, or both.
     """
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -126,7 +126,7 @@ def draw_matrix(
         axis.text(
             column,
             row,
-            texts[told].format(share=share, count=counts[row, column]),
+            texts[cells].format(share=share, count=counts[row, column]),
             ha="center",
             va="center",
             fontsize=8,

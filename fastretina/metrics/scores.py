@@ -6,9 +6,9 @@ Sight-threatening DR means grade 3 or worse: soon.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import sklearn
@@ -16,9 +16,8 @@ from scipy.stats import binned_statistic
 from sklearn import metrics as sk
 
 from loaders.arrays import Bool, Float64, Int64
-from loaders.grades import GRADES
+from loaders.grades import GRADES, REFERABLE, SIGHT_THREATENING
 
-REFERABLE, SIGHT_THREATENING = 2, 3
 # What the British Diabetic Association asks of screening, beside 80 % sensitivity.
 FIXED_SPECIFICITY = 0.95
 BINS = 10  # of confidence, from 0 to 1
@@ -28,13 +27,77 @@ _ROUNDING = 1e-12
 _CONSTANT, _BY_CHANCE = 0.99, 0.05
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradeScores:
+    """The metrics that only ask which grade was predicted.
+
+    Attributes:
+        samples: how many were scored, N.
+        accuracy: share of samples with the true grade predicted, 0 to 1.
+        balanced_accuracy: mean recall over the grades that the labels hold, 0 to 1.
+        qwk: quadratic weighted kappa, -1 to 1; None where it is undefined.
+        macro_f1: mean F1 over the grades that the labels hold, 0 to 1.
+        recall: of each grade; None for one that the labels lack.
+        precision: of each grade; None for one that was never predicted.
+        confusion: 5 x 5 counts, true grade by predicted grade.
+    """
+
+    samples: int
+    accuracy: float
+    balanced_accuracy: float
+    qwk: float | None
+    macro_f1: float
+    recall: list[float | None]
+    precision: list[float | None]
+    confusion: list[list[int]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CutScores:
+    """How well samples of some grade or worse are told from the others.
+
+    Attributes:
+        sensitivity: share of them predicted so; None where there are none.
+        specificity: share of the others predicted so; None where there are none.
+        auc: area under the ROC curve of their summed probability; None without both.
+        sensitivity_at_specificity: of the threshold on that probability whose
+            specificity is ``FIXED_SPECIFICITY``; None without both.
+    """
+
+    sensitivity: float | None
+    specificity: float | None
+    auc: float | None
+    sensitivity_at_specificity: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores(GradeScores):
+    """All metrics of one evaluation.
+
+    Attributes:
+        auc: area under the ROC curve of each grade against the rest; None for a grade
+            that no sample or every sample has.
+        referable: scores of grade 2 or worse.
+        sight_threatening: scores of grade 3 or worse.
+        calibration_error: expected calibration error of the likeliest grade, 0 to 1.
+        collapse: a sentence where the predictor is constant; see ``collapse``.
+    """
+
+    auc: list[float | None]
+    referable: CutScores
+    sight_threatening: CutScores
+    calibration_error: float
+    collapse: str | None
+
+    def summary(self) -> dict[str, object]:
+        """All scores by their name, as ``metrics.json`` has them."""
+        return asdict(self)
+
+
 def score(
     labels: Int64, probabilities: Float64, predicted: Int64 | None = None
-) -> dict[str, Any]:
-    """All metrics of one evaluation, as JSON takes them.
-
-    What is undefined (the AUC without positives, the recall of an absent grade) is
-    ``None``.
+) -> Scores:
+    """All metrics of one evaluation; what is undefined is None.
 
     Args:
         labels: int64[N], 0 to 4.
@@ -44,16 +107,17 @@ def score(
     if predicted is None:
         predicted = probabilities.argmax(axis=1)
     chances = np.asarray(probabilities, np.float64)
-    return {
-        **score_grades(labels, predicted),
-        "auc": [
+    by_grade = score_grades(labels, predicted)
+    return Scores(
+        **{field: getattr(by_grade, field) for field in GradeScores.__slots__},
+        auc=[
             roc(labels == grade, chances[:, grade]).area for grade in range(len(GRADES))
         ],
-        "referable": _cut(labels, predicted, chances, REFERABLE),
-        "sight_threatening": _cut(labels, predicted, chances, SIGHT_THREATENING),
-        "calibration_error": calibration_error(labels, chances),
-        "collapse": collapse(labels, predicted),
-    }
+        referable=_cut(labels, predicted, chances, REFERABLE),
+        sight_threatening=_cut(labels, predicted, chances, SIGHT_THREATENING),
+        calibration_error=calibration_error(labels, chances),
+        collapse=collapse(labels, predicted),
+    )
 
 
 def unchecked() -> AbstractContextManager[None]:
@@ -64,45 +128,43 @@ def unchecked() -> AbstractContextManager[None]:
     return quick
 
 
-def score_grades(labels: Int64, predicted: Int64) -> dict[str, Any]:
-    """The metrics that only ask which grade was said: int64[N] both."""
+def score_grades(labels: Int64, predicted: Int64) -> GradeScores:
+    """Score predicted grades, int64[N], against the true ones, int64[N]."""
     grades = range(len(GRADES))
     matrix = sk.confusion_matrix(labels, predicted, labels=grades)
     precision, recall, _, _ = sk.precision_recall_fscore_support(
         labels, predicted, labels=grades, zero_division=np.nan
     )
-    return {
-        "samples": len(labels),
-        "accuracy": float(sk.accuracy_score(labels, predicted)),
-        "balanced_accuracy": float(np.nanmean(recall)),
-        "qwk": quadratic_kappa(labels, predicted),
-        "macro_f1": macro_f1(labels, predicted),
-        "recall": _or_none(recall),
-        "precision": _or_none(precision),
-        "confusion": matrix.tolist(),
-    }
-
-
-def from_matrix(confusion: Sequence[Sequence[int]]) -> tuple[Int64, Int64]:
-    """Labels and predictions that a confusion matrix of counts was made of.
-
-    Args:
-        confusion: K x K counts, true grade by predicted grade.
-    """
-    counts = np.asarray(confusion, np.int64)
-    true, said = np.indices(counts.shape).reshape(2, -1)
-    return np.repeat(true, counts.ravel()), np.repeat(said, counts.ravel())
+    return GradeScores(
+        samples=len(labels),
+        accuracy=float(sk.accuracy_score(labels, predicted)),
+        balanced_accuracy=float(np.nanmean(recall)),
+        qwk=quadratic_kappa(labels, predicted),
+        macro_f1=macro_f1(labels, predicted),
+        recall=_or_none(recall),
+        precision=_or_none(precision),
+        confusion=matrix.tolist(),
+    )
 
 
 def quadratic_kappa(
     labels: Int64, predicted: Int64, weights: Float64 | None = None
-) -> float:
-    """Quadratic weighted kappa; 0 for a constant predictor, as it agrees by chance."""
+) -> float | None:
+    """Quadratic weighted kappa (Cohen 1968), -1 to 1.
+
+    It is 0 for a constant predictor, which agrees by chance; and None where true and
+    predicted grade are the same one throughout, as no chance could disagree.
+
+    Args:
+        labels: int64[N], 0 to 4.
+        predicted: int64[N], 0 to 4.
+        weights: float64[N], how much each sample counts; by default 1.
+    """
     if weights is not None:
         there = weights > 0
         labels, predicted, weights = labels[there], predicted[there], weights[there]
     if len(np.unique(predicted)) == 1 or len(np.unique(labels)) == 1:
-        return float(len(labels) > 0 and bool(np.all(labels == predicted)))
+        return None if np.array_equal(labels, predicted) else 0.0
     return float(
         sk.cohen_kappa_score(
             labels, predicted, weights="quadratic", sample_weight=weights
@@ -111,7 +173,10 @@ def quadratic_kappa(
 
 
 def macro_f1(labels: Int64, predicted: Int64, weights: Float64 | None = None) -> float:
-    """The mean F1 over the grades that the labels hold."""
+    """The mean F1 over the grades that the labels hold; int64[N], int64[N], float64[N].
+
+    F1 is the harmonic mean of precision and recall (van Rijsbergen 1979).
+    """
     return float(
         sk.f1_score(
             labels,
@@ -129,7 +194,7 @@ class Roc(NamedTuple):
 
     Attributes:
         area: under the ROC curve.
-        sensitivity: of the best threshold whose specificity is ``FIXED_SPECIFICITY``.
+        sensitivity: at the best threshold whose specificity is ``FIXED_SPECIFICITY``.
     """
 
     area: float | None
@@ -137,17 +202,23 @@ class Roc(NamedTuple):
 
 
 def roc(truth: Bool, chances: Float64, weights: Float64 | None = None) -> Roc:
-    """Of bool[N] by float64[N]."""
+    """The ROC curve's area and one of its points (Fawcett 2006).
+
+    Args:
+        truth: bool[N], which samples are positive.
+        chances: float64[N], their probability of being so.
+        weights: float64[N], how much each sample counts; by default 1.
+    """
     if weights is not None:
         there = weights > 0
         truth, chances, weights = truth[there], chances[there], weights[there]
     if truth.all() or not truth.any():
         return Roc(None, None)
-    false_alarms, found, _ = sk.roc_curve(
+    false_alarms, hits, _ = sk.roc_curve(
         truth, chances, sample_weight=weights, drop_intermediate=False
     )
     allowed = false_alarms <= 1 - FIXED_SPECIFICITY + _ROUNDING
-    return Roc(float(sk.auc(false_alarms, found)), float(found[allowed].max()))
+    return Roc(float(sk.auc(false_alarms, hits)), float(hits[allowed].max()))
 
 
 def calibration_error(
@@ -155,8 +226,13 @@ def calibration_error(
 ) -> float:
     """Expected calibration error of the likeliest grade, over ``BINS`` equal bins.
 
-    The mean distance of a bin's confidence from its accuracy, by its samples (Guo et
-    al. 2017).
+    The mean distance of a bin's confidence from its accuracy, weighted by its samples
+    (Naeini et al. 2015; Guo et al. 2017).
+
+    Args:
+        labels: int64[N], 0 to 4.
+        probabilities: float64[N, 5].
+        weights: float64[N], how much each sample counts; by default 1.
     """
     confidence = probabilities.max(axis=1)
     surplus = confidence - (labels == probabilities.argmax(axis=1))
@@ -186,16 +262,16 @@ def collapse(labels: Int64, predicted: Int64) -> str | None:
 
 def _cut(
     labels: Int64, predicted: Int64, probabilities: Float64, least: int
-) -> dict[str, float | None]:
-    """Of grade ``least`` or worse: by the predicted grade, and by its probability."""
-    truth, said = labels >= least, predicted >= least
+) -> CutScores:
+    """Scores of grade ``least`` or worse, by predicted grade and by probability."""
+    truth, positive = labels >= least, predicted >= least
     curve = roc(truth, probabilities[:, least:].sum(axis=1))
-    return {
-        "sensitivity": float(np.mean(said[truth])) if truth.any() else None,
-        "specificity": float(np.mean(~said[~truth])) if not truth.all() else None,
-        "auc": curve.area,
-        "sensitivity_at_specificity": curve.sensitivity,
-    }
+    return CutScores(
+        sensitivity=float(np.mean(positive[truth])) if truth.any() else None,
+        specificity=float(np.mean(~positive[~truth])) if not truth.all() else None,
+        auc=curve.area,
+        sensitivity_at_specificity=curve.sensitivity,
+    )
 
 
 def _or_none(shares: Float64) -> list[float | None]:

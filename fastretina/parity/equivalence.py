@@ -73,7 +73,7 @@ class SidePredictions(NamedTuple):
         """Score the predictions by this side's own labels."""
         chances = torch.from_numpy(self.logits).softmax(1).double().numpy()
         scores = score(self.labels, chances)
-        return SideScores(*(scores[name] for name in SideScores._fields))
+        return SideScores(*(getattr(scores, name) for name in SideScores._fields))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

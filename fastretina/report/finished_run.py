@@ -113,7 +113,7 @@ def _check_scores(saved: object, test: Predictions, path: Path) -> None:
     """The predictions must give these very counts, and nothing may be missing."""
     if not len(test):
         raise RunError(f"{path.parent / 'test.parquet'} is damaged: it has no sample")
-    fresh = score(test.labels, test.probabilities)
+    fresh = score(test.labels, test.probabilities).summary()
     collapse = fresh.pop("collapse")
     if not isinstance(saved, dict) or not _alike(saved, fresh, _is_number):
         raise RunError(
@@ -142,17 +142,18 @@ def _check_rest(metrics: Mapping[str, Any], path: Path) -> None:
     """What may be absent, but not in part."""
     for name, whole in _OPTIONAL.items():
         saved = metrics.get(name)
-        if saved is not None and not _alike(saved, whole, _is_number):
+        if saved is not None and not _alike(saved, whole, _may_be_number):
             raise RunError(f"{path} is damaged: its {name} lacks something")
     rules = metrics.get("baselines") or {}
     for rule in rules.values() if isinstance(rules, dict) else [rules]:
-        if not _alike(rule, _POINT, _is_number) or not isinstance(
+        if not _alike(rule, _POINT, _may_be_number) or not isinstance(
             rule.get("about"), str
         ):
             raise RunError(f"{path} is damaged: its baselines lack something")
 
 
-_POINT = dict.fromkeys(("accuracy", "balanced_accuracy", "qwk", "macro_f1"), 0.0)
+# The QWK of one grade alone is undefined.
+_POINT = {"accuracy": 0.0, "balanced_accuracy": 0.0, "qwk": None, "macro_f1": 0.0}
 _OPTIONAL = {
     "leak": {"eyes": 0, "total": 0},
     "calibration": {"temperature": 1.0, "thresholds": [0.0] * 4, "samples": 0},
@@ -184,6 +185,11 @@ def _is_number(saved: object, fresh: object) -> bool:
     if saved is None or fresh is None:
         return saved is fresh
     return isinstance(saved, (int, float)) and not isinstance(saved, bool)
+
+
+def _may_be_number(saved: object, fresh: object) -> bool:
+    """Whether it is a number; or nothing, where ``fresh`` is None."""
+    return (saved is None and fresh is None) or _is_number(saved, 0.0)
 
 
 def _is_interval(saved: object, _fresh: object) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastretina.formatting import format_interval
-from fastretina.metrics.evaluation import warnings
+from fastretina.metrics.baselines import Leak
+from fastretina.metrics.text import warnings
 from fastretina.report.finished_run import FinishedRun
 
 _ARCHS = {"resnet18": "ResNet18", "resnet50": "ResNet50"}
@@ -130,7 +131,11 @@ def tiles(record: FinishedRun) -> list[Tile]:
             intervals.get(key),
             form,
             about,
-            [(rule["about"], rule[key]) for rule in beside.values()],
+            [
+                (rule["about"], rule[key])
+                for rule in beside.values()
+                if rule[key] is not None
+            ],
         )
         for key, name, form, about in (
             ("accuracy", "Accuracy", ".1%", "graded as people did"),
@@ -192,9 +197,9 @@ def _place(score: float) -> float:
 
 def banners(record: FinishedRun) -> list[str]:
     """What must be known before any number is read: collapse, leak, a better rule."""
-    found = [
-        sentence[:1].upper() + sentence[1:] for sentence in warnings(record.metrics)
-    ]
+    saved = record.metrics.get("leak")
+    known = warnings(record.scores["collapse"], Leak(**saved) if saved else None)
+    found = [sentence[:1].upper() + sentence[1:] for sentence in known]
     return [f"{sentence}." for sentence in found + _better_rules(record)]
 
 
@@ -204,6 +209,8 @@ def _better_rules(record: FinishedRun) -> list[str]:
     found = []
     for rule in (record.metrics.get("baselines") or {}).values():
         for key, name, form in (("accuracy", "accuracy", ".1%"), ("qwk", "QWK", ".3f")):
+            if rule[key] is None or scores[key] is None:
+                continue
             if key == "qwk" and rule[key] <= 0:  # agrees by chance, as a constant does
                 continue
             low = (intervals.get(key) or [scores[key]])[0]

@@ -12,10 +12,10 @@ from sklearn.metrics import roc_curve
 from fastretina.formatting import format_interval
 from fastretina.metrics.calibration import cool, reliability
 from fastretina.metrics.figures import GRADE_NAMES, draw_matrix
-from fastretina.metrics.scores import REFERABLE, SIGHT_THREATENING
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import CUTS
 from fastretina.report.picture import GRADE_LOOKS, Picture, blank, finished
+from loaders.grades import REFERABLE, SIGHT_THREATENING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,9 +190,9 @@ def _bins(
 ) -> tuple[list[float], list[float], list[float]]:
     """Of the bins with samples: confidence, accuracy, and the area of the mark."""
     found = reliability(labels, chances)
-    there = [place for place, count in enumerate(found["samples"]) if count]
-    sizes = [12 + 130 * float(found["samples"][p] or 0) / len(labels) for p in there]
-    return _at(found["confidence"], there), _at(found["accuracy"], there), sizes
+    there = [place for place, count in enumerate(found.samples) if count]
+    sizes = [12 + 130 * found.samples[p] / len(labels) for p in there]
+    return _at(found.confidence, there), _at(found.accuracy, there), sizes
 
 
 def _at(values: Sequence[float | None], places: Sequence[int]) -> list[float]:

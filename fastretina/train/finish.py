@@ -8,9 +8,10 @@ from typing import Any
 from fastretina.data.loading import Loading
 from fastretina.data.splits import DataSplits
 from fastretina.metrics.baselines import Eyes
-from fastretina.metrics.evaluation import appraise, table
+from fastretina.metrics.evaluation import Evaluation, evaluate
 from fastretina.metrics.figures import draw_confusion, draw_curves
 from fastretina.metrics.predictions import predict_with_checkpoint
+from fastretina.metrics.text import table
 from fastretina.nn.step import class_weights
 from fastretina.nn.trained import Trained, load_trained
 from fastretina.report.model_card import write_card
@@ -41,7 +42,7 @@ def finish(
     if validation is not None:
         validation.save(run.path / "validation.parquet")
     weights = class_weights(state.recipe.class_weights, data.train_counts())
-    evaluation = appraise(
+    evaluation = evaluate(
         test,
         Eyes.of(data.train, data.known_rows()),
         validation,
@@ -50,31 +51,31 @@ def finish(
     result = {
         **_summary(state, loading, trained),
         "checkpoint_epoch": trained.checkpoint_epoch,
-        "test_accuracy": evaluation["test"]["accuracy"],
-        "test_qwk": evaluation["test"]["qwk"],
+        "test_accuracy": evaluation.scores.accuracy,
+        "test_qwk": evaluation.scores.qwk,
         **_speed(state),
         "skipped": sum(row.get("skipped") or 0 for row in state.rows),
         "decoded_again": sum(row.get("decoded_again") or 0 for row in state.rows),
         "test_skipped": test.skipped,
         "weights_sha256": trained.weights_sha256,
     }
-    run.write_metrics({**result, **evaluation})
+    run.write_metrics({**result, **evaluation.summary()})
     write_card(run)
     _show(state, evaluation, trained)
     return result
 
 
-def _show(state: TrainState, evaluation: dict[str, Any], trained: Trained) -> None:
+def _show(state: TrainState, evaluation: Evaluation, trained: Trained) -> None:
     """Draw the figures and print the table."""
-    run, scores = state.run, evaluation["test"]
+    run, scores = state.run, evaluation.scores
     if trained.checkpoint == "best":
         chosen = f"epoch {trained.checkpoint_epoch}, the best on validation"
     else:
         chosen = f"the last epoch, {trained.checkpoint_epoch}"
     name = f"{run.path.name}, {chosen}, weights {trained.weights_sha256[:12]}"
-    majority = max(map(sum, scores["confusion"])) / scores["samples"]
+    majority = max(map(sum, scores.confusion)) / scores.samples
     draw_curves(run.path / "curves.png", state.rows, majority, name)
-    draw_confusion(run.path / "confusion.png", scores["confusion"], f"{name}\ntest")
+    draw_confusion(run.path / "confusion.png", scores.confusion, f"{name}\ntest")
     print(f"test, with the weights of {chosen}:")
     print(table(evaluation))
     print(f"figures: {run.path / 'curves.png'}, {run.path / 'confusion.png'}")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fastretina.data.loading import Loading
 from fastretina.data.splits import DataSplits
+from fastretina.formatting import format_interval
 from fastretina.interrupts import Interrupted, Stopper
 from fastretina.metrics.predictions import predict_split
-from fastretina.metrics.scores import score
+from fastretina.metrics.scores import Scores, score
 from fastretina.nn.step import train_step
 from fastretina.train.state import TrainState
 from loaders import Batch, Loader, ShardSplit
@@ -104,14 +105,14 @@ class TrainingLoop:
         best = state.best
         if self.data.validation is not None:
             scores = self._evaluate(self.data.validation)
-            row["validation_accuracy"] = scores["accuracy"]
-            row["validation_qwk"] = scores["qwk"]
-            reached = [scores["qwk"], scores["accuracy"]]
-            if best is None or reached > best["score"]:
+            row["validation_accuracy"] = scores.accuracy
+            row["validation_qwk"] = scores.qwk
+            reached = [scores.qwk, scores.accuracy]
+            if best is None or _rank(reached) > _rank(best["score"]):
                 best = {"epoch": row["epoch"], "score": reached}
         if recipe.test_each_epoch:
             scores = self._evaluate(self.data.test)
-            row["test_accuracy"], row["test_qwk"] = scores["accuracy"], scores["qwk"]
+            row["test_accuracy"], row["test_qwk"] = scores.accuracy, scores.qwk
         improved = best is not state.best
         state.best = best  # not before: a stop while evaluating must not count it
         state.end_epoch(row)
@@ -119,7 +120,7 @@ class TrainingLoop:
         if self.ranks.first:
             print(_epoch_line(row, recipe.epochs), file=sys.stderr)
 
-    def _evaluate(self, split: ShardSplit) -> dict[str, Any]:
+    def _evaluate(self, split: ShardSplit) -> Scores:
         state = self.state
         with self.loading.evaluation_loader(split, self.recipe) as loader:
             predictions = predict_split(
@@ -157,6 +158,13 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
         yield batch, time.perf_counter() - begun
 
 
+def _rank(score: Sequence[float | None]) -> tuple[float, ...]:
+    """Order epochs by QWK, then accuracy; no QWK, of one grade alone, is the worst."""
+    qwk, accuracy = score
+    assert accuracy is not None
+    return (-math.inf if qwk is None else qwk, accuracy)
+
+
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:
     """An epoch in one line, for people."""
     words = [
@@ -166,8 +174,9 @@ def _epoch_line(row: dict[str, Any], epochs: int) -> str:
     ]
     for split in ("validation", "test"):
         if row[f"{split}_accuracy"] is not None:
-            accuracy, qwk = row[f"{split}_accuracy"], row[f"{split}_qwk"]
-            words.append(f"{split} {accuracy:.1%} QWK {qwk:.3f}")
+            accuracy = row[f"{split}_accuracy"]
+            qwk = format_interval(row[f"{split}_qwk"], None, ".3f")
+            words.append(f"{split} {accuracy:.1%} QWK {qwk}")
     waited = row["wait_seconds"] / row["seconds"] if row["seconds"] else 0.0
     words.append(f"{row['images_per_second']:,.0f} images/s, {waited:.0%} waiting")
     return "  ".join(words)

@@ -193,7 +193,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_judge_fusion_where_the_fellow_tells_something():
-    found = judge_fusion(made(300, 0.9, 0), made(600, 0.9, 1))
+    found = judge_fusion(made(300, 0.9, 0), made(600, 0.9, 1)).summary()
     json.dumps(found)
     assert (found["pairs"], found["fitted_on"]) == (600, 300)
     assert found["single"]["samples"] == found["fused"]["samples"] == 1200
@@ -209,7 +209,7 @@ def test_judge_fusion_where_the_fellow_tells_something():
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("pairs", [40, 300])
 def test_judge_fusion_where_the_fellow_tells_nothing(pairs: int):
-    found = judge_fusion(made(pairs, 0.0, 0), made(600, 0.0, 1))
+    found = judge_fusion(made(pairs, 0.0, 0), made(600, 0.0, 1)).summary()
     for difference in found["differences"]:
         assert difference["interval"][1] >= 0, difference  # not worse than the noise
         assert abs(difference["value"]) < 0.03
@@ -222,7 +222,7 @@ def test_judge_fusion_looks_at_paired_eyes_alone():
     found = judge_fusion(made(100, 0.9, 0), some)
     paired = judge_fusion(made(100, 0.9, 0), chosen(whole, [*range(60)]))
     assert found == paired
-    assert found["pairs"] == 30
+    assert found.pairs == 30
 
 
 def test_judge_fusion_refuses_a_test_split_without_pairs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -44,26 +45,26 @@ def test_score_reproduces_the_course_report():
     assert np.abs(rounded - REPORT).max() <= 1  # the report's rates have 3 digits
     labels, predicted = from_matrix(rounded.tolist())
     found = score(labels, sure(predicted.tolist()))
-    assert found["accuracy"] == pytest.approx(0.805, abs=5e-4)
-    assert found["qwk"] == pytest.approx(0.702, abs=5e-4)
-    assert found["balanced_accuracy"] == pytest.approx(0.481, abs=5e-4)
-    assert found["recall"][1] == pytest.approx(0.031, abs=5e-4)
-    assert found["referable"]["sensitivity"] == pytest.approx(0.754, abs=5e-4)
-    assert found["referable"]["specificity"] == pytest.approx(0.923, abs=5e-4)
-    assert found["confusion"] == rounded.tolist()
-    assert found["collapse"] is None
+    assert found.accuracy == pytest.approx(0.805, abs=5e-4)
+    assert found.qwk == pytest.approx(0.702, abs=5e-4)
+    assert found.balanced_accuracy == pytest.approx(0.481, abs=5e-4)
+    assert found.recall[1] == pytest.approx(0.031, abs=5e-4)
+    assert found.referable.sensitivity == pytest.approx(0.754, abs=5e-4)
+    assert found.referable.specificity == pytest.approx(0.923, abs=5e-4)
+    assert found.confusion == rounded.tolist()
+    assert found.collapse is None
 
 
 def test_score_against_a_hand_computation():
     labels = np.array([0, 0, 0, 1, 2, 2, 3, 4])
     predicted = [0, 0, 1, 1, 2, 0, 4, 4]
     found = score(labels, sure(predicted))
-    assert found["samples"] == 8
-    assert found["accuracy"] == 5 / 8
-    assert found["recall"] == [2 / 3, 1, 1 / 2, 0, 1]
-    assert found["precision"] == [2 / 3, 1 / 2, 1, None, 1 / 2]
-    assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 1 + 1 / 2 + 0 + 1) / 5)
-    assert found["confusion"] == [
+    assert found.samples == 8
+    assert found.accuracy == 5 / 8
+    assert found.recall == [2 / 3, 1, 1 / 2, 0, 1]
+    assert found.precision == [2 / 3, 1 / 2, 1, None, 1 / 2]
+    assert found.balanced_accuracy == pytest.approx((2 / 3 + 1 + 1 / 2 + 0 + 1) / 5)
+    assert found.confusion == [
         [2, 1, 0, 0, 0],
         [0, 1, 0, 0, 0],
         [1, 0, 1, 0, 0],
@@ -75,11 +76,11 @@ def test_score_against_a_hand_computation():
     true, said = np.array([3, 1, 2, 1, 1]), np.array([3, 2, 1, 0, 2])
     squares = (np.arange(5)[:, None] - np.arange(5)) ** 2
     expected = (np.outer(true, said) * squares).sum() / 8
-    assert found["qwk"] == pytest.approx(1 - 6 / expected)
+    assert found.qwk == pytest.approx(1 - 6 / expected)
     # Referable: true 2, 2, 3, 4 of which 2, 4, 4 are called so; of the rest, none.
-    assert found["referable"]["sensitivity"] == 3 / 4
-    assert found["referable"]["specificity"] == 1
-    assert found["referable"]["auc"] == pytest.approx(7 / 8)  # one tie with all 4: 1/2
+    assert found.referable.sensitivity == 3 / 4
+    assert found.referable.specificity == 1
+    assert found.referable.auc == pytest.approx(7 / 8)  # one tie with all 4: 1/2
 
 
 def test_score_ranks_by_the_probability_of_grade_2_or_worse():
@@ -92,39 +93,39 @@ def test_score_ranks_by_the_probability_of_grade_2_or_worse():
             [0.4, 0.0, 0.2, 0.2, 0.2],  # 0.6
         ]
     )
-    assert score(labels, chances)["referable"]["auc"] == pytest.approx(3 / 4)
+    assert score(labels, chances).referable.auc == pytest.approx(3 / 4)
 
 
 def test_score_of_a_perfect_predictor():
     labels = np.array([0, 1, 2, 3, 4, 4])
     found = score(labels, sure(labels.tolist()))
-    assert found["accuracy"] == found["qwk"] == found["balanced_accuracy"] == 1
+    assert found.accuracy == found.qwk == found.balanced_accuracy == 1
     for cut in ("referable", "sight_threatening"):
-        assert set(found[cut].values()) == {1}
-    assert found["auc"] == [1] * 5
-    assert found["macro_f1"] == 1
-    assert found["calibration_error"] == 0
-    assert found["collapse"] is None
+        assert set(asdict(getattr(found, cut)).values()) == {1}
+    assert found.auc == [1] * 5
+    assert found.macro_f1 == 1
+    assert found.calibration_error == 0
+    assert found.collapse is None
 
 
 def test_score_of_absent_grades_is_none_and_left_out_of_the_mean():
     found = score(np.array([0, 0, 3, 3]), sure([0, 0, 3, 0]))
-    assert found["recall"] == [1, None, None, 0.5, None]
-    assert found["balanced_accuracy"] == 0.75
-    assert np.shape(found["confusion"]) == (5, 5)
+    assert found.recall == [1, None, None, 0.5, None]
+    assert found.balanced_accuracy == 0.75
+    assert np.shape(found.confusion) == (5, 5)
 
 
 @pytest.mark.parametrize("grade", range(5))
 def test_score_of_a_single_grade_is_json(grade: int):
     labels = np.full(4, grade)
     right, wrong = (score(labels, sure([g] * 4)) for g in (grade, (grade + 1) % 5))
-    assert (right["accuracy"], right["qwk"]) == (1, 1)
-    assert (wrong["accuracy"], wrong["qwk"]) == (0, 0)
-    assert right["referable"]["auc"] is None
-    assert right["collapse"] is None  # one grade is all there is to be said
-    assert "NaN" not in json.dumps([right, wrong])
+    assert (right.accuracy, right.qwk) == (1, None)
+    assert (wrong.accuracy, wrong.qwk) == (0, 0)
+    assert right.referable.auc is None
+    assert right.collapse is None  # one grade is all there is to be said
+    assert "NaN" not in json.dumps([right.summary(), wrong.summary()])
     mixed = score(labels, sure([grade, grade, grade, (grade + 1) % 5]))
-    assert mixed["qwk"] == 0
+    assert mixed.qwk == 0
 
 
 def test_qwk_of_a_constant_predictor_is_0():

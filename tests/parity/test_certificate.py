@@ -680,6 +680,7 @@ def test_kappas_are_those_of_the_metrics():
     for labels, predicted in cases:
         matrix = np.bincount(labels * 5 + predicted, minlength=25).reshape(1, 5, 5)
         wanted = quadratic_kappa(labels, predicted)
+        wanted = 1.0 if wanted is None else wanted  # there only differences count
         assert kappas(matrix)[0] == pytest.approx(wanted, abs=1e-12)
 
 

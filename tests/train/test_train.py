@@ -332,13 +332,13 @@ def scripted(
     monkeypatch: pytest.MonkeyPatch, validation: list[float], test: list[float]
 ) -> None:
     """Let the evaluations of validation and test come out with these QWKs."""
-    from fastretina.metrics.scores import score
+    from fastretina.metrics.scores import Scores, score
 
     left = {"validation": iter(validation), "test": iter(test)}
 
-    def fake(labels: np.ndarray, chances: np.ndarray) -> dict[str, Any]:
+    def fake(labels: np.ndarray, chances: np.ndarray) -> Scores:
         split = "test" if len(labels) == 11 else "validation"
-        return score(labels, chances) | {"qwk": next(left[split])}
+        return replace(score(labels, chances), qwk=next(left[split]))
 
     monkeypatch.setattr("fastretina.train.loop.score", fake)
 
