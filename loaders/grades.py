@@ -4,3 +4,6 @@ The International Clinical Diabetic Retinopathy severity scale (Wilkinson et al.
 """
 
 GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative")
+# Least grades of the clinical cuts: International Clinical DR scale (Wilkinson et al.).
+REFERABLE = 2
+SIGHT_THREATENING = 3
