@@ -63,8 +63,8 @@ def write_experiment(folder: Path, run: Path) -> Path:
 
     def cell(name: str, **more: Any) -> dict[str, Any]:
         empty = {"error": None, "parameters": None, "seconds": None, "collapse": None}
-        told_of = {"cell": name, "title": f"Cell {name}", "group": "g", "why": "Why."}
-        return {**told_of, **empty, "state": "done", "runs": [], "scores": {}, **more}
+        names = {"cell": name, "title": f"Cell {name}", "group": "g", "why": "Why."}
+        return {**names, **empty, "state": "done", "runs": [], "scores": {}, **more}
 
     def difference(statistic: str, clear: bool) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -18,8 +18,7 @@ from loaders.errors import DataError, NoShards, RunError
 
 if TYPE_CHECKING:
     from fastretina.report.finished_run import FinishedRun
-    from fastretina.report.mistakes import Mistake
-    from fastretina.report.thumbnails import Thumbnails
+    from fastretina.report.run_page import ShownMistakes
 
 PROG = "python -m fastretina.report"
 ABOUT = f"""Write a finished run as one HTML file that fetches nothing: scores with
@@ -71,8 +70,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     return cli.run(command, Options, argv, prog=prog, about=ABOUT)
 
 
-def command(options: Options) -> dict[str, Any]:
-    """Write the page; returns what the JSON line holds.
+def command(options: Options) -> dict[str, object]:
+    """Write the page; returns the content of the JSON line.
 
     Raises:
         DataError: there is no run or experiment, or an unfinished or damaged one.
@@ -92,73 +91,78 @@ def command(options: Options) -> dict[str, Any]:
     )
 
 
-def _write_run(options: Options) -> dict[str, Any]:
+def _write_run(options: Options) -> dict[str, object]:
     from fastretina.report.finished_run import read_finished_run
-    from fastretina.report.mistakes import most_confident
-    from fastretina.report.model_card import CARD, card
+    from fastretina.report.model_card import CARD, model_card
     from fastretina.report.picture import save_all
     from fastretina.report.run_page import Figures, run_page
     from fastretina.run import Run
     from loaders.files import write_atomically
 
-    record = read_finished_run(Run(options.run))
-    figures = Figures.of(record)
-    mistakes = most_confident(record.test, options.mistakes)
-    thumbnails, missing = _thumbnails(record, mistakes, options)
+    finished = read_finished_run(Run(options.run))
+    figures = Figures.of(finished)
+    shown = _mistakes(finished, options)
     out = options.out or options.run / _PAGE
-    page = run_page(record, figures, mistakes, thumbnails, missing)
-    content, told = page.encode(errors="replace"), card(record).encode(errors="replace")
+    page = run_page(finished, figures, shown).encode(errors="replace")
+    card = model_card(finished).encode(errors="replace")
     pictures = figures.all()
     save_all(pictures, options.run / _FIGURES)
-    write_atomically(options.run / CARD, told)
-    write_atomically(out, content)
-    print(f"{record.checkpoint}: {len(record.test):,} test photographs")
+    write_atomically(options.run / CARD, card)
+    write_atomically(out, page)
+    print(f"{finished.checkpoint}: {len(finished.test):,} test photographs")
     print(f"page: {out}")
     print(f"figures: {options.run / _FIGURES}, model card: {options.run / CARD}")
     return {
         "report": str(out),
         "of": "run",
         "figures": len(pictures),
-        "bytes": len(content),
-        "samples": len(record.test),
-        "mistakes": len(mistakes),
-        "thumbnails": len(thumbnails),
+        "bytes": len(page),
+        "samples": len(finished.test),
+        "mistakes": len(shown.mistakes),
+        "thumbnails": len(shown.thumbnails),
         "card": str(options.run / CARD),
-        "weights_sha256": record.metrics["weights_sha256"],
+        "weights_sha256": finished.metrics.weights_sha256,
     }
 
 
-def _thumbnails(
-    record: FinishedRun, mistakes: Sequence[Mistake], options: Options
-) -> tuple[list[Thumbnails], str | None]:
-    """The thumbnails, or why there are none.
+def _mistakes(finished: FinishedRun, options: Options) -> ShownMistakes:
+    """The surest mistakes, with their thumbnails or why there are none.
 
     Raises:
         DataError: the shards or the device that were named can't be used.
     """
+    from fastretina.report.mistakes import most_confident
+    from fastretina.report.run_page import ShownMistakes
+
+    mistakes = most_confident(finished.test, options.mistakes)
     if not mistakes:
-        return [], None
+        return ShownMistakes(mistakes=mistakes)
     from fastretina.nn.device import choose_again
     from fastretina.report.thumbnails import draw_thumbnails
 
-    config = record.config
-    compute = choose_again(options.device, config["precision"])
-    shards = options.shards or config.get("test_shards") or config["shards"]
+    config = finished.config
+    device = choose_again(options.device, config.precision).device
+    shards = options.shards or config.test_shards or config.shards
     try:
-        return draw_thumbnails(record, mistakes, shards, compute.device), None
+        thumbnails = draw_thumbnails(finished, mistakes, shards, device)
+        return ShownMistakes(mistakes=mistakes, thumbnails=thumbnails)
     except DataError as error:
         if options.shards is not None:
             raise
         gone = isinstance(error, NoShards)
         reason = f"no data set is in {shards}: pass --shards" if gone else str(error)
-        told = f"the mistakes are shown without their photographs: {reason}"
-    print(f"note: {told}", file=sys.stderr)
-    return [], f"{told[:1].upper()}{told[1:]}."
+    message = f"the mistakes are shown without their photographs: {reason}"
+    print(f"note: {message}", file=sys.stderr)
+    return ShownMistakes(
+        mistakes=mistakes,
+        without_photographs=f"{message[:1].upper()}{message[1:]}.",
+    )
 
 
-def _write_experiment(options: Options) -> dict[str, Any]:
+def _write_experiment(options: Options) -> dict[str, object]:
+    from fastretina.report.experiment_figures import read_pictures
     from fastretina.report.experiment_file import read_experiment
-    from fastretina.report.experiment_page import experiment_page, read_pictures
+    from fastretina.report.experiment_page import experiment_page
     from loaders.files import write_atomically
 
     experiment = read_experiment(options.run)
@@ -169,7 +173,7 @@ def _write_experiment(options: Options) -> dict[str, Any]:
     page = experiment_page(experiment, pictures, missing, out)
     content = page.encode(errors="replace")
     write_atomically(out, content)
-    done = sum(cell["state"] == "done" for cell in experiment.cells)
+    done = sum(cell.state == "done" for cell in experiment.cells)
     print(f"{experiment.title}: {done} of {len(experiment.cells)} cells are done")
     print(f"page: {out}")
     return {

@@ -2,22 +2,81 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import quote
 
-from PIL import Image
-
 from fastretina.formatting import format_interval
-from fastretina.report.experiment_file import SCORES, Experiment
+from fastretina.report.experiment_file import (
+    SCORES,
+    Cell,
+    Comparison,
+    Experiment,
+    Reference,
+    SeedScore,
+)
 from fastretina.report.picture import Picture
 from fastretina.report.template import html
 
-_STATISTICS = {name: title for name, title, _ in SCORES}
+_TITLES = {name: title for name, title, _ in SCORES}
+
+
+class ScoreText(NamedTuple):
+    """A score of a cell, formatted.
+
+    Attributes:
+        value: The mean to sort by; empty where it is unknown.
+        text: Mean and spread over seeds.
+        interval: 95% interval; empty where it is unknown.
+    """
+
+    value: float | str
+    text: str
+    interval: str
+
+
+class CellRow(NamedTuple):
+    """A row of the table of cells.
+
+    Attributes:
+        cell: The cell.
+        scores: Its scores by name.
+        links: Name and relative URL of its runs' own pages.
+    """
+
+    cell: Cell
+    scores: Mapping[str, ScoreText]
+    links: Sequence[tuple[str, str]]
+
+
+class DifferenceRow(NamedTuple):
+    """A row of the table of a pair of cells, formatted."""
+
+    statistic: str
+    value: str
+    by_seed: str
+    p: str
+    verdict: str
+    clear: bool
+
+
+class Pair(NamedTuple):
+    """Two cells, by their titles, and their differences in each score."""
+
+    first: str
+    second: str
+    why: str
+    rows: Sequence[DifferenceRow]
+
+
+class ReferenceTextRow(NamedTuple):
+    """Scores of somebody else, formatted, by name."""
+
+    title: str
+    scores: Mapping[str, str]
 
 
 def experiment_page(
@@ -29,193 +88,146 @@ def experiment_page(
     """The page as HTML.
 
     Args:
-        experiment: what it shows.
-        pictures: its figures.
-        missing: sentences about figures that could not be had.
-        out: where the page will lie; links are relative to it.
+        experiment: What the page shows.
+        pictures: Figures of the experiment.
+        missing: Sentences about figures that can't be shown.
+        out: Where the page will lie; its links are relative to that.
     """
-    cells = experiment.cells
-    done = [cell for cell in cells if cell["state"] == "done"]
-    values: dict[str, Any] = {
-        "title": f"{experiment.title}: report",
-        "experiment": experiment,
-        "sections": _sections(experiment, pictures, missing),
-        "state": _state(cells),
-        "best": _best(done),
-        "clear": [
-            _stated(each)
-            for each in experiment.comparisons
-            if each["clear"] and each["statistic"] == "qwk"  # the rest are below
-        ],
-        "score_columns": SCORES,
-        "cells": [_row(experiment, cell, out) for cell in cells],
-        "comparisons": _by_pair(experiment),
-        "pictures": pictures,
-        "missing": missing,
-        "reference": _reference(experiment.reference),
-    }
-    return html("experiment.html.j2", values)
-
-
-def _sections(
-    experiment: Experiment, pictures: Sequence[Picture], missing: Sequence[str]
-) -> list[tuple[str, str]]:
-    found = [("summary", "Summary"), ("cells", "Cells")]
-    if experiment.comparisons:
-        found.append(("comparisons", "Comparisons"))
-    if pictures or missing:
-        found.append(("figures", "Figures"))
-    if experiment.reference:
-        found.append(("reference", "Reference"))
-    return found
-
-
-def _state(cells: Sequence[Mapping[str, Any]]) -> str:
-    counts = {
-        state: sum(cell["state"] == state for cell in cells)
-        for state in ("done", "failed", "waiting")
-    }
-    others = [f"{count} {state}" for state, count in counts.items() if count]
-    return f"{len(cells)} cells: {', '.join(others) or 'none'}"
-
-
-def _best(done: Sequence[Mapping[str, Any]]) -> str | None:
-    """The cell of the highest mean QWK, in a sentence that claims no more."""
-    known = [
-        (cell, found["mean"])
-        for cell in done
-        if (found := cell["scores"].get("qwk")) and found["mean"] is not None
-    ]
-    if not known:
-        return None
-    cell, mean = max(known, key=lambda pair: pair[1])
-    shown = format_interval(mean, cell["scores"]["qwk"]["interval"], ".3f")
-    return f"Highest QWK: {cell['title']}, {shown}"
-
-
-def _stated(comparison: Mapping[str, Any]) -> str:
-    return comparison["verdict"] or (
-        f"{comparison['statistic']}: {comparison['first']} against "
-        f"{comparison['second']}"
+    return html(
+        "experiment.html.j2",
+        {
+            "title": f"{experiment.title}: report",
+            "experiment": experiment,
+            "sections": _sections(experiment, bool(pictures or missing)),
+            "state": _count_states(experiment.cells),
+            "best": _describe_best(experiment.cells),
+            "clear": [
+                _describe(each)
+                for each in experiment.comparisons
+                if each.clear and each.statistic == "qwk"  # the rest are below
+            ],
+            "score_columns": SCORES,
+            "rows": [
+                CellRow(cell, _score_texts(cell), _links(experiment, cell, out))
+                for cell in experiment.cells
+            ],
+            "comparisons": _pairs(experiment),
+            "pictures": pictures,
+            "missing": missing,
+            "reference": experiment.reference,
+            "reference_rows": _reference_rows(experiment.reference),
+        },
     )
 
 
-def _row(experiment: Experiment, cell: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    scores = {}
-    for name, _, form in SCORES:
-        found = cell["scores"].get(name) or {}
-        mean, spread = found.get("mean"), found.get("spread")
-        text = format_interval(mean, None, form)
-        scores[name] = {
-            "value": "" if mean is None else mean,
-            "text": text if spread is None else f"{text} ± {_spread(spread, form)}",
-            "interval": format_interval(mean, found.get("interval"), form).partition(
-                " "
-            )[2],
-        }
-    return {**cell, "scores": scores, "links": _links(experiment, cell, out)}
+def _sections(experiment: Experiment, figures: bool) -> list[tuple[str, str]]:
+    """Id and name of the sections that the page has."""
+    sections = [("summary", "Summary"), ("cells", "Cells")]
+    if experiment.comparisons:
+        sections.append(("comparisons", "Comparisons"))
+    if figures:
+        sections.append(("figures", "Figures"))
+    if experiment.reference:
+        sections.append(("reference", "Reference"))
+    return sections
 
 
-def _spread(spread: float, form: str) -> str:
-    return format(spread, form).rstrip("%")
+def _count_states(cells: Sequence[Cell]) -> str:
+    """How many cells are done, failed and waiting."""
+    counts = {
+        state: sum(cell.state == state for cell in cells)
+        for state in ("done", "failed", "waiting")
+    }
+    parts = [f"{count} {state}" for state, count in counts.items() if count]
+    return f"{len(cells)} cells: {', '.join(parts) or 'none'}"
 
 
-def _links(
-    experiment: Experiment, cell: Mapping[str, Any], out: Path
-) -> list[tuple[str, str]]:
+def _describe_best(cells: Sequence[Cell]) -> str | None:
+    """The cell of the highest mean QWK, in a sentence that claims no more."""
+    known = [
+        (mean, cell)
+        for cell in cells
+        if cell.state == "done" and (mean := cell.score("qwk").mean) is not None
+    ]
+    if not known:
+        return None
+    mean, cell = max(known, key=lambda pair: pair[0])
+    qwk = format_interval(mean, cell.score("qwk").interval, ".3f")
+    return f"Highest QWK: {cell.title}, {qwk}"
+
+
+def _describe(comparison: Comparison) -> str:
+    return comparison.verdict or (
+        f"{comparison.statistic}: {comparison.first} against {comparison.second}"
+    )
+
+
+def _score_texts(cell: Cell) -> dict[str, ScoreText]:
+    return {name: _score_text(cell.score(name), form) for name, _, form in SCORES}
+
+
+def _score_text(score: SeedScore, form: str) -> ScoreText:
+    text = format_interval(score.mean, None, form)
+    if score.spread is not None:
+        text = f"{text} ± {format(score.spread, form).rstrip('%')}"
+    interval = format_interval(score.mean, score.interval, form).partition(" ")[2]
+    return ScoreText("" if score.mean is None else score.mean, text, interval)
+
+
+def _links(experiment: Experiment, cell: Cell, out: Path) -> list[tuple[str, str]]:
     """Name and relative URL of the runs' own pages, as far as there are any."""
-    found = []
-    for number, run in enumerate(cell["runs"], start=1):
+    links = []
+    for number, run in enumerate(cell.runs, start=1):
         page = experiment.folder / run / "report.html"
         if page.is_file():
             path = os.path.relpath(page.resolve(), out.parent.resolve())
-            found.append((f"run {number}", quote(Path(path).as_posix())))
-    return found
+            links.append((f"run {number}", quote(Path(path).as_posix())))
+    return links
 
 
-def _by_pair(experiment: Experiment) -> list[dict[str, Any]]:
+def _pairs(experiment: Experiment) -> list[Pair]:
     """The comparisons of two cells together, with the cells' titles."""
-    titles = {cell["cell"]: cell["title"] for cell in experiment.cells}
-
-    def pair(comparison: Mapping[str, Any]) -> tuple[str, str]:
-        return comparison["first"], comparison["second"]
-
-    return [
-        {
-            "first": titles.get(first, first),
-            "second": titles.get(second, second),
-            "why": next((each["why"] for each in found if each["why"]), ""),
-            "rows": [_difference(each) for each in found],
-        }
-        for (first, second), group in groupby(experiment.comparisons, pair)
-        for found in [list(group)]
-    ]
-
-
-def _difference(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    interval, chance = comparison["interval"], comparison["mcnemar_p"]
-    statistic = comparison["statistic"]
-    return {
-        "statistic": _STATISTICS.get(statistic, statistic),
-        "value": format_interval(comparison["value"], interval, "+.3f"),
-        "by_seed": ", ".join(f"{value:+.3f}" for value in comparison["by_seed"]) or "-",
-        "chance": "-"
-        if chance is None
-        else "< 0.001"
-        if chance < 0.001
-        else f"{chance:.3f}",
-        "verdict": comparison["verdict"],
-        "clear": comparison["clear"],
-    }
-
-
-def _reference(reference: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if reference is None:
-        return None
-    rows = [
-        {
-            "title": row["title"],
-            **{
-                name: format_interval(row[name], None, form) for name, _, form in SCORES
-            },
-        }
-        for row in reference["rows"]
-    ]
-    return {"about": reference["about"], "rows": rows}
-
-
-def read_pictures(experiment: Experiment) -> tuple[list[Picture], list[str]]:
-    """The figures in the experiment's folder, and what is to be said of others."""
-    pictures, missing = [], []
-    for figure in experiment.figures:
-        path = experiment.folder / figure["file"]
-        try:
-            if not path.resolve().is_relative_to(experiment.folder.resolve()):
-                raise OSError("it lies outside of the experiment's folder")
-            png = path.read_bytes()
-            with Image.open(io.BytesIO(png)) as image:
-                if image.format != "PNG":
-                    raise OSError("it is no PNG")
-                width, height = image.size
-        except (OSError, ValueError) as error:
-            missing.append(
-                f"The figure {figure['file']} is left out: {_reason(error)}."
-            )
-            continue
-        pictures.append(
-            Picture(
-                name=Path(figure["file"]).stem,
-                png=png,
-                width=width,
-                height=height,
-                alt=figure["alt"],
-                caption=figure["caption"],
+    titles = {cell.cell: cell.title for cell in experiment.cells}
+    by_pair = groupby(experiment.comparisons, lambda each: (each.first, each.second))
+    pairs = []
+    for (first, second), group in by_pair:
+        comparisons = list(group)
+        pairs.append(
+            Pair(
+                first=titles.get(first, first),
+                second=titles.get(second, second),
+                why=next((each.why for each in comparisons if each.why), ""),
+                rows=[_difference_row(each) for each in comparisons],
             )
         )
-    return pictures, missing
+    return pairs
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return "it is no image" if "cannot identify" in str(error) else str(error)
+def _difference_row(comparison: Comparison) -> DifferenceRow:
+    return DifferenceRow(
+        statistic=_TITLES.get(comparison.statistic, comparison.statistic),
+        value=format_interval(comparison.value, comparison.interval, "+.3f"),
+        by_seed=", ".join(f"{value:+.3f}" for value in comparison.by_seed) or "-",
+        p=_format_p(comparison.mcnemar_p),
+        verdict=comparison.verdict,
+        clear=comparison.clear,
+    )
+
+
+def _format_p(p: float | None) -> str:
+    if p is None:
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _reference_rows(reference: Reference | None) -> list[ReferenceTextRow]:
+    return [
+        ReferenceTextRow(
+            row.title,
+            {
+                name: format_interval(row.scores[name], None, form)
+                for name, _, form in SCORES
+            },
+        )
+        for row in (reference.rows if reference else ())
+    ]

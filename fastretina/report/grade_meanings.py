@@ -7,7 +7,9 @@ disease severity scales", Ophthalmology 110 (2003), table 1.
 
 from __future__ import annotations
 
-from loaders.grades import GRADES
+from typing import NamedTuple
+
+from loaders.grades import GRADES, REFERABLE, SIGHT_THREATENING
 
 SOURCE = (
     "International Clinical Diabetic Retinopathy scale "
@@ -24,17 +26,36 @@ MEANINGS = (
     "new vessels (neovascularisation), or haemorrhage into the vitreous or before the "
     "retina",
 )
-CUTS = {
-    "referable": "referable DR (grade 2 or worse)",
-    "sight_threatening": "sight-threatening DR (grade 3 or worse)",
-}
 
 
-def named(grade: int) -> str:
-    """E.g. ``2 Moderate``."""
+class Cut(NamedTuple):
+    """A clinical cut of the scale.
+
+    Attributes:
+        name: What the photographs at or beyond it show.
+        least: Their least grade.
+    """
+
+    name: str
+    least: int
+
+    @property
+    def title(self) -> str:
+        """Name and grades, e.g. ``referable DR (grade 2 or worse)``."""
+        return f"{self.name} (grade {self.least} or worse)"
+
+
+CUTS = (
+    Cut("referable DR", REFERABLE),
+    Cut("sight-threatening DR", SIGHT_THREATENING),
+)
+
+
+def grade_name(grade: int) -> str:
+    """Number and name of a grade, e.g. ``2 Moderate``."""
     return f"{grade} {GRADES[grade]}"
 
 
-def explained(grade: int) -> str:
-    """E.g. ``1 Mild: microaneurysms only``."""
-    return f"{named(grade)}: {MEANINGS[grade]}"
+def explain_grade(grade: int) -> str:
+    """Name and meaning of a grade, e.g. ``1 Mild: microaneurysms only``."""
+    return f"{grade_name(grade)}: {MEANINGS[grade]}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastretina.report import headline as summary
-from fastretina.report import tables
+from fastretina.report import headline, remarks, tables
 from fastretina.report.finished_run import FinishedRun, read_finished_run
-from fastretina.report.grade_meanings import explained
+from fastretina.report.grade_meanings import explain_grade
 from fastretina.report.template import markdown
 from fastretina.run import Run
 from loaders.files import write_atomically
@@ -23,58 +22,52 @@ def write_card(run: Run) -> Path:
         RunError: the run is not finished, or damaged.
     """
     path = run.path / CARD
-    write_atomically(path, card(read_finished_run(run)).encode(errors="replace"))
+    card = model_card(read_finished_run(run))
+    write_atomically(path, card.encode(errors="replace"))
     return path
 
 
-def card(record: FinishedRun) -> str:
+def model_card(finished: FinishedRun) -> str:
     """The card as Markdown."""
-    config, metrics = record.config, record.metrics
-    data, recipe = config["data"], record.recipe
+    config, metrics = finished.config, finished.metrics
+    data, (height, width) = config.data, config.image_shape
     return markdown(
         "model_card.md.j2",
         {
-            "record": record,
-            "config": config,
+            "name": finished.name,
             "metrics": metrics,
-            "recipe": recipe,
+            "recipe": finished.recipe,
             "data": data,
-            "arch": summary.network(record),
-            "beginning": summary.beginning(record),
-            "preprocessing": _preprocessing(record),
-            "size": "{1} x {0} pixels".format(*config["image_shape"]),
-            "grades": [explained(grade) for grade in range(len(GRADES))],
-            "subject": summary.subject(record),
-            "num_patients": summary.count(summary.num_patients(record), "patient"),
-            "num_test": f"{len(record.test):,}",
-            "num_train": summary.count(data.get("train"), "photograph"),
-            "leak": metrics.get("leak"),
-            "banners": summary.banners(record),
-            "scores": summary.beside_baselines(record),
-            "cuts": tables.cuts(record),
-            "fixed": tables.FIXED,
-            "per_grade": tables.per_grade(record),
-            "narrow": tables.narrow(record),
-            "points": tables.operating_points(record),
-            "thresholds": tables.thresholds(record),
-            "calibration_error": _calibration(record),
+            "network": headline.network_name(finished),
+            "initial_weights": headline.initial_weights(finished),
+            "preprocessing": ", ".join(data.preprocessing) or "nothing",
+            "size": f"{width} x {height} pixels",
+            "grades": [explain_grade(grade) for grade in range(len(GRADES))],
+            "model": headline.describe_model(finished),
+            "num_patients": headline.count(finished.num_patients, "patient"),
+            "num_test": f"{len(finished.test):,}",
+            "num_train": headline.count(data.train, "photograph"),
+            "warnings": headline.warn(finished),
+            "baseline_rows": tables.baseline_rows(finished),
+            "cut_rows": tables.cut_rows(finished),
+            "specificity": tables.SPECIFICITY,
+            "grade_rows": tables.grade_rows(finished),
+            "zero_width": remarks.describe_zero_width(finished),
+            "operating_point_rows": tables.operating_point_rows(finished),
+            "thresholds": remarks.describe_thresholds(finished),
+            "calibration_error": _calibration_error(finished),
         },
     )
 
 
-def _preprocessing(record: FinishedRun) -> str:
-    """What was done to the photographs when shards were written."""
-    how = record.config["data"].get("preprocessing") or {}
-    return ", ".join(how.get("steps") or []) or "nothing"
-
-
-def _calibration(record: FinishedRun) -> str:
-    before = record.scores["calibration_error"]
-    after = record.metrics.get("calibrated")
-    if not after:
+def _calibration_error(finished: FinishedRun) -> str:
+    """The error as trained, and with the temperature."""
+    before = finished.scores.calibration_error.value
+    calibration = finished.metrics.calibration
+    calibrated = finished.metrics.calibrated
+    if calibration is None or calibrated is None:
         return f"{before:.3f} (no temperature was fitted)"
-    temperature = record.metrics["calibration"]["temperature"]
     return (
-        f"{before:.3f}, and {after['calibration_error']:.3f} with the temperature "
-        f"{temperature:.2f}"
+        f"{before:.3f}, and {calibrated.calibration_error:.3f} with the temperature "
+        f"{calibration.temperature:.2f}"
     )

@@ -1,4 +1,7 @@
-"""A figure of a page: a PNG with its caption, and its numbers for who can't see it."""
+"""A figure of a page: a PNG with its caption, and its numbers for who can't see it.
+
+blank  ->  the caller draws  ->  to_picture  ->  Picture  ->  page and FIGURES/*.png
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 # As wide as a phone is in CSS pixels, so that 9 points are read as 9 points there;
 # twice as many pixels, for sharp screens and for print.
 WIDTH, _DPI = 4.6, 200
-GRADE_LOOKS = (  # of Okabe and Ito's colours, told apart by all; and by their dashes
+LineStyle = tuple[str, str | tuple[int, tuple[int, ...]]]  # colour and dashes
+# Of Okabe and Ito's colours, which all can tell apart; and so are their dashes.
+GRADE_STYLES: tuple[LineStyle, ...] = (
     ("#0072b2", "-"),
     ("#009e73", "--"),
     ("#c98500", "-."),
@@ -33,15 +38,15 @@ _FOOT = 0.24  # inches below the axes, for the checkpoint
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """A figure, drawn.
+    """A figure as a PNG.
 
     Attributes:
-        name: of its file, without the suffix.
-        png: its bytes.
-        width: pixels.
-        height: pixels.
-        alt: what it shows, with the numbers.
-        caption: how to read it.
+        name: Name of the file, without the suffix.
+        png: Content of the file.
+        width: Width, pixels.
+        height: Height, pixels.
+        alt: What the figure shows, with the numbers, for who can't see it.
+        caption: How to read the figure.
     """
 
     name: str
@@ -53,17 +58,17 @@ class Picture:
 
     @property
     def data(self) -> str:
-        """As a URL that holds it all."""
+        """The figure as a ``data:`` URL."""
         return data_url(self.png, "image/png")
 
 
 def data_url(content: bytes, kind: str) -> str:
-    """E.g. ``data:image/png;base64,...``: an image that is not fetched."""
+    """A URL that holds its own content, e.g. ``data:image/png;base64,...``."""
     return f"data:{kind};base64,{b64encode(content).decode()}"
 
 
 def blank(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of that many inches, and its axes from top to bottom."""
+    """An empty figure ``height`` inches high, and its axes from top to bottom."""
     figure = Figure(figsize=(WIDTH, height))
     room = (0, _FOOT / height, 1, 1 - _FOOT / height)
     figure.set_layout_engine("constrained", rect=room)
@@ -71,48 +76,48 @@ def blank(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:, 0])
 
 
-def finished(
+def to_picture(
     figure: Figure, *, name: str, title: str, checkpoint: str, alt: str, caption: str
 ) -> Picture:
-    """Title above, checkpoint below, and the whole as a PNG.
+    """Write the title above and the checkpoint below; returns the whole as a PNG.
 
     Args:
-        figure: that was drawn on.
-        name: of its file.
-        title: what it shows.
-        checkpoint: of whose predictions.
-        alt: the same in words, with the numbers.
-        caption: how to read it.
+        figure: The figure, drawn.
+        name: Name of the file, without the suffix.
+        title: What the figure shows, in a few words.
+        checkpoint: Whose predictions the figure shows.
+        alt: What the figure shows, with the numbers.
+        caption: How to read the figure.
     """
     figure.suptitle(title, fontsize=11, fontweight="bold")
     figure.text(
         0.99,
         0.012,
-        _shortened(checkpoint),
+        _shorten(checkpoint),
         fontsize=6.5,
         color="0.35",
         ha="right",
         parse_math=False,
     )
-    image = _drawn(figure)
+    image = _render(figure)
     return Picture(
         name=name,
-        png=_encoded(image),
+        png=_encode(image),
         width=image.width,
         height=image.height,
-        alt=f"{alt} {_sentence(checkpoint)}",
+        alt=f"{alt} Checkpoint: {checkpoint}.",
         caption=caption,
     )
 
 
 def save_all(pictures: Sequence[Picture], folder: Path) -> None:
-    """Each as ``FOLDER/NAME.png``."""
+    """Write each picture as ``FOLDER/NAME.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         write_atomically(folder / f"{picture.name}.png", picture.png, durable=False)
 
 
-def _drawn(figure: Figure) -> Image.Image:
+def _render(figure: Figure) -> Image.Image:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a run may have any name
@@ -122,19 +127,15 @@ def _drawn(figure: Figure) -> Image.Image:
     return Image.frombytes("RGBA", size, buffer.getvalue()).convert("RGB")
 
 
-def _encoded(image: Image.Image) -> bytes:
-    """As a PNG of 128 colours, which no eye tells from all: a third of the bytes."""
+def _encode(image: Image.Image) -> bytes:
+    """A PNG of 128 colours, which no eye tells from all: a third of the bytes."""
     buffer = io.BytesIO()
     image.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _shortened(checkpoint: str, limit: int = 78) -> str:
-    """What fits below a figure: of a long name its end, where the weights stand."""
+def _shorten(checkpoint: str, limit: int = 78) -> str:
+    """The end of a checkpoint's line, where the weights stand."""
     if len(checkpoint) <= limit:
         return checkpoint
     return f"...{checkpoint[3 - limit :]}"
-
-
-def _sentence(words: str) -> str:
-    return f"Checkpoint: {words}."

@@ -1,29 +1,26 @@
-"""The page of a run: everything it shows, gathered."""
+"""The page of a run: everything it shows, gathered.
+
+FinishedRun  ->  sentences, tables, Figures, mistakes  ->  run.html.j2  ->  HTML
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from fastretina.report import (
-    headline as summary,
-)
-from fastretina.report import (
-    quality,
-    tables,
-)
-from fastretina.report import (
-    training_curves as course,
-)
+from fastretina.report import headline, remarks, tables
+from fastretina.report.confusion import confusion_pictures
 from fastretina.report.finished_run import FinishedRun
-from fastretina.report.grade_meanings import MEANINGS, SOURCE, named
+from fastretina.report.grade_meanings import MEANINGS, SOURCE, grade_name
 from fastretina.report.mistakes import Mistake
 from fastretina.report.picture import Picture
-from fastretina.report.samples import compact
+from fastretina.report.reliability import reliability_picture
+from fastretina.report.roc import roc_pictures
+from fastretina.report.samples import pack_samples
 from fastretina.report.template import html
 from fastretina.report.thumbnails import Thumbnails
-from loaders.grades import GRADES
+from fastretina.report.tiles import tiles
+from fastretina.report.training_curves import curve_pictures, speed_picture
 
 _SECTIONS = (
     ("summary", "How good"),
@@ -41,11 +38,11 @@ class Figures:
     """The figures of a run's page.
 
     Attributes:
-        confusion: as counts and as shares.
-        roc: of the grades, and of the clinical cuts.
-        reliability: before and after the temperature.
-        curves: of loss, accuracy and QWK, as far as they were measured.
-        speed: and the waiting for data.
+        confusion: Confusion matrix as counts and as shares.
+        roc: ROC curves of the grades, and of the clinical cuts.
+        reliability: Reliability before and after the temperature.
+        curves: Loss, accuracy and QWK by epoch, as far as they were measured.
+        speed: Images/s and the share of waiting, by epoch.
     """
 
     confusion: Sequence[Picture]
@@ -55,72 +52,85 @@ class Figures:
     speed: Picture
 
     @classmethod
-    def of(cls, record: FinishedRun) -> Figures:
-        """Draw them all."""
+    def of(cls, finished: FinishedRun) -> Figures:
+        """Draw the figures of a run."""
         return cls(
-            confusion=quality.confusion(record),
-            roc=quality.roc(record),
-            reliability=quality.reliability_diagram(record),
-            curves=course.curves(record),
-            speed=course.speed(record),
+            confusion=confusion_pictures(finished),
+            roc=roc_pictures(finished),
+            reliability=reliability_picture(finished),
+            curves=curve_pictures(finished),
+            speed=speed_picture(finished),
         )
 
     def all(self) -> list[Picture]:
-        """In the order of the page."""
+        """Every figure, in the order of the page."""
         quality = [*self.confusion, *self.roc, self.reliability]
         return [*quality, *self.curves, self.speed]
 
 
-def run_page(
-    record: FinishedRun,
-    figures: Figures,
-    mistakes: Sequence[Mistake],
-    thumbnails: Sequence[Thumbnails],
-    missing: str | None,
-) -> str:
-    """The page as HTML.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownMistakes:
+    """The mistakes that a page shows.
 
-    Args:
-        record: of the run.
-        figures: of the same.
-        mistakes: to show, the surest first.
-        thumbnails: of each of them; or none.
-        missing: why there are none, where they were wanted.
+    Attributes:
+        mistakes: The surest mistakes, the surest first.
+        thumbnails: Images of each mistake; or none at all.
+        without_photographs: Why there are none, where they were wanted.
     """
-    test = record.test
-    values: dict[str, Any] = {
-        "title": f"{record.name}: report",
-        "name": record.name,
-        "checkpoint": record.checkpoint,
-        "short_id": record.short_id,
-        "sections": _SECTIONS,
-        "banners": summary.banners(record),
-        "subject": summary.subject(record),
-        "in_words": summary.in_words(record),
-        "tiles": summary.tiles(record),
-        "beside_baselines": summary.beside_baselines(record),
-        "cuts": tables.cuts(record),
-        "fixed": tables.FIXED,
-        "per_grade": tables.per_grade(record),
-        "narrow": tables.narrow(record),
-        "points": tables.operating_points(record),
-        "thresholds": tables.thresholds(record),
-        "certainty": tables.certainty(record),
-        "together": tables.together(record),
-        "confusion": figures.confusion,
-        "roc": figures.roc,
-        "reliability": figures.reliability,
-        "curves": figures.curves,
-        "speed": figures.speed,
-        "mistakes": mistakes,
-        "num_mistakes": int((test.grades != test.labels).sum()),
-        "thumbnails_of": thumbnails,
-        "missing": missing,
-        "meanings": [(named(grade), MEANINGS[grade]) for grade in range(len(GRADES))],
-        "source": SOURCE,
-        "num_samples": len(test),
-        "samples": compact(test),
-        "environment": tables.environment(record),
-        "weights_sha256": record.metrics["weights_sha256"],
+
+    mistakes: Sequence[Mistake]
+    thumbnails: Sequence[Thumbnails] = ()
+    without_photographs: str | None = None
+
+
+def run_page(finished: FinishedRun, figures: Figures, shown: ShownMistakes) -> str:
+    """The page as HTML."""
+    test = finished.test
+    return html(
+        "run.html.j2",
+        {
+            "title": f"{finished.name}: report",
+            "name": finished.name,
+            "checkpoint": finished.checkpoint,
+            "short_id": finished.short_id,
+            "sections": _SECTIONS,
+            **_texts(finished),
+            **_rows(finished),
+            "tiles": tiles(finished),
+            "figures": figures,
+            "mistakes": shown.mistakes,
+            "thumbnails": shown.thumbnails,
+            "without_photographs": shown.without_photographs,
+            "num_mistakes": int((test.grades != test.labels).sum()),
+            "num_samples": len(test),
+            "samples": pack_samples(test),
+            "meanings": [(grade_name(n), text) for n, text in enumerate(MEANINGS)],
+            "source": SOURCE,
+            "weights_sha256": finished.metrics.weights_sha256,
+        },
+    )
+
+
+def _texts(finished: FinishedRun) -> dict[str, object]:
+    """The sentences of the page, by the template's names."""
+    return {
+        "model": headline.describe_model(finished),
+        "score_sentences": headline.describe_scores(finished),
+        "warnings": headline.warn(finished),
+        "zero_width": remarks.describe_zero_width(finished),
+        "thresholds": remarks.describe_thresholds(finished),
+        "calibration": remarks.describe_calibration(finished),
+        "both_eyes": remarks.describe_both_eyes(finished),
     }
-    return html("run.html.j2", values)
+
+
+def _rows(finished: FinishedRun) -> dict[str, object]:
+    """The tables of the page, by the template's names."""
+    return {
+        "baseline_rows": tables.baseline_rows(finished),
+        "cut_rows": tables.cut_rows(finished),
+        "specificity": tables.SPECIFICITY,
+        "grade_rows": tables.grade_rows(finished),
+        "operating_point_rows": tables.operating_point_rows(finished),
+        "environment": tables.environment(finished),
+    }

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from fastretina.metrics.figures import GRADE_NAMES
 from fastretina.metrics.predictions import Predictions
+from loaders.grades import REFERABLE
 
 _EYES = ("", "left", "right")
 
 
-def compact(test: Predictions) -> dict[str, Any]:
-    """What the page's script makes its table of: 50 bytes a sample, as JSON.
+class PackedSamples(TypedDict):
+    """The JSON that the page's script makes its table of.
 
-    Returns:
-        ``grades`` and ``eyes``: their names; ``rows``: key, patient (0 where the key
-        without its eye says it), number of the eye, true and predicted grade, and the
-        probabilities of the grades 0 to 4 in thousandths.
+    Attributes:
+        grades: Names of the grades 0 to 4.
+        eyes: Names of the eyes.
+        referable: Least grade of referable DR.
+        rows: For each sample its key, patient (0 where the key without its eye says
+            it), place of the eye in ``eyes``, true and predicted grade, and the
+            probabilities of the grades 0 to 4 in thousandths.
     """
+
+    grades: list[str]
+    eyes: list[str]
+    referable: int
+    rows: list[list[str | int]]
+
+
+def pack_samples(test: Predictions) -> PackedSamples:
+    """All samples of the predictions, at about 50 bytes each as JSON."""
     thousandths = np.rint(1000 * test.probabilities).astype(int).tolist()
     eyes = [*_EYES, *sorted(set(test.eyes) - set(_EYES))]
-    number = {eye: place for place, eye in enumerate(eyes)}
+    place = {eye: number for number, eye in enumerate(eyes)}
     columns = (
         test.keys,
         test.patients,
@@ -31,15 +44,17 @@ def compact(test: Predictions) -> dict[str, Any]:
         test.grades.tolist(),
         thousandths,
     )
-    rows = [
+    rows: list[list[str | int]] = [
         [
             key,
             0 if key == f"{patient}_{eye}" else patient,
-            number[eye],
+            place[eye],
             true,
-            said,
-            *chances,
+            predicted,
+            *probabilities,
         ]
-        for key, patient, eye, true, said, chances in zip(*columns, strict=True)
+        for key, patient, eye, true, predicted, probabilities in zip(
+            *columns, strict=True
+        )
     ]
-    return {"grades": GRADE_NAMES, "eyes": eyes, "rows": rows}
+    return {"grades": GRADE_NAMES, "eyes": eyes, "referable": REFERABLE, "rows": rows}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,12 +16,12 @@ from fastretina import __version__
 STYLE, SCRIPT = "report.css", "report.js"
 
 
-def html(template: str, values: dict[str, Any]) -> str:
+def html(template: str, values: Mapping[str, object]) -> str:
     """A page with its style, its script, and a policy that allows nothing else.
 
     Args:
-        template: of ``fastretina/report/assets``; what it shows is escaped.
-        values: that it shows.
+        template: Name of a template in ``fastretina/report/assets``.
+        values: What the template shows; all text in it is escaped.
     """
     style, script = asset(STYLE), asset(SCRIPT)
     policy = (
@@ -29,7 +29,7 @@ def html(template: str, values: dict[str, Any]) -> str:
         f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
     )
     return (
-        _pages()
+        _page_environment()
         .get_template(template)
         .render(
             **values,
@@ -41,22 +41,25 @@ def html(template: str, values: dict[str, Any]) -> str:
     )
 
 
-def markdown(template: str, values: dict[str, Any]) -> str:
-    """A Markdown file; no value can end its line or begin an HTML tag."""
-    return _cards().get_template(template).render(**values, version=__version__)
+def markdown(template: str, values: Mapping[str, object]) -> str:
+    """A Markdown file, in which no value can end its line or begin an HTML tag."""
+    return (
+        _card_environment().get_template(template).render(**values, version=__version__)
+    )
 
 
 @lru_cache
 def asset(name: str) -> str:
-    """A text file of ``fastretina/report/assets``."""
+    """The content of a text file of ``fastretina/report/assets``."""
     return (files("fastretina.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:
+    """SHA-256 in the form that a Content-Security-Policy takes."""
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
-def _pages() -> Environment:
+def _page_environment() -> Environment:
     return Environment(
         loader=FunctionLoader(asset),
         autoescape=True,
@@ -66,11 +69,11 @@ def _pages() -> Environment:
     )
 
 
-def _cards() -> Environment:
+def _card_environment() -> Environment:
     return Environment(
         loader=FunctionLoader(asset),
         autoescape=False,
-        finalize=_inert,
+        finalize=_escape_markdown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -78,7 +81,8 @@ def _cards() -> Environment:
     )
 
 
-def _inert(value: object) -> object:
+def _escape_markdown(value: object) -> object:
+    """Text on one line, without what begins a tag or ends a table's cell."""
     if not isinstance(value, str):
         return value
     one_line = " ".join(value.split())

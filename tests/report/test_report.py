@@ -11,7 +11,7 @@ from collections.abc import Callable
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -33,12 +33,17 @@ from fastretina.metrics.predictions import Predictions
 from fastretina.report import command as report
 from fastretina.report.finished_run import read_finished_run
 from fastretina.report.grade_meanings import MEANINGS
-from fastretina.report.headline import in_words
+from fastretina.report.headline import describe_scores
 from fastretina.report.mistakes import most_confident
 from fastretina.report.model_card import write_card
+from fastretina.report.remarks import (
+    describe_both_eyes,
+    describe_calibration,
+    describe_zero_width,
+)
 from fastretina.report.run_page import Figures
-from fastretina.report.samples import compact
-from fastretina.report.tables import certainty, narrow
+from fastretina.report.samples import pack_samples
+from fastretina.report.scores import Estimate
 from fastretina.run import Run
 from loaders import open_split
 
@@ -63,8 +68,8 @@ def undrawn(drawn: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def metrics(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
-    return found
+    saved: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return saved
 
 
 # What the page is made of
@@ -72,15 +77,15 @@ def metrics(run: Path) -> dict[str, Any]:
 
 def test_mistakes_are_the_surest_ones_and_only_mistakes():
     test = predicted(200)
-    found = most_confident(test, 12)
+    mistakes = most_confident(test, 12)
     wrong = [p for p in range(200) if test.grades[p] != test.labels[p]]
     by_hand = sorted(wrong, key=lambda p: -test.probabilities[p].max())[:12]
-    assert [each.place for each in found] == by_hand
-    for each in found:
+    assert [each.place for each in mistakes] == by_hand
+    for each in mistakes:
         assert each.key == test.keys[each.place]
-        assert each.sure == test.probabilities[each.place].max()
-        assert each.true_chance == test.probabilities[each.place, each.true]
-        assert each.said_meaning == MEANINGS[each.said]
+        assert each.probability == test.probabilities[each.place].max()
+        assert each.true_probability == test.probabilities[each.place, each.true]
+        assert each.predicted_meaning == MEANINGS[each.predicted]
 
 
 def test_mistakes_of_a_perfect_network_are_none():
@@ -92,32 +97,56 @@ def test_mistakes_of_a_perfect_network_are_none():
     assert most_confident(test, 12) == []
 
 
-def test_samples_are_told_in_full_and_in_few_bytes():
+def test_samples_are_packed_in_full_and_in_few_bytes():
     test = renamed(predicted(7026), [("odd", "Mr X", ""), ("10_up", "10", "up")])
-    data = compact(test)
+    data = pack_samples(test)
     assert len(data["rows"]) == 7026
-    for place, (key, patient, eye, true, said, *chances) in enumerate(data["rows"]):
+    for place, (key, patient, eye, true, grade, *chances) in enumerate(data["rows"]):
         name = data["eyes"][eye]
-        told_patient = key.removesuffix(f"_{name}") if patient == 0 else patient
+        whose = key.removesuffix(f"_{name}") if patient == 0 else patient
         assert (key, name) == (test.keys[place], test.eyes[place])
-        assert told_patient == test.patients[place]
-        assert (true, said) == (test.labels[place], test.grades[place])
+        assert whose == test.patients[place]
+        assert (true, grade) == (test.labels[place], test.grades[place])
         assert np.abs(np.array(chances) / 1000 - test.probabilities[place]).max() < 6e-4
     assert len(json.dumps(data, separators=(",", ":"))) < 60 * 7026
 
 
-def test_record_reads_what_the_run_has_written(finished: Path):
-    record = read_finished_run(Run(finished))
-    assert record.short_id == SHA256[:12]
-    assert record.scores == metrics(finished)["test"]
-    assert [row["epoch"] for row in record.log] == [1, 2, 3, 4, 5]
-    assert record.log[0]["test_qwk"] is None
-    assert record.checkpoint.endswith(f"weights {SHA256[:12]}")
+def plain(value: object, part: Literal["value", "interval"]) -> object:
+    """Estimates as JSON has them: their values, or their intervals."""
+    if isinstance(value, Estimate):
+        got = getattr(value, part)
+        return list(got) if isinstance(got, tuple) else got
+    if isinstance(value, dict):
+        return {name: plain(each, part) for name, each in value.items()}
+    assert isinstance(value, list)
+    return [plain(each, part) for each in value]
+
+
+def test_records_hold_what_the_run_has_written(finished: Path):
+    run = read_finished_run(Run(finished))
+    scores, saved = run.scores, metrics(finished)["test"]
+    estimates = {
+        **scores.point._asdict(),
+        "recall": scores.recall,
+        "precision": scores.precision,
+        "auc": scores.auc,
+        "referable": scores.referable._asdict(),
+        "sight_threatening": scores.sight_threatening._asdict(),
+        "calibration_error": scores.calibration_error,
+    }
+    others = {name: getattr(scores, name) for name in ("samples", "confusion")}
+    collapse = {"collapse": scores.collapse, "intervals": saved["intervals"]}
+    assert {**plain(estimates, "value"), **others, **collapse} == saved
+    assert plain(estimates, "interval") == saved["intervals"]
+    assert run.short_id == SHA256[:12]
+    assert [row.epoch for row in run.log] == [1, 2, 3, 4, 5]
+    assert (run.log[0].test_qwk, run.log[3].train_loss) == (None, 1.5 / 4)
+    assert run.checkpoint.endswith(f"weights {SHA256[:12]}")
 
 
 def test_words_count_people_out_of_a_hundred(finished: Path):
     scores = metrics(finished)["test"]
-    words = " ".join(in_words(read_finished_run(Run(finished))))
+    words = " ".join(describe_scores(read_finished_run(Run(finished))))
     low, high = (round(100 * end) for end in scores["intervals"]["accuracy"])
     assert f"grades {100 * scores['accuracy']:.0f} (95% interval {low} to {high})" in (
         words
@@ -140,27 +169,45 @@ def test_words_count_people_out_of_a_hundred(finished: Path):
         (1.04, "it is about as sure as it is right"),
     ],
 )
-def test_certainty_says_which_way_it_errs(run: Path, temperature: float, words: str):
+def test_calibration_says_which_way_it_errs(run: Path, temperature: float, words: str):
     saved = metrics(run)["calibration"]
     edit(run / "metrics.json", calibration={**saved, "temperature": temperature})
-    assert words in certainty(read_finished_run(Run(run)))
+    assert words in describe_calibration(read_finished_run(Run(run)))
 
 
 def test_intervals_without_width_are_explained(tmp_path: Path):
     test = predicted(60)
     test.probabilities[test.labels == 4] = [1, 0, 0, 0, 0]
-    record = read_finished_run(Run(write_run(tmp_path / "run", test)))
-    assert record.intervals["recall"][4] == [0, 0]
-    assert "too few for the bootstrap" in narrow(record)
+    read = read_finished_run(Run(write_run(tmp_path / "run", test)))
+    assert read.scores.recall[4].interval == (0, 0)
+    assert "too few for the bootstrap" in describe_zero_width(read)
+
+
+def test_both_eyes_are_described_with_their_gain(run: Path):
+    gains = [
+        {"statistic": name, "value": value, "interval": [-0.01, 0.2], "clear": clear}
+        for name, value, clear in (("accuracy", 0.02, False), ("qwk", 0.1, False))
+    ]
+    pairs = {"pairs": 1200, "fitted_on": 300, "differences": gains}
+    edit(run / "metrics.json", pairs=pairs)
+    text = describe_both_eyes(read_finished_run(Run(run)))
+    assert text is not None
+    assert "for the 1,200 test patients who have both" in text
+    assert "accuracy +0.020 [-0.010, +0.200], QWK +0.100 [-0.010, +0.200]" in text
+    assert text.endswith("against each eye alone, which is inside the noise.")
+    gains[1]["clear"] = True
+    edit(run / "metrics.json", pairs=pairs)
+    clear = describe_both_eyes(read_finished_run(Run(run)))
+    assert (clear or "").endswith("against each eye alone.")
 
 
 # The page
 
 
-def test_page_is_told_of_in_one_json_line(run: Path, reports: Reports):
-    told_of = reports(run).json
+def test_page_is_described_by_one_json_line(run: Path, reports: Reports):
+    result = reports(run).json
     page = run / "report.html"
-    assert told_of == {
+    assert result == {
         "report": str(page),
         "of": "run",
         "figures": len(FIGURES),
@@ -316,9 +363,9 @@ ODD_NAMES = ["$x$ $\\frac{ \u7f51\u819c a'\"&b", os.fsdecode(b"\xff\xfe") + 90 *
 @pytest.mark.parametrize("name", ODD_NAMES, ids=["signs", "bytes"])
 def test_run_may_have_any_name(tmp_path: Path, reports: Reports, name: str):
     run = write_run(tmp_path / name, predicted(20))
-    found = reports(run, "--mistakes", 0)
-    assert found.json["figures"] == len(FIGURES)
-    assert not found.err
+    outcome = reports(run, "--mistakes", 0)
+    assert outcome.json["figures"] == len(FIGURES)
+    assert not outcome.err
     shown = name.encode(errors="replace").decode()
     assert f"{shown}: report" in Page(run / "report.html").words
     assert (run / "model_card.md").read_text().startswith("# Model card: ")
@@ -410,15 +457,15 @@ def looked_at(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_mistakes_have_their_photographs_and_where_it_looked(
     looked_at: Path, shards: Path, reports: Reports
 ):
-    found = reports(looked_at)
-    told_of = found.json
-    assert not found.err
-    assert told_of["thumbnails"] == told_of["mistakes"] > 0
+    outcome = reports(looked_at)
+    result = outcome.json
+    assert not outcome.err
+    assert result["thumbnails"] == result["mistakes"] > 0
     page = Page(looked_at / "report.html")
     pairs = [each for each in page.all("img") if "jpeg" in (each["src"] or "")[:20]]
-    assert len(pairs) == 2 * told_of["mistakes"]
-    record = read_finished_run(Run(looked_at))
-    surest = most_confident(record.test, 1)[0]
+    assert len(pairs) == 2 * result["mistakes"]
+    test = read_finished_run(Run(looked_at)).test
+    surest = most_confident(test, 1)[0]
     assert surest.key in (pairs[0]["alt"] or "")
     first, looked = (_pixels(each["src"] or "") for each in pairs[:2])
     with open_split(shards, "test") as split:
@@ -438,10 +485,10 @@ def _decoded(content: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_mistakes_without_shards_are_told_in_words(finished: Path, reports: Reports):
-    found = reports(finished, "--mistakes", 3)
-    assert found.json["mistakes"] == 3
-    (line,) = found.err
+def test_mistakes_without_shards_are_explained(finished: Path, reports: Reports):
+    outcome = reports(finished, "--mistakes", 3)
+    assert outcome.json["mistakes"] == 3
+    (line,) = outcome.err
     assert line == (
         "note: the mistakes are shown without their photographs: no data set is in "
         "no-such-shards: pass --shards"
@@ -449,16 +496,17 @@ def test_mistakes_without_shards_are_told_in_words(finished: Path, reports: Repo
     page = Page(finished / "report.html")
     assert "The mistakes are shown without their photographs" in page.words
     for each in most_confident(read_finished_run(Run(finished)).test, 3):
-        assert f"{each.key} The network, {each.sure:.1%} sure {each.said_name} : " in (
-            page.words
-        )
+        assert (
+            f"{each.key} The network, {each.probability:.1%} sure "
+            f"{each.predicted_name} : "
+        ) in page.words
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_mistakes_can_be_left_out(finished: Path, reports: Reports):
-    found = reports(finished, "--mistakes", 0)
-    assert found.json["mistakes"] == 0
-    assert not found.err
+    outcome = reports(finished, "--mistakes", 0)
+    assert outcome.json["mistakes"] == 0
+    assert not outcome.err
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -474,16 +522,16 @@ def test_moved_shards_are_found_by_flag(
 def test_named_shards_that_are_not_there_are_an_error(
     looked_at: Path, tmp_path: Path, reports: Reports
 ):
-    found = reports(looked_at, "--shards", tmp_path / "none")
-    assert found.code == 1
-    assert found.complaint.startswith(f"error: no data set in {tmp_path / 'none'}")
+    outcome = reports(looked_at, "--shards", tmp_path / "none")
+    assert outcome.code == 1
+    assert outcome.complaint.startswith(f"error: no data set in {tmp_path / 'none'}")
     assert not (looked_at / "report.html").exists()
 
 
 def test_named_device_that_is_not_here_is_an_error(run: Path, reports: Reports):
-    found = reports(run, "--device", "tpu")
-    assert found.code == 1
-    assert "--device must be auto, cpu" in found.complaint
+    outcome = reports(run, "--device", "tpu")
+    assert outcome.code == 1
+    assert "--device must be auto, cpu" in outcome.complaint
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -492,9 +540,9 @@ def test_shards_of_other_samples_are_not_shown(
 ):
     test = Predictions.load(looked_at / "test.parquet")
     renamed(test, [("another", "another", "")]).save(looked_at / "test.parquet")
-    found = reports(looked_at)
-    assert found.json["thumbnails"] == 0
-    assert "holds other samples than the run was tested on" in found.err[0]
+    outcome = reports(looked_at)
+    assert outcome.json["thumbnails"] == 0
+    assert "holds other samples than the run was tested on" in outcome.err[0]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -504,9 +552,9 @@ def test_network_of_another_checkpoint_is_not_looked_through(
     from fastretina.nn import trained
 
     monkeypatch.setattr(trained, "weights_sha256", lambda _: "f" * 64)
-    found = reports(looked_at)
-    assert found.json["thumbnails"] == 0
-    assert "is of another checkpoint than the predictions" in found.err[0]
+    outcome = reports(looked_at)
+    assert outcome.json["thumbnails"] == 0
+    assert "is of another checkpoint than the predictions" in outcome.err[0]
 
 
 # The model card
@@ -577,14 +625,16 @@ def test_unfinished_run_is_named_so(run: Path, reports: Reports):
     )
 
 
-def test_run_without_predictions_is_told_how_to_get_them(run: Path, reports: Reports):
+def test_run_without_predictions_names_the_remedy(run: Path, reports: Reports):
     (run / "test.parquet").unlink()
-    found = reports(run)
-    assert f"{run} has no test.parquet" in found.complaint
-    assert f"python -m fastretina.train --resume {run}" in found.complaint
+    outcome = reports(run)
+    assert f"{run} has no test.parquet" in outcome.complaint
+    assert f"python -m fastretina.train --resume {run}" in outcome.complaint
 
 
-def test_folder_that_is_neither_is_said_to_be_neither(tmp_path: Path, reports: Reports):
+def test_folder_that_is_neither_run_nor_experiment_is_refused(
+    tmp_path: Path, reports: Reports
+):
     assert reports(tmp_path).complaint == (
         f"error: {tmp_path} holds neither a run (config.json) nor an experiment "
         "(experiment.json); python -m fastretina.train makes a run"
@@ -609,9 +659,9 @@ def test_folder_that_is_neither_is_said_to_be_neither(tmp_path: Path, reports: R
 )
 def test_damaged_file_is_named(run: Path, reports: Reports, name: str, content: str):
     (run / name).write_text(content)
-    found = reports(run)
-    assert found.code == 1
-    assert name in found.complaint
+    outcome = reports(run)
+    assert outcome.code == 1
+    assert name in outcome.complaint
 
 
 @pytest.mark.parametrize(
@@ -634,9 +684,9 @@ def test_scores_that_are_not_those_of_the_predictions_are_refused(
     saved = metrics(run)
     change(saved["test"])
     edit(run / "metrics.json", test=saved["test"])
-    found = reports(run)
-    assert found.code == 1
-    assert "metrics.json" in found.complaint
+    outcome = reports(run)
+    assert outcome.code == 1
+    assert "metrics.json" in outcome.complaint
 
 
 @pytest.mark.parametrize(
@@ -647,6 +697,8 @@ def test_scores_that_are_not_those_of_the_predictions_are_refused(
         ("calibrated", {"calibration_error": 0.1}),
         ("prior_corrected", []),
         ("leak", {"eyes": 3}),
+        ("leak", {"eyes": "3", "total": 4}),
+        ("pairs", {"pairs": 30, "fitted_on": 50}),
         ("baselines", {"majority": {"about": "x", "accuracy": 0.5}}),
         ("baselines", [3]),
         ("weights_sha256", None),
@@ -656,10 +708,10 @@ def test_damaged_part_of_the_metrics_is_named(
     run: Path, reports: Reports, name: str, value: object
 ):
     edit(run / "metrics.json", **{name: value})
-    found = reports(run)
-    assert found.code == 1
-    assert "metrics.json" in found.complaint
-    assert name in found.complaint or "checkpoints" in found.complaint
+    outcome = reports(run)
+    assert outcome.code == 1
+    assert "metrics.json" in outcome.complaint
+    assert name in outcome.complaint or "checkpoints" in outcome.complaint
 
 
 @pytest.mark.parametrize(
@@ -689,6 +741,6 @@ def test_predictions_of_another_checkpoint_are_refused(run: Path, reports: Repor
 def test_wrong_flags_say_the_rule(
     finished: Path, reports: Reports, flags: list[object], text: str
 ):
-    found = reports(finished, *flags)
-    assert found.code == 2
-    assert text in found.complaint
+    outcome = reports(finished, *flags)
+    assert outcome.code == 2
+    assert text in outcome.complaint

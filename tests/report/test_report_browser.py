@@ -82,7 +82,7 @@ def test_browser_filters_by_each_field_and_counts(opened: Browser, finished: Pat
     Select(opened.find("#filter-true")).select_by_value("2")
     assert count(opened) == (test.labels == 2).sum() > 0
     assert set(column(opened, 2)) == {"2 Moderate"}
-    Select(opened.find("#filter-said")).select_by_value("0")
+    Select(opened.find("#filter-predicted")).select_by_value("0")
     both = (test.labels == 2) & (test.grades == 0)
     assert count(opened) == both.sum()
     Select(opened.find("#filter-true")).select_by_value("")

@@ -22,11 +22,11 @@ def experiment(finished: Path, tmp_path: Path) -> Path:
 def test_experiment_shows_cells_comparisons_figures_and_links(
     experiment: Path, reports: Reports
 ):
-    found = reports(experiment)
-    told_of = found.json
-    assert (told_of["of"], told_of["cells"], told_of["done"]) == ("experiment", 4, 2)
-    assert (told_of["figures"], told_of["comparisons"]) == (1, 2)
-    assert told_of["bytes"] == (experiment / "report.html").stat().st_size
+    outcome = reports(experiment)
+    result = outcome.json
+    assert (result["of"], result["cells"], result["done"]) == ("experiment", 4, 2)
+    assert (result["figures"], result["comparisons"]) == (1, 2)
+    assert result["bytes"] == (experiment / "report.html").stat().st_size
     page = Page(experiment / "report.html")
     assert "80.0% ± 1.0 [78.0, 82.0]" in page.words
     assert "Highest QWK: Cell a, 0.820 [0.800, 0.840]" in page.words
@@ -43,11 +43,9 @@ def test_experiment_shows_cells_comparisons_figures_and_links(
     assert len(noise) == 1
 
 
-def test_experiment_tells_of_each_figure_that_it_lacks(
-    experiment: Path, reports: Reports
-):
-    found = reports(experiment)
-    assert [line.partition(" is left out: ")[2] for line in found.err] == [
+def test_experiment_names_each_figure_that_it_lacks(experiment: Path, reports: Reports):
+    outcome = reports(experiment)
+    assert [line.partition(" is left out: ")[2] for line in outcome.err] == [
         "it is no image.",
         "no such file or directory.",
         "it lies outside of the experiment's folder.",
@@ -78,7 +76,7 @@ def test_damaged_experiment_is_one_line(
     experiment: Path, reports: Reports, changes: dict[str, Any], word: str
 ):
     edit(experiment / "experiment.json", **changes)
-    found = reports(experiment)
-    assert found.code == 1
-    assert f"{experiment / 'experiment.json'} is damaged" in found.complaint
-    assert word in found.complaint
+    outcome = reports(experiment)
+    assert outcome.code == 1
+    assert f"{experiment / 'experiment.json'} is damaged" in outcome.complaint
+    assert word in outcome.complaint

@@ -37,9 +37,9 @@
         const numbers = heading.dataset.sort === "number";
         const up = turn(heading, headings, numbers ? "descending" : "ascending");
         const value = (row) => {
-          const told = row.cells[heading.cellIndex].dataset.value;
-          if (told === undefined || told === "") return null;
-          return numbers ? Number(told) : told;
+          const text = row.cells[heading.cellIndex].dataset.value;
+          if (text === undefined || text === "") return null;
+          return numbers ? Number(text) : text;
         };
         const rows = [...table.tBodies[0].rows];
         rows.sort((one, other) => compare(value(one), value(other), up));
@@ -61,22 +61,22 @@
 
   const data = find("sample-data");
   if (!data) return;
-  const { eyes, grades, rows } = JSON.parse(data.textContent);
-  const samples = rows.map(([key, patient, eye, truth, said, ...chances]) => ({
+  const { eyes, grades, referable, rows } = JSON.parse(data.textContent);
+  const samples = rows.map(([key, patient, eye, truth, predicted, ...chances]) => ({
     key,
     patient: patient === 0 ? key.slice(0, -1 - eyes[eye].length) : patient,
     eye: eyes[eye],
     true: truth,
-    said,
-    sure: chances[said],
-    off: Math.abs(truth - said),
-    referable: chances[2] + chances[3] + chances[4],
+    predicted,
+    probability: chances[predicted],
+    off: Math.abs(truth - predicted),
+    referable: chances.slice(referable).reduce((sum, chance) => sum + chance, 0),
     chances,
   }));
   for (const sample of samples) {
     sample.words = `${sample.key} ${sample.patient}`.toLowerCase();
   }
-  const FIRST = { sure: "descending", off: "descending", referable: "descending" };
+  const FIRST = { probability: "descending", off: "descending", referable: "descending" };
   const PER_PAGE = 25;
   const table = find("photographs");
   const headings = [...table.tHead.rows[0].cells].filter((c) => c.hasAttribute("aria-sort"));
@@ -89,9 +89,9 @@
     const shares = make("div");
     shares.className = "shares";
     shares.setAttribute("role", "img");
-    const told = chances.map((chance, grade) => `${grade}: ${percent(chance)}`).join(", ");
-    shares.setAttribute("aria-label", told);
-    shares.title = told;
+    const text = chances.map((chance, grade) => `${grade}: ${percent(chance)}`).join(", ");
+    shares.setAttribute("aria-label", text);
+    shares.title = text;
     chances.forEach((chance, grade) => {
       const part = make("span");
       part.className = `g${grade}`;
@@ -103,13 +103,13 @@
 
   const line = (sample) => {
     const row = make("tr");
-    const said = make("td", grades[sample.said]);
-    if (sample.off) said.className = "wrong";
+    const predicted = make("td", grades[sample.predicted]);
+    if (sample.off) predicted.className = "wrong";
     const cells = [
       make("td", sample.key),
       make("td", grades[sample.true]),
-      said,
-      make("td", percent(sample.sure)),
+      predicted,
+      make("td", percent(sample.probability)),
       make("td", sample.off),
       make("td", percent(sample.referable)),
     ];
@@ -141,13 +141,13 @@
   const choose = () => {
     const words = find("filter-text").value.trim().toLowerCase();
     const truth = find("filter-true").value;
-    const said = find("filter-said").value;
+    const predicted = find("filter-predicted").value;
     const wrong = find("filter-wrong").checked;
     chosen = samples.filter(
       (sample) =>
         sample.words.includes(words) &&
         (truth === "" || sample.true === Number(truth)) &&
-        (said === "" || sample.said === Number(said)) &&
+        (predicted === "" || sample.predicted === Number(predicted)) &&
         (!wrong || sample.off > 0),
     );
     page = 0;

@@ -1,0 +1,47 @@
+"""The figures in an experiment's folder, read; and why others can't be."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from fastretina.report.experiment_file import Experiment, FigureFile
+from fastretina.report.picture import Picture
+
+
+def read_pictures(experiment: Experiment) -> tuple[list[Picture], list[str]]:
+    """The experiment's figures, and a sentence about each that can't be shown."""
+    pictures, missing = [], []
+    for figure in experiment.figures:
+        try:
+            pictures.append(_read(experiment.folder, figure))
+        except (OSError, ValueError) as error:
+            missing.append(f"The figure {figure.file} is left out: {_reason(error)}.")
+    return pictures, missing
+
+
+def _read(folder: Path, figure: FigureFile) -> Picture:
+    path = folder / figure.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise OSError("it lies outside of the experiment's folder")
+    png = path.read_bytes()
+    with Image.open(io.BytesIO(png)) as image:
+        if image.format != "PNG":
+            raise OSError("it is no PNG")
+        width, height = image.size
+    return Picture(
+        name=Path(figure.file).stem,
+        png=png,
+        width=width,
+        height=height,
+        alt=figure.alt,
+        caption=figure.caption,
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "it is no image" if "cannot identify" in str(error) else str(error)
