@@ -15,8 +15,8 @@ from fastretina.data.split import group_split
 from fastretina.metrics.baselines import Eyes
 from fastretina.recipe import Recipe
 from loaders import LoaderConfig
-from loaders.base import Schedule
 from loaders.errors import ShardError
+from loaders.schedule import Schedule
 from loaders.shards import ShardSplit, open_split
 
 

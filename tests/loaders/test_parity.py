@@ -365,7 +365,7 @@ def test_odd_folder_equals_the_plain_dataset(name, odd, tmp_path):
 
 def test_damaged_middle_is_refused_by_strict_decoders(shards, course, tmp_path):
     """Pillow decodes damaged entropy data without a word; libjpeg-turbo's API tells."""
-    from loaders._turbo import Decoder
+    from loaders.decode import Decoder
 
     jpeg = bytearray((course / "data" / "10_left.jpeg").read_bytes())
     middle = len(jpeg) // 2
