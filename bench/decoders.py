@@ -121,7 +121,7 @@ def _simplejpeg(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]:
     def decode(jpeg: bytes) -> Any:
         image = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
         if resize:
-            from loaders._turbo import resize as by_torch
+            from loaders.decode import resize as by_torch
 
             return by_torch(image, (SIDE, SIDE))
         return image

@@ -45,14 +45,14 @@ LoaderName = Literal["auto", "pil", "turbo", "dali", "dali-reader", "webdataset"
 
 
 class LoaderEntry(NamedTuple):
-    """Where a loader is found, and what it is like.
+    """Where a loader's class lies, which extra it needs, and whose order it follows.
 
     Attributes:
         module: to import; it may need a package that is not installed.
         cls: the class in it.
         extra: the pip extra that brings that package.
-        own_order: whether its sequence is its own. All others follow ``Schedule``, so
-            that one may go on where another has stopped.
+        own_order: whether its sequence is its own. All others follow
+            ``loaders.schedule.Schedule``, so one may go on where another has stopped.
     """
 
     module: str

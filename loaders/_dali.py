@@ -1,15 +1,20 @@
 """NVIDIA DALI in pipeline mode, on a GPU or without one.
 
-The order and the flips are ours, so a batch is the one that every planned loader makes;
-DALI decodes, resizes and flips. On a GPU that is nvJPEG, told to upsample chroma as
+The order and the flips are ours, so its batches are those of ``pil`` and ``turbo``;
+DALI decodes, resizes and flips. On a GPU that is nvJPEG, set to upsample chroma as
 libjpeg-turbo does; without one, DALI's host decoder, whose pixels are libjpeg-turbo's.
+
+    plan --> Prefetcher: read --> BatchFeeder --> DALI pipeline --> Batch
+             JPEGs and flips      one batch       decode, resize,   on the device
+             of a batch, ahead    a call          flip
+                                                  |
+                                                  `--> fails: the host decodes the batch
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -19,16 +24,22 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
-from loaders._ahead import Ahead
-from loaders._dali_pipeline import built, consumer, decode, decoding, new_pipeline
-from loaders._planned import PlannedLoader
-from loaders._turbo import decode_plan
+from loaders._dali_pipeline import (
+    built,
+    consumer,
+    decode,
+    describe_decoding,
+    new_pipeline,
+)
+from loaders._epoch import EpochLoader, Prefetcher
+from loaders._threads import decode_plan
 from loaders.arrays import UInt8
-from loaders.base import Batch, Decoding, LoaderConfig, Plan, Source
+from loaders.base import Batch, LoaderConfig, Source
 from loaders.errors import SampleError
+from loaders.schedule import Plan, Schedule
 
 
-class DaliLoader(PlannedLoader):
+class DaliLoader(EpochLoader):
     """Decodes with DALI, ``prefetch`` batches ahead; see ``loaders.base.Loader``.
 
     ``workers`` are DALI's threads. A batch that DALI fails on is decoded again on the
@@ -47,37 +58,33 @@ class DaliLoader(PlannedLoader):
             fancy_upsampling: of chroma on a GPU, as libjpeg-turbo does; without it,
                 values differ by up to 36 of 255.
         """
+        schedule = Schedule(source, config)
+        device = torch.device(config.device)
+        super().__init__(
+            schedule, describe_decoding(device, fancy_upsampling, schedule.resizes)
+        )
         self._fancy = fancy_upsampling
-        super().__init__(source, config)
         self._pipeline: Pipeline | None = None
-        self._turns = _Turns(flips=bool(config.hflip or config.vflip))
+        self._feeder = BatchFeeder(flips=bool(config.hflip or config.vflip))
 
     def close(self) -> None:
         """Free the pipeline with its threads and buffers, and the memory maps."""
         super().close()
         self._pipeline = None
 
-    def _decoding(self) -> Decoding:
-        return decoding(self.device, self._fancy, self._schedule.resizes)
-
-    def _to_device(
-        self, batches: Generator[Batch, None, None]
-    ) -> Generator[Batch, None, None]:
-        """Labels and rows follow the images, which DALI leaves on the device."""
-        with closing(batches):
-            for batch in batches:
-                yield Batch(
-                    *(part.to(self.device, non_blocking=True) for part in batch)
-                )
-
-    def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
-        """The planned batches, on the device already."""
-        turns = self._turns
-        with Ahead(map(self._read, plans), self._config.prefetch) as feeds:
-            turns.begin(feeds)
+    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+        plans = self._schedule.plans(number, first_batch)
+        with Prefetcher(map(self._read, plans), self._config.prefetch) as feeds:
+            self._feeder.begin(feeds)
             try:
-                while (feed := self._under_way()) is not None:
-                    yield self._finish(feed)
+                while (feed := self._next_feed()) is not None:
+                    # Labels and rows follow the images, which DALI leaves there.
+                    yield Batch(
+                        *(
+                            part.to(self.device, non_blocking=True)
+                            for part in self._batch(feed)
+                        )
+                    )
             finally:
                 self._discard()
 
@@ -92,18 +99,18 @@ class DaliLoader(PlannedLoader):
         jpegs = [np.frombuffer(jpeg, np.uint8) for jpeg in read if len(jpeg)]
         return _Feed(plan, jpegs if len(jpegs) == len(read) else [])
 
-    def _under_way(self) -> _Feed | None:
+    def _next_feed(self) -> _Feed | None:
         """The next batch, with DALI kept busy behind it; None after the last."""
-        turns = self._turns
-        while not turns.ended and turns.running < self._config.prefetch:
+        feeder = self._feeder
+        while not feeder.ended and feeder.running < self._config.prefetch:
             self._built().schedule_run()
-        return turns.under_way.popleft() if turns.under_way else None
+        return feeder.under_way.popleft() if feeder.under_way else None
 
-    def _finish(self, feed: _Feed) -> Batch:
+    def _batch(self, feed: _Feed) -> Batch:
         """The batch, from DALI or else from the host."""
         if feed.jpegs:
             try:
-                return self._batch(feed.plan, self._take())
+                return self._finish(feed.plan, self._take())
             except RuntimeError:
                 feed.jpegs.clear()  # or whoever keeps the error would keep the map
                 self._start_anew()
@@ -111,7 +118,7 @@ class DaliLoader(PlannedLoader):
         if feed.error is not None:
             raise feed.error
         images, failures = decode_plan(self._source, feed.plan, self._schedule.shape)
-        return self._batch(feed.plan, images.to(self.device), failures)
+        return self._finish(feed.plan, images.to(self.device), failures)
 
     def _take(self) -> torch.Tensor:
         """The images that DALI has made, uint8[B, H, W, 3], without a copy.
@@ -126,19 +133,19 @@ class DaliLoader(PlannedLoader):
     def _start_anew(self) -> None:
         """Give what DALI had under way to a new pipeline."""
         self._pipeline = None
-        self._turns.again()
+        self._feeder.restart()
 
     def _discard(self) -> None:
         """Leave nothing in the pipeline, so that it can serve another epoch."""
-        self._turns.stop()
+        self._feeder.stop()
         try:
-            for _ in range(self._turns.running):
+            for _ in range(self._feeder.running):
                 self._built().outputs()
         except RuntimeError:
             self._pipeline = None
         if self._pipeline is not None:
             self._pipeline.reset()
-        self._turns.clear()
+        self._feeder.clear()
 
     def _built(self) -> Pipeline:
         if self._pipeline is None:
@@ -148,9 +155,9 @@ class DaliLoader(PlannedLoader):
     def _build(self) -> Pipeline:
         config = self._config
         with new_pipeline(config, self._schedule, self.device) as pipeline:
-            flips = [types.INT32, types.INT32] if self._turns.flips else []
+            flips = [types.INT32, types.INT32] if self._feeder.flips else []
             jpegs, *mirrored = fn.external_source(
-                source=self._turns,
+                source=self._feeder,
                 num_outputs=1 + len(flips),
                 batch=True,
                 batch_info=True,
@@ -173,8 +180,8 @@ class _Feed(NamedTuple):
     error: Exception | None = None
 
 
-class _Turns:
-    """What DALI asks for its next batch; keeps each until it is made.
+class BatchFeeder:
+    """A source for DALI that hands it one batch a call; keeps each until it is made.
 
     The JPEGs are handed over without a copy, so they must stay where they are.
 
@@ -198,17 +205,17 @@ class _Turns:
         return sum(bool(feed.jpegs) for feed in self.under_way)
 
     def begin(self, feeds: Iterator[_Feed]) -> None:
-        """Take turns from here on."""
+        """Hand over the batches of an epoch from here on."""
         self._feeds, self.ended = feeds, False
 
-    def again(self) -> None:
-        """Begin again with what is under way."""
+    def restart(self) -> None:
+        """Hand over again what is under way, to a new pipeline."""
         self._feeds = chain(tuple(self.under_way), self._feeds)
         self.under_way.clear()
         self.ended = False
 
     def stop(self) -> None:
-        """No more turns; the batches under way are not wanted any more."""
+        """Hand over no more batches; those under way are not wanted any more."""
         self._feeds, self.ended = iter(()), True
 
     def clear(self) -> None:

@@ -9,9 +9,10 @@ from nvidia import dali
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from loaders.base import Decoding, LoaderConfig, Schedule
+from loaders.base import Decoding, LoaderConfig
 from loaders.cores import granted_cores
 from loaders.errors import LoaderUnavailable
+from loaders.schedule import Schedule
 
 
 def consumer(device: torch.device) -> torch.cuda.Stream | None:
@@ -47,8 +48,8 @@ def built(pipeline: Pipeline, device: torch.device) -> Pipeline:
     return pipeline
 
 
-def decoding(device: torch.device, fancy: bool, resizes: bool) -> Decoding:
-    """Who makes the pixels, with DALI on this device."""
+def describe_decoding(device: torch.device, fancy: bool, resizes: bool) -> Decoding:
+    """DALI's version, JPEG decoder and resize on this device."""
     jpeg = "libjpeg-turbo"
     if device.type == "cuda":
         jpeg = f"nvJPEG, {'fancy' if fancy else 'nearest'} upsampling"

@@ -7,7 +7,7 @@ loaders: the shards are permuted by ours, then its buffer shuffles what it reads
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +19,21 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
-from loaders._dali_pipeline import built, consumer, decode, decoding, new_pipeline
-from loaders._pieces import WINDOW, PieceSchedule, whole_shards
-from loaders._planned import EpochLoader
-from loaders._turbo import decode_plan, flip_batch
+from loaders._dali_pipeline import (
+    built,
+    consumer,
+    decode,
+    describe_decoding,
+    new_pipeline,
+)
+from loaders._epoch import EpochLoader
+from loaders._threads import decode_plan, flip_batch
 from loaders.arrays import Int64
-from loaders.base import Batch, Decoding, LoaderConfig, Plan, Schedule, Source
+from loaders.base import Batch, LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError
 from loaders.order import flips, stream_key
 from loaders.place import Url
+from loaders.schedule import WINDOW, PieceSchedule, Plan, Schedule, whole_shards
 from loaders.shards import ShardSplit
 
 _SHUFFLE = 100  # keeps DALI's draws apart from the streams of order.py
@@ -55,21 +61,12 @@ class DaliReaderLoader(EpochLoader):
                 "the dali-reader loader reads local files: pass --loader webdataset"
             )
         # A piece of the epoch is whole shards but for its ends; DALI shuffles further.
-        super().__init__(source, replace(config, window=1))
+        schedule = PieceSchedule(source, replace(config, window=1))
+        device = torch.device(config.device)
+        super().__init__(schedule, describe_decoding(device, True, schedule.resizes))
         self._buffer = max(self._split.shard_sizes, default=0) * (
             config.window or WINDOW
         )
-
-    def _decoding(self) -> Decoding:
-        return decoding(self.device, True, self._schedule.resizes)
-
-    def _scheduled(self, source: Source, config: LoaderConfig) -> Schedule:
-        return PieceSchedule(source, config)
-
-    def epoch(self, number: int, first_batch: int = 0) -> Iterator[Batch]:
-        """Yield the epoch's batches; see ``loaders.base.Loader.epoch``."""
-        self._schedule.plans(number, first_batch)  # refuses a negative place
-        return self._begin(self._batches(number, first_batch))
 
     def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
         config, size = self._config, self._schedule.local_size
@@ -102,7 +99,7 @@ class DaliReaderLoader(EpochLoader):
             taken = reading.take(size)
             if not isinstance(taken, SampleError):
                 return taken
-            self._set_aside([taken])
+            self._skip_or_raise([taken])
             size = min(size, len(reading.left))
         shape = (0, *self._schedule.shape, 3)
         return torch.empty(shape, dtype=torch.uint8), np.empty(0, np.int64)

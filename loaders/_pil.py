@@ -21,12 +21,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from loaders._planned import Failure, PlannedLoader
+from loaders._epoch import Decoded, EpochLoader, Failure, to_device
 from loaders.arrays import UInt8
-from loaders.base import Batch, Decoding, Plan, Source
+from loaders.base import Batch, Decoding, LoaderConfig, Source
 from loaders.cores import granted_cores
 from loaders.course import find_course_csvs, index_images, read_course_split
 from loaders.errors import DataError, LabelError, SampleError
+from loaders.schedule import Plan, Schedule
 
 
 class RetinopathyDataset(Dataset[tuple[Any, int]]):
@@ -91,7 +92,7 @@ class FolderSource:
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
-        """All of the folder is one shard."""
+        """The number of images in the folder, which counts as one shard."""
         return (len(self.rows),)
 
     @cached_property
@@ -107,7 +108,7 @@ class FolderSource:
             raise self.failure(row, str(error)) from error
 
     def read(self, row: int) -> bytes:
-        """The file's bytes."""
+        """The bytes of a row's file."""
         return self._dataset.paths[row].read_bytes()
 
     def key(self, row: int) -> str:
@@ -119,20 +120,26 @@ class FolderSource:
         return SampleError(str(self._dataset.paths[row]), self.key(row), reason)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, as no file is held open."""
 
 
-class PilLoader(PlannedLoader):
+class PilLoader(EpochLoader):
     """Pillow in a torch DataLoader, whole batches per worker; see ``base.Loader``.
 
     ``workers`` are processes here, and 0 decodes in this one.
     """
 
-    def _decoding(self) -> Decoding:
-        resize = "Pillow" if self._schedule.resizes else None
-        return Decoding(f"Pillow {PIL.__version__}", "libjpeg-turbo", resize)
+    def __init__(self, source: Source, config: LoaderConfig) -> None:
+        schedule = Schedule(source, config)
+        resize = "Pillow" if schedule.resizes else None
+        decoding = Decoding(f"Pillow {PIL.__version__}", "libjpeg-turbo", resize)
+        super().__init__(schedule, decoding)
 
-    def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
+    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+        plans = self._schedule.plans(number, first_batch)
+        return to_device(self._finish_all(self._decode(plans)), self.device)
+
+    def _decode(self, plans: Iterator[Plan]) -> Generator[Decoded, None, None]:
         listed = list(plans)
         workers = self._config.workers
         workers = granted_cores() if workers is None else workers
@@ -140,7 +147,7 @@ class PilLoader(PlannedLoader):
             _PlanImages(self._source, self._schedule.shape),
             sampler=listed,
             batch_size=None,  # the plan is the batch
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             num_workers=workers,
             prefetch_factor=self._config.prefetch if workers else None,
             pin_memory=self.device.type == "cuda",
@@ -150,10 +157,10 @@ class PilLoader(PlannedLoader):
         for plan, decoded in zip(listed, images, strict=True):
             if isinstance(decoded, Exception):
                 raise decoded
-            yield self._batch(plan, *decoded)
+            yield Decoded(plan, *decoded)
 
 
-def _as_it_is(decoded: Any) -> Any:
+def _unchanged(decoded: Any) -> Any:  # DataLoader types it for a list of samples
     return decoded
 
 
@@ -164,10 +171,10 @@ def _leave_signals_to_parent(worker: int) -> None:
 
 
 # Images and those that failed, or what stopped it all.
-Decoded = tuple["torch.Tensor", list[Failure]] | Exception
+ImagesOrError = tuple[torch.Tensor, list[Failure]] | Exception
 
 
-class _PlanImages(Dataset[Decoded]):
+class _PlanImages(Dataset[ImagesOrError]):
     """From a plan to its images, uint8[B, H, W, 3], or to the error that came up.
 
     An error is returned, as the DataLoader would raise it with a worker's traceback in
@@ -178,7 +185,7 @@ class _PlanImages(Dataset[Decoded]):
         self._source = source
         self._shape = shape
 
-    def __getitem__(self, plan: Plan) -> Decoded:
+    def __getitem__(self, plan: Plan) -> ImagesOrError:
         images = np.empty((len(plan.rows), *self._shape, 3), np.uint8)
         failures: list[Failure] = []
         for place, row in enumerate(plan.rows.tolist()):

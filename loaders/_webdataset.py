@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from loaders._pieces import WINDOW, PieceSchedule, whole_shards
-from loaders._turbo import TurboLoader
+from loaders._epoch import EpochLoader, to_device
+from loaders._threads import ThreadedDecoder
 from loaders.arrays import Int64
-from loaders.base import Batch, LoaderConfig, Plan, Schedule, Source
+from loaders.base import Batch, LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError, ShardError
 from loaders.place import Url
+from loaders.schedule import WINDOW, PieceSchedule, Plan, whole_shards
 from loaders.shards import ShardSplit
 
 # Read when webdataset is imported: no shell commands in URLs, no unpickling. What is
@@ -40,7 +41,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 _ATTEMPTS, _PAUSE = 3, 0.5  # for a shard from a server; seconds before the second
 
 
-class WebDatasetLoader(TurboLoader):
+class WebDatasetLoader(EpochLoader):
     """Streams shards and decodes as ``turbo`` does; see ``loaders.base.Loader``.
 
     ``workers`` are the threads that decode, and as many that stream. One rank's order
@@ -56,36 +57,45 @@ class WebDatasetLoader(TurboLoader):
             ValueError: ``balance`` is asked for, which may need a shard many times.
             LoaderError: the source holds no shards.
         """
-        self._stream = _Streamed(whole_shards("webdataset", source, config))
+        self._stream = _StreamedSource(whole_shards("webdataset", source, config))
         config = replace(config, window=config.window or WINDOW)
-        super().__init__(self._stream, config)
+        schedule = PieceSchedule(self._stream, config)
+        self._decoder = ThreadedDecoder(schedule)
+        super().__init__(schedule, self._decoder.decoding)
 
-    def _scheduled(self, source: Source, config: LoaderConfig) -> Schedule:
-        return PieceSchedule(source, config)
+    def close(self) -> None:
+        """Stop the threads and free the buffers."""
+        super().close()
+        self._decoder.close()
+
+    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+        plans = self._schedule.plans(number, first_batch)
+        return to_device(self._host_batches(plans), self.device)
 
     def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
+        """The planned batches in host memory, while their shards are streamed."""
         listed = list(plans)
-        batches = super()._host_batches(iter(listed))
+        batches = self._finish_all(self._decoder.decode(iter(listed)))
         rows = [plan.rows for plan in listed] or [np.empty(0, np.int64)]
         window = self._config.window if self._config.shuffle else 1
         ahead = max(self._stream.shard_sizes, default=0) * (window or 1)
         # Streams end first, as decoders may wait for them; "yield from" would not do.
         with (
             closing(batches),
-            self._stream.reading(np.concatenate(rows), self._workers, ahead),
+            self._stream.reading(np.concatenate(rows), self._decoder.workers, ahead),
         ):
             for batch in batches:  # noqa: UP028
                 yield batch
 
 
-class _Streamed:
-    """A split as a source whose rows are there once they have been streamed."""
+class _StreamedSource:
+    """A split as a source: reading a row waits until it has been streamed."""
 
     def __init__(self, split: ShardSplit) -> None:
         self.split = split
         self.rows, self.labels = split.rows, split.labels
         self.shard_sizes, self.dimensions = split.shard_sizes, split.dimensions
-        self._epoch: _Epoch | None = None
+        self._epoch: _EpochStream | None = None
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -93,8 +103,8 @@ class _Streamed:
 
     @contextmanager
     def reading(self, rows: Int64, threads: int, ahead: int) -> Iterator[None]:
-        """Stream what an epoch reads, int64[n] in its order, within the ``with``."""
-        self._epoch = _Epoch(self.split, rows, self._row_of, threads, ahead)
+        """Stream an epoch's rows, int64[n] in its order, within the ``with``."""
+        self._epoch = _EpochStream(self.split, rows, self._row_of, threads, ahead)
         try:
             self._epoch.start()
             yield
@@ -103,7 +113,7 @@ class _Streamed:
             self._epoch = None
 
     def read(self, row: int) -> bytes:
-        """The JPEG bytes of a row, once: waits until they have come."""
+        """The JPEG bytes of a row, which can be had once; waits until they arrive."""
         assert self._epoch is not None
         return self._epoch.take(row)
 
@@ -115,7 +125,7 @@ class _Streamed:
         """Nothing is held open between epochs."""
 
 
-class _Epoch:
+class _EpochStream:
     """An epoch's shards, streamed by threads in the order in which they are needed.
 
     A shard is begun when its first row is at most ``ahead`` places from the furthest
@@ -141,8 +151,8 @@ class _Epoch:
             (min(self._place[row] for row in wanted), number)
             for number, wanted in self._wanted.items()
         )
-        self._asked = 0
-        self._come: dict[int, bytes | SampleError] = {}
+        self._furthest = 0
+        self._arrived: dict[int, bytes | SampleError] = {}
         self._errors: dict[int, Exception] = {}  # by shard
         self._stopped = False
         self._changed = threading.Condition()
@@ -164,7 +174,7 @@ class _Epoch:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        self._come.clear()
+        self._arrived.clear()
 
     def take(self, row: int) -> bytes:
         """The bytes of a row, which are then forgotten.
@@ -174,23 +184,23 @@ class _Epoch:
             ShardError: its shard can't be read.
         """
         with self._changed:
-            if self._place[row] > self._asked:
-                self._asked = self._place[row]
+            if self._place[row] > self._furthest:
+                self._furthest = self._place[row]
                 if self._todo and self._may_begin():
                     self._changed.notify_all()
-            while row not in self._come:
+            while row not in self._arrived:
                 if self._stopped:
                     raise LoaderError("the epoch has ended")
                 if (error := self._errors.get(self._shard[row])) is not None:
                     raise error
                 self._changed.wait()
-            found = self._come.pop(row)
-        if isinstance(found, SampleError):
-            raise found
-        return found
+            jpeg = self._arrived.pop(row)
+        if isinstance(jpeg, SampleError):
+            raise jpeg
+        return jpeg
 
     def _may_begin(self) -> bool:
-        return self._todo[0][0] <= self._asked + self._ahead
+        return self._todo[0][0] <= self._furthest + self._ahead
 
     def _work(self) -> None:
         """Stream one shard after the other."""
@@ -253,9 +263,9 @@ class _Epoch:
                 if self._stopped or not left:
                     return
 
-    def _put(self, row: int, found: bytes | SampleError) -> None:
+    def _put(self, row: int, jpeg: bytes | SampleError) -> None:
         with self._changed:
-            self._come[row] = found
+            self._arrived[row] = jpeg
             self._changed.notify_all()
 
     def _checked(self, row: int, sample: Mapping[str, Any]) -> bytes | SampleError:
@@ -266,8 +276,8 @@ class _Epoch:
             reason = f"it has {len(jpeg):,} bytes, the index says {listed:,}"
             return self._split.failure(row, reason)
         if grade != b"%d" % label:
-            said = grade.decode("ascii", "replace") or "missing"
-            reason = f"its grade is {said}, the index says {label}"
+            text = grade.decode("ascii", "replace") or "missing"
+            reason = f"its grade is {text}, the index says {label}"
             return self._split.failure(row, reason)
         return bytes(jpeg)
 
@@ -278,5 +288,5 @@ def _is_needed(name: str) -> bool:
 
 def _reason(error: Exception) -> str:
     """What went wrong, without what webdataset adds to it."""
-    said = getattr(error, "strerror", None) or (error.args or [error])[0]
-    return str(said).partition(" @ ")[0]
+    text = getattr(error, "strerror", None) or (error.args or [error])[0]
+    return str(text).partition(" @ ")[0]

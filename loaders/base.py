@@ -1,21 +1,29 @@
-"""What every loader is: the batch it yields, its protocol, its options, its schedule.
+"""The contract of every loader: the batch it yields, its protocol, options and source.
 
-Importing this module imports no torch.
+A batch comes about in these stages; what each loader runs them with differs:
+
+    index --> order --> plan      --> read   --> decode       --> flip --> collate
+    rows      int64[N]  rows,         JPEG       uint8            uint8    |
+    of the    of an     flips of      bytes of   [H, W, 3],       [H, W,   |
+    split     epoch     one batch     a row      resized if       3]       |
+    |______|  |__________________|    |____|     asked for                 |
+     Source         Schedule          Source                               v
+                                                Batch  <-- copy <-- uint8[B, H, W, 3]
+                                                on the device       in host memory
+
+DALI on a GPU decodes there, so its batches need no copy. Importing this module imports
+no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-import numpy as np
-
-from loaders.arrays import Bool, Int64
-from loaders.errors import SampleError, ShardError
-from loaders.order import EpochOrder, WeightedOrder, flips, grade_weights, rank_slice
+from loaders.arrays import Int64
+from loaders.errors import SampleError
 
 if TYPE_CHECKING:
     import torch
@@ -193,96 +201,3 @@ class LoaderConfig:
 def _require(ok: bool, thing: str, rule: str, value: object) -> None:
     if not ok:
         raise ValueError(f"{thing} must {rule}, got {value}")
-
-
-class Plan(NamedTuple):
-    """One rank's share of a global batch, before anything is read.
-
-    Attributes:
-        rows: int64[B] rows of the source.
-        flips: bool[B, 2], left-right and upside-down.
-    """
-
-    rows: Int64
-    flips: Bool
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Which samples each batch holds: all that loaders agree on, computed once for all.
-
-    Raises:
-        ShardError: the images differ in size, so that no batch can hold them.
-    """
-
-    source: Source
-    config: LoaderConfig
-
-    def __post_init__(self) -> None:
-        sizes = self.source.dimensions
-        if self.config.image_size is None and len(sizes) > 1:
-            some = ", ".join(f"{w}x{h}" for h, w in sizes[:3])
-            raise ShardError(
-                f"the images have {len(sizes)} different sizes ({some}, ...), so they "
-                "do not fit in one batch: pass --image-size, or shard with --size"
-            )
-
-    def __len__(self) -> int:
-        samples, size = len(self.source.rows), self.config.batch_size
-        return samples // size if self.config.drop_last else -(-samples // size)
-
-    @cached_property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the delivered images, pixels."""
-        if self.config.image_size is not None:
-            return self.config.image_size, self.config.image_size
-        return self.source.dimensions[0] if self.source.dimensions else (0, 0)
-
-    @property
-    def resizes(self) -> bool:
-        """Whether any image has another size than it is delivered in."""
-        return any(size != self.shape for size in self.source.dimensions)
-
-    @property
-    def local_size(self) -> int:
-        """Samples in a full batch of this rank."""
-        return self.config.batch_size // self.config.world_size
-
-    def plans(self, epoch: int, first_batch: int = 0) -> Iterator[Plan]:
-        """What to load for each batch of the epoch, from ``first_batch`` on."""
-        if epoch < 0 or first_batch < 0:
-            raise ValueError(
-                "epoch and first batch must be at least 0, "
-                f"got {epoch} and {first_batch}"
-            )
-        order = self._order(epoch)
-        batches = range(first_batch, len(self))
-        return (self._plan(order, epoch, number) for number in batches)
-
-    def _plan(self, order: EpochOrder | WeightedOrder, epoch: int, number: int) -> Plan:
-        config = self.config
-        start = number * config.batch_size
-        drawn = order.rows(start, start + config.batch_size)
-        first, last = rank_slice(len(drawn), config.rank, config.world_size)
-        rows = self.source.rows[drawn[first:last]]
-        # A sample drawn twice in an epoch should not look the same twice.
-        repeats = isinstance(order, WeightedOrder)
-        keys = np.arange(start + first, start + last) if repeats else rows
-        chances = (config.hflip, config.vflip)
-        return Plan(rows, flips(config.seed, epoch, keys, chances))
-
-    def _order(self, epoch: int) -> EpochOrder | WeightedOrder:
-        config = self.config
-        share = config.balance * config.balance_decay**epoch
-        if config.balance and len(self.source.rows):
-            weights = grade_weights(self.source.labels[self.source.rows], share)
-            return WeightedOrder(
-                cumulative=np.cumsum(weights), seed=config.seed, epoch=epoch
-            )
-        return EpochOrder(
-            sizes=self.source.shard_sizes,
-            seed=config.seed,
-            epoch=epoch,
-            shuffle=config.shuffle,
-            window=config.window,
-        )

@@ -70,7 +70,11 @@ def read_course_split(
 
 
 def read_course_rows(folder: Path, mode: Literal["train", "test"]) -> list[Listed]:
-    """The same as `read_course_split`, each sample with the place it stands at."""
+    """The samples of one split, in file order, each with the place it stands at.
+
+    Raises:
+        LabelError: as in `read_course_split`.
+    """
     if mode not in ("train", "test"):
         raise ValueError(f"mode must be 'train' or 'test', got {mode!r}")
     image_file, label_file = folder / f"{mode}_img.csv", folder / f"{mode}_label.csv"
@@ -260,12 +264,12 @@ def index_images(folder: Path) -> dict[str, Path]:
 
 
 def list_images(folder: Path) -> dict[str, list[Path]]:
-    """The same as `index_images`, with every file of a stem.
+    """Every image file right inside ``folder``, listed by its stem, stems in order.
 
     Raises:
         LabelError: the folder can't be listed.
     """
-    found: dict[str, list[Path]] = {}
+    images: dict[str, list[Path]] = {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -273,10 +277,10 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
                 if suffix.lower() not in IMAGE_SUFFIXES or stem.startswith("."):
                     continue
                 if entry.is_file():
-                    found.setdefault(stem, []).append(Path(entry.path))
+                    images.setdefault(stem, []).append(Path(entry.path))
     except OSError as error:
         raise LabelError(f"{folder}: {error.strerror}") from error
-    return dict(sorted(found.items()))
+    return dict(sorted(images.items()))
 
 
 def list_folders(folder: Path) -> list[Path]:
@@ -317,7 +321,7 @@ def find_images(root: Path, listed: Set[str]) -> dict[Path, dict[str, Path]]:
     """The images of the folders that hold a listed one: by folder, then by stem.
 
     Looks in ``root``, else in its child folders, else in theirs: the nearest level with
-    a listed image is taken, every folder of it that holds one. Nothing found: empty.
+    a listed image is taken, every folder of it that holds one. Empty where none has.
 
     Raises:
         LabelError: a stem has two files in one of these folders, or a listed image is

@@ -37,7 +37,7 @@ class SampleError(ShardError):
     Attributes:
         shard: file name of the tar (or the image's folder), as a user finds it.
         key: the sample's name.
-        reason: what the decoder said.
+        reason: the decoder's message.
     """
 
     def __init__(self, shard: str, key: str, reason: str) -> None:

@@ -117,8 +117,8 @@ class WeightedOrder:
         """Rows at places ``first`` to ``last`` (excluded) of the epoch, int64[n]."""
         places = np.arange(first, max(first, min(last, len(self))), dtype=np.int64)
         draws = uniform(self.seed, self.epoch, places, SAMPLE) * self.cumulative[-1]
-        found = np.searchsorted(self.cumulative, draws, side="right")
-        rows: Int64 = np.minimum(found, len(self) - 1).astype(np.int64)
+        drawn = np.searchsorted(self.cumulative, draws, side="right")
+        rows: Int64 = np.minimum(drawn, len(self) - 1).astype(np.int64)
         return rows
 
 

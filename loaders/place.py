@@ -54,12 +54,12 @@ class Url:
         return response
 
     def read_bytes(self) -> bytes:
-        """All of it."""
+        """The whole body of the response."""
         with self.open() as response:
             return response.read()
 
     def read_text(self, encoding: str) -> str:
-        """All of it, decoded."""
+        """The whole body of the response, decoded."""
         with self.open() as response:
             return TextIOWrapper(response, encoding).read()
 

@@ -14,8 +14,8 @@ from fastretina.data.split import group_split
 from fastretina.recipe import Recipe
 from loaders import LoaderConfig
 from loaders.arrays import Bool, Int64
-from loaders.base import Schedule
 from loaders.errors import ShardError
+from loaders.schedule import Schedule
 from loaders.shards import ShardSplit, open_split
 
 

@@ -26,7 +26,7 @@ from loaders.errors import DataError
 _IMPORTED = [
     "fastretina.train.command",
     "fastretina.train.finish",
-    "loaders._turbo",
+    "loaders.decode",
     "torch._dynamo",  # which the first step of an optimizer imports
     "torch.utils.tensorboard",
     "pyarrow.parquet",

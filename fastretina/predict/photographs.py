@@ -11,9 +11,9 @@ import numpy as np
 
 from fastretina.data.prepare import Preparer, Rejected
 from fastretina.predict.gradability import gradability
-from loaders._turbo import Decoder
 from loaders.arrays import UInt8
 from loaders.course import list_images
+from loaders.decode import Decoder
 from loaders.errors import LabelError
 
 

@@ -18,8 +18,8 @@ from fastretina.nn.trained import Trained, load_trained
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.mistakes import Mistake
 from fastretina.report.picture import data_url
-from loaders._turbo import Decoder
 from loaders.arrays import Float32, UInt8
+from loaders.decode import Decoder
 from loaders.errors import RunError
 from loaders.shards import ShardSplit, open_split
 

@@ -857,7 +857,7 @@ def test_loader_that_fails_is_noted_and_the_others_go_on(quick, shards, monkeypa
     def fail(self: object) -> None:
         raise RuntimeError("out of luck\nat length")
 
-    monkeypatch.setattr("loaders._turbo.TurboLoader._slots", fail)
+    monkeypatch.setattr("loaders._threads.ThreadedDecoder._slots", fail)
     outcome = quick("--shards", shards)
     assert outcome.json["not_measured"]["turbo"] == "out of luck"
     assert outcome.json["advice"]["loader"] != "turbo"

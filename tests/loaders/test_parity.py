@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ ROUNDING = (2, 0.05)  # measured on 1,083 photographs: 2, and 0.042 for the wors
 # the worst image (at 384), 0.20 for all.
 DALIS, DALIS_INSIDE = (32, 0.5), 1
 NAMES = available()
+CC0 = Path(__file__).parents[2] / "fastretina" / "demo" / "assets" / "retina_cc0.jpg"
 PLANNED = [name for name in NAMES if not LOADERS[name].own_order]
 
 
@@ -137,24 +139,58 @@ def assert_same_batches(one, other, epoch):
             assert torch.equal(a, b)
 
 
-# ------------------------------------------------------------------------ real photos
+# ---------------------------------------------------------------- fundus photographs
 
 
-@pytest.fixture(scope="module")
-def retina(real_data, tmp_path_factory):
-    """All 1,083 real photographs as shards."""
+class Retina(NamedTuple):
+    """Photographs of 512 pixels in the course's layout, and their shards."""
+
+    course: Path
+    shards: Path
+    counts: dict[str, int]
+
+
+@pytest.fixture(scope="module", params=["cc0", "real"])
+def retina(request, tmp_path_factory):
+    """All 1,083 real photographs; or those that everyone has, cut from one of them."""
     folder = tmp_path_factory.mktemp("retina")
-    return write_shards(real_data / "retina512", folder / "shards", "--workers", "2")
+    if request.param == "real":
+        course = request.getfixturevalue("real_data") / "retina512"
+        counts = {"train": 866, "test": 217}
+    else:
+        course, counts = folder / "course", {"train": 40, "test": 37}
+        cut_photographs(course, counts)
+    shards = write_shards(course, folder / "shards", "--workers", "2")
+    return Retina(course, shards, counts)
+
+
+def cut_photographs(root, counts):
+    """The free photograph whole (odd numbers) and in parts, turned to any side."""
+    (root / "data").mkdir(parents=True)
+    rng = np.random.Generator(np.random.PCG64(11))
+    with Image.open(CC0) as opened:
+        photograph = opened.convert("RGB")
+    names = [f"{n // 2 + 1}_{('left', 'right')[n % 2]}" for n in range(77)]
+    for number, name in enumerate(names):
+        turned = photograph.rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC)
+        left, top, side = 0, 0, min(turned.size)
+        if number % 2 == 0:
+            side //= 2  # the middle: bright to its border
+            left, top = (int(rng.uniform(0.3, 0.7) * side) for _ in range(2))
+        part = turned.crop((left, top, left + side, top + side))
+        image = part.resize((512, 512), Image.Resampling.LANCZOS)
+        image.save(root / "data" / f"{name}.jpeg", quality=95)
+    write_lists(root, names[: counts["train"]], names[counts["train"] :])
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_real_photographs_equal_the_plain_dataset(split, retina, real_data):
+def test_photographs_equal_the_plain_dataset(split, retina):
     """Each photograph decoded by PIL alone and by all that follow one order."""
-    dataset = RetinopathyDataset(real_data / "retina512" / "data", split)
+    dataset = RetinopathyDataset(retina.course / "data", split)
     wanted = {key: n for n, key in enumerate(dataset.img_name)}
     config = LoaderConfig(batch_size=16, workers=2, **AUGMENTED)
-    source = open_split(retina, split)
-    assert len(source) == {"train": 866, "test": 217}[split]
+    source = open_split(retina.shards, split)
+    assert len(source) == retina.counts[split]
     seen = []
     with ExitStack() as opened:
         pool = opened.enter_context(ThreadPoolExecutor(2))
@@ -178,14 +214,14 @@ def test_real_photographs_equal_the_plain_dataset(split, retina, real_data):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in PLANNED])
-def test_real_photographs_are_the_same_in_another_order(name, retina):
+def test_photographs_are_the_same_in_another_order(name, retina):
     config = LoaderConfig(batch_size=16, workers=2, **AUGMENTED)
     with (
-        make_loader("turbo", retina, "train", config) as turbo,
-        make_loader(name, retina, "train", config) as other,
+        make_loader("turbo", retina.shards, "train", config) as turbo,
+        make_loader(name, retina.shards, "train", config) as other,
     ):
         wanted = sums(turbo)
-        assert len(wanted) == 866
+        assert len(wanted) == retina.counts["train"]
         assert sums(other) == wanted
 
 
@@ -202,10 +238,11 @@ def sums(loader):
 
 @pytest.mark.parametrize("side", [*EXACT_SIDES, *OTHER_SIDES])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "pil"])
-def test_real_photographs_resize_as_with_pillow(name, side, retina, real_data):
-    dataset = RetinopathyDataset(real_data / "retina512" / "data", "test")
-    with open_split(retina, "test") as split:
-        some = split.select(np.arange(0, 217, 18))
+def test_photographs_resize_as_with_pillow(name, side, retina):
+    dataset = RetinopathyDataset(retina.course / "data", "test")
+    with open_split(retina.shards, "test") as split:
+        count = retina.counts["test"]
+        some = split.select(np.arange(0, count, count // 12))
     tolerance = resize_tolerance(name, side)
     compare(name, some, dataset, tolerance, image_size=side, workers=2)
 
@@ -215,14 +252,14 @@ def test_real_photographs_resize_as_with_pillow(name, side, retina, real_data):
 def test_dali_resizes_all_but_the_border_as_pillow(name, side, retina):
     config = LoaderConfig(batch_size=64, image_size=side, workers=2)
     with (
-        make_loader("pil", retina, "test", config) as pil,
-        make_loader(name, retina, "test", config) as dali,
+        make_loader("pil", retina.shards, "test", config) as pil,
+        make_loader(name, retina.shards, "test", config) as dali,
     ):
-        wanted, found = next(pil.epoch(0)).images, next(dali.epoch(0)).images
+        wanted, resized = next(pil.epoch(0)).images, next(dali.epoch(0)).images
         inside = np.s_[:, 1:-1, 1:-1]
-        assert differ(found[inside], wanted[inside])[0] <= DALIS_INSIDE
+        assert differ(resized[inside], wanted[inside])[0] <= DALIS_INSIDE
         if side < 480:  # or the border is cured, and the documents are out of date
-            assert differ(found, wanted)[0] > DALIS_INSIDE
+            assert differ(resized, wanted)[0] > DALIS_INSIDE
 
 
 # --------------------------------------------------------------------- resizes, kinds
@@ -365,7 +402,7 @@ def test_odd_folder_equals_the_plain_dataset(name, odd, tmp_path):
 
 def test_damaged_middle_is_refused_by_strict_decoders(shards, course, tmp_path):
     """Pillow decodes damaged entropy data without a word; libjpeg-turbo's API tells."""
-    from loaders._turbo import Decoder
+    from loaders.decode import Decoder
 
     jpeg = bytearray((course / "data" / "10_left.jpeg").read_bytes())
     middle = len(jpeg) // 2

@@ -275,11 +275,11 @@ def test_select_streams_only_the_shards_that_are_needed(server):
 
 
 def test_reading_after_the_end_is_refused(shards):
-    from loaders._webdataset import _Epoch
+    from loaders._webdataset import _EpochStream
 
     with open_split(shards, "train") as split:
         rows = {key: row for row, key in enumerate(split.column("key"))}
-        reading = _Epoch(split, np.arange(5), rows, threads=1, ahead=10)
+        reading = _EpochStream(split, np.arange(5), rows, threads=1, ahead=10)
         reading.stop()
         with pytest.raises(LoaderError, match="ended"):
             reading.take(3)

@@ -1,0 +1,107 @@
+"""Decode one photograph as every loader does: libjpeg-turbo, resize, flip.
+
+    out = np.empty((512, 512, 3), np.uint8)
+    Decoder((512, 512))(jpeg, (False, False), out)
+
+Importing this module imports no torch; resizing does.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from loaders.arrays import UInt8
+
+# (left-right, upside-down) to OpenCV's flip code.
+FLIP_CODE = {(True, False): 1, (False, True): 0, (True, True): -1}
+
+
+class Decoder:
+    """Decodes, resizes and flips one image into a given place, as PIL would.
+
+    Bit-identical to ``loaders._pil.decode``, as simplejpeg carries the libjpeg-turbo
+    that Pillow does. So is torch's antialiased bilinear resize from 512 to 128, 224,
+    256 or 384, at 0.3 ms instead of 1.7; for other sizes its fixed-point weights are
+    shorter, and some values differ by 1 or 2 of 255. What libjpeg-turbo does not turn
+    into RGB (CMYK) is left to Pillow. Owned by one thread.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        """Take height and width of the images to deliver, pixels."""
+        self._shape = shape
+        self._scratch: UInt8 = np.empty((*shape, 3), np.uint8)
+
+    def __call__(
+        self, jpeg: memoryview | bytes, flip: tuple[bool, bool], out: UInt8
+    ) -> None:
+        """Decode ``jpeg`` into ``out``, uint8[H, W, 3] RGB, contiguous.
+
+        Args:
+            jpeg: the bytes of one image.
+            flip: whether to mirror it left-right, and upside-down.
+            out: filled with the image.
+
+        Raises:
+            ValueError: it is truncated, corrupt, or no JPEG.
+        """
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(jpeg)
+        fits = (height, width) == self._shape
+        image = out if fits else self._room(height, width)
+        if colorspace in ("CMYK", "YCCK"):
+            np.copyto(image, np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")))
+        else:
+            simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=image)
+        if not fits:
+            np.copyto(out, resize(image, self._shape))
+        if any(flip):
+            flip_in_place(out, FLIP_CODE[flip])
+
+    def _room(self, height: int, width: int) -> UInt8:
+        if self._scratch.shape[:2] != (height, width):
+            self._scratch = np.empty((height, width, 3), np.uint8)
+        return self._scratch
+
+
+def resize(image: UInt8, shape: tuple[int, int]) -> UInt8:
+    """Resize uint8[h, w, 3] to uint8[H, W, 3], antialiased bilinear as Pillow's."""
+    import torch
+
+    bchw = torch.from_numpy(image).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(
+        bchw, size=shape, mode="bilinear", antialias=True
+    )
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def flip_in_place(image: UInt8, code: int) -> None:
+    """Mirror uint8[H, W, C] where it lies, which is still in the cache: 0.01 ms.
+
+    From a scratch image to its place it took 0.1 ms, as both don't fit in the cache.
+
+    Args:
+        image: mirrored.
+        code: 1 for left-right, 0 for upside-down, -1 for both, as in ``cv2.flip``.
+    """
+    if _cv2_flips_in_place():
+        cv2.flip(image, code, dst=image)
+    else:
+        np.copyto(image, cv2.flip(image, code))
+
+
+@lru_cache(maxsize=1)
+def _cv2_flips_in_place() -> bool:
+    """Whether this build of OpenCV does, as those known do without promising it."""
+    for shape in ((33, 70, 3), (32, 64, 3)):
+        image = np.arange(np.prod(shape), dtype=np.uint32).astype(np.uint8)
+        for code in FLIP_CODE.values():
+            flipped = image.reshape(shape).copy()
+            cv2.flip(flipped, code, dst=flipped)
+            if not np.array_equal(flipped, cv2.flip(image.reshape(shape), code)):
+                return False
+    return True

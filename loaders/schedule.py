@@ -1,0 +1,165 @@
+"""Which samples each batch holds: the schedule that all loaders share.
+
+    for plan in Schedule(source, config).plans(epoch=0):
+        plan.rows, plan.flips       # int64[B] and bool[B, 2]
+
+``PieceSchedule`` is for loaders that read whole shards. Importing this module imports
+no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from loaders.arrays import Bool, Int64
+from loaders.base import LoaderConfig, Source
+from loaders.errors import LoaderError, ShardError
+from loaders.order import EpochOrder, WeightedOrder, flips, grade_weights, rank_slice
+from loaders.shards import ShardSplit
+
+# Shards to a window by default, for loaders that read whole shards. Two of 512
+# photographs of 53 KB, and the next two being read, are 110 MB.
+WINDOW = 2
+
+
+class Plan(NamedTuple):
+    """One rank's share of a global batch, before anything is read.
+
+    Attributes:
+        rows: int64[B] rows of the source.
+        flips: bool[B, 2], left-right and upside-down.
+    """
+
+    rows: Int64
+    flips: Bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which samples each batch holds: all that loaders agree on, computed once for all.
+
+    Raises:
+        ShardError: the images differ in size, so that no batch can hold them.
+    """
+
+    source: Source
+    config: LoaderConfig
+
+    def __post_init__(self) -> None:
+        sizes = self.source.dimensions
+        if self.config.image_size is None and len(sizes) > 1:
+            some = ", ".join(f"{w}x{h}" for h, w in sizes[:3])
+            raise ShardError(
+                f"the images have {len(sizes)} different sizes ({some}, ...), so they "
+                "do not fit in one batch: pass --image-size, or shard with --size"
+            )
+
+    def __len__(self) -> int:
+        samples, size = len(self.source.rows), self.config.batch_size
+        return samples // size if self.config.drop_last else -(-samples // size)
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the delivered images, pixels."""
+        if self.config.image_size is not None:
+            return self.config.image_size, self.config.image_size
+        return self.source.dimensions[0] if self.source.dimensions else (0, 0)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether any image has another size than it is delivered in."""
+        return any(size != self.shape for size in self.source.dimensions)
+
+    @property
+    def local_size(self) -> int:
+        """Samples in a full batch of this rank."""
+        return self.config.batch_size // self.config.world_size
+
+    def plans(self, epoch: int, first_batch: int = 0) -> Iterator[Plan]:
+        """What to load for each batch of the epoch, from ``first_batch`` on.
+
+        Raises:
+            ValueError: ``epoch`` or ``first_batch`` is negative.
+        """
+        check_place(epoch, first_batch)
+        order = self._order(epoch)
+        batches = range(first_batch, len(self))
+        return (self._plan(order, epoch, number) for number in batches)
+
+    def _plan(self, order: EpochOrder | WeightedOrder, epoch: int, number: int) -> Plan:
+        config = self.config
+        start = number * config.batch_size
+        drawn = order.rows(start, start + config.batch_size)
+        first, last = rank_slice(len(drawn), config.rank, config.world_size)
+        rows = self.source.rows[drawn[first:last]]
+        # A sample drawn twice in an epoch should not look the same twice.
+        repeats = isinstance(order, WeightedOrder)
+        keys = np.arange(start + first, start + last) if repeats else rows
+        chances = (config.hflip, config.vflip)
+        return Plan(rows, flips(config.seed, epoch, keys, chances))
+
+    def _order(self, epoch: int) -> EpochOrder | WeightedOrder:
+        config = self.config
+        share = config.balance * config.balance_decay**epoch
+        if config.balance and len(self.source.rows):
+            weights = grade_weights(self.source.labels[self.source.rows], share)
+            return WeightedOrder(
+                cumulative=np.cumsum(weights), seed=config.seed, epoch=epoch
+            )
+        return EpochOrder(
+            sizes=self.source.shard_sizes,
+            seed=config.seed,
+            epoch=epoch,
+            shuffle=config.shuffle,
+            window=config.window,
+        )
+
+
+class PieceSchedule(Schedule):
+    """Each rank's batches are one piece of the epoch's order, not slices of all.
+
+    So a shard is read by one rank, or by two. A rank's piece is as long as any other's
+    but for one sample, and all have the same number of batches.
+    """
+
+    def _plan(self, order: EpochOrder | WeightedOrder, epoch: int, number: int) -> Plan:
+        config = self.config
+        first, last = rank_slice(len(order), config.rank, config.world_size)
+        start = first + number * self.local_size
+        rows = self.source.rows[order.rows(start, min(start + self.local_size, last))]
+        chances = (config.hflip, config.vflip)
+        return Plan(rows, flips(config.seed, epoch, rows, chances))
+
+
+def whole_shards(name: str, source: Source, config: LoaderConfig) -> ShardSplit:
+    """The source, if it can be read shard by shard.
+
+    Raises:
+        ValueError: ``balance`` is asked for, which may need a shard many times.
+        LoaderError: the source holds no shards.
+    """
+    if config.balance:
+        raise ValueError(
+            f"balance must be 0 with the {name} loader, which reads every shard once "
+            f"an epoch, got {config.balance}"
+        )
+    if not isinstance(source, ShardSplit):
+        raise LoaderError(f"the {name} loader reads shards, not image folders")
+    return source
+
+
+def check_place(epoch: int, first_batch: int) -> None:
+    """Refuse a negative place to begin at.
+
+    Raises:
+        ValueError: ``epoch`` or ``first_batch`` is negative.
+    """
+    if epoch < 0 or first_batch < 0:
+        raise ValueError(
+            f"epoch and first batch must be at least 0, got {epoch} and {first_batch}"
+        )
