@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import simplejpeg
-from small_experiments import use_small
+from small_experiments import HOLD, LONG, use_small
 from small_runs import Outcome, call
 
 from fastretina import cli
@@ -330,47 +331,65 @@ def dying_child(end: str, *parts: Any) -> None:
 training_child = worker._child
 
 
-def start(out: Path, shards: Path, *flags: str) -> subprocess.Popen[str]:
-    """A process of its own, which is killed with all that it has not left behind."""
-    words = ["strong", "--shards", str(shards), "--out", str(out), *SMALL, *flags]
-    words += ["--budget", "tiny", "--full-epochs", "6"]
+LASTING = ("--full-epochs", "2")  # so that epochs are left when a run is stopped
+
+
+@contextmanager
+def experiment_held_at(run: Path, shards: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that waits in this run, once its first checkpoint is there.
+
+    It is killed at the end of the block, if it is still there.
+    """
+    out = run.parents[1]
+    words = ["strong", "--shards", str(shards), "--out", str(out), *SMALL]
+    words += ["--budget", "tiny", *LASTING]
     path = Path(__file__).parents[1] / "small_experiments.py"
-    with out.with_name("output").open("w") as output:
-        return subprocess.Popen(
-            [sys.executable, str(path), *words], stderr=output, stdout=output, text=True
-        )
+    with (
+        out.with_name("output").open("w") as output,
+        subprocess.Popen(
+            [sys.executable, str(path), *words],
+            stderr=output,
+            stdout=output,
+            text=True,
+            env={**os.environ, HOLD: run.name},
+        ) as process,
+    ):
+        try:
+            end = time.monotonic() + LONG
+            while not (run / "last.safetensors").exists():
+                assert process.poll() is None, out.with_name("output").read_text()
+                assert time.monotonic() < end, f"{run.name} has no checkpoint"
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.02)
-
-
+@pytest.mark.timeout(5 * LONG)
 def test_stopped_experiment_leaves_no_process_and_goes_on_to_the_same_weights(
     shards: Path, tmp_path: Path, runs: Runs
 ):
     """Ctrl-C in the first run, kill -9 in the second; then on to the end."""
     whole, stopped = tmp_path / "out", tmp_path / "stopped"
-    process = start(stopped, shards)
-    wait_for((stopped / "runs" / "seed-given-seed0" / "last.safetensors").exists)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    first = stopped / "runs" / "seed-given-seed0"
+    with experiment_held_at(first, shards) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LONG) == 130
     output = (tmp_path / "output").read_text().splitlines()
     assert output[-1] == "interrupted: the same command goes on where it was"
+    assert not (first / "metrics.json").exists()
 
-    process = start(stopped, shards)
     second = stopped / "runs" / "strong-given-seed0"
-    wait_for((second / "last.safetensors").exists)
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait(10)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+    with experiment_held_at(second, shards) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.kill()
+        process.wait(LONG)
+        _, alive = psutil.wait_procs(children, timeout=LONG)
+        assert not alive
 
     for out in (whole, stopped):
-        assert runs("strong", "--full-epochs", 6, "--out", out).code == 0
+        assert runs("strong", *LASTING, "--out", out).code == 0
     assert weights(stopped) == weights(whole)
     cells = [experiment(out)["cells"] for out in (stopped, whole)]
     for one, other in zip(*cells, strict=True):
