@@ -2,36 +2,71 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from multiprocessing import connection
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from small_runs import make_small
 
 from fastretina.experiments import command as experiments
-from fastretina.experiments import worker as training
+from fastretina.experiments import worker
+from fastretina.nn import checkpoint
 from fastretina.train.options import TrainOptions
 
-_child = training._child
+_child = worker._child
+HOLD = "TEST_HOLDS_RUN"  # in the environment: the name of the run that is held ...
+LONG = 120  # ... for so many seconds at most
+
+
+def hold_after_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """Once a checkpoint is written, wait for SIGTERM, or to be killed.
+
+    So a test has all the time it needs to stop a run half-way, on a busy machine, too.
+    """
+    save = checkpoint.save
+
+    def save_and_hold(*parts: Any) -> None:
+        patch.setattr(checkpoint, "save", save)  # this time only
+        save(*parts)
+        before, came = signal.getsignal(signal.SIGTERM), threading.Event()
+        assert callable(before), "a run notes SIGTERM"
+
+        def note(number: int, frame: FrameType | None) -> None:
+            came.set()
+            before(number, frame)
+
+        signal.signal(signal.SIGTERM, note)
+        came.wait(LONG)
+        signal.signal(signal.SIGTERM, before)
+
+    patch.setattr(checkpoint, "save", save_and_hold)
 
 
 def small_child(
     options: TrainOptions,
     log: Path,
     parent: connection.Connection,
-    told: connection.Connection,
+    result: connection.Connection,
 ) -> None:
     """What a run's process does, with the small network."""
-    make_small(pytest.MonkeyPatch())
-    _child(options, log, parent, told)
+    patch = pytest.MonkeyPatch()
+    make_small(patch)
+    if options.out is not None and options.out.name == os.environ.get(HOLD):
+        hold_after_checkpoint(patch)
+    _child(options, log, parent, result)
 
 
 def use_small(patch: pytest.MonkeyPatch) -> None:
     """Small networks here, and in the processes of the runs."""
     make_small(patch)
     patch.setattr("torchvision.models.resnet50", "no test trains it")
-    patch.setattr(training, "_child", small_child)
+    patch.setattr(worker, "_child", small_child)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,19 @@ Lengths are in half frames: the image spans -1 to 1, and 1/256 is a pixel at 512
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+Array = npt.NDArray[Any]  # OpenCV's functions give arrays of no known dtype
 
 UNIT = 100  # the value of plain retina in the detail's bytes
 PIXEL = 1 / 256  # one pixel of a 512x512 image
 SUBPIXEL_BITS = 4
+BLOOD = (0.54, 0.24, 0.30)  # what a lesion makes of plain retina (R, G, B)
 
 
 class Canvas:
@@ -96,7 +94,7 @@ def blobs(
     Args:
         centres: ``float64[N, 2]``.
         radius: ``float64[N]``, the half width across.
-        rng: of the lesions.
+        rng: the lesions' own stream.
         rough: height of the bumps, in radii.
         stretch: least and most times longer than wide.
         angle: ``float64[N]``, which way they are long; any way if left out.

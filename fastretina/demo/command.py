@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
@@ -23,12 +23,13 @@ from fastretina.cli import run
 from loaders.cores import granted_cores
 from loaders.errors import DataError
 from loaders.files import is_partial, write_atomically
+from loaders.grades import GRADES
 from loaders.shards import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
+    from fastretina.demo.cohort import Sample
 
 PROG = "python scripts/demo_data.py"
 ABOUT = (
@@ -40,10 +41,7 @@ ABOUT = (
     f"Example: {PROG} demo --images 1200"
 )
 
-COURSE_SHARES = (73.5, 7.0, 15.0, 2.5, 2.1)  # percent of grades 0-4
-PAIRED, AGREEING = 0.92, 0.87  # eyes that come as a pair; pairs of one grade
 COLUMNS = ("img", "label")  # a file each
-COHORT_STREAM = 2**31  # no patient has this number
 VERSION = 1  # of the drawing: other bytes from the same options
 NOTE, NOTE_ABOUT = "demo.json", "made-up fundus photographs of made-up patients"
 
@@ -89,28 +87,19 @@ class Options:
                 raise ValueError(f"{rule}, got {value}")
 
 
-class Sample(NamedTuple):
-    """One eye to draw."""
-
-    patient: int
-    eye: str
-    grade: int
-
-    @property
-    def name(self) -> str:
-        """The image's name without its ending."""
-        return f"{self.patient}_{self.eye}"
-
-
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     """Make a demo set; returns the exit code."""
     return run(make_demo, Options, argv, prog=prog, about=ABOUT)
 
 
-def make_demo(options: Options) -> dict[str, Any]:
-    """Write the folder; returns what the JSON line says."""
+def make_demo(options: Options) -> dict[str, object]:
+    """Write the folder; returns the content of the JSON line."""
+    from fastretina.demo.cohort import plan_cohort
+
     started = time.perf_counter()
-    cohort = plan_cohort(options)
+    cohort = plan_cohort(
+        options.seed, options.images, options.test_share, balanced=options.balanced
+    )
     samples = [sample for split in SPLITS for sample in cohort[split]]
     _claim(options, {f"{sample.name}.jpeg" for sample in samples})
     _draw_all(options, samples)
@@ -126,105 +115,7 @@ def make_demo(options: Options) -> dict[str, Any]:
 
 def _per_grade(samples: Sequence[Sample]) -> dict[str, int]:
     grades = [sample.grade for sample in samples]
-    return {str(grade): grades.count(grade) for grade in range(len(COURSE_SHARES))}
-
-
-# --- the cohort
-
-
-def plan_cohort(options: Options) -> dict[str, list[Sample]]:
-    """Who is in which split, in the order of the label files."""
-    from fastretina.demo.fundus import draws
-
-    rng = draws(options.seed, COHORT_STREAM, 0)
-    shares = [1.0] * len(COURSE_SHARES) if options.balanced else COURSE_SHARES
-    counts = apportion(options.images, shares)
-    num_test = round(options.images * options.test_share)
-    num_test = min(max(num_test, 1), options.images - 1)
-    test = _in_both(apportion(num_test, [float(n) for n in counts]), counts)
-    train = [total - part for total, part in zip(counts, test, strict=True)]
-    people = [_people(part, rng) for part in (train, test)]
-    num_people = sum(map(len, people))
-    numbers = iter((1 + rng.permutation(int(num_people * 1.25))).tolist())
-    cohort = {}
-    for split, group in zip(SPLITS, people, strict=True):
-        samples = [
-            Sample(patient, eye, grade)
-            for eyes, patient in zip(group, numbers, strict=False)
-            for eye, grade in eyes
-        ]
-        cohort[split] = [samples[i] for i in rng.permutation(len(samples))]
-    return cohort
-
-
-def apportion(total: int, shares: Sequence[float]) -> list[int]:
-    """Split ``total`` in proportion to ``shares``, by largest remainder."""
-    exact = [total * share / sum(shares) for share in shares]
-    counts = [int(part) for part in exact]
-    by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - exact[i])
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
-    return counts
-
-
-def _in_both(test: list[int], counts: list[int]) -> list[int]:
-    """Move single images so that each grade of two or more is in both splits."""
-    test = list(test)
-    for grade, total in enumerate(counts):
-        if total < 2 or 0 < test[grade] < total:
-            continue
-        step = 1 if test[grade] == 0 else -1
-        spare = [
-            test[i] - 1 if step > 0 else counts[i] - test[i] - 1
-            for i in range(len(counts))
-        ]
-        giver = max(range(len(counts)), key=spare.__getitem__)
-        if spare[giver] > 0:
-            test[grade] += step
-            test[giver] -= step
-    return test
-
-
-def _people(
-    counts: Sequence[int], rng: np.random.Generator
-) -> list[list[tuple[str, int]]]:
-    """Share eyes of exactly these grades out: per patient, (eye, grade) each."""
-    left = list(counts)
-    num_pairs = int(sum(counts) * PAIRED / 2)
-    pairs = _unlike_pairs(left, round(num_pairs * (1 - AGREEING)), rng)
-    for grade, count in enumerate(left):
-        pairs += [(grade, grade)] * (count // 2)
-    singles = [grade for grade, count in enumerate(left) if count % 2]
-    order = rng.permutation(len(pairs))
-    whole = [pairs[i] for i in order[:num_pairs]]
-    for i in order[num_pairs:]:
-        singles += pairs[i]
-    people = [[("left", one), ("right", other)] for one, other in whole]
-    people += [[(("left", "right")[rng.integers(2)], grade)] for grade in singles]
-    return [people[i] for i in rng.permutation(len(people))]
-
-
-def _unlike_pairs(
-    left: list[int], wanted: int, rng: np.random.Generator
-) -> list[tuple[int, int]]:
-    """Take pairs of two grades, mostly neighbours, out of ``left``."""
-    pairs = []
-    for _ in range(wanted):
-        weights = {
-            (a, b): left[a] * left[b] / 6.0 ** abs(a - b)
-            for a in range(len(left))
-            for b in range(len(left))
-            if a != b
-        }
-        total = sum(weights.values())
-        if total == 0:
-            break
-        odds = [weight / total for weight in weights.values()]
-        one, other = list(weights)[rng.choice(len(odds), p=odds)]
-        left[one] -= 1
-        left[other] -= 1
-        pairs.append((one, other))
-    return pairs
+    return {str(grade): grades.count(grade) for grade in range(len(GRADES))}
 
 
 # --- the folder
@@ -235,18 +126,18 @@ def _claim(options: Options, names: set[str]) -> None:
     out, data, note = options.out, options.out / "data", _note(options)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; name a folder")
-    found = _read_note(out / NOTE)
+    written = _read_note(out / NOTE)
     taken = out.is_dir() and any(not is_partial(path) for path in out.iterdir())
-    if taken and found != note and not options.overwrite:
-        what = "a demo set of other options" if found else "something else"
+    if taken and written != note and not options.overwrite:
+        what = "a demo set of other options" if written else "something else"
         raise DataError(f"{out}: holds {what}; name another folder, or use --overwrite")
-    strays = sorted(p for p in data.glob("*.jpeg") if found and p.name not in names)
+    strays = sorted(p for p in data.glob("*.jpeg") if written and p.name not in names)
     if strays and not options.overwrite:
         raise DataError(
             f"{strays[0]}: is not of this demo set; remove it, or use --overwrite"
         )
     out.mkdir(parents=True, exist_ok=True)
-    if found != note:  # without label files nobody takes a half-made set for a whole
+    if written != note:  # without label files nobody takes a half-made set for a whole
         for path in [*_label_files(out), *strays]:
             path.unlink(missing_ok=True)
         write_atomically(out / NOTE, note.encode())
@@ -312,7 +203,8 @@ def _draw_all(options: Options, samples: Sequence[Sample]) -> None:
 def _draw(data: Path, seed: int, size: int, sample: Sample) -> None:
     import cv2
 
-    from fastretina.demo.fundus import draw_eye, encode
+    from fastretina.demo.camera import encode
+    from fastretina.demo.fundus import draw_eye
 
     cv2.setNumThreads(1)  # a core per process is at work already
     image, quality = draw_eye(seed, sample.patient, sample.eye, sample.grade, size)

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from fastretina.experiments.cells import GIVEN, REPORT, Adjust, Cell, Pairing, Plan
+from fastretina.experiments.reasons import OneGrade, Reason, Shift
 from fastretina.experiments.variants import CLAHE
 from fastretina.recipe import RECIPES, Recipe
 
 _SMALLEST = 64  # pixels that a recipe allows
+_MICROANEURYSM = (3, 10)  # pixels wide where the image is ...
+_FULL_SIZE = 512  # ... so many wide
+_VARIED = (
+    "recipe",
+    "class_weights",
+    "weighted_phases",
+    "brightness",
+    "contrast",
+    "saturation",
+    "head_batchnorm",
+)
 
 
 def ablations(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
     """The plan; see ``plans.table`` for the arguments."""
     base = adjust(RECIPES["seed"])
     cells = [
-        _cell(base, "base", "the report's recipe", "What the others are held against."),
+        Cell(
+            name="base",
+            title="the report's recipe",
+            about="What the others are held against.",
+            recipe=base,
+        ),
         *_weights(base),
-        *_pictures(base, base.image_size or pixels),
+        _resized(base, base.image_size or pixels),
+        *_colours(base),
+        *_clahe(base),
         *_phases(base),
     ]
     return Plan(
@@ -27,23 +46,8 @@ def ablations(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
         about="One change of the report's recipe at a time, with a collapse verdict: "
         "an accuracy that is only one grade's share was not learned.",
         cells=cells,
-        pairings=[
-            *(Pairing(first=one.name, second="base") for one in cells[1:]),
-            Pairing(first="weights-max-corrected", second="weights-max"),
-            Pairing(first="clahe-both", second="clahe-train"),
-            Pairing(first="jitter-0.2", second="jitter-0.5"),
-        ],
-        varied=frozenset(
-            {
-                "recipe",
-                "class_weights",
-                "weighted_phases",
-                "brightness",
-                "contrast",
-                "saturation",
-                "head_batchnorm",
-            }
-        ),
+        pairings=_pairings(cells),
+        varied=frozenset(_VARIED),
         reference=[
             ("the report's recipe", 0.8162),
             ("class weights max/n", 0.45),
@@ -54,139 +58,208 @@ def ablations(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
     )
 
 
-def _weights(base: Recipe) -> list[Cell]:
-    """Of the grades in the loss."""
+def _pairings(cells: Sequence[Cell]) -> list[Pairing]:
+    """Every cell against the first one, and three pairs that share a change."""
     return [
-        _cell(
-            base,
-            "weights-max",
-            "class weights max/n",
-            "A batch of 32 holds 0.7 images of grade 4, of 30 % of the loss each, so "
-            "steps jump; and the answers are for a world of equal shares: accuracy "
-            "falls by design, balanced accuracy should not.",
-            class_weights="balanced",
+        *(Pairing(first=cell.name, second="base") for cell in cells[1:]),
+        Pairing(first="weights-max-corrected", second="weights-max"),
+        Pairing(first="clahe-both", second="clahe-train"),
+        Pairing(first="jitter-0.2", second="jitter-0.5"),
+    ]
+
+
+def _weights(base: Recipe) -> list[Cell]:
+    """Cells with class weights in the loss."""
+    balanced = replace(base, class_weights="balanced")
+    return [
+        Cell(
+            name="weights-max",
+            title="class weights max/n",
+            recipe=balanced,
+            reasons=[
+                Reason(
+                    "The loss asks for a world in which every grade is equally common, "
+                    "so accuracy falls by design.",
+                    Shift("base", "accuracy", "worse"),
+                ),
+                Reason(
+                    "Balanced accuracy fell, too, which that does not explain: a batch "
+                    "holds few images of a rare grade, of much of the loss, so steps "
+                    "jump.",
+                    Shift("base", "balanced_accuracy", "worse"),
+                ),
+            ],
         ),
-        _cell(
-            base,
-            "weights-max-corrected",
-            "... with the prior put back",
-            "The same network, its log-weights subtracted afterwards: if accuracy "
-            "comes back, the weights had moved the threshold, not spoilt the features.",
-            class_weights="balanced",
+        Cell(
+            name="weights-max-corrected",
+            title="... with the prior put back",
+            about="The same network, its log-weights subtracted afterwards.",
+            recipe=balanced,
             derived="weights-max",
+            reasons=[
+                Reason(
+                    "Accuracy comes back by that alone: the weights had moved the "
+                    "threshold.",
+                    Shift("weights-max", "accuracy", "better"),
+                )
+            ],
         ),
-        _cell(
-            base,
-            "weights-sqrt",
-            "class weights sqrt(max/n)",
-            "Half the weight in log terms: rare grades count, without ruling.",
-            class_weights="sqrt",
+        Cell(
+            name="weights-sqrt",
+            title="class weights sqrt(max/n)",
+            about="Half the weight in log terms.",
+            recipe=replace(base, class_weights="sqrt"),
+            reasons=[
+                Reason(
+                    "It is enough for rare grades to count.",
+                    Shift("base", "balanced_accuracy", "better"),
+                ),
+                Reason(
+                    "It still asks for more of the rare grades than there are.",
+                    Shift("base", "accuracy", "worse"),
+                ),
+            ],
         ),
-        _cell(
-            base,
-            "weights-after-head",
-            "class weights max/n after phase 1",
-            "The head settles on true shares first; weights then move the features.",
-            class_weights="balanced",
-            weighted_phases="full",
+        Cell(
+            name="weights-after-head",
+            title="class weights max/n after phase 1",
+            about="The head settles on true shares first.",
+            recipe=replace(balanced, weighted_phases="full"),
+            reasons=[
+                Reason(
+                    "Phase 2 moves it away from them again.",
+                    Shift("base", "accuracy", "worse"),
+                )
+            ],
         ),
     ]
 
 
-def _pictures(base: Recipe, size: int) -> list[Cell]:
-    """What the network is shown, at ``size`` pixels."""
+def _resized(base: Recipe, size: int) -> Cell:
+    """The share of the width that 224 is of 512 pixels, of images of ``size``."""
+    smaller = max(_SMALLEST, round(size * 224 / _FULL_SIZE))
+    before, after = (_microaneurysm(side) for side in (size, smaller))
+    return Cell(
+        name=f"resize-{smaller}",
+        title=f"resized to {smaller} of {size}",
+        recipe=replace(base, image_size=smaller),
+        reasons=[
+            Reason(
+                f"A microaneurysm is {before} pixels wide at {size}, and {after} at "
+                f"{smaller}: the smallest signs are lost.",
+                Shift("base", "qwk", "worse"),
+            )
+        ],
+    )
+
+
+def _microaneurysm(size: int) -> str:
+    """Its least and largest width, in pixels of an image of this width."""
+    low, high = (round(width * size / _FULL_SIZE, 1) for width in _MICROANEURYSM)
+    return f"{low:g} to {high:g}"
+
+
+def _colours(base: Recipe) -> list[Cell]:
+    """Cells with ColorJitter."""
+    half = _jittered(base, 0.5)
     return [
-        _cell(
-            base,
-            "resize-224",
-            "resized to 224 of 512",
-            "A microaneurysm is 3 to 10 pixels wide at 512: at 224 it is gone.",
-            image_size=max(_SMALLEST, round(size * 224 / 512)),
+        Cell(
+            name="jitter-0.5",
+            title="ColorJitter 0.5",
+            recipe=half,
+            reasons=[
+                Reason(
+                    "Half of the brightness is more than any camera varies by, and "
+                    "colour is what tells blood from background.",
+                    Shift("base", "qwk", "worse"),
+                )
+            ],
         ),
-        _cell(
-            base,
-            "jitter-0.5",
-            "ColorJitter 0.5",
-            "Half of the brightness is more than any camera varies by, and colour is "
-            "what tells blood from background.",
-            **_jitter(0.5),
+        Cell(
+            name="jitter-0.2",
+            title="ColorJitter 0.2",
+            about="What cameras do vary by.",
+            recipe=_jittered(base, 0.2),
         ),
-        _cell(
-            base,
-            "jitter-0.2",
-            "ColorJitter 0.2",
-            "What cameras do vary by.",
-            **_jitter(0.2),
+        Cell(
+            name="jitter-0.5-weights-max",
+            title="ColorJitter 0.5 and class weights max/n",
+            about="The report's 15 % is the share of grade 2.",
+            recipe=replace(half, class_weights="balanced"),
+            reasons=[
+                Reason(
+                    "Here, too, it is one grade, and not the commonest, which a plain "
+                    "loss would fall to: the report's weights were probably still on.",
+                    OneGrade(commonest=False),
+                )
+            ],
         ),
-        _cell(
-            base,
-            "jitter-0.5-weights-max",
-            "ColorJitter 0.5 and class weights max/n",
-            "The report's 15 % is the share of grade 2. A plain loss falls to grade 0, "
-            "so its weights were probably still on.",
-            class_weights="balanced",
-            **_jitter(0.5),
-        ),
-        _cell(
-            base,
-            "clahe-train",
-            "CLAHE on train only",
-            "The network is tested on pictures of a kind that it has never seen.",
+    ]
+
+
+def _jittered(base: Recipe, strength: float) -> Recipe:
+    return replace(base, brightness=strength, contrast=strength, saturation=strength)
+
+
+def _clahe(base: Recipe) -> list[Cell]:
+    """Cells with CLAHE, on one side or on both."""
+    return [
+        Cell(
+            name="clahe-train",
+            title="CLAHE on train only",
+            recipe=base,
             data=CLAHE,
+            test=GIVEN,
+            reasons=[
+                Reason(
+                    "The network is tested on pictures of a kind that it has never "
+                    "seen.",
+                    Shift("base", "qwk", "worse"),
+                )
+            ],
         ),
-        _cell(
-            base,
-            "clahe-both",
-            "CLAHE on train and test",
-            "The same change where it belongs: pre-processing, on both sides.",
+        Cell(
+            name="clahe-both",
+            title="CLAHE on train and test",
+            recipe=base,
             data=CLAHE,
             test=CLAHE,
+            reasons=[
+                Reason(
+                    "The same change where it belongs: pre-processing, on both sides.",
+                    Shift("clahe-train", "qwk", "better"),
+                )
+            ],
         ),
     ]
 
 
 def _phases(base: Recipe) -> list[Cell]:
-    """How it is trained."""
+    """Cells with other phases, or another BatchNorm in the first."""
     return [
-        _cell(
-            base,
-            "one-phase",
-            "one phase: all of it from the start",
-            "The report calls the two phases the key; they steady a pre-trained start.",
-            head_epochs=0,
-            full_epochs=base.epochs,
+        Cell(
+            name="one-phase",
+            title="one phase: all of it from the start",
+            about="The report calls the two phases the key.",
+            recipe=replace(base, head_epochs=0, full_epochs=base.epochs),
+            reasons=[
+                Reason(
+                    "They steady the start: here a head that knows nothing sends its "
+                    "gradients into the whole network.",
+                    Shift("base", "accuracy", "worse"),
+                )
+            ],
         ),
-        _cell(
-            base,
-            "batchnorm-eval",
-            "BatchNorm kept as it came in phase 1",
-            "train() lets the statistics of a frozen backbone drift, which the head "
-            "has to follow.",
-            head_batchnorm="eval",
+        Cell(
+            name="batchnorm-eval",
+            title="BatchNorm kept as it came in phase 1",
+            recipe=replace(base, head_batchnorm="eval"),
+            reasons=[
+                Reason(
+                    "train() lets the statistics of a frozen backbone drift, which the "
+                    "head has to follow.",
+                    Shift("base", "qwk", "better"),
+                )
+            ],
         ),
     ]
-
-
-def _cell(
-    base: Recipe,
-    name: str,
-    title: str,
-    why: str,
-    data: str = GIVEN,
-    test: str = GIVEN,
-    derived: str | None = None,
-    **changes: Any,
-) -> Cell:
-    return Cell(
-        name=name,
-        title=title,
-        why=why,
-        recipe=replace(base, **changes),
-        data=data,
-        test=test,
-        derived=derived,
-    )
-
-
-def _jitter(strength: float) -> dict[str, Any]:
-    return {"brightness": strength, "contrast": strength, "saturation": strength}

@@ -18,8 +18,8 @@ class Budget:
     Attributes:
         epochs: share of each phase's epochs; at least one is left.
         image_size: at most so many pixels square; None for as many as there are.
-        train_samples: at most; None for all.
-        test_samples: at most; None for all.
+        train_samples: at most so many to train on; None for all.
+        test_samples: at most so many to test on; None for all.
     """
 
     epochs: float = 1.0

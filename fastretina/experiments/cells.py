@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from fastretina.experiments.reasons import Reason
 from fastretina.recipe import Recipe
 
 GIVEN = "given"  # the data set that was passed
 REPORT = "the course report, best epoch chosen on test, one seed"
 
-Adjust = Callable[[Recipe], Recipe]  # by the budget and by the user's flags
+Adjust = Callable[[Recipe], Recipe]  # applies the budget and the user's flags
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,19 +19,21 @@ class Cell:
     """One line of an experiment's table: a recipe, trained once for each seed.
 
     Attributes:
-        name: of its run folders.
-        title: for people.
-        why: a sentence on what it shows.
-        recipe: of its runs, with the first seed.
-        data: the variant of the data set to train on; see ``experiment.variants``.
+        name: names the run folders.
+        title: heads the cell's line in tables and figures.
+        recipe: what the runs are trained by, with the first seed.
+        about: a sentence that is true of the cell whatever its result; may be empty.
+        reasons: sentences on why its result is as it is, each with its condition.
+        data: the variant of the data set to train on; see ``experiments.variants``.
         test: the variant to test on.
         derived: another cell, whose runs these are, with the class weights undone.
     """
 
     name: str
     title: str
-    why: str
     recipe: Recipe
+    about: str = ""
+    reasons: Sequence[Reason] = ()
     data: str = GIVEN
     test: str = GIVEN
     derived: str | None = None
@@ -47,17 +50,17 @@ class Pairing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """An experiment.
+    """An experiment before anything of it is trained.
 
     Attributes:
         name: ``table``, ``ablations`` or ``strong``.
-        title: for people.
+        title: heads its table and page.
         about: what it is good for, a sentence or two.
         cells: in the order of the table.
-        pairings: what is compared.
-        varied: fields of the recipe that its cells set themselves.
-        reference: what others have found: title and accuracy.
-        reference_about: who they are.
+        pairings: which cells are compared.
+        varied: fields of the recipe that the cells set themselves.
+        reference: what others have measured: title and accuracy.
+        reference_about: who measured that, and how.
         overlays: groups of cells whose curves are drawn in one figure, by its title.
     """
 
@@ -82,6 +85,6 @@ class Plan:
 
     @property
     def variants(self) -> list[str]:
-        """The variants of the data set that they need, but the given one."""
+        """The variants of the data set that its cells need, beside the given one."""
         named = {v for cell in self.cells for v in (cell.data, cell.test)}
         return sorted(named - {GIVEN})

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastretina import cli
+from fastretina.experiments import standin
 from fastretina.experiments.options import Options, field_of, split_words
 from fastretina.recipe import Recipe
 
@@ -22,7 +23,8 @@ ResNet18/50 with and without ImageNet weights), ablations (what the report tried
 gave up), strong (recipe strong against recipe seed, by image and by patient). Killed at
 any moment, the same command goes on where it was; what is finished is not done again.
 Any flag of a recipe can be given, too, and counts for all runs, e.g. --image-size 128:
-see python -m fastretina.train --help.
+see python -m fastretina.train --help. Where ImageNet's weights can't be fetched,
+standin makes others to show it with: see {PROG} standin --help.
 
 Example: {PROG} table --shards shards --budget small --seeds 3
 """
@@ -31,20 +33,22 @@ Example: {PROG} table --shards shards --budget small --seeds 3
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     """Run the command; see ``--help``."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] == standin.NAME:
+        return standin.main(words[1:], prog=f"{prog} {standin.NAME}")
     own, recipe_words = split_words(words)
 
-    def run(options: Options) -> dict[str, Any]:
+    def run(options: Options) -> dict[str, object]:
         return command(options, recipe_words)
 
     return cli.run(run, Options, own, prog=prog, about=ABOUT)
 
 
-def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, Any]:
+def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, object]:
     """Train what is not trained yet, compare, and report.
 
     Args:
-        options: of the command.
-        recipe_words: flags of the recipe, for all cells.
+        options: the command's own flags.
+        recipe_words: flags of a recipe, which count for all cells.
 
     Raises:
         DataError: the data or the folder can't be used; or, after all others are done
@@ -54,9 +58,9 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, Any
     import torch
 
     from fastretina.experiments.estimate import estimate
-    from fastretina.experiments.folder import alone, claim
+    from fastretina.experiments.folder import alone, keep_settings, settings_of
     from fastretina.experiments.series import Series
-    from fastretina.experiments.text import planned
+    from fastretina.experiments.text import format_plan
     from fastretina.nn.device import choose
     from loaders.shards import open_split
 
@@ -70,7 +74,7 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, Any
     compute = choose(options.device, plan.cells[0].recipe.amp)
     seconds = estimate(plan.trained, pixels, num_train, num_test, compute)
     if options.dry_run:
-        print(planned(plan, seconds, options.seeds))
+        print(format_plan(plan, seconds, options.seeds))
         total = options.seeds * sum(seconds.values())
         return {
             "experiment": plan.name,
@@ -79,7 +83,7 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, Any
         }
     options.folder.mkdir(parents=True, exist_ok=True)
     with alone(options.folder):
-        claim(options.folder, options.shards, plan)
+        keep_settings(options.folder, settings_of(plan, options.shards))
         series = Series(plan, options, seconds)
         series.train()
         return series.report()

@@ -10,9 +10,8 @@ from fastretina.experiments.cells import Cell
 from fastretina.measure.forecast import forecast
 from fastretina.measure.steps import Case, make_step, synthetic
 from fastretina.nn.device import Compute
-from fastretina.recipe import Arch, Phase
+from fastretina.recipe import PHASES, Arch, Phase
 
-_PHASES: tuple[Phase, ...] = ("head", "full")
 _STEPS, _SECONDS = 8, 2.0  # at most, of each phase
 _CPU_BATCH = 8  # a CPU is no faster with more, and this many are measured sooner
 
@@ -36,8 +35,8 @@ def estimate(
     Args:
         cells: those with runs of their own.
         pixels: side of the images as they are.
-        train: images.
-        test: images.
+        train: number of training images.
+        test: number of test images.
         compute: device and precision.
     """
     speeds: dict[Size, dict[Phase, float]] = {}
@@ -48,17 +47,17 @@ def estimate(
         if size not in speeds:
             speeds[size] = {
                 phase: _speed(size, phase, recipe.batch_size, compute)
-                for phase in _PHASES
+                for phase in PHASES
             }
         measured = speeds[size]
-        found = forecast(
+        expected = forecast(
             recipe,
             min(train, recipe.train_samples or train),
             min(test, recipe.test_samples or test),
             measured,
             measured["head"],  # a forward pass and little more, as evaluation is
         )
-        seconds[cell.name] = found.recipe_seconds
+        seconds[cell.name] = expected.recipe_seconds
     return seconds
 
 

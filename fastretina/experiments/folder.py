@@ -7,13 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from filelock import FileLock, Timeout
 
 from fastretina.experiments.cells import Plan
 from loaders.errors import RunError
 from loaders.files import write_atomically
+
+
+class Settings(TypedDict):
+    """What ``settings.json`` holds: the recipes by the name of their cell."""
+
+    experiment: str
+    shards: str
+    cells: dict[str, dict[str, object]]
 
 
 @contextmanager
@@ -32,39 +40,42 @@ def alone(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def claim(folder: Path, shards: str, plan: Plan) -> None:
-    """Write down what is trained in a folder, from what shards, and hold to it.
+def settings_of(plan: Plan, shards: str) -> Settings:
+    """What an experiment is held to: its shards and every cell's recipe."""
+    cells = {cell.name: asdict(cell.recipe) for cell in plan.cells}
+    return Settings(experiment=plan.name, shards=shards, cells=cells)
+
+
+def keep_settings(folder: Path, settings: Settings) -> None:
+    """Write down what is trained in a folder, or make sure that it is the same.
 
     Raises:
         RunError: it holds an experiment with other settings.
     """
-    settings = {
-        "experiment": plan.name,
-        "shards": shards,
-        "cells": {cell.name: asdict(cell.recipe) for cell in plan.cells},
-    }
     path = folder / "settings.json"
     text = json.dumps(settings, indent=1) + "\n"
     if not path.exists():
         write_atomically(path, text)
         return
     try:
-        before = json.loads(path.read_text())
+        before: Settings = json.loads(path.read_text())
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}): choose another --out") from error
-    if before != json.loads(text):
-        what = _changed(before, json.loads(text))
+    now: Settings = json.loads(text)
+    if before != now:
+        what = _first_change(before, now)
         raise RunError(
             f"{folder} holds an experiment with other settings ({what}): "
             "choose another --out"
         )
 
 
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first setting that differs, for people."""
-    for key in ("experiment", "shards"):
-        if before.get(key) != now[key]:
-            return f"{key} was {before.get(key)}, is {now[key]}"
+def _first_change(before: Settings, now: Settings) -> str:
+    """The first setting that differs, as a phrase."""
+    if before.get("experiment") != now["experiment"]:
+        return f"experiment was {before.get('experiment')}, is {now['experiment']}"
+    if before.get("shards") != now["shards"]:
+        return f"shards was {before.get('shards')}, is {now['shards']}"
     for name, recipe in now["cells"].items():
         old = before["cells"].get(name)
         if old is None:

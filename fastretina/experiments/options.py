@@ -56,7 +56,7 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the experiment."""
+        """The experiment's folder: ``--out``, or experiments/NAME."""
         return self.out or Path("experiments") / self.name
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from fastretina.experiments.ablations import ablations
 from fastretina.experiments.cells import GIVEN, REPORT, Adjust, Cell, Pairing, Plan
+from fastretina.experiments.reasons import OneGrade, Reason, Shift
 from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT
-from fastretina.recipe import RECIPES, Arch
+from fastretina.recipe import RECIPES, Arch, Recipe
 
 _NETWORKS: tuple[tuple[Arch, str], ...] = (
     ("resnet18", "ResNet18"),
@@ -20,7 +21,7 @@ def table(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
     """ResNet18 and ResNet50, with and without ImageNet weights, as the report had them.
 
     Args:
-        adjust: the budget and the user's flags, on a recipe.
+        adjust: applies the budget and the user's flags to a recipe.
         pixels: side of the images as they are.
         leaks: whether the given split has patients on both sides.
     """
@@ -29,21 +30,11 @@ def table(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
         Cell(
             name=f"{arch}-{weights}",
             title=f"{title}, {_STARTS[weights]}",
-            why=why,
             recipe=replace(base, arch=arch, weights=weights),
+            reasons=[_pretrained(arch) if weights == "imagenet" else _scratch(base)],
         )
         for arch, title in _NETWORKS
-        for weights, why in (
-            (
-                "imagenet",
-                "Features from ImageNet are what the report's score rests on.",
-            ),
-            (
-                "none",
-                "15 epochs from scratch mostly learn the commonest grade: the report's "
-                "73.4 % is its share.",
-            ),
-        )
+        for weights in _STARTS
     ]
     return Plan(
         name="table",
@@ -72,6 +63,22 @@ def table(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
     )
 
 
+def _pretrained(arch: Arch) -> Reason:
+    return Reason(
+        "The same network from scratch is worse: the score rests on the features that "
+        "it starts from.",
+        Shift(f"{arch}-none", "accuracy", "better"),
+    )
+
+
+def _scratch(base: Recipe) -> Reason:
+    return Reason(
+        f"{base.epochs} epochs from scratch have learned the commonest grade alone: "
+        "the report's 73.4 % is its share.",
+        OneGrade(commonest=True),
+    )
+
+
 def strong(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
     """Recipe strong against recipe seed, by image and by patient; see ``table``."""
     other = BY_PATIENT if leaks else BY_IMAGE
@@ -88,7 +95,7 @@ def strong(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
         Cell(
             name=f"{recipe}-{'given' if split == GIVEN else split}",
             title=f"{recipe}, {title}",
-            why=about[recipe],
+            about=about[recipe],
             recipe=adjust(RECIPES[recipe]),
             data=split,
             test=split,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from fastretina.experiments.cell_predictions import CellPredictions
 from fastretina.experiments.cells import Plan
-from fastretina.experiments.results import CellScores, Outcome
+from fastretina.experiments.records import Figure
+from fastretina.experiments.results import CellRuns
 from fastretina.run import Run
+from loaders.arrays import Float64
 from loaders.grades import GRADES
 
 _COLOURS = ("#4269d0", "#ff725c", "#3ca951", "#efb118")
@@ -20,43 +24,76 @@ _ACROSS = 4  # matrices in a row
 _DPI = 130
 
 
-def draw(
+class Curve(NamedTuple):
+    """How a run went, epoch by epoch; NaN where an accuracy was not measured.
+
+    Attributes:
+        epochs: their numbers.
+        head_epochs: how many of them are of phase 1.
+        train: accuracy on the training images.
+        test: accuracy on the test images.
+        majority: share of the commonest grade on test.
+        checkpoint: first digits of the final weights' SHA-256.
+    """
+
+    epochs: list[int]
+    head_epochs: int
+    train: list[float]
+    test: list[float]
+    majority: float
+    checkpoint: str
+
+
+def draw_figures(
     folder: Path,
     plan: Plan,
-    outcomes: Mapping[str, Outcome],
-    found: Mapping[str, CellScores],
-) -> list[dict[str, str]]:
-    """Draw what there is to draw; each figure's file, alt text and caption."""
+    runs: Mapping[str, CellRuns],
+    predictions: Mapping[str, CellPredictions],
+) -> list[Figure]:
+    """Draw what there is to draw, into ``folder``."""
     figures = []
     for title, names in plan.overlays.items():
-        runs = {
-            plan.cell(name).title: Run(outcomes[name].runs[0])
+        curves = {
+            plan.cell(name).title: _read_curve(Run(runs[name].runs[0]))
             for name in names
-            if outcomes[name].runs
+            if runs[name].runs
         }
-        if runs:
+        if curves:
             path = folder / f"curves_{title.lower()}.png"
-            figures.append(_draw_curves(path, title, runs))
-    if found:
-        figures.append(_draw_matrices(folder / "confusions.png", plan, found))
+            figures.append(_draw_curves(path, title, curves))
+    if predictions:
+        figures.append(_draw_matrices(folder / "confusions.png", plan, predictions))
     return figures
 
 
-def _draw_curves(path: Path, title: str, runs: Mapping[str, Run]) -> dict[str, str]:
+def _read_curve(run: Run) -> Curve:
+    rows, metrics = run.log(), run.metrics()
+    train, test = (
+        [np.nan if row[column] is None else row[column] for row in rows]
+        for column in ("train_accuracy", "test_accuracy")
+    )
+    confusion = metrics["test"]["confusion"]
+    return Curve(
+        epochs=[row["epoch"] for row in rows],
+        head_epochs=sum(row["phase"] == "head" for row in rows),
+        train=train,
+        test=test,
+        majority=float(max(map(sum, confusion)) / metrics["test"]["samples"]),
+        checkpoint=metrics["weights_sha256"][:12],
+    )
+
+
+def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
     """Train and test accuracy by epoch of several runs, with the phases marked."""
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    axis = figure.subplots()
-    ends = []
-    for colour, (name, run) in zip(_COLOURS, runs.items(), strict=False):
-        rows = run.log()
-        epochs = [row["epoch"] for row in rows]
-        for column, style, word in (
-            ("train_accuracy", "--", "train"),
-            ("test_accuracy", "-", "test"),
+    canvas = Canvas(figsize=(8, 4.6), layout="constrained")
+    axes = canvas.subplots()
+    for colour, (name, curve) in zip(_COLOURS, curves.items(), strict=False):
+        for values, style, word in (
+            (curve.train, "--", "train"),
+            (curve.test, "-", "test"),
         ):
-            values = _shares(rows, column)
-            axis.plot(
-                epochs,
+            axes.plot(
+                curve.epochs,
                 values,
                 style,
                 marker="o",
@@ -64,34 +101,34 @@ def _draw_curves(path: Path, title: str, runs: Mapping[str, Run]) -> dict[str, s
                 color=colour,
                 label=f"{name}: {word}",
             )
-        ends.append(f"{name} ends at {_last(rows)}")
-        _mark_phases(axis, rows)
-    majority = _majority(next(iter(runs.values())))
-    axis.axhline(majority, color="0.5", ls=":", label="always the commonest grade")
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("accuracy")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
-    axis.set_title(f"{title}\n{_checkpoints(runs)}", fontsize=9)
-    figure.savefig(path, dpi=_DPI)
+        _mark_phases(axes, curve)
+    majority = next(iter(curves.values())).majority
+    axes.axhline(majority, color="0.5", ls=":", label="always the commonest grade")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    checkpoints = ", ".join(curve.checkpoint for curve in curves.values())
+    axes.set_title(f"{title}\nweights {checkpoints}", fontsize=9)
+    canvas.savefig(path, dpi=_DPI)
     caption = f"{title}: train and test accuracy by epoch"
-    return {
-        "file": path.name,
-        "caption": caption,
-        "alt": f"{caption}; {'; '.join(ends)}; the commonest grade is {majority:.1%}",
-    }
+    ends = [f"{name} ends at {_format_end(curve)}" for name, curve in curves.items()]
+    return Figure(
+        file=path.name,
+        caption=caption,
+        alt=f"{caption}; {'; '.join(ends)}; the commonest grade is {majority:.1%}",
+    )
 
 
-def _mark_phases(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    change = sum(row["phase"] == "head" for row in rows)
-    if not 0 < change < len(rows):
+def _mark_phases(axes: Axes, curve: Curve) -> None:
+    if not 0 < curve.head_epochs < len(curve.epochs):
         return
-    place = rows[change]["epoch"] - 0.5
-    axis.axvline(place, color="0.8", lw=1)
+    place = curve.epochs[curve.head_epochs] - 0.5
+    axes.axvline(place, color="0.8", lw=1)
     for side, word in (("right", "head "), ("left", " full")):
-        axis.annotate(
+        axes.annotate(
             word,
             (place, 0.01),
             xycoords=("data", "axes fraction"),
@@ -101,63 +138,58 @@ def _mark_phases(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
+def _format_end(curve: Curve) -> str:
+    last = curve.test[-1]
+    return "an unknown test accuracy" if np.isnan(last) else f"{last:.1%} on test"
+
+
 def _draw_matrices(
-    path: Path, plan: Plan, found: Mapping[str, CellScores]
-) -> dict[str, str]:
+    path: Path, plan: Plan, predictions: Mapping[str, CellPredictions]
+) -> Figure:
     """Each cell's confusion matrix, rows as shares of the true grade."""
-    across = min(len(found), _ACROSS)
-    across = 2 if len(found) == _ACROSS else across
-    down = -(-len(found) // across)
-    figure = Figure(figsize=(3.3 * across, 3.5 * down), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).ravel()
-    told = []
-    for axis, (name, of) in zip(axes, found.items(), strict=False):
-        counts = np.asarray(of.confusion())
+    across = min(len(predictions), _ACROSS)
+    across = 2 if len(predictions) == _ACROSS else across
+    down = -(-len(predictions) // across)
+    canvas = Canvas(figsize=(3.3 * across, 3.5 * down), layout="constrained")
+    grid = canvas.subplots(down, across, squeeze=False).ravel()
+    recalls = []
+    for axes, (name, cell) in zip(grid, predictions.items(), strict=False):
+        counts = np.asarray(cell.confusion())
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for row, column in np.ndindex(*shares.shape):
-            axis.text(
-                column,
-                row,
-                f"{shares[row, column]:.2f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if shares[row, column] > 0.5 else "black",
-            )
-        weights = str(of.tests[0].about["weights_sha256"])[:12]
-        axis.set_title(f"{plan.cell(name).title}\nweights {weights}", fontsize=8)
-        axis.set_xticks(range(len(GRADES)))
-        axis.set_yticks(range(len(GRADES)))
-        axis.tick_params(labelsize=7)
-        recalls = ", ".join(f"{share:.2f}" for share in np.diag(shares))
-        told.append(f"{plan.cell(name).title}: recalls {recalls}")
-    for axis in axes[len(found) :]:
-        axis.set_axis_off()
-    figure.supxlabel("predicted grade", fontsize=9)
-    figure.supylabel("true grade", fontsize=9)
-    figure.savefig(path, dpi=_DPI)
-    return {
-        "file": path.name,
-        "caption": "Confusion matrices on test, rows as shares of the true grade",
-        "alt": "; ".join(told),
-    }
+        _draw_matrix(axes, shares)
+        weights = str(cell.tests[0].about["weights_sha256"])[:12]
+        title = plan.cell(name).title
+        axes.set_title(f"{title}\nweights {weights}", fontsize=8)
+        recalls.append(f"{title}: recalls {_format_shares(np.diag(shares))}")
+    for axes in grid[len(predictions) :]:
+        axes.set_axis_off()
+    canvas.supxlabel("predicted grade", fontsize=9)
+    canvas.supylabel("true grade", fontsize=9)
+    canvas.savefig(path, dpi=_DPI)
+    return Figure(
+        file=path.name,
+        caption="Confusion matrices on test, rows as shares of the true grade",
+        alt="; ".join(recalls),
+    )
 
 
-def _shares(rows: Sequence[Mapping[str, Any]], column: str) -> list[float]:
-    return [np.nan if row[column] is None else row[column] for row in rows]
+def _draw_matrix(axes: Axes, shares: Float64) -> None:
+    """Draw float64[5, 5], each share written in its square."""
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*shares.shape):
+        axes.text(
+            column,
+            row,
+            f"{shares[row, column]:.2f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if shares[row, column] > 0.5 else "black",
+        )
+    axes.set_xticks(range(len(GRADES)))
+    axes.set_yticks(range(len(GRADES)))
+    axes.tick_params(labelsize=7)
 
 
-def _last(rows: Sequence[Mapping[str, Any]]) -> str:
-    value = rows[-1]["test_accuracy"]
-    return "an unknown test accuracy" if value is None else f"{value:.1%} on test"
-
-
-def _majority(run: Run) -> float:
-    test = run.metrics()["test"]
-    return float(max(map(sum, test["confusion"])) / test["samples"])
-
-
-def _checkpoints(runs: Mapping[str, Run]) -> str:
-    ids = [run.metrics()["weights_sha256"][:12] for run in runs.values()]
-    return f"weights {', '.join(ids)}"
+def _format_shares(shares: Sequence[float] | Float64) -> str:
+    return ", ".join(f"{share:.2f}" for share in shares)

@@ -9,11 +9,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fastretina.experiments.cells import GIVEN, Cell, Plan
 from fastretina.experiments.options import Options
-from fastretina.experiments.results import Collection, Outcome
+from fastretina.experiments.records import (
+    CellResult,
+    Figure,
+    Reference,
+    ReferenceRow,
+    Result,
+)
+from fastretina.experiments.results import CellRuns, Collection
 from fastretina.experiments.variants import make_variant
 from fastretina.formatting import format_duration
 from fastretina.interrupts import Stopper
@@ -47,10 +53,10 @@ class Series:
         left = [(c, n) for c, n in self._runs() if not self._finished(c, n)]
         done = len(self._runs()) - len(left)
         if done:
-            _say(f"{done} of {len(self._runs())} runs are finished already")
+            _report(f"{done} of {len(self._runs())} runs are finished already")
         for place, (cell, number) in enumerate(left):
             ahead = sum(self._expected(c) for c, _ in left[place:])
-            _say(
+            _report(
                 f"[{done + place + 1}/{len(self._runs())}] {self._name(cell, number)}: "
                 f"about {format_duration(self._expected(cell))}, all of it "
                 f"{format_duration(ahead)}"
@@ -58,10 +64,10 @@ class Series:
             error = self._run(cell, number)
             if error is not None:
                 self._failed[cell.name, number] = error
-                _say(f"failed: {self._name(cell, number)}: {error}")
+                _report(f"failed: {self._name(cell, number)}: {error}")
             self._write(figures=False)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, object]:
         """Write figures, tables and ``experiment.json``, and print the table.
 
         Raises:
@@ -69,8 +75,8 @@ class Series:
         """
         from fastretina.experiments.text import table
 
-        found = self._write(figures=True)
-        text = table(found)
+        result = self._write(figures=True)
+        text = table(result)
         write_atomically(self._folder / "table.md", text + "\n")
         print(text)
         if self._failed:
@@ -83,16 +89,13 @@ class Series:
             "experiment": self._plan.name,
             "out": str(self._folder),
             "runs": len(self._runs()),
-            "seconds": found["seconds"],
+            "seconds": result.seconds,
             "cells": {
-                cell["cell"]: {
-                    name: score["mean"] for name, score in cell["scores"].items()
-                }
-                for cell in found["cells"]
+                cell.cell: {name: score.mean for name, score in cell.scores.items()}
+                for cell in result.cells
+                if cell.scores is not None
             },
-            "clear": [
-                each["verdict"] for each in found["comparisons"] if each["clear"]
-            ],
+            "clear": [each.verdict for each in result.comparisons if each.clear],
         }
 
     def _runs(self) -> list[tuple[Cell, int]]:
@@ -120,7 +123,7 @@ class Series:
         Raises:
             KeyboardInterrupt: after it has saved.
         """
-        from fastretina.experiments.worker import train
+        from fastretina.experiments.worker import run_in_process
 
         path = self._path(cell, number)
         try:
@@ -142,7 +145,7 @@ class Series:
         begun_at = time.monotonic()
         with Stopper() as stopper:
             try:
-                return train(options, path.with_suffix(".log"), stopper)
+                return run_in_process(options, path.with_suffix(".log"), stopper)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(
                     "the same command goes on where it was"
@@ -167,55 +170,59 @@ class Series:
             return given
         return str(make_variant(variant, given, self._folder / "data"))
 
-    def _outcomes(self) -> dict[str, Outcome]:
-        outcomes = {cell.name: Outcome() for cell in self._plan.trained}
+    def _cell_runs(self) -> dict[str, CellRuns]:
+        """The runs of each trained cell by now."""
+        cells = {cell.name: CellRuns() for cell in self._plan.trained}
         times = self._times()
         for cell, number in self._runs():
-            outcome = outcomes[cell.name]
+            of_cell = cells[cell.name]
             if self._finished(cell, number):
                 path = self._path(cell, number)
-                outcome.runs.append(path)
-                outcome.seconds += times.get(path.name, 0.0)
-            outcome.error = self._failed.get((cell.name, number), outcome.error)
-        return outcomes
+                of_cell.runs.append(path)
+                of_cell.seconds += times.get(path.name, 0.0)
+            of_cell.error = self._failed.get((cell.name, number), of_cell.error)
+        return cells
 
-    def _write(self, *, figures: bool) -> dict[str, Any]:
+    def _write(self, *, figures: bool) -> Result:
         """Write ``experiment.json`` of what there is by now; returns its content."""
-        outcomes = self._outcomes()
-        collected, found = self._collection.collect(outcomes)
-        drawn: list[dict[str, str]] = []
+        runs = self._cell_runs()
+        collected = self._collection.collect(runs)
+        drawn: list[Figure] = []
         if figures:
-            from fastretina.experiments.plots import draw
+            from fastretina.experiments.plots import draw_figures
 
-            drawn = draw(self._folder, self._plan, outcomes, found)
-        for cell in collected["cells"]:
-            cell["runs"] = [os.path.relpath(run, self._folder) for run in cell["runs"]]
-        plan = self._plan
-        whole = {
-            "experiment": plan.name,
-            "title": plan.title,
-            "about": plan.about,
-            "budget": self._options.budget,
-            "seeds": self._options.seeds,
-            "shards": self._options.shards,
-            "date": time.strftime("%Y-%m-%d %H:%M"),
-            "seconds": round(sum(each.seconds for each in outcomes.values()), 1),
-            **collected,
-            "reference": {
-                "about": plan.reference_about,
-                "rows": [
-                    {"title": title, "accuracy": accuracy}
-                    for title, accuracy in plan.reference
-                ],
-            }
-            if plan.reference
-            else None,
-            "figures": drawn,
-        }
+            drawn = draw_figures(self._folder, self._plan, runs, collected.predictions)
+        plan, options = self._plan, self._options
+        result = Result(
+            experiment=plan.name,
+            title=plan.title,
+            about=plan.about,
+            budget=options.budget,
+            seeds=options.seeds,
+            shards=options.shards,
+            date=time.strftime("%Y-%m-%d %H:%M"),
+            seconds=round(sum(each.seconds for each in runs.values()), 1),
+            cells=[self._relative(cell) for cell in collected.cells],
+            comparisons=collected.comparisons,
+            reference=_reference(plan),
+            figures=drawn,
+        )
         path = self._folder / "experiment.json"
-        write_atomically(path, json.dumps(whole, indent=1) + "\n")
-        return whole
+        write_atomically(path, json.dumps(result.as_json(), indent=1) + "\n")
+        return result
+
+    def _relative(self, cell: CellResult) -> CellResult:
+        """The cell with its run folders relative to the experiment's."""
+        runs = [os.path.relpath(run, self._folder) for run in cell.runs]
+        return replace(cell, runs=runs)
 
 
-def _say(text: str) -> None:
+def _reference(plan: Plan) -> Reference | None:
+    if not plan.reference:
+        return None
+    rows = [ReferenceRow(title, accuracy) for title, accuracy in plan.reference]
+    return Reference(plan.reference_about, rows)
+
+
+def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
 
 from fastretina.experiments.cells import GIVEN, Plan
+from fastretina.experiments.records import CellResult, Comparison, Reference, Result
 from fastretina.experiments.variants import VARIANTS
 from fastretina.formatting import format_duration, format_interval
 from fastretina.recipe import RECIPES, Recipe
@@ -18,13 +18,13 @@ _COLUMNS = (
 )
 
 
-def planned(plan: Plan, seconds: Mapping[str, float], seeds: int) -> str:
+def format_plan(plan: Plan, seconds: Mapping[str, float], seeds: int) -> str:
     """The runs that there would be, with their time.
 
     Args:
-        plan: of the experiment.
-        seconds: of one run of each cell.
-        seeds: runs of each.
+        plan: the experiment.
+        seconds: what one run of each cell takes, by the cell's name.
+        seeds: runs of each cell.
     """
     lines = [f"{plan.title}: {len(plan.trained) * seeds} runs"]
     for cell in plan.trained:
@@ -42,7 +42,7 @@ def planned(plan: Plan, seconds: Mapping[str, float], seeds: int) -> str:
 
 
 def differences(recipe: Recipe, base: Recipe) -> list[str]:
-    """The flags that make ``recipe`` of ``base``."""
+    """The flags that turn ``base`` into ``recipe``."""
     words = []
     for field in fields(Recipe):
         value = getattr(recipe, field.name)
@@ -56,125 +56,128 @@ def differences(recipe: Recipe, base: Recipe) -> list[str]:
     return words
 
 
-def table(found: Mapping[str, Any]) -> str:
+def table(result: Result) -> str:
     """The whole result as Markdown, for the terminal and for ``table.md``."""
-    lines = [f"## {found['title']}", "", found["about"], ""]
-    lines += _cells(found)
-    lines += _collapses(found["cells"])
-    lines += _reference(found)
-    lines += _comparisons(found)
-    lines += _whys(found["cells"])
+    lines = [f"## {result.title}", "", result.about, ""]
+    lines += _cells(result)
+    lines += _collapses(result.cells)
+    lines += _reference(result.reference)
+    lines += _comparisons(result)
+    lines += _whys(result.cells)
     return "\n".join(lines)
 
 
-def _cells(found: Mapping[str, Any]) -> list[str]:
-    several = found["seeds"] > 1
+def _cells(result: Result) -> list[str]:
+    several = result.seeds > 1
     names = [name for _, name, _ in _COLUMNS]
     head = ["", *names, "best epoch on test*", "parameters", "wall time, s"]
     rows = [
         [
-            cell["title"],
-            *(_score(cell, key, form, several) for key, _, form in _COLUMNS),
-            _or_dash(cell["best_on_test"], ".1%"),
-            _or_dash(cell["parameters"], ","),
-            _or_dash(cell["seconds"], ",.0f"),
+            cell.title,
+            *(_format_score(cell, key, form, several) for key, _, form in _COLUMNS),
+            _or_dash(cell.best_on_test, ".1%"),
+            _or_dash(cell.parameters, ","),
+            _or_dash(cell.seconds, ",.0f"),
         ]
-        for cell in found["cells"]
+        for cell in result.cells
     ]
     spread = ", after it the spread of the seeds" if several else ""
     return [
         *_markdown(head, rows),
         "",
-        f"Budget {found['budget']}, {_counted(found['seeds'])}; in brackets 95 % "
+        f"Budget {result.budget}, {_count_seeds(result.seeds)}; in brackets 95 % "
         f"intervals over test patients{spread}. *What choosing the epoch on test, as "
         "the report did, would have printed.",
     ]
 
 
-def _counted(seeds: int) -> str:
+def _count_seeds(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def _score(cell: Mapping[str, Any], key: str, form: str, several: bool) -> str:
-    if cell["scores"] is None:
-        return cell["state"] if key == "accuracy" else "-"
-    score = cell["scores"][key]
-    text = format_interval(score["mean"], score["interval"], form)
-    if not several or score["spread"] is None:
+def _format_score(cell: CellResult, key: str, form: str, several: bool) -> str:
+    if cell.scores is None:
+        return cell.state if key == "accuracy" else "-"
+    score = cell.scores[key]
+    text = format_interval(score.mean, score.interval, form)
+    if not several or score.spread is None:
         return text
-    return f"{text} ± {score['spread']:{form}}"
+    return f"{text} ± {score.spread:{form}}"
 
 
-def _collapses(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    fallen = [cell for cell in cells if cell["collapse"]]
-    failed = [cell for cell in cells if cell["error"]]
-    lines = [f"- {cell['title']}: {cell['collapse']}" for cell in fallen]
-    lines += [f"- {cell['title']}: failed: {cell['error']}" for cell in failed]
+def _collapses(cells: Sequence[CellResult]) -> list[str]:
+    lines = [f"- {cell.title}: {cell.collapse}" for cell in cells if cell.collapse]
+    lines += [f"- {cell.title}: failed: {cell.error}" for cell in cells if cell.error]
     return ["", *lines] if lines else []
 
 
-def _reference(found: Mapping[str, Any]) -> list[str]:
-    if not found["reference"]:
+def _reference(reference: Reference | None) -> list[str]:
+    if reference is None:
         return []
-    rows = [
-        [row["title"], format(row["accuracy"], ".2%")]
-        for row in found["reference"]["rows"]
+    rows = [[row.title, format(row.accuracy, ".2%")] for row in reference.rows]
+    return [
+        "",
+        f"Beside it, {reference.about}:",
+        "",
+        *_markdown(["", "accuracy"], rows),
     ]
-    about = found["reference"]["about"]
-    return ["", f"Beside it, {about}:", "", *_markdown(["", "accuracy"], rows)]
 
 
-def _comparisons(found: Mapping[str, Any]) -> list[str]:
-    """A line for each pair: the differences, and what they say."""
-    if not found["comparisons"]:
+def _comparisons(result: Result) -> list[str]:
+    """A line for each pair: its differences, and which of them are clear."""
+    if not result.comparisons:
         return []
-    titles = {cell["cell"]: cell["title"] for cell in found["cells"]}
-    pairs: dict[tuple[str, str], dict[str, Any]] = {}
-    for each in found["comparisons"]:
-        pair = pairs.setdefault((each["first"], each["second"]), {})
-        pair[each["statistic"]] = each
+    titles = {cell.cell: cell.title for cell in result.cells}
+    pairs: dict[tuple[str, str], dict[str, Comparison]] = {}
+    for each in result.comparisons:
+        pairs.setdefault((each.first, each.second), {})[each.statistic] = each
     head = ["", *(name for _, name, _ in _COLUMNS), "McNemar's p", "verdict"]
     rows = [
         [
             f"*{titles[first]}* against *{titles[second]}*",
-            *(_difference(of[key]) for key, _, _ in _COLUMNS),
-            _chance(of["accuracy"]["mcnemar_p"]),
-            _verdict([of[key] for key, _, _ in _COLUMNS]),
+            *(_format_difference(by_statistic[key]) for key, _, _ in _COLUMNS),
+            _format_p(by_statistic["accuracy"].mcnemar_p),
+            _verdict([by_statistic[key] for key, _, _ in _COLUMNS]),
         ]
-        for (first, second), of in pairs.items()
+        for (first, second), by_statistic in pairs.items()
     ]
     return ["", "Compared on the same test images:", "", *_markdown(head, rows)]
 
 
-def _difference(each: Mapping[str, Any]) -> str:
-    return format_interval(each["value"], each["interval"], "+.3f")
+def _format_difference(comparison: Comparison) -> str:
+    return format_interval(comparison.value, comparison.interval, "+.3f")
 
 
-def _verdict(each: Sequence[Mapping[str, Any]]) -> str:
-    """Where the first is better or worse for sure; or that it is inside the noise."""
+def _verdict(comparisons: Sequence[Comparison]) -> str:
+    """Where the first cell is clearly better or worse; or that nowhere it is."""
     names = {key: name for key, name, _ in _COLUMNS}
-    clear = [one for one in each if one["clear"]]
+    clear = [each for each in comparisons if each.clear]
     if not clear:
         return "inside the noise"
     parts = []
     for word, sign in (("better", 1), ("worse", -1)):
-        in_it = [names[one["statistic"]] for one in clear if one["value"] * sign > 0]
-        if in_it:
-            parts.append(f"{word} in {_listed(in_it)}")
+        where = [
+            names[each.statistic] for each in clear if (each.value or 0) * sign > 0
+        ]
+        if where:
+            parts.append(f"{word} in {_enumerate(where)}")
     return "; ".join(parts)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _enumerate(names: Sequence[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _chance(p: float) -> str:
+def _format_p(p: float | None) -> str:
+    if p is None:
+        return "-"
     return "< 0.001" if p < 0.001 else format(p, ".3f")
 
 
-def _whys(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    return ["", "### Why", "", *(f"- {cell['title']}: {cell['why']}" for cell in cells)]
+def _whys(cells: Sequence[CellResult]) -> list[str]:
+    lines = [f"- {cell.title}: {cell.why}" for cell in cells if cell.why]
+    return ["", "### Why", "", *lines] if lines else []
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

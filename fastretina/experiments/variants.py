@@ -36,7 +36,7 @@ def make_variant(name: str, shards: str, folder: Path) -> Path:
     Args:
         name: one of ``VARIANTS``.
         shards: the data set as given.
-        folder: of all variants.
+        folder: where each variant has a folder of its own name.
 
     Raises:
         ShardError: the data set can't be read, or is on a web server.
@@ -47,14 +47,14 @@ def make_variant(name: str, shards: str, folder: Path) -> Path:
         return target
     print(f"making shards: {VARIANTS[name]}", file=sys.stderr)
     unpacked = folder / f".{name}"
-    shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(unpacked, ignore_errors=True)  # left by a run that was killed
     try:
         with ExitStack() as opened:
             splits = [opened.enter_context(open_split(shards, s)) for s in SPLITS]
             _unpack(splits, name, unpacked)
         steps = "clahe" if name == CLAHE else ""
         options = shard.Options(data=unpacked, shards=target, preprocess=steps)
-        with contextlib.redirect_stdout(io.StringIO()):  # its own report
+        with contextlib.redirect_stdout(io.StringIO()):  # the command prints
             shard.write(options)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
@@ -86,7 +86,7 @@ def _rows(splits: list[ShardSplit]) -> Iterator[tuple[ShardSplit, int]]:
 def _in_test(splits: list[ShardSplit], name: str) -> npt.NDArray[np.bool_]:
     """Whether each row of all splits is to be in test: bool[N].
 
-    As many as before, where the variant is another split.
+    Where the variant is another split, as many rows are as before.
     """
     given = np.concatenate([np.full(len(s.labels), s.name == "test") for s in splits])
     if name not in (BY_PATIENT, BY_IMAGE):

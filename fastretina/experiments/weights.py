@@ -15,8 +15,8 @@ def with_pretrained(plan: Plan, folder: Path | None) -> Plan:
     """The plan with these weights wherever it has ImageNet's.
 
     Args:
-        plan: of the experiment.
-        folder: with a file for each network, e.g. ``resnet18-f37072fd.pth``; None
+        plan: the experiment.
+        folder: holds a file for each network, e.g. ``resnet18-f37072fd.pth``; None
             leaves torchvision's own.
 
     Raises:
@@ -37,15 +37,15 @@ def with_pretrained(plan: Plan, folder: Path | None) -> Plan:
 
 
 def _weights_of(arch: str, folder: Path) -> Path:
-    found = sorted(
+    files = sorted(
         path
         for path in folder.glob(f"{arch}*")
         if path.suffix in _SUFFIXES and path.is_file()
     )
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
         raise WeightsError(
             f"--pretrained {folder} must hold one file {arch}*.pth or .safetensors, "
             f"got {names}"
         )
-    return found[0].resolve()
+    return files[0].resolve()

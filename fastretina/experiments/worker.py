@@ -21,8 +21,8 @@ from fastretina.processes import end_with
 from fastretina.train.options import TrainOptions
 from loaders.errors import DataError
 
-# By the server that forks a run's process, which computes nothing itself: so a run
-# begins at once, and in a process that knows of no other run.
+# What the server that forks a run's process has imported. It computes nothing itself:
+# so a run begins at once, in a process that knows of no other run.
 _IMPORTED = [
     "fastretina.train.command",
     "fastretina.train.finish",
@@ -34,37 +34,38 @@ _IMPORTED = [
 _POLL = 0.2  # seconds between two looks at whether a signal has come
 
 
-def train(options: TrainOptions, log: Path, stopper: Stopper) -> str | None:
-    """Train, or go on with, one run.
+def run_in_process(options: TrainOptions, log: Path, stopper: Stopper) -> str | None:
+    """Train one run, or go on with it, and wait for its end.
 
     Args:
-        options: of the run.
+        options: the flags of the run.
         log: the file that gets what the run prints on stdout.
-        stopper: asked between two looks; the run is then told to save and stop.
+        stopper: asked every 0.2 s; the run is then asked to save and stop.
 
     Returns:
         None where it is done, or else why it is not, in one line.
 
     Raises:
-        KeyboardInterrupt: it was told to stop, and has saved.
+        KeyboardInterrupt: it was asked to stop, and has saved.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
-    theirs, ours = context.Pipe(duplex=False)
-    heard, told = context.Pipe(duplex=False)
+    parent_end, our_end = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_child, args=(options, log, theirs, told), name=str(options.out)
+        target=_child,
+        args=(options, log, parent_end, sender),
+        name=str(options.out),
     )
     process.start()
-    told.close()  # so that its end is noticed when the child's copy goes
-    answer: str | None = None
-    answered = False
-    stopping = False
+    sender.close()  # so that its end is noticed when the child's copy goes
+    stopping = answered = False
+    error: str | None = None
     try:
         while not answered:
             try:
-                if heard.poll(_POLL):
-                    answer, answered = heard.recv(), True
+                if receiver.poll(_POLL):
+                    error, answered = receiver.recv(), True
             except EOFError:
                 break
             if stopper.asked and not stopping and process.pid:
@@ -72,18 +73,16 @@ def train(options: TrainOptions, log: Path, stopper: Stopper) -> str | None:
                 stopping = True
         process.join()
     finally:
-        ours.close()
-        theirs.close()
-        heard.close()
+        our_end.close()
+        parent_end.close()
+        receiver.close()
         process.join()
     if stopping:
         raise KeyboardInterrupt
-    if answered:
-        return answer
-    return _died(process.exitcode or 0)
+    return error if answered else _describe_death(process.exitcode or 0)
 
 
-def _died(code: int) -> str:
+def _describe_death(code: int) -> str:
     if code == -signal.SIGKILL:
         return "its process was killed, perhaps for want of memory"
     how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
@@ -94,8 +93,9 @@ def _child(
     options: TrainOptions,
     log: Path,
     parent: connection.Connection,
-    told: connection.Connection,
+    result: connection.Connection,
 ) -> None:
+    """Train in this process, and send what came of it: None, or why it failed."""
     os.setsid()  # Ctrl-C is the parent's to pass on, once
     end_with(parent)
     os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
@@ -105,15 +105,15 @@ def _child(
         print(time.strftime("%Y-%m-%d %H:%M:%S"), options.out)
         command(options)
         sys.stdout.flush()
-        told.send(None)
+        result.send(None)
     except (DataError, cli.WrongUsage) as error:
-        told.send(str(error))
+        result.send(str(error))
     except OSError as error:
-        told.send(cli.describe(error))
+        result.send(cli.describe(error))
     except KeyboardInterrupt:
         return  # it has saved; the parent knows why
     except BaseException as error:
         traceback.print_exc(file=sys.stdout)
         sys.stdout.flush()
         first = str(error).partition("\n")[0]
-        told.send(f"{type(error).__name__}: {first} (see {log})")
+        result.send(f"{type(error).__name__}: {first} (see {log})")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -27,7 +27,7 @@ PROG = "python -m fastretina.export"
 ABOUT = f"""Write a run's network as an ONNX file that takes uint8[B, H, W, 3], RGB as
 decoders give it, normalises inside, and gives logits and probabilities, float32[B, 5].
 Before it is written, onnxruntime computes it, and the largest differences from torch
-are told. Needs pip install 'fastretina[export]'. Not a medical device.
+are printed. Needs pip install 'fastretina[export]'. Not a medical device.
 
 Example: {PROG} runs/resnet18-strong-1 --out resnet18.onnx
 """
@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     return cli.run(command, Options, argv, prog=prog, about=ABOUT)
 
 
-def command(options: Options) -> dict[str, Any]:
-    """Export, check, write; returns what the JSON line holds.
+def command(options: Options) -> dict[str, object]:
+    """Export, check, write; returns the content of the JSON line.
 
     Raises:
         DataError: the run or a package is not there, or the file would compute
@@ -102,7 +102,7 @@ def command(options: Options) -> dict[str, Any]:
     source = "test images" if images is not None else "images of random pixels"
     if images is None:
         images = _random_images((height, width))
-    found = check(content, trained.network, images)
+    largest = check(content, trained.network, images)
     out = options.out or run.path / "model.onnx"
     write_atomically(out, content)
     print(
@@ -110,9 +110,9 @@ def command(options: Options) -> dict[str, Any]:
         f"float32[B, 5]; {len(content) / 1e6:.1f} MB, opset {options.opset}"
     )
     print(
-        f"largest difference from torch on {found.images} {source}, in batches of 1 "
-        f"and 3: logits {found.logits:.2g}, probabilities {found.probabilities:.2g}; "
-        f"{found.grades} different grades"
+        f"largest difference from torch on {largest.images} {source}, in batches of 1 "
+        f"and 3: logits {largest.logits:.2g}, probabilities "
+        f"{largest.probabilities:.2g}; {largest.grades} different grades"
     )
     print(NOTICE, file=sys.stderr)
     return {
@@ -124,10 +124,10 @@ def command(options: Options) -> dict[str, Any]:
         "opset": options.opset,
         "image_shape": [height, width],
         "checked_on": source,
-        "checked_images": found.images,
-        "logits_difference": found.logits,
-        "probabilities_difference": found.probabilities,
-        "different_grades": found.grades,
+        "checked_images": largest.images,
+        "logits_difference": largest.logits,
+        "probabilities_difference": largest.probabilities,
+        "different_grades": largest.grades,
         "weights_sha256": trained.weights_sha256,
         "notice": NOTICE,
     }

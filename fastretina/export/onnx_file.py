@@ -1,4 +1,4 @@
-"""A network as ONNX bytes, with the normalisation inside, and held against torch."""
+"""A network as ONNX bytes that normalise inside, and their comparison with torch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import sys
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from fastretina.formatting import NOTICE
 from fastretina.nn.augment import MEAN, STD, normalise
+from loaders.arrays import Float32, UInt8
 from loaders.errors import DataError
 from loaders.grades import GRADES
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 ALLOWED = 1e-3  # difference of a probability
 BATCHES = (1, 3)  # images that the check gives at once
@@ -32,16 +36,23 @@ class Difference(NamedTuple):
     """The largest differences between torch and onnxruntime.
 
     Attributes:
-        logits: of any logit.
-        probabilities: of any probability.
-        grades: images whose likeliest grade is another.
-        images: that were looked at.
+        logits: the largest difference of a logit.
+        probabilities: the largest difference of a probability.
+        grades: number of images whose likeliest grade is another.
+        images: number of images compared.
     """
 
     logits: float
     probabilities: float
     grades: int
     images: int
+
+
+class Session(Protocol):
+    """The one method of onnxruntime's InferenceSession that is needed here."""
+
+    def run(self, outputs: list[str], inputs: dict[str, UInt8]) -> list[Float32]:
+        """Compute the named outputs."""
 
 
 class FromPixels(nn.Module):
@@ -89,7 +100,7 @@ def as_onnx(
         network: on the CPU, in eval mode.
         shape: H and W.
         opset: version of ONNX's operators.
-        about: to be kept in the file's metadata.
+        about: the file's metadata, by name.
 
     Raises:
         ExportError: a package is missing, or torch can't translate the network.
@@ -124,15 +135,13 @@ def as_onnx(
     return content
 
 
-def check(
-    content: bytes, network: nn.Module, images: npt.NDArray[np.uint8]
-) -> Difference:
-    """Hold ONNX bytes against the network, as training and evaluation feed it.
+def check(content: bytes, network: nn.Module, images: UInt8) -> Difference:
+    """Compare ONNX bytes with the network, on images as evaluation gives them.
 
-    Every image is looked at twice: alone, and with others.
+    Every image is computed twice: alone, and in a batch with others.
 
     Args:
-        content: what ``as_onnx`` has made.
+        content: the file, as ``as_onnx`` makes it.
         network: on the CPU, in eval mode.
         images: uint8[N, H, W, 3], N at least 1.
 
@@ -142,20 +151,20 @@ def check(
     """
     session = _session(content)
     with torch.inference_mode():
-        told = network(normalise(torch.from_numpy(images)))
-        logits, chances = told.numpy(), told.softmax(dim=1).numpy()
+        expected = network(normalise(torch.from_numpy(images)))
+        logits, probabilities = expected.numpy(), expected.softmax(dim=1).numpy()
     differences = []
     for size in BATCHES:
         parts = [
             session.run(["logits", "probabilities"], {"images": images[at : at + size]})
             for at in range(0, len(images), size)
         ]
-        found, likely = (np.concatenate(part) for part in zip(*parts, strict=True))
+        own, likely = (np.concatenate(part) for part in zip(*parts, strict=True))
         differences.append(
             Difference(
-                logits=float(np.abs(found - logits).max()),
-                probabilities=float(np.abs(likely - chances).max()),
-                grades=int((likely.argmax(1) != chances.argmax(1)).sum()),
+                logits=float(np.abs(own - logits).max()),
+                probabilities=float(np.abs(likely - probabilities).max()),
+                grades=int((likely.argmax(1) != probabilities.argmax(1)).sum()),
                 images=len(images),
             )
         )
@@ -170,7 +179,7 @@ def check(
 
 
 def metadata(run: str, checkpoint: str, weights_sha256: str) -> dict[str, str]:
-    """What the file says of itself."""
+    """The facts that the file carries: its run, weights, grades and input."""
     return {
         "run": run,
         "checkpoint": checkpoint,
@@ -181,12 +190,12 @@ def metadata(run: str, checkpoint: str, weights_sha256: str) -> dict[str, str]:
     }
 
 
-def _session(content: bytes) -> Any:
+def _session(content: bytes) -> Session:
     runtime = _package("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors
     try:
-        return runtime.InferenceSession(
+        session: Session = runtime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # they have no common base
@@ -195,15 +204,16 @@ def _session(content: bytes) -> Any:
             f"onnxruntime {runtime.__version__} refuses the file ({reason}); try a "
             f"lower --opset"
         ) from error
+    return session
 
 
-def _forget_origin(graph: Any) -> None:
+def _forget_origin(graph: GraphProto) -> None:
     """Remove the tracer's notes, which hold paths of this machine."""
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         del part.metadata_props[:]
 
 
-def _package(name: str) -> Any:
+def _package(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

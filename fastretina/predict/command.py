@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     return cli.run(command, Options, argv, prog=prog, about=ABOUT)
 
 
-def command(options: Options) -> dict[str, Any]:
+def command(options: Options) -> dict[str, object]:
     """Grade every image that can be decoded; returns what the JSON line holds.
 
     Raises:
@@ -94,17 +94,17 @@ def command(options: Options) -> dict[str, Any]:
     """
     from fastretina.nn.device import choose_again
     from fastretina.nn.trained import load_trained
-    from fastretina.predict.answers import (
-        add_fused,
+    from fastretina.predict.network import calibration_of, fusion_of
+    from fastretina.predict.pairs import fellow_positions
+    from fastretina.predict.photographs import find_photographs
+    from fastretina.predict.table import (
+        Prediction,
         as_csv,
         as_json,
+        fuse_eyes,
+        notes,
         refuse_failed,
-        remarks,
-        row,
     )
-    from fastretina.predict.network import calibration_of, fusion_of
-    from fastretina.predict.pairs import fellows
-    from fastretina.predict.photographs import find_photographs
     from fastretina.run import Run
     from loaders.files import write_atomically
 
@@ -112,31 +112,32 @@ def command(options: Options) -> dict[str, Any]:
     compute = choose_again(options.device, run.config()["precision"])
     trained = load_trained(run, compute.device)
     paths = find_photographs(options.images)
-    # What can't be meant or had is told now, not after an hour of grading.
+    # What is missing fails now, not after an hour of grading.
     calibration = calibration_of(run, trained) if options.calibrated else None
     fusion = fusion_of(run, trained) if options.pairs else None
-    fellows_of = fellows(paths) if options.pairs else {}
+    fellows = fellow_positions(paths) if options.pairs else {}
     if options.overlays is not None:
         options.overlays.mkdir(parents=True, exist_ok=True)
     graded = list(_graded(paths, trained, compute, options, calibration))
-    rows = [row(each, calibration) for each in graded]
+    predictions = [Prediction.of(each, calibration) for each in graded]
     if fusion is not None:
-        add_fused(rows, graded, fellows_of, fusion)
+        predictions = fuse_eyes(predictions, graded, fellows, fusion)
+    rows = [each.row(calibration) for each in predictions]
     text = as_csv(rows) if options.format == "csv" else as_json(rows)
     if options.out is None:
         print(text, end="")
     else:
         write_atomically(options.out, text)
-    for line in remarks(rows):
+    for line in notes(predictions):
         print(line, file=sys.stderr)
     print(NOTICE, file=sys.stderr)
-    refuse_failed(rows)
+    refuse_failed(predictions)
     return {
         "run": str(options.run),
-        "images": len(rows),
-        "grades": [each["grade"] for each in rows],
-        **({"fused_grades": [each["fused_grade"] for each in rows]} if fusion else {}),
-        "warnings": sum(bool(each["warning"]) for each in rows),
+        "images": len(predictions),
+        "grades": [each.grade for each in predictions],
+        **({"fused_grades": [row["fused_grade"] for row in rows]} if fusion else {}),
+        "warnings": sum(bool(each.warning) for each in predictions),
         "tta": options.tta,
         "calibrated": options.calibrated,
         "weights_sha256": trained.weights_sha256,
@@ -171,11 +172,11 @@ def _graded(
     ):
         for first in range(0, len(paths), BATCH):
             batch = list(islice(photographs, BATCH))
-            found = grade_batch(batch, trained, compute, tta=options.tta)
+            graded = grade_batch(batch, trained, compute, tta=options.tta)
             if options.overlays is not None:
-                shown = [calibrated(each, calibration) for each in found]
+                shown = [calibrated(each, calibration) for each in graded]
                 _draw(options.overlays, first + 1, batch, shown, trained, compute)
-            yield from found
+            yield from graded
             bar.update(len(batch))
 
 
@@ -183,7 +184,7 @@ def _draw(
     folder: Path,
     number: int,
     batch: Sequence[Photograph],
-    found: Sequence[Graded],
+    graded: Sequence[Graded],
     trained: Trained,
     compute: Compute,
 ) -> None:
@@ -194,14 +195,14 @@ def _draw(
     from fastretina.nn.gradcam import grad_cam
     from fastretina.predict.overlays import write_overlay
 
-    good = [place for place, each in enumerate(found) if each.chances is not None]
+    good = [n for n, each in enumerate(graded) if each.probabilities is not None]
     if not good:
         return
     images = torch.from_numpy(np.stack([batch[place].image for place in good]))
-    grades = torch.tensor([found[place].grade for place in good])
+    grades = torch.tensor([graded[place].grade for place in good])
     with compute.autocast():
         heats = grad_cam(
             trained.network, images.to(compute.device), grades.to(compute.device)
         )
     for place, heat in zip(good, heats.cpu().numpy(), strict=True):
-        write_overlay(folder, number + place, found[place], batch[place].image, heat)
+        write_overlay(folder, number + place, graded[place], batch[place].image, heat)

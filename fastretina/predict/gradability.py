@@ -1,4 +1,4 @@
-"""Whether a photograph can be graded at all, told before anybody trusts its grade.
+"""Whether a photograph can be graded at all, asked before anybody trusts its grade.
 
 A network gives a grade to a black image, too. What is measured here is coarse on
 purpose: it finds what no grader could use, and leaves poor photographs alone.
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastretina.data.preprocess import BORDER
-from loaders.arrays import UInt8
+from loaders.arrays import Bool, UInt8
 
 _SIDE = 256  # pixels that are looked at: the measures must not depend on the camera
 
@@ -77,8 +77,8 @@ def _reduced(image: UInt8) -> UInt8:
     return cv2.resize(image, shape, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def _lit(brightness: UInt8) -> npt.NDArray[np.bool_]:
-    lit: npt.NDArray[np.bool_] = cv2.medianBlur(brightness, 5) > BORDER
+def _lit(brightness: UInt8) -> Bool:
+    lit: Bool = cv2.medianBlur(brightness, 5) > BORDER
     return lit
 
 
@@ -92,10 +92,10 @@ def _no_fundus(small: UInt8, brightness: UInt8) -> str | None:
     lit = _lit(brightness)
     if corners[2] > _CORNERS or lit.mean() > _LIT:
         return "there is no dark border around it"
-    found = _largest(lit.astype(np.uint8))
-    if found is None:
+    part = _largest(lit.astype(np.uint8))
+    if part is None:
         return "nothing in it is lit"
-    area, outline = found
+    area, outline = part
     hull = cv2.convexHull(outline)
     inside = _area(brightness.shape, lambda image: cv2.fillPoly(image, [hull], (1,)))
     (x, y), radius = cv2.minEnclosingCircle(outline)

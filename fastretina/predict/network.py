@@ -1,4 +1,4 @@
-"""What a run's network says of a batch of photographs."""
+"""A run's network on a batch of photographs, and what the run has fitted beside it."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ _FLIPS: tuple[list[int], ...] = ([], [2], [1], [1, 2])
 
 
 class Graded(NamedTuple):
-    """What is known of a photograph in the end.
+    """A photograph and the network's answer.
 
     Attributes:
-        path: of the photograph, as it was named.
-        chances: float64[5], the probabilities of the grades; None after an error.
+        path: the photograph, as it was named.
+        probabilities: float64[5], of the grades; None after an error.
         warning: why it can't be graded, though it can be decoded; or empty.
         error: why it can't be decoded; or empty.
     """
 
     path: Path
-    chances: Float64 | None
+    probabilities: Float64 | None
     warning: str
     error: str
 
     @property
     def grade(self) -> int:
-        """The likeliest one; there must be probabilities."""
-        assert self.chances is not None
-        return int(self.chances.argmax())
+        """The likeliest grade; there must be probabilities."""
+        assert self.probabilities is not None
+        return int(self.probabilities.argmax())
 
 
 def grade_batch(
     photographs: Sequence[Photograph], trained: Trained, compute: Compute, *, tta: bool
 ) -> list[Graded]:
-    """Grade those that could be read.
+    """Grade the photographs that could be read; the others keep their errors.
 
     Args:
         photographs: ``BATCH`` at most.
@@ -63,17 +63,17 @@ def grade_batch(
         RunError: the network gives no finite numbers.
     """
     good = [each.image for each in photographs if not each.error]
-    found: Iterator[Float64] = iter(())
+    rows: Iterator[Float64] = iter(())
     if good:
         images = torch.from_numpy(np.stack(good)).to(compute.device)
-        found = iter(probabilities(trained.network, images, compute, tta=tta))
+        rows = iter(predict_probabilities(trained.network, images, compute, tta=tta))
     return [
-        Graded(each.path, None if each.error else next(found), each.warning, each.error)
+        Graded(each.path, None if each.error else next(rows), each.warning, each.error)
         for each in photographs
     ]
 
 
-def probabilities(
+def predict_probabilities(
     network: nn.Module, images: Tensor, compute: Compute, *, tta: bool
 ) -> Float64:
     """The probabilities of the grades, float64[B, 5].
@@ -92,23 +92,24 @@ def probabilities(
     with torch.inference_mode(), compute.autocast():
         logits = [network(normalise(images.flip(dims))) for dims in views]
         each = torch.stack([one.float().softmax(dim=1) for one in logits])
-    found: Float64 = each.mean(dim=0).cpu().double().numpy()
-    if not np.isfinite(found).all():
+    mean: Float64 = each.mean(dim=0).cpu().double().numpy()
+    if not np.isfinite(mean).all():
         raise RunError(
             "the network's outputs are not finite: its training has gone astray"
         )
-    return found
+    return mean
 
 
 def calibrated(graded: Graded, calibration: Calibration | None) -> Graded:
-    """With calibrated probabilities, if any calibration is given; the grade stays."""
-    if calibration is None or graded.chances is None:
+    """The photograph with calibrated probabilities, where a calibration is given."""
+    if calibration is None or graded.probabilities is None:
         return graded
-    return graded._replace(chances=calibration.cooled(graded.chances[None])[0])
+    cooled = calibration.cooled(graded.probabilities[None])[0]
+    return graded._replace(probabilities=cooled)
 
 
 def calibration_of(run: Run, trained: Trained) -> Calibration:
-    """What the run has fitted on its validation patients.
+    """The calibration that the run has fitted on its validation patients.
 
     Raises:
         RunError: it has held none out, is not finished, or has trained on since.

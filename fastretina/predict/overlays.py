@@ -30,18 +30,18 @@ def write_overlay(
     """Draw one photograph and write it as ``NUMBER_NAME_gradeG_PERCENT.png``.
 
     Args:
-        folder: that exists.
-        number: of the photograph in its table, which keeps names apart.
-        graded: what the network says of it.
+        folder: a folder that exists.
+        number: the photograph's row in the table, which keeps file names apart.
+        graded: its grade and probabilities.
         image: uint8[H, W, 3], what the network was given.
-        heat: float32[H, W] of its likeliest grade.
+        heat: float32[H, W], Grad-CAM of its likeliest grade.
 
     Returns:
         The file.
     """
-    assert graded.chances is not None
+    assert graded.probabilities is not None
     path, grade = graded.path, graded.grade
-    percent = f"{graded.chances[grade] * 100:.0f}"
+    percent = f"{graded.probabilities[grade] * 100:.0f}"
     lines = [f"{path.name}: grade {grade}, {GRADES[grade]}, {percent} %"]
     if graded.warning:
         lines.append(f"warning: {graded.warning}")
@@ -55,12 +55,12 @@ def write_overlay(
 
 
 def draw(left: UInt8, right: UInt8, lines: list[str]) -> Image.Image:
-    """Two pictures side by side, lines above, and below what this is and is not.
+    """Two pictures side by side, lines above them, and below a line on what they are.
 
     Args:
         left: uint8[H, W, 3].
         right: uint8[H, W, 3].
-        lines: for people; cut where they are too long.
+        lines: written above; cut where they are too long.
     """
     height, width = left.shape[:2]
     factor = max(1.0, _SIDE / min(height, width))

@@ -1,4 +1,4 @@
-"""Which of several photographs are the two eyes of one patient, told by their names."""
+"""Which of several photographs are the two eyes of one patient, by their names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from loaders.errors import DataError
 _OTHER = {"left": "right", "right": "left"}
 
 
-def fellows(paths: Sequence[Path]) -> dict[int, int]:
-    """For the position of each photograph, that of the fellow eye's, if it is there.
+def fellow_positions(paths: Sequence[Path]) -> dict[int, int]:
+    """Where each photograph's fellow eye lies, by position, if it is there.
 
     Args:
         paths: named ``PATIENT_left`` or ``PATIENT_right``, in whatever folders.

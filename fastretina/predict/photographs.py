@@ -36,9 +36,9 @@ class Photograph(NamedTuple):
 def find_photographs(named: Sequence[Path]) -> list[Path]:
     """Files as they are named; for a folder, the JPEG and PNG files right inside it.
 
-    A folder without any stays, to be told of by ``read_photograph``.
+    A folder without any stays, so that ``read_photograph`` gives its error.
     """
-    found: list[Path] = []
+    photographs: list[Path] = []
     for path in named:
         inside: list[Path] = []
         if path.is_dir():
@@ -46,8 +46,8 @@ def find_photographs(named: Sequence[Path]) -> list[Path]:
                 inside = sorted(
                     file for files in list_images(path).values() for file in files
                 )
-        found += inside or [path]
-    return found
+        photographs += inside or [path]
+    return photographs
 
 
 def read_photograph(path: Path, config: Mapping[str, Any]) -> Photograph:
@@ -58,7 +58,7 @@ def read_photograph(path: Path, config: Mapping[str, Any]) -> Photograph:
 
     Args:
         path: the file.
-        config: of the run.
+        config: the run's, as ``Run.config`` gives it.
     """
     how = config["data"]["preprocessing"] or {"steps": [], "size": None}
     height, width = config["image_shape"]

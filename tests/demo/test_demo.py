@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from fastretina.demo import command as demo
-from fastretina.demo.fundus import draw_eye, encode
+from fastretina.demo.camera import encode
+from fastretina.demo.cohort import Sample, plan_cohort
+from fastretina.demo.fundus import draw_eye
 
 SHARES = {0: 73.5, 1: 7.0, 2: 15.0, 3: 2.5, 4: 2.1}
 
@@ -26,8 +28,8 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
-def plan(**changes: object) -> dict[str, list[demo.Sample]]:
-    return demo.plan_cohort(demo.Options(out=Path("unused"), **changes))  # type: ignore[arg-type]
+def plan(images: int, test_share: float = 0.2) -> dict[str, list[Sample]]:
+    return plan_cohort(0, images, test_share, balanced=False)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -19,20 +20,20 @@ import numpy as np
 import psutil
 import pytest
 import simplejpeg
-from small_experiments import use_small
+from small_experiments import HOLD, LONG, use_small
 from small_runs import Outcome, call
 
 from fastretina import cli
 from fastretina.data.preprocess import equalise
 from fastretina.experiments import command as experiments
-from fastretina.experiments import series
-from fastretina.experiments import worker as training
+from fastretina.experiments import series, worker
 from fastretina.experiments.ablations import ablations
 from fastretina.experiments.budget import BUDGETS
 from fastretina.experiments.options import Options, split_words
 from fastretina.experiments.plans import PLANS, strong, table
-from fastretina.experiments.results import Collection
-from fastretina.experiments.results import Outcome as CellOutcome
+from fastretina.experiments.reasons import INSIDE_THE_NOISE
+from fastretina.experiments.records import CellResult
+from fastretina.experiments.results import CellRuns, Collected, Collection
 from fastretina.experiments.text import differences
 from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT, CLAHE, make_variant
 from fastretina.metrics.baselines import Eyes, leak
@@ -69,8 +70,8 @@ def runs(
 
 
 def experiment(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "experiment.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((folder / "experiment.json").read_text())
+    return content
 
 
 # ---- flags
@@ -174,7 +175,9 @@ def test_ablations_change_one_thing_each():
     one_phase = plan.cell("one-phase").recipe
     assert (one_phase.head_epochs, one_phase.full_epochs) == (0, 15)
     assert plan.variants == [CLAHE]
-    assert all(cell.why.endswith(".") for cell in plan.cells)
+    sentences = [r.text for cell in plan.cells for r in cell.reasons]
+    sentences += [cell.about for cell in plan.cells if cell.about]
+    assert all(sentence.endswith(".") for sentence in sentences)
 
 
 @pytest.mark.parametrize(("leaks", "other"), [(True, BY_PATIENT), (False, BY_IMAGE)])
@@ -240,10 +243,10 @@ def test_experiment_is_done_once_and_more_seeds_add_to_it(runs: Runs, tmp_path: 
     assert [cell["state"] for cell in found["cells"]] == ["done"] * 4
     for cell in found["cells"]:
         (run,) = cell["runs"]
-        told = json.loads((out / run / "metrics.json").read_text())
-        assert cell["scores"]["qwk"]["mean"] == pytest.approx(told["test"]["qwk"])
+        metrics = json.loads((out / run / "metrics.json").read_text())
+        assert cell["scores"]["qwk"]["mean"] == pytest.approx(metrics["test"]["qwk"])
         assert cell["scores"]["qwk"]["spread"] is None
-        assert cell["parameters"] == told["parameters"]
+        assert cell["parameters"] == metrics["parameters"]
     assert {(c["first"], c["second"]) for c in found["comparisons"]} == {
         ("strong-given", "seed-given"),
         (f"strong-{BY_IMAGE}", f"seed-{BY_IMAGE}"),
@@ -270,14 +273,14 @@ def test_experiment_is_done_once_and_more_seeds_add_to_it(runs: Runs, tmp_path: 
 def test_failed_cell_does_not_lose_the_others(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    real = training.train
+    real = worker.run_in_process
 
     def failing(options: Any, *rest: Any) -> str | None:
         if options.recipe.recipe == "seed":
             return "no memory left"
         return real(options, *rest)
 
-    monkeypatch.setattr(training, "train", failing)
+    monkeypatch.setattr(worker, "run_in_process", failing)
     outcome = runs("strong")
     assert outcome.code == 1
     assert "2 of 4 runs failed" in outcome.complaint
@@ -290,14 +293,14 @@ def test_failed_cell_does_not_lose_the_others(
         f"strong-{BY_IMAGE}": "done",
     }
     assert any("failed: no memory left" in line for line in outcome.out)
-    monkeypatch.setattr(training, "train", real)
+    monkeypatch.setattr(worker, "run_in_process", real)
     again = runs("strong")
     assert "2 of 4 runs are finished already" in again.err
     assert again.json["runs"] == 4
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "reason"),
     [
         ("os.kill(os.getpid(), 9)", "killed, perhaps for want of memory"),
         ("os._exit(7)", "ended with exit code 7"),
@@ -305,13 +308,13 @@ def test_failed_cell_does_not_lose_the_others(
         ("raise RunError('one line')", "one line"),
     ],
 )
-def test_run_that_dies_is_told_in_a_line(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, told: str
+def test_run_that_dies_is_reported_in_a_line(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, reason: str
 ):
-    monkeypatch.setattr(training, "_child", partial(dying_child, end))
+    monkeypatch.setattr(worker, "_child", partial(dying_child, end))
     outcome = runs("strong")
     assert outcome.code == 1
-    assert told in outcome.complaint
+    assert reason in outcome.complaint
     assert "4 of 4 runs failed" in outcome.complaint
 
 
@@ -325,53 +328,71 @@ def dying_child(end: str, *parts: Any) -> None:
     training_child(*parts)
 
 
-training_child = training._child
+training_child = worker._child
 
 
-def start(out: Path, shards: Path, *flags: str) -> subprocess.Popen[str]:
-    """A process of its own, which is killed with all that it has not left behind."""
-    words = ["strong", "--shards", str(shards), "--out", str(out), *SMALL, *flags]
-    words += ["--budget", "tiny", "--full-epochs", "6"]
+LASTING = ("--full-epochs", "2")  # so that epochs are left when a run is stopped
+
+
+@contextmanager
+def experiment_held_at(run: Path, shards: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that waits in this run, once its first checkpoint is there.
+
+    It is killed at the end of the block, if it is still there.
+    """
+    out = run.parents[1]
+    words = ["strong", "--shards", str(shards), "--out", str(out), *SMALL]
+    words += ["--budget", "tiny", *LASTING]
     path = Path(__file__).parents[1] / "small_experiments.py"
-    with out.with_name("said").open("w") as said:
-        return subprocess.Popen(
-            [sys.executable, str(path), *words], stderr=said, stdout=said, text=True
-        )
+    with (
+        out.with_name("output").open("w") as output,
+        subprocess.Popen(
+            [sys.executable, str(path), *words],
+            stderr=output,
+            stdout=output,
+            text=True,
+            env={**os.environ, HOLD: run.name},
+        ) as process,
+    ):
+        try:
+            end = time.monotonic() + LONG
+            while not (run / "last.safetensors").exists():
+                assert process.poll() is None, out.with_name("output").read_text()
+                assert time.monotonic() < end, f"{run.name} has no checkpoint"
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.02)
-
-
+@pytest.mark.timeout(5 * LONG)
 def test_stopped_experiment_leaves_no_process_and_goes_on_to_the_same_weights(
     shards: Path, tmp_path: Path, runs: Runs
 ):
     """Ctrl-C in the first run, kill -9 in the second; then on to the end."""
     whole, stopped = tmp_path / "out", tmp_path / "stopped"
-    process = start(stopped, shards)
-    wait_for((stopped / "runs" / "seed-given-seed0" / "last.safetensors").exists)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    said = (tmp_path / "said").read_text().splitlines()
-    assert said[-1] == "interrupted: the same command goes on where it was"
+    first = stopped / "runs" / "seed-given-seed0"
+    with experiment_held_at(first, shards) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LONG) == 130
+    output = (tmp_path / "output").read_text().splitlines()
+    assert output[-1] == "interrupted: the same command goes on where it was"
+    assert not (first / "metrics.json").exists()
 
-    process = start(stopped, shards)
     second = stopped / "runs" / "strong-given-seed0"
-    wait_for((second / "last.safetensors").exists)
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait(10)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+    with experiment_held_at(second, shards) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.kill()
+        process.wait(LONG)
+        _, alive = psutil.wait_procs(children, timeout=LONG)
+        assert not alive
 
     for out in (whole, stopped):
-        assert runs("strong", "--full-epochs", 6, "--out", out).code == 0
+        assert runs("strong", *LASTING, "--out", out).code == 0
     assert weights(stopped) == weights(whole)
-    told = [experiment(out)["cells"] for out in (stopped, whole)]
-    for one, other in zip(*told, strict=True):
+    cells = [experiment(out)["cells"] for out in (stopped, whole)]
+    for one, other in zip(*cells, strict=True):
         assert one["scores"] == other["scores"]
 
 
@@ -399,7 +420,7 @@ def test_two_experiments_dont_share_a_folder(
 def test_other_settings_need_another_folder(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(training, "train", lambda *_: "not today")
+    monkeypatch.setattr(worker, "run_in_process", lambda *_: "not today")
     assert runs("strong").code == 1
     outcome = runs("strong", "--lr", "0.5")
     assert outcome.code == 1
@@ -408,7 +429,7 @@ def test_other_settings_need_another_folder(
     assert "experiment was strong, is ablations" in runs("ablations").complaint
 
 
-def test_damaged_settings_are_told(runs: Runs, tmp_path: Path):
+def test_damaged_settings_are_reported(runs: Runs, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "settings.json").write_text("{")
     outcome = runs("strong")
@@ -533,53 +554,69 @@ def made_run(folder: Path, grades: np.ndarray, labels: np.ndarray) -> Path:
     return folder
 
 
-def collected(tmp_path: Path) -> dict[str, Any]:
+def collected(tmp_path: Path) -> Collected:
     plan = ablations(same, 512, leaks=False)
     labels = np.repeat(np.arange(5), [60, 8, 16, 8, 8])
-    said = {cell.name: labels.copy() for cell in plan.trained}
-    said["jitter-0.5-weights-max"] = np.full(100, 2)
-    said["base"][::5] = 0
-    outcomes = {
-        name: CellOutcome(runs=[made_run(tmp_path / name, grades, labels)])
-        for name, grades in said.items()
+    predicted = {cell.name: labels.copy() for cell in plan.trained}
+    predicted["jitter-0.5-weights-max"] = np.full(100, 2)
+    predicted["base"][::5] = 0
+    runs = {
+        name: CellRuns(runs=[made_run(tmp_path / name, grades, labels)])
+        for name, grades in predicted.items()
     }
-    outcomes["one-phase"] = CellOutcome(error="it failed")
-    return Collection(plan).collect(outcomes)[0]
+    runs["one-phase"] = CellRuns(error="it failed")
+    return Collection(plan).collect(runs)
 
 
 def test_collapse_verdicts_are_those_of_the_predictions(tmp_path: Path):
-    cells = {cell["cell"]: cell for cell in collected(tmp_path)["cells"]}
-    fallen = {name for name, cell in cells.items() if cell["collapse"]}
+    cells = {cell.cell: cell for cell in collected(tmp_path).cells}
+    fallen = {name for name, cell in cells.items() if cell.collapse}
     assert fallen == {"jitter-0.5-weights-max"}
-    verdict = cells["jitter-0.5-weights-max"]["collapse"]
+    verdict = cells["jitter-0.5-weights-max"].collapse
     assert "grade 2 (Moderate)" in verdict
     assert "accuracy of 16.0% is that grade's share" in verdict
-    assert cells["base"]["best_on_test"] == 0.9
-    assert (cells["one-phase"]["state"], cells["one-phase"]["scores"]) == (
+    assert cells["base"].best_on_test == 0.9
+    assert (cells["one-phase"].state, cells["one-phase"].scores) == (
         "failed",
         None,
     )
 
 
+def test_whys_follow_from_the_results(tmp_path: Path):
+    """Every cell but the collapsed one is better than the base here."""
+    cells = {cell.cell: cell for cell in collected(tmp_path).cells}
+    assert cells["base"].why == "What the others are held against."
+    assert cells["resize-224"].why == ""  # the reason is for a fall
+    assert cells["batchnorm-eval"].why.startswith("train() lets the statistics")
+    assert cells["clahe-both"].why == INSIDE_THE_NOISE  # as on train only
+    assert "Here, too, it is one grade" in cells["jitter-0.5-weights-max"].why
+    assert cells["one-phase"].why == "The report calls the two phases the key."
+
+
 def test_comparisons_name_what_is_better_and_leave_out_what_failed(tmp_path: Path):
-    found = collected(tmp_path)["comparisons"]
-    pairs = {(each["first"], each["second"]) for each in found}
+    comparisons = collected(tmp_path).comparisons
+    pairs = {(each.first, each.second) for each in comparisons}
     assert ("one-phase", "base") not in pairs
     assert ("weights-max", "base") in pairs
-    by = {(e["first"], e["statistic"]): e for e in found if e["second"] == "base"}
-    assert by["weights-max", "accuracy"]["clear"]
-    assert "class weights max/n is better" in by["weights-max", "accuracy"]["verdict"]
-    assert by["jitter-0.5-weights-max", "accuracy"]["value"] < -0.5
+    by = {(e.first, e.statistic): e for e in comparisons if e.second == "base"}
+    assert by["weights-max", "accuracy"].clear
+    assert "class weights max/n is better" in by["weights-max", "accuracy"].verdict
+    assert by["jitter-0.5-weights-max", "accuracy"].value < -0.5
+
+
+def cell_accuracy(cell: CellResult) -> float:
+    assert cell.scores is not None
+    return cell.scores["accuracy"].mean
 
 
 def test_derived_cell_undoes_the_class_weights(tmp_path: Path):
-    cells = {cell["cell"]: cell for cell in collected(tmp_path)["cells"]}
+    cells = {cell.cell: cell for cell in collected(tmp_path).cells}
     test = Predictions.load(tmp_path / "weights-max" / "test.parquet")
     corrected = correct_prior(test.probabilities, [1.0, 10.0, 5.0, 25.0, 50.0])
     accuracy = np.mean(corrected.argmax(axis=1) == test.labels)
-    found = cells["weights-max-corrected"]["scores"]["accuracy"]["mean"]
-    assert found == pytest.approx(accuracy)
-    assert found < cells["weights-max"]["scores"]["accuracy"]["mean"]
+    corrected_accuracy = cell_accuracy(cells["weights-max-corrected"])
+    assert corrected_accuracy == pytest.approx(accuracy)
+    assert corrected_accuracy < cell_accuracy(cells["weights-max"])
 
 
 def test_series_asks_for_no_run_of_a_derived_cell():

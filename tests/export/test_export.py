@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -56,6 +56,24 @@ def exports(
     return run
 
 
+class Exported(NamedTuple):
+    """The run's export with no flag but ``--out``; read-only by agreement."""
+
+    outcome: Outcome
+    file: Path
+
+
+_EXPORTED: dict[Path, Exported] = {}  # by run: an export takes seconds
+
+
+@pytest.fixture
+def small(run: Path, exports: Exports) -> Exported:
+    if run not in _EXPORTED:
+        file = run.parent / "small.onnx"
+        _EXPORTED[run] = Exported(exports(run, "--out", file), file)
+    return _EXPORTED[run]
+
+
 def session(path: Path) -> Any:
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -65,21 +83,18 @@ def pixels(count: int, size: int = 64) -> np.ndarray:
     return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def test_export_equals_evaluation(
-    run: Path, shards: Path, tmp_path: Path, exports: Exports
-):
-    file = tmp_path / "small.onnx"
-    outcome = exports(run, "--out", file)
+def test_export_equals_evaluation(run: Path, shards: Path, small: Exported):
+    outcome, file = small
     compute = choose("cpu", "off")
     trained = load_trained(Run(run), compute.device)
     with (
         open_split(shards, "test") as split,
         make_loader("pil", split, "test", LoaderConfig(workers=0)) as loader,
     ):
-        told = predict_split(trained.network, split, loader, compute, ALONE)
+        expected = predict_split(trained.network, split, loader, compute, ALONE)
         images = next(iter(loader.epoch(0))).images.numpy()
     logits, chances = session(file).run(None, {"images": images})
-    assert np.abs(chances - told.probabilities).max() < 1e-5
+    assert np.abs(chances - expected.probabilities).max() < 1e-5
     assert chances.std(axis=0).max() > 0.01, "the network tells the images apart"
     assert logits.dtype == chances.dtype == np.float32
     found = outcome.json
@@ -123,30 +138,28 @@ def test_export_describes_itself(run: Path, tmp_path: Path, exports: Exports):
     assert about["notice"] == "Not a medical device."
     assert about["grades"].startswith("0 No DR, 1 Mild")
     assert [entry.version for entry in model.opset_import] == [20]
-    told = session(file)
-    assert [(i.name, i.type, i.shape) for i in told.get_inputs()] == [
+    described = session(file)
+    assert [(i.name, i.type, i.shape) for i in described.get_inputs()] == [
         ("images", "tensor(uint8)", ["batch", 64, 64, 3])
     ]
-    assert [(o.name, o.type, o.shape) for o in told.get_outputs()] == [
+    assert [(o.name, o.type, o.shape) for o in described.get_outputs()] == [
         (name, "tensor(float)", ["batch", 5]) for name in ("logits", "probabilities")
     ]
 
 
-def test_export_keeps_no_path_of_this_machine(
-    run: Path, tmp_path: Path, exports: Exports
-):
-    file = tmp_path / "small.onnx"
-    assert exports(run, "--out", file).code == 0
-    content = file.read_bytes()
-    for path in (Path(torch.__file__).parent, Path(export.__file__).parent, tmp_path):
+def test_export_keeps_no_path_of_this_machine(run: Path, small: Exported):
+    assert small.outcome.code == 0
+    content = small.file.read_bytes()
+    for path in (Path(torch.__file__).parent, Path(export.__file__).parent, run.parent):
         assert str(path).encode() not in content
     assert b"stack_trace" not in content
 
 
-def test_export_gives_the_same_bytes_again(run: Path, tmp_path: Path, exports: Exports):
-    for name in ("a.onnx", "b.onnx"):
-        assert exports(run, "--out", tmp_path / name).code == 0
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+def test_export_gives_the_same_bytes_again(
+    run: Path, small: Exported, tmp_path: Path, exports: Exports
+):
+    assert exports(run, "--out", tmp_path / "again.onnx").code == 0
+    assert (tmp_path / "again.onnx").read_bytes() == small.file.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +187,10 @@ def test_export_of_a_resnet18_takes_any_batch(
     runtime = ort.InferenceSession(exported, providers=["CPUExecutionProvider"])
     logits, chances = runtime.run(None, {"images": images})
     with torch.inference_mode():
-        told = resnet(normalise(torch.from_numpy(images)))
+        expected = resnet(normalise(torch.from_numpy(images)))
     assert logits.shape == chances.shape == (count, 5)
-    assert np.abs(logits - told.numpy()).max() < 1e-4
-    assert np.abs(chances - told.softmax(1).numpy()).max() < 1e-5
+    assert np.abs(logits - expected.numpy()).max() < 1e-4
+    assert np.abs(chances - expected.softmax(1).numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from fastretina.nn.device import choose
 from fastretina.nn.distributed import ALONE
 from fastretina.nn.trained import load_trained
 from fastretina.predict import command as predict
-from fastretina.predict.network import probabilities
+from fastretina.predict.network import predict_probabilities
 from fastretina.predict.photographs import find_photographs, read_photograph
 from fastretina.run import Run
 from fastretina.train import command as train
@@ -88,12 +88,12 @@ def test_predict_equals_evaluation(
         open_split(shards, "test") as split,
         make_loader("pil", split, "test", LoaderConfig(workers=0)) as loader,
     ):
-        told = predict_split(trained.network, split, loader, cpu, ALONE)
+        expected = predict_split(trained.network, split, loader, cpu, ALONE)
     found = np.array([shares(row) for row in rows])
     assert found.std(axis=0).max() > 0.01, "the network tells the images apart"
-    assert np.abs(found - told.probabilities).max() < 6e-5  # 4 digits are printed
+    assert np.abs(found - expected.probabilities).max() < 6e-5  # 4 digits are printed
     assert [row["image"] for row in rows] == [str(photo) for photo in photos]
-    grades = told.probabilities.argmax(axis=1).tolist()
+    grades = expected.probabilities.argmax(axis=1).tolist()
     assert [int(row["grade"]) for row in rows] == grades
     assert [row["name"] for row in rows] == [GRADES[grade] for grade in grades]
     assert outcome.json == {
@@ -108,7 +108,7 @@ def test_predict_equals_evaluation(
     }
     assert len(outcome.err) == 12
     assert outcome.err[-1] == "Not a medical device."
-    accuracy = np.mean([g == t for g, t in zip(grades, told.labels, strict=True)])
+    accuracy = np.mean([g == t for g, t in zip(grades, expected.labels, strict=True)])
     kept = json.loads((run / "metrics.json").read_text())
     assert kept["test_accuracy"] == accuracy
 
@@ -157,10 +157,10 @@ def test_predict_to_a_file(
     run: Path, course: Path, tmp_path: Path, predicts: Predicts, form: str
 ):
     photos = sorted((course / "data").iterdir())[:2]
-    told = predicts(run, *photos, "--format", form).out
+    expected = predicts(run, *photos, "--format", form).out
     outcome = predicts(run, *photos, "--format", form, "--out", tmp_path / "table")
-    assert outcome.out == told[-1:]
-    assert (tmp_path / "table").read_text().splitlines() == told[:-1]
+    assert outcome.out == expected[-1:]
+    assert (tmp_path / "table").read_text().splitlines() == expected[:-1]
     nowhere = predicts(run, *photos, "--out", tmp_path / "no" / "table")
     assert nowhere.code == 2, "before anything is graded"
     assert "--out must lie in a folder that exists" in nowhere.complaint
@@ -197,8 +197,8 @@ def test_predict_names_what_it_cant_grade_and_grades_the_rest(
     ]
     assert "No such file" in rows[3]["error"]
     assert rows[4]["error"] == "the folder holds no JPEG or PNG file"
-    told = [shares(row) for row in table(predicts(run, *good))]
-    assert [shares(rows[0]), shares(rows[5])] == told
+    expected = [shares(row) for row in table(predicts(run, *good))]
+    assert [shares(rows[0]), shares(rows[5])] == expected
     nothing = predicts(run, gone)
     assert nothing.code == 1
     assert "1 of 1 images" in nothing.complaint
@@ -218,8 +218,9 @@ def test_predict_turns_a_photograph_upright(
     picture().save(plain, quality=95)
     with Image.open(lying) as image:
         image.transpose(Image.Transpose.ROTATE_270).save(upright)
-    turned, as_it_lies, told = map(shares, table(predicts(run, lying, plain, upright)))
-    assert turned == told
+    rows = table(predicts(run, lying, plain, upright))
+    turned, as_it_lies, expected = map(shares, rows)
+    assert turned == expected
     assert turned != as_it_lies
 
 
@@ -282,10 +283,10 @@ def test_predict_preprocesses_as_the_shards_were(
         open_split(data, "test") as split,
         make_loader("turbo", split, "test", config) as loader,
     ):
-        told = predict_split(trained.network, split, loader, cpu, ALONE)
+        expected = predict_split(trained.network, split, loader, cpu, ALONE)
     rows = table(predicts(run, *[course / "data" / f"{key}.jpeg" for key in keys]))
     found = np.array([shares(row) for row in rows])
-    assert np.abs(found - told.probabilities).max() < 6e-5
+    assert np.abs(found - expected.probabilities).max() < 6e-5
 
 
 def test_predict_without_a_run_or_images(
@@ -395,15 +396,15 @@ def test_predict_with_flips_is_the_mean_over_four(
     images = np.stack([read_photograph(p, trained.config).image for p in photos])
     views = (images, images[:, ::-1], images[:, :, ::-1], images[:, ::-1, ::-1])
     with torch.inference_mode():
-        told = [
+        expected = [
             trained.network(normalise(torch.from_numpy(view.copy()))).softmax(1)
             for view in views
         ]
-    mean = torch.stack(told).double().mean(0).numpy()
+    mean = torch.stack(expected).double().mean(0).numpy()
     outcome = predicts(run, *photos, "--tta")
     found = np.array([shares(row) for row in table(outcome)])
     assert np.abs(found - mean).max() < 6e-5
-    assert np.abs(found - told[0].numpy()).max() > 1e-3, "the flips tell something"
+    assert np.abs(found - expected[0].numpy()).max() > 1e-3, "the flips tell something"
     assert outcome.json["tta"] is True
     assert outcome.json["grades"] == mean.argmax(1).tolist()
 
@@ -414,12 +415,12 @@ def test_probabilities_with_flips_are_those_of_the_mirrored_image(run: Path):
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=rng)
     compute = choose("cpu", "off")
-    told = probabilities(network, images, compute, tta=True)
+    expected = predict_probabilities(network, images, compute, tta=True)
     for dims in ([1], [2], [1, 2]):
-        found = probabilities(network, images.flip(dims), compute, tta=True)
-        assert np.abs(found - told).max() < 1e-6
-    assert told.dtype == np.float64
-    assert told.sum(axis=1) == pytest.approx(np.ones(3))
+        found = predict_probabilities(network, images.flip(dims), compute, tta=True)
+        assert np.abs(found - expected).max() < 1e-6
+    assert expected.dtype == np.float64
+    assert expected.sum(axis=1) == pytest.approx(np.ones(3))
 
 
 # ---- overlays
@@ -429,11 +430,11 @@ def test_predict_draws_what_it_looked_at(
     run: Path, course: Path, tmp_path: Path, predicts: Predicts
 ):
     photos = sorted((course / "data").iterdir())[:3]
-    told = predicts(run, *photos)
+    expected = predicts(run, *photos)
     outcome = predicts(run, *photos, "--overlays", tmp_path / "new" / "overlays")
-    assert outcome.out == told.out
+    assert outcome.out == expected.out
     files = sorted((tmp_path / "new" / "overlays").iterdir())
-    for number, (row, file) in enumerate(zip(table(told), files, strict=True), 1):
+    for number, (row, file) in enumerate(zip(table(expected), files, strict=True), 1):
         percent = 100 * max(shares(row))
         stem, likely = file.stem.rsplit("_", 1)
         assert stem == f"{number:05d}_{Path(row['image']).stem}_grade{row['grade']}"
@@ -456,23 +457,23 @@ def test_predict_overlays_say_what_they_are(
 ):
     Image.new("RGB", (80, 80)).save(tmp_path / "black.png")
     (tmp_path / f"{'y' * 200}.jpeg").write_bytes(photograph(3))
-    told: list[str] = []
+    lines: list[str] = []
 
     def text(pen: ImageDraw.ImageDraw, place: object, line: str, *how: object) -> None:
-        told.append(line)
+        lines.append(line)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
     rows = table(predicts(run, tmp_path, "--overlays", tmp_path / "out"))
     percent = 100 * max(shares(rows[0]))
     grade, name = rows[0]["grade"], rows[0]["name"]
-    said = re.fullmatch(rf"black\.png: grade {grade}, {name}, (\d+) %", told[0])
-    assert said is not None
-    assert abs(int(said[1]) - percent) <= 0.51
-    assert told[1] == f"warning: {rows[0]['warning']}"
-    assert told[2].endswith("Not a medical device.")
-    assert told[3].startswith("...yyy"), "the end is kept, where the grade is"
-    assert told[3].endswith(" %")
-    assert len(told) == 6
+    title = re.fullmatch(rf"black\.png: grade {grade}, {name}, (\d+) %", lines[0])
+    assert title is not None
+    assert abs(int(title[1]) - percent) <= 0.51
+    assert lines[1] == f"warning: {rows[0]['warning']}"
+    assert lines[2].endswith("Not a medical device.")
+    assert lines[3].startswith("...yyy"), "the end is kept, where the grade is"
+    assert lines[3].endswith(" %")
+    assert len(lines) == 6
 
 
 def test_predict_overlays_dont_collide_or_leave_their_folder(
@@ -553,9 +554,9 @@ def test_predict_calibrated(other: Path, course: Path, predicts: Predicts):
     assert np.abs(found - calibration.cooled(raw)).max() < 1e-3
     assert np.abs(found - raw).max() > 0.01
     assert [row["grade"] for row in rows] == [row["grade"] for row in plain]
-    told = [int(row["threshold_grade"]) for row in rows]
-    assert told == calibration.grades(raw).tolist()
-    assert set(told) == {1, 2}
+    expected = [int(row["threshold_grade"]) for row in rows]
+    assert expected == calibration.grades(raw).tolist()
+    assert set(expected) == {1, 2}
     assert [*rows[0]] == [*plain[0], "threshold_grade"]
     assert outcome.json["calibrated"] is True
 
@@ -623,9 +624,9 @@ def test_predict_of_both_eyes(other: Path, eyes: Path, predicts: Predicts):
         ("12_left", "12_RIGHT"),
         ("12_RIGHT", "12_left"),
     ):
-        told = fusion.fused(raw[own], raw[fellow])[0]
+        expected = fusion.fused(raw[own], raw[fellow])[0]
         found = np.array([float(rows[own][name]) for name in fused])
-        assert np.abs(found - told).max() < 2e-3
+        assert np.abs(found - expected).max() < 2e-3
         assert Path(rows[own]["fellow"]).stem == fellow
         assert int(rows[own]["fused_grade"]) == found.argmax()
         assert shares(rows[own]) == raw[own][0].tolist()
@@ -649,8 +650,8 @@ def test_predict_does_not_fuse_with_an_eye_that_cant_be_graded(
     (eyes / "11_right.png").write_bytes(b"torn")
     outcome = predicts(other, eyes, "--pairs", "--format", "json", "--out", eyes / "t")
     assert "1 of 5 images can't be graded" in outcome.complaint
-    told = json.loads((eyes / "t").read_text())
-    rows = {Path(row["image"]).stem: row for row in told}
+    expected = json.loads((eyes / "t").read_text())
+    rows = {Path(row["image"]).stem: row for row in expected}
     assert rows["10_left"]["fellow"] is None
     assert rows["10_left"]["fused_grade"] == rows["10_left"]["grade"]
     assert rows["10_right"]["fellow"] == str(eyes / "10_left.png")

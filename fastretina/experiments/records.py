@@ -1,0 +1,153 @@
+"""An experiment's result as typed records; ``as_json`` is what the file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+State = Literal["waiting", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One statistic of a cell.
+
+    Attributes:
+        mean: over the seeds; None where it is undefined, as the QWK of one grade alone.
+        spread: standard deviation over the seeds; None for one seed.
+        by_seed: the value of each seed.
+        interval: low and high end of 95 % over test patients; None where there are too
+            few.
+    """
+
+    mean: float | None
+    spread: float | None
+    by_seed: list[float | None]
+    interval: list[float] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellResult:
+    """One line of the table.
+
+    Attributes:
+        cell: the cell's name.
+        title: the cell's title.
+        group: the variant of the data set that it was trained on.
+        why: sentences on the cell and its result; may be empty.
+        state: ``waiting`` before its first run is finished.
+        error: why its last failed run did fail.
+        parameters: weights of the network that are trained.
+        seconds: wall time of its runs together.
+        weights: what the network started from.
+        runs: folders of its finished runs, relative to the experiment's.
+        best_on_test: the best test accuracy of all epochs, which the report printed.
+        scores: by statistic; None before a run is finished.
+        collapse: a sentence where one grade is always predicted.
+    """
+
+    cell: str
+    title: str
+    group: str
+    why: str
+    state: State
+    error: str | None
+    parameters: int | None
+    seconds: float | None
+    weights: str | None
+    runs: list[str]
+    best_on_test: float | None
+    scores: dict[str, Score] | None
+    collapse: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """The first cell's statistic less the second's, on the same test images.
+
+    Attributes:
+        first: name of a cell.
+        second: name of the cell that it is compared with.
+        why: what the pair shows; may be empty.
+        statistic: one of ``bootstrap.GRADE_STATISTICS``.
+        value: the difference of the means over seeds; None where one is undefined.
+        interval: low and high end of 95 % over test patients.
+        by_seed: the difference of each pair of seeds.
+        mcnemar_p: p of McNemar's test of the accuracy; None for other statistics.
+        verdict: the difference in words.
+        clear: whether the interval excludes 0 and all seeds agree.
+    """
+
+    first: str
+    second: str
+    why: str
+    statistic: str
+    value: float | None
+    interval: list[float] | None
+    by_seed: list[float | None]
+    mcnemar_p: float | None
+    verdict: str
+    clear: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRow:
+    """What others have measured: a title and an accuracy."""
+
+    title: str
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The rows to set beside an experiment's own, and who measured them."""
+
+    about: str
+    rows: Sequence[ReferenceRow]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A drawn figure: its file's name, its caption, and its text for the blind."""
+
+    file: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """All of an experiment that is known by now, in the order of its file.
+
+    Attributes:
+        experiment: the plan's name.
+        title: the plan's title.
+        about: what it is good for.
+        budget: ``full``, ``small`` or ``tiny``.
+        seeds: runs asked for of each cell.
+        shards: the data set as it was named.
+        date: when this was written, to the minute.
+        seconds: wall time of all runs together.
+        cells: in the plan's order.
+        comparisons: one for each pair of cells and statistic.
+        reference: what others have measured, if there is anything.
+        figures: what is drawn in the folder.
+    """
+
+    experiment: str
+    title: str
+    about: str
+    budget: str
+    seeds: int
+    shards: str
+    date: str
+    seconds: float
+    cells: Sequence[CellResult]
+    comparisons: Sequence[Comparison]
+    reference: Reference | None
+    figures: Sequence[Figure]
+
+    def as_json(self) -> dict[str, object]:
+        """The content of ``experiment.json``."""
+        return asdict(self)
