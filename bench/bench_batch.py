@@ -2,75 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from bench.data import BenchData
-from bench.ours import scaled
-from bench.peers import everybody
-from bench.race import Entrant, EntrantResult
-from bench.replay import clock
+from bench.data import NO_DATA, BenchData
+from bench.entrant import Entrant, EntrantResult
+from bench.epoch_runner import FinishLine
+from bench.ours import scaled_loader
+from bench.peers import loader_names
+from bench.race import Rules, RunRace
+from bench.replay import Report, clock
 from loaders.cores import granted_cores
 
-LINE = "batch"
-_NOWHERE = BenchData(folder=None)  # type: ignore[arg-type]  # for the names alone
+LINE: FinishLine = "batch"
 
 
 def sweep(data: BenchData) -> list[Entrant]:
-    """Other numbers of workers, and other batches."""
+    """Our loaders with other numbers of workers, and with other batch sizes."""
     cores = granted_cores()
     workers = sorted({1, 2, cores // 2, cores, 2 * cores} - {0})
     settings = {(number, 32) for number in workers}
     settings |= {(cores, batch) for batch in (8, 16, 64, 128)}
     names = ("turbo", "webdataset", "dali", "dali-reader", "pil")
-    return [scaled(name, data, *one) for name in names for one in sorted(settings)]
+    return [
+        scaled_loader(name, data, *one) for name in names for one in sorted(settings)
+    ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.function is bench_batch:
-        listed = everybody(_NOWHERE, LINE, metafunc.config)
+        names = loader_names(LINE, metafunc.config)
     else:
-        listed = sweep(_NOWHERE)
-    metafunc.parametrize("name", [entrant.name for entrant in listed])
-
-
-@pytest.fixture(scope="module")
-def outcomes(
-    run_race: Any,
-    data: BenchData,
-    decode_ceiling: Callable[[Entrant], float],
-    pytestconfig: pytest.Config,
-) -> dict[str, EntrantResult]:
-    found: dict[str, EntrantResult] = run_race(
-        everybody(data, LINE, pytestconfig),
-        ceiling=decode_ceiling,
-        files=data.everything(),
-    )
-    return found
+        names = [entrant.name for entrant in sweep(NO_DATA)]
+    metafunc.parametrize("name", names)
 
 
 @pytest.fixture(scope="module")
 def scaling(
-    run_race: Any,
-    data: BenchData,
-    decode_ceiling: Callable[[Entrant], float],
-    pytestconfig: pytest.Config,
+    run_race: RunRace, data: BenchData, decode_rules: Rules, pytestconfig: pytest.Config
 ) -> dict[str, EntrantResult]:
     if not pytestconfig.getoption("full"):
         pytest.skip("other workers and batch sizes: with --full")
-    found: dict[str, EntrantResult] = run_race(
-        sweep(data), ceiling=decode_ceiling, firsts=0, memory=False
-    )
-    return found
+    return run_race(sweep(data), replace(decode_rules, num_openings=0, memory=False))
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_batch(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
-    report(LINE, outcomes, name)
+def bench_batch(
+    name: str, report: Report, loader_results: dict[str, EntrantResult]
+) -> None:
+    report(LINE, loader_results, name)
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_scaling(name: str, report: Any, scaling: dict[str, EntrantResult]) -> None:
+def bench_scaling(name: str, report: Report, scaling: dict[str, EntrantResult]) -> None:
     report("scaling", scaling, name)

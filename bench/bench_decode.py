@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from bench.data import BenchData
+from bench.data import NO_DATA, BenchData
 from bench.decoders import IMAGES, decoders
-from bench.race import Entrant, EntrantResult
-from bench.replay import clock
+from bench.entrant import Entrant, EntrantResult
+from bench.race import Rules, RunRace
+from bench.replay import Report, clock
 from fastretina.measure.ceilings import decode_only
 from loaders.cores import granted_cores
 
-_NOWHERE = BenchData(folder=None)  # type: ignore[arg-type]  # for the names alone
 _THREADS = sorted({1, granted_cores()})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names = [entrant.name for entrant in decoders(_NOWHERE, _THREADS)]
+    names = [entrant.name for entrant in decoders(NO_DATA, _THREADS)]
     metafunc.parametrize("name", names)
 
 
 @pytest.fixture(scope="module")
-def outcomes(
-    run_race: Any, data: BenchData, jpegs: list[bytes]
+def results(
+    run_race: RunRace, data: BenchData, jpegs: list[bytes], rules: Rules
 ) -> dict[str, EntrantResult]:
     def ceiling(entrant: Entrant) -> float:
-        return decode_only(jpegs[:IMAGES], entrant.about["threads"])
+        return decode_only(jpegs[:IMAGES], entrant.setup["threads"])
 
-    found: dict[str, EntrantResult] = run_race(
-        decoders(data, _THREADS), ceiling=ceiling, firsts=0, memory=False
-    )
-    return found
+    rules = replace(rules, ceiling=ceiling, num_openings=0, memory=False)
+    return run_race(decoders(data, _THREADS), rules)
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_decode(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
-    threads = outcomes[name].entrant.about["threads"]
-    report(f"decode, {threads} thread{'s' * (threads > 1)}", outcomes, name)
+def bench_decode(name: str, report: Report, results: dict[str, EntrantResult]) -> None:
+    threads = results[name].entrant.setup["threads"]
+    report(f"decode, {threads} thread{'s' * (threads > 1)}", results, name)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.data import BenchData
-from bench.race import Entrant, EntrantResult, Lap
-from bench.replay import clock
+from bench.entrant import Entrant, EntrantResult, Round
+from bench.race import Rules, RunRace
+from bench.replay import Report, clock
 from fastretina.shard import command as shard
 from loaders import open_split
 
@@ -23,14 +24,14 @@ LINE = "shard"
 
 
 class _Sharding:
-    """A ``Runner`` that shards the photographs anew in each lap."""
+    """A ``Runner`` that shards the photographs anew in each round."""
 
     def __init__(self, data: BenchData, folder: Path) -> None:
         self._data, self._folder = data, folder
 
     def check(self) -> str:
         """The shards must be those that the others load."""
-        self.lap(0)
+        self.run_round(0)
         for split in ("train", "test"):
             with (
                 open_split(self._folder / "shards", split) as made,
@@ -40,8 +41,8 @@ class _Sharding:
                 assert hashes == expected.column("sha256"), "other images"
         return "the same bytes"
 
-    def lap(self, number: int, first_only: bool = False) -> Lap:
-        """Shard it all; see ``race.Runner``."""
+    def run_round(self, number: int, first_only: bool = False) -> Round:
+        """Shard all photographs; see ``Runner``."""
         out = self._folder / "shards"
         shutil.rmtree(out, ignore_errors=True)
         begun = time.perf_counter()
@@ -49,7 +50,7 @@ class _Sharding:
         seconds = time.perf_counter() - begun
         assert written is not None
         images = int(written["samples"])
-        return Lap(images, seconds, seconds)
+        return Round(images, seconds, seconds)
 
 
 @contextmanager
@@ -59,17 +60,14 @@ def _sharding(data: BenchData) -> Iterator[_Sharding]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(
-    run_race: Any, data: BenchData, decode_ceiling: Callable[[Entrant], float]
+def results(
+    run_race: RunRace, data: BenchData, decode_rules: Rules
 ) -> dict[str, EntrantResult]:
     entrant = Entrant("scripts/shard.py", partial(_sharding, data))
-    found: dict[str, EntrantResult] = run_race(
-        [entrant], ceiling=decode_ceiling, firsts=0
-    )
-    return found
+    return run_race([entrant], replace(decode_rules, num_openings=0))
 
 
 @pytest.mark.benchmark(timer=clock)
 @pytest.mark.parametrize("name", ["scripts/shard.py"])
-def bench_shard(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
-    report(LINE, outcomes, name)
+def bench_shard(name: str, report: Report, results: dict[str, EntrantResult]) -> None:
+    report(LINE, results, name)

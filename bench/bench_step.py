@@ -7,24 +7,25 @@ ceiling is the step of the same kind on a synthetic batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
 
-from bench.data import BenchData
-from bench.delivery import HFLIP, VFLIP
-from bench.race import Entrant, EntrantResult, Lap
-from bench.replay import clock
+from bench.data import NO_DATA, BenchData
+from bench.entrant import Entrant, EntrantResult, Round
+from bench.epoch_runner import HFLIP, VFLIP
+from bench.race import Rules, RunRace
+from bench.replay import Report, clock
+from bench.rows import Setup
 from fastretina.measure.steps import Case, Step, make_step, synthetic
 from fastretina.nn.device import Compute
 from loaders import Batch, LoaderConfig, make_loader
 
 LINE = "step"
-_NOWHERE = BenchData(folder=None)  # type: ignore[arg-type]  # for the names alone
 _CUDA = torch.cuda.is_available()
 _CASE = Case(
     "resnet18", 64 if _CUDA else 8, 512, "bf16", "channels-last", "full", strong=False
@@ -42,18 +43,18 @@ def entrants(data: BenchData, small: bool) -> list[Entrant]:
         "synthetic, float32 NCHW": plain._replace(layout="NCHW"),
     }
     alone = [
-        Entrant(name, partial(_synthetic, case), kind="ceiling", about=_about(case))
+        Entrant(name, partial(_synthetic, case), kind="ceiling", setup=_setup(case))
         for name, case in cases.items()
     ]
     feeders = ("turbo", "pil")
     fed = [
-        Entrant(f"fed by {name}", partial(_fed, case, name, data), about=_about(case))
+        Entrant(f"fed by {name}", partial(_fed, case, name, data), setup=_setup(case))
         for name in feeders
     ]
     return alone + fed
 
 
-def _about(case: Case) -> dict[str, Any]:
+def _setup(case: Case) -> Setup:
     return {"batch_size": case.batch, "case": case.name}
 
 
@@ -69,19 +70,19 @@ class _Training:
 
     def check(self) -> str:
         """A step takes as many images as it should; also warms up."""
-        lap = self.lap(0)
-        assert lap.images == self._size * _STEPS, f"{lap.images} images"
+        timed = self.run_round(0)
+        assert timed.images == self._size * _STEPS, f"{timed.images} images"
         return "trained on"
 
-    def lap(self, number: int, first_only: bool = False) -> Lap:
-        """Some steps; see ``race.Runner``."""
+    def run_round(self, number: int, first_only: bool = False) -> Round:
+        """Some steps; see ``Runner``."""
         images, begun = 0, time.perf_counter()
         for step, batch in zip(range(_STEPS), self._batches(number), strict=False):
             self._step(number * _STEPS + step, batch)
             images += len(batch.labels)
         self._compute.wait()
         seconds = time.perf_counter() - begun
-        return Lap(images, seconds, seconds)
+        return Round(images, seconds, seconds)
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def _synthetic(case: Case) -> Iterator[_Training]:
 
 @contextmanager
 def _fed(case: Case, name: str, data: BenchData) -> Iterator[_Training]:
-    """By a loader that goes on from lap to lap, as within an epoch."""
+    """By a loader that goes on from round to round, as within an epoch."""
     config = LoaderConfig(
         batch_size=case.batch,
         image_size=case.pixels,
@@ -109,7 +110,7 @@ def _fed(case: Case, name: str, data: BenchData) -> Iterator[_Training]:
     )
     with make_loader(name, data.shards, "train", config) as loader:
 
-        def endless() -> Iterator[Batch]:
+        def endless() -> Generator[Batch]:
             epoch = 0
             while True:
                 yield from loader.epoch(epoch)
@@ -121,24 +122,24 @@ def _fed(case: Case, name: str, data: BenchData) -> Iterator[_Training]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names = [entrant.name for entrant in entrants(_NOWHERE, small=False)]
+    names = [entrant.name for entrant in entrants(NO_DATA, small=False)]
     metafunc.parametrize("name", names)
 
 
 @pytest.fixture(scope="module")
-def outcomes(
-    run_race: Any, data: BenchData, rounds: int, pytestconfig: pytest.Config
+def results(
+    run_race: RunRace, data: BenchData, rules: Rules, pytestconfig: pytest.Config
 ) -> dict[str, EntrantResult]:
-    found: dict[str, EntrantResult] = run_race(
-        entrants(data, pytestconfig.getoption("small")),
-        rounds=max(rounds - 2, 1),
+    rules = replace(
+        rules,
+        num_rounds=max(rules.num_rounds - 2, 1),
         ceiling_of=_SYNTHETIC,
-        firsts=0,
+        num_openings=0,
         memory=False,
     )
-    return found
+    return run_race(entrants(data, pytestconfig.getoption("small")), rules)
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_step(name: str, report: Any, outcomes: dict[str, EntrantResult]) -> None:
-    report(LINE, outcomes, name)
+def bench_step(name: str, report: Report, results: dict[str, EntrantResult]) -> None:
+    report(LINE, results, name)

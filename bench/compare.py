@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scipy.stats import mannwhitneyu
 
-from bench.tables import Row, Told, rows_of
+from bench.rows import BenchmarkRun, Row, rows_of
 
 _CHANCE = (
     0.02  # that two runs of the same differ as much; 5 rounds against 5 reach 0.008
@@ -17,7 +17,7 @@ _LEAST = 0.03  # smaller changes are not worth a word
 
 
 class Change(NamedTuple):
-    """Of one entrant, from an old run to a new one.
+    """How the speed of an entrant changed, from an old run to a new one.
 
     Attributes:
         line: finish line.
@@ -34,7 +34,7 @@ class Change(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """In a word or two."""
+        """``faster``, ``SLOWER``, or why it is neither."""
         if self.chance is None:
             return "too few rounds to tell"
         if self.chance > _CHANCE or abs(self.ratio - 1) < _LEAST:
@@ -42,8 +42,8 @@ class Change(NamedTuple):
         return "faster" if self.ratio > 1 else "SLOWER"
 
 
-def changes(old: Told, new: Told) -> list[Change]:
-    """Of all entrants that are in both."""
+def changes(old: BenchmarkRun, new: BenchmarkRun) -> list[Change]:
+    """The changes of all entrants that are in both runs."""
     before = {_key(row): row for row in rows_of(old)}
     return [
         _change(before[_key(row)], row) for row in rows_of(new) if _key(row) in before
@@ -69,11 +69,11 @@ def _values(row: Row) -> Sequence[float]:
     return list(row.get("shares") or [row["images_per_second"]])
 
 
-def words(found: Sequence[Change]) -> str:
+def format_changes(changes: Sequence[Change]) -> str:
     """A table in Markdown, what changed first."""
     lines = ["| line | | new / old | |", "| --- | --- | --- | --- |"]
     quiet = ("within the noise", "too few rounds to tell")
-    for change in sorted(found, key=lambda one: one.verdict in quiet):
+    for change in sorted(changes, key=lambda change: change.verdict in quiet):
         cells = (change.line, change.entrant, f"{change.ratio:.2f}", change.verdict)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

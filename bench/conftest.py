@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bench.data import BenchData, prepare
-from bench.race import Entrant, EntrantResult, Rules, race
-from bench.replay import clock
+from bench.entrant import Entrant, EntrantResult
+from bench.race import Rules, RunRace, race
+from bench.replay import Benchmark, Report, clock
+from bench.rows import BenchmarkRun
 from bench.tables import summary
-from fastretina.measure import machine
-from fastretina.measure.ceilings import decode_only
 from loaders.cores import granted_cores
 from loaders.shards import MANIFEST
+
+if TYPE_CHECKING:
+    from bench.epoch_runner import FinishLine
 
 _IMAGES, _ROUNDS = 512, 5
 _FULL_IMAGES, _FULL_ROUNDS = 2048, 9
@@ -73,11 +77,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_benchmark_update_machine_info(
-    config: pytest.Config, machine_info: dict[str, Any]
+    config: pytest.Config, machine_info: dict[str, object]
 ) -> None:
     import torch
 
-    cache = Path(config.cache.mkdir("fastretina"))  # type: ignore[union-attr]
+    from fastretina.measure import machine
+
+    assert config.cache is not None
+    cache = Path(config.cache.mkdir("fastretina"))
     card = machine.host_facts().summary() | machine.disk_facts(cache).summary()
     if torch.cuda.is_available():
         card |= machine.gpu_facts(torch.device("cuda")).summary()
@@ -88,24 +95,26 @@ def pytest_benchmark_update_machine_info(
 
 def pytest_benchmark_generate_json(
     config: pytest.Config,
-    benchmarks: list[Any],
+    benchmarks: list[object],
     include_data: bool,
-    machine_info: dict[str, Any],
-    commit_info: dict[str, Any],
+    machine_info: dict[str, object],
+    commit_info: dict[str, object],
 ) -> None:
     commit_info["skipped"] = _skipped
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     file = getattr(config.option, "benchmark_json", None)
     if file is None or not Path(file).exists():
         return
     try:
-        told = json.loads(Path(file).read_text())
+        run: BenchmarkRun = json.loads(Path(file).read_text())
     except ValueError:  # no benchmark has run
         return
     terminalreporter.section("images/s, beside the ceiling of the same round")
-    terminalreporter.write(summary(told))
+    terminalreporter.write(summary(run))
     terminalreporter.write(f"\npython -m bench.report {file}  # table, plots\n")
 
 
@@ -153,15 +162,35 @@ def jpegs(data: BenchData) -> list[bytes]:
 
 
 @pytest.fixture(scope="session")
-def decode_ceiling(jpegs: list[bytes]) -> Callable[[Entrant], float]:
-    """Images/s of libjpeg-turbo alone on all granted cores, measured anew each time."""
-    return lambda _: decode_only(jpegs, granted_cores())
+def rules(pytestconfig: pytest.Config, data: BenchData) -> Rules:
+    """The rules of every race of this session; what is going on is printed."""
+    numbers = (_SMALL_ROUNDS, _ROUNDS, _FULL_ROUNDS)
+    rounds: int | None = pytestconfig.getoption("rounds")
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+    assert reporter is not None
+    assert capture is not None
+
+    def report_progress(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            reporter.write(f"\n  {text}")
+
+    small = pytestconfig.getoption("small")
+    return Rules(
+        num_rounds=rounds or _chosen(pytestconfig, numbers),
+        num_openings=1 if small else 3,
+        start="forkserver" if small else "spawn",
+        logs=data.logs,
+        report_progress=report_progress,
+    )
 
 
 @pytest.fixture(scope="session")
-def rounds(pytestconfig: pytest.Config) -> int:
-    numbers = (_SMALL_ROUNDS, _ROUNDS, _FULL_ROUNDS)
-    return pytestconfig.getoption("rounds") or _chosen(pytestconfig, numbers)
+def decode_rules(rules: Rules, jpegs: list[bytes]) -> Rules:
+    """Those rules, beside libjpeg-turbo alone on all granted cores, in images/s."""
+    from fastretina.measure.ceilings import decode_only
+
+    return replace(rules, ceiling=lambda _: decode_only(jpegs, granted_cores()))
 
 
 def _chosen(config: pytest.Config, values: tuple[int, int, int]) -> int:
@@ -172,56 +201,58 @@ def _chosen(config: pytest.Config, values: tuple[int, int, int]) -> int:
 
 
 @pytest.fixture(scope="module")
-def run_race(
-    request: pytest.FixtureRequest,
-    pytestconfig: pytest.Config,
-    rounds: int,
-    data: BenchData,
-) -> Any:
-    """``race`` with the rules of this session, for those that ``-k`` has left.
-
-    What is going on is told.
-    """
+def run_race(request: pytest.FixtureRequest) -> RunRace:
+    """``race`` for those that ``-k`` has left, and for what their ceiling is."""
     names = {
-        item.callspec.params["name"]  # type: ignore[attr-defined]
+        item.callspec.params["name"]
         for item in request.session.items
-        if item.getparent(pytest.Module) is request.node
+        if isinstance(item, pytest.Function)
+        and item.getparent(pytest.Module) is request.node
     }
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
 
-    def tell(text: str) -> None:
-        with capture.global_and_fixture_disabled():
-            reporter.write(f"\n  {text}")
-
-    def run(entrants: Sequence[Entrant], **rules: Any) -> dict[str, EntrantResult]:
-        with_defaults = {"rounds": rounds, "logs": data.logs, "tell": tell} | rules
-        chosen = [
-            entrant
-            for entrant in entrants
-            if entrant.name in names | {with_defaults.get("ceiling_of")}
-        ]
-        outcomes = race(chosen, Rules(**with_defaults))
-        return {outcome.entrant.name: outcome for outcome in outcomes}
+    def run(entrants: Sequence[Entrant], rules: Rules) -> dict[str, EntrantResult]:
+        wanted = names | {rules.ceiling_of}
+        chosen = [entrant for entrant in entrants if entrant.name in wanted]
+        return {result.entrant.name: result for result in race(chosen, rules)}
 
     return run
 
 
-@pytest.fixture
-def report(benchmark: Any) -> Callable[[str, dict[str, EntrantResult], str], None]:
-    """Hand an entrant's laps of a race to pytest-benchmark, or skip with its reason."""
+@pytest.fixture(scope="module")
+def loader_results(
+    request: pytest.FixtureRequest,
+    run_race: RunRace,
+    data: BenchData,
+    decode_rules: Rules,
+) -> dict[str, EntrantResult]:
+    """What all loaders took to the module's finish line.
 
-    def hand_over(line: str, outcomes: dict[str, EntrantResult], name: str) -> None:
-        if name not in outcomes:
+    First batches, memory and the page cache are looked at on the way to *batch*.
+    """
+    from bench.peers import all_entrants
+
+    line: FinishLine = request.module.LINE
+    rules = replace(decode_rules, files=data.all_files())
+    if line != "batch":
+        rules = replace(decode_rules, num_openings=0, memory=False)
+    return run_race(all_entrants(data, line, request.config), rules)
+
+
+@pytest.fixture
+def report(benchmark: Benchmark) -> Report:
+    """Hand an entrant's rounds to pytest-benchmark, or skip with its reason."""
+
+    def hand_over(line: str, results: dict[str, EntrantResult], name: str) -> None:
+        if name not in results:
             pytest.skip("left out")
-        outcome = outcomes[name]
-        if not outcome.laps or outcome.error:
-            _skipped[f"{line}: {name}"] = outcome.error
-            if outcome.entrant.kind != "peer" and "not installed" not in outcome.error:
-                pytest.fail(f"{name}: {outcome.error}")
-            pytest.skip(f"{name}: {outcome.error}")
+        result = results[name]
+        if not result.rounds or result.error:
+            _skipped[f"{line}: {name}"] = result.error
+            if result.entrant.kind != "peer" and "not installed" not in result.error:
+                pytest.fail(f"{name}: {result.error}")
+            pytest.skip(f"{name}: {result.error}")
         benchmark.group = line
-        benchmark.extra_info.update(line=line, entrant=name, **outcome.facts())
-        clock.hand_over(benchmark, [lap.seconds for lap in outcome.laps])
+        benchmark.extra_info.update(result.row(line))
+        clock.hand_over(benchmark, [timed.seconds for timed in result.rounds])
 
     return hand_over

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from bench.data import BenchData, number_of
-from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
-from bench.ours import MEAN, STD
+from bench.epoch_runner import BATCH, HFLIP, VFLIP, EpochRunner, FinishLine, LoadedBatch
+from fastretina.nn.augment import MEAN, STD
 from loaders.cores import granted_cores
 
 
 @contextmanager
-def own_reader(data: BenchData, line: Line) -> Iterator[Delivery]:
+def own_reader(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
     """A pipeline on its WebDataset reader and the iterator for torch."""
     from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
@@ -30,22 +30,19 @@ def own_reader(data: BenchData, line: Line) -> Iterator[Delivery]:
         auto_reset=True,
     )
 
-    def epoch(number: int) -> Iterator[Delivered]:
+    def epoch(number: int) -> Iterator[LoadedBatch]:
         for (batch,) in iterator:
             images = batch["images"]
             ready = images.permute(0, 3, 1, 2) if line == "ready" else images
-            yield Delivered(ready, batch["numbers"])
+            yield LoadedBatch(ready, batch["numbers"])
 
-    yield Delivery(epoch, line, data, _from_json)
+    yield EpochRunner(epoch, line, data, _from_json)
 
 
-def _dali_pipeline(data: BenchData, line: Line, cuda: bool) -> Any:
+def _dali_pipeline(data: BenchData, line: FinishLine, cuda: bool) -> Any:
     from nvidia.dali import fn, pipeline_def, types
 
-    @pipeline_def(
-        batch_size=BATCH, num_threads=granted_cores(), device_id=0 if cuda else None
-    )
-    def pipeline() -> Any:
+    def loading() -> Any:
         jpegs, about = _read(data)
         about = fn.pad(about, fill_value=32)  # to one length, as a batch has to be
         images = fn.decoders.image(
@@ -67,30 +64,33 @@ def _dali_pipeline(data: BenchData, line: Line, cuda: bool) -> Any:
             )
         return images, about
 
-    return pipeline()
+    device = 0 if cuda else None
+    make = pipeline_def(batch_size=BATCH, num_threads=granted_cores(), device_id=device)
+    return make(loading)()
 
 
 @contextmanager
-def dali_bytes(data: BenchData) -> Iterator[Callable[[int], Iterator[Delivered]]]:
-    """Its reader alone: an epoch of JPEG bytes."""
+def dali_bytes(data: BenchData) -> Iterator[Callable[[int], Iterator[LoadedBatch]]]:
+    """DALI's reader alone, as a function that yields an epoch of JPEG bytes."""
     from nvidia.dali import pipeline_def
 
-    @pipeline_def(batch_size=BATCH, num_threads=granted_cores(), device_id=None)
     def reading() -> Any:
         jpegs, about = _read(data)
         return jpegs, about
 
-    pipeline = reading()
+    make = pipeline_def(batch_size=BATCH, num_threads=granted_cores(), device_id=None)
+    pipeline = make(reading)()
     pipeline.build()
-    images = pipeline.epoch_size("reader")
+    num_images = pipeline.epoch_size("reader")
 
-    def epoch(number: int) -> Iterator[Delivered]:
-        for first in range(0, images, BATCH):
+    def epoch(number: int) -> Iterator[LoadedBatch]:
+        for first in range(0, num_images, BATCH):
             jpegs, about = pipeline.run()
-            size = min(BATCH, images - first)
-            told = [json.loads(bytes(about.at(one))) for one in range(size)]
-            numbers = [number_of(one["source"]) for one in told]
-            yield Delivered([bytes(jpegs.at(one)) for one in range(size)], numbers)
+            size = min(BATCH, num_images - first)
+            facts = [json.loads(bytes(about.at(place))) for place in range(size)]
+            numbers = [number_of(each["source"]) for each in facts]
+            images = [bytes(jpegs.at(place)) for place in range(size)]
+            yield LoadedBatch(images, numbers)
 
     yield epoch
 

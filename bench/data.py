@@ -34,17 +34,17 @@ class BenchData:
 
     @property
     def photographs(self) -> Path:
-        """In the course's layout."""
+        """Folder of the images as files, in the course's layout."""
         return self.folder / "photographs"
 
     @property
     def shards(self) -> Path:
-        """Of the same images."""
+        """Folder of shards of the same images."""
         return self.folder / "shards"
 
     @property
     def logs(self) -> Path:
-        """What the entrants' libraries print."""
+        """Folder for what the entrants' libraries print."""
         return self.folder / "logs"
 
     def train(self) -> ShardSplit:
@@ -53,23 +53,26 @@ class BenchData:
 
     @cached_property
     def files(self) -> list[Path]:
-        """One for each image, in the order of the CSV."""
+        """The images' files, in the order of the CSV."""
         names = (self.photographs / "train_img.csv").read_text().split()
         return [self.photographs / "data" / f"{name}.jpeg" for name in names]
 
     @cached_property
     def grades(self) -> list[int]:
-        """One for each file."""
-        told = (self.photographs / "train_label.csv").read_text().split()
-        return [int(grade) for grade in told]
+        """The grade of each file, 0 to 4."""
+        lines = (self.photographs / "train_label.csv").read_text().split()
+        return [int(line) for line in lines]
 
-    def everything(self) -> list[Path]:
+    def all_files(self) -> list[Path]:
         """All files, to drop them from the page cache."""
         return [
             path
             for path in self.folder.rglob("*")
             if path.is_file() and path.parent != self.logs
         ]
+
+
+NO_DATA = BenchData(Path("nowhere"))  # for entrants whose names alone are wanted
 
 
 def number_of(name: str) -> int:

@@ -8,20 +8,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from bench.data import BenchData
-from bench.race import Entrant, Lap, Runner
+from bench.entrant import Entrant, Round, Runner
+from loaders.arrays import UInt8
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDE = 224  # pixels, to resize to
 IMAGES = 256  # at most, in a round
 _MEAN_ALLOWED = {False: 2.0, True: 12.0}  # resizing differs: with and without antialias
 
-Decode = Callable[[bytes], Any]
-Make = Callable[[bool, int], Callable[[Sequence[bytes]], Any]]
+Decode = Callable[[bytes], UInt8]
+DecodeAll = Callable[[Sequence[bytes]], Iterator[UInt8]]
+Make = Callable[[bool, int], DecodeAll]  # whether to resize, on how many threads
 
 
 def pillow_name() -> str:
@@ -40,7 +45,7 @@ def decoders(data: BenchData, threads: Sequence[int]) -> list[Entrant]:
             partial(_decoding, make, data, resize, number),
             kind="peer",
             process=name,
-            about={"decoder": name, "resize": resize, "threads": number},
+            setup={"decoder": name, "resize": resize, "threads": number},
         )
         for resize in (False, True)
         for number in threads
@@ -51,18 +56,16 @@ def decoders(data: BenchData, threads: Sequence[int]) -> list[Entrant]:
 class _Decoding:
     """A ``Runner`` that decodes the images of a data set."""
 
-    def __init__(
-        self, decode: Callable[[Sequence[bytes]], Any], data: BenchData, resize: bool
-    ) -> None:
+    def __init__(self, decode: DecodeAll, data: BenchData, resize: bool) -> None:
         self._decode, self._resize = decode, resize
         self._jpegs = [file.read_bytes() for file in data.files[:IMAGES]]
 
-    def lap(self, number: int, first_only: bool = False) -> Lap:
-        """All images; see ``race.Runner``."""
+    def run_round(self, number: int, first_only: bool = False) -> Round:
+        """All images; see ``Runner``."""
         begun = time.perf_counter()
         images = sum(1 for _ in self._decode(self._jpegs))
         seconds = time.perf_counter() - begun
-        return Lap(images, seconds, seconds)
+        return Round(images, seconds, seconds)
 
     def check(self) -> str:
         """As Pillow decodes, and resizes with its antialiased bilinear."""
@@ -91,12 +94,12 @@ def _decoding(
     yield _Decoding(make(resize, threads), data, resize)
 
 
-def _in_threads(decode: Decode, threads: int) -> Callable[[Sequence[bytes]], Any]:
+def _in_threads(decode: Decode, threads: int) -> DecodeAll:
     """One image after the other, or by a pool of threads, a share each."""
     if threads == 1:
         return lambda jpegs: map(decode, jpegs)
 
-    def shared(jpegs: Sequence[bytes]) -> Iterator[Any]:
+    def shared(jpegs: Sequence[bytes]) -> Iterator[UInt8]:
         with ThreadPoolExecutor(threads) as pool:
             for first in range(0, len(jpegs), 128):  # or all images would be held
                 yield from pool.map(decode, jpegs[first : first + 128])
@@ -104,8 +107,8 @@ def _in_threads(decode: Decode, threads: int) -> Callable[[Sequence[bytes]], Any
     return shared
 
 
-def _pil(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]:
-    def decode(jpeg: bytes) -> Any:
+def _pil(resize: bool, threads: int) -> DecodeAll:
+    def decode(jpeg: bytes) -> UInt8:
         image = Image.open(io.BytesIO(jpeg)).convert("RGB")
         if resize:
             image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -114,12 +117,12 @@ def _pil(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]:
     return _in_threads(decode, threads)
 
 
-def _simplejpeg(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]:
+def _simplejpeg(resize: bool, threads: int) -> DecodeAll:
     """With torch's resize, as ``turbo`` has it."""
     import simplejpeg
 
-    def decode(jpeg: bytes) -> Any:
-        image = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+    def decode(jpeg: bytes) -> UInt8:
+        image: UInt8 = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
         if resize:
             from loaders.decode import resize as by_torch
 
@@ -133,21 +136,22 @@ def _simplejpeg(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]:
     return _in_threads(decode, threads)
 
 
-def _opencv(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]:
+def _opencv(resize: bool, threads: int) -> DecodeAll:
     import cv2
 
     cv2.setNumThreads(1)  # the threads are ours
 
-    def decode(jpeg: bytes) -> Any:
+    def decode(jpeg: bytes) -> UInt8:
         image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert image is not None, "OpenCV can't decode it"
         if resize:
-            return cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        return image
+            image = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        return image.astype(np.uint8, copy=False)
 
     return _in_threads(decode, threads)
 
 
-def _torchvision(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]:
+def _torchvision(resize: bool, threads: int) -> DecodeAll:
     import warnings
 
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -158,52 +162,53 @@ def _torchvision(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]
     )
 
 
-def _torchcodec(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]:
+def _torchcodec(resize: bool, threads: int) -> DecodeAll:
     from torchcodec.decoders import decode_jpeg
 
     return _of_tensors(decode_jpeg, resize, threads)
 
 
 def _of_tensors(
-    decode_tensor: Callable[[Any], Any], resize: bool, threads: int
-) -> Callable[[Sequence[bytes]], Any]:
+    decode_tensor: Callable[[Tensor], Tensor], resize: bool, threads: int
+) -> DecodeAll:
     import torch
     from torchvision.transforms.v2 import functional
 
     torch.set_num_threads(1)  # the threads are ours
 
-    def decode(jpeg: bytes) -> Any:
+    def decode(jpeg: bytes) -> UInt8:
         image = decode_tensor(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8))
         if resize:
             image = functional.resize(image, [SIDE, SIDE], antialias=True)
-        return image.numpy()
+        array: UInt8 = image.numpy()
+        return array
 
     return _in_threads(decode, threads)
 
 
-def _dali(resize: bool, threads: int) -> Callable[[Sequence[bytes]], Any]:
+def _dali(resize: bool, threads: int) -> DecodeAll:
     from nvidia.dali import fn, pipeline_def, types
 
     size = 32
 
-    def all_images(jpegs: Sequence[bytes]) -> Iterator[Any]:
+    def all_images(jpegs: Sequence[bytes]) -> Iterator[UInt8]:
         arrays = [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs]
 
-        def batch(number: int) -> Any:
+        def batch(number: int) -> list[UInt8]:
             chosen = arrays[number * size : (number + 1) * size]
             if not chosen:
                 raise StopIteration
             return chosen
 
-        @pipeline_def(batch_size=size, num_threads=threads, device_id=None)
-        def pipeline() -> Any:
+        def decoding() -> Any:
             read = fn.external_source(source=batch, dtype=types.UINT8, ndim=1)
             images = fn.decoders.image(read, device="cpu", output_type=types.RGB)
             if resize:
                 images = fn.resize(images, size=[SIDE, SIDE], antialias=True)
             return images
 
-        running = pipeline()
+        make = pipeline_def(batch_size=size, num_threads=threads, device_id=None)
+        running = make(decoding)()
         running.build()
         for _ in range(-(-len(jpegs) // size)):
             (images,) = running.run()

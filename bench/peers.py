@@ -14,25 +14,34 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from bench.dali_reader import own_reader
-from bench.data import BenchData, number_of
-from bench.delivery import BATCH, HFLIP, VFLIP, Delivered, Delivery, Line
-from bench.ours import MEAN, STD, each_batch, our_loaders, report_loader
-from bench.race import Entrant
+from bench.data import NO_DATA, BenchData, number_of
+from bench.entrant import Entrant
+from bench.epoch_runner import BATCH, HFLIP, VFLIP, EpochRunner, FinishLine, LoadedBatch
+from bench.ours import each_batch, our_loaders, report_loader
+from fastretina.nn.augment import MEAN, STD
 from loaders.cores import granted_cores
 
-Opening = Callable[[BenchData, Line], AbstractContextManager[Delivery]]
+if TYPE_CHECKING:
+    import pytest
+    from PIL.Image import Image
+
+Sample = tuple[Tensor, int]  # an image and its number
+Transform = Callable[[Any], Tensor]  # of an image of whatever library
+Opening = Callable[[BenchData, FinishLine], AbstractContextManager[EpochRunner]]
 
 
 class Peer(NamedTuple):
     """A loader of others.
 
     Attributes:
-        name: for people.
+        name: as the tables have it.
         open: how it is used.
         flips: what its own operations flip: ``both``, ``left-right`` or ``none``.
         stores: what it reads.
@@ -44,14 +53,14 @@ class Peer(NamedTuple):
     stores: str
 
 
-def peers(data: BenchData, line: Line) -> list[Entrant]:
-    """All of them; one that is not installed will say so when it is opened."""
+def peers(data: BenchData, line: FinishLine) -> list[Entrant]:
+    """Loaders of others; one that is not installed will say so when it is opened."""
     return [
         Entrant(
             peer.name,
             partial(peer.open, data, line),
             kind="peer",
-            about={
+            setup={
                 "flips": peer.flips,
                 "stores": peer.stores,
                 "batch_size": BATCH,
@@ -62,27 +71,33 @@ def peers(data: BenchData, line: Line) -> list[Entrant]:
     ]
 
 
-def everybody(data: BenchData, line: Line, config: Any) -> list[Entrant]:
+def all_entrants(
+    data: BenchData, line: FinishLine, config: pytest.Config
+) -> list[Entrant]:
     """Ours, the report's and, without ``--no-peers``, those of others."""
     others = [] if config.getoption("no_peers") else peers(data, line)
     return [*our_loaders(data, line), *report_loader(data, line), *others]
 
 
+def loader_names(line: FinishLine, config: pytest.Config) -> list[str]:
+    """Names of all that load to a finish line."""
+    return [entrant.name for entrant in all_entrants(NO_DATA, line, config)]
+
+
 # ---- torch's DataLoader, with torchvision and with torchcodec
 
 
-def _transforms(line: Line, first: Any) -> Any:
+def _transforms(line: FinishLine, first: Transform) -> Transform:
     from torchvision.transforms import v2
 
     steps = [first, v2.RandomHorizontalFlip(HFLIP), v2.RandomVerticalFlip(VFLIP)]
     if line == "ready":
         steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    return v2.Compose(steps)
+    compose: Transform = v2.Compose(steps)
+    return compose
 
 
-def _data_loader(dataset: Any) -> Any:
-    from torch.utils.data import DataLoader
-
+def _data_loader(dataset: Dataset[Sample]) -> DataLoader[Sample]:
     return DataLoader(
         dataset,
         batch_size=BATCH,
@@ -94,16 +109,16 @@ def _data_loader(dataset: Any) -> Any:
 
 
 @contextmanager
-def _torchvision(data: BenchData, line: Line) -> Iterator[Delivery]:
+def _torchvision(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
     """ImageFolder and transforms v2."""
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
-    folder = _made(data.folder / "by_grade", partial(_by_grade, data))
+    folder = _cached(data.folder / "by_grade", partial(_by_grade, data))
     dataset = ImageFolder(folder, _transforms(line, v2.ToImage()))
     dataset.samples = [(path, number_of(path)) for path, _ in dataset.samples]
     loader = _data_loader(dataset)
-    yield Delivery(partial(each_batch, loader, line), line, data)
+    yield EpochRunner(partial(each_batch, loader, line), line, data)
 
 
 def _by_grade(data: BenchData, folder: Path) -> None:
@@ -113,24 +128,28 @@ def _by_grade(data: BenchData, folder: Path) -> None:
 
 
 @contextmanager
-def _torchcodec(data: BenchData, line: Line) -> Iterator[Delivery]:
+def _torchcodec(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
     """A Dataset that decodes to tensors, and transforms v2."""
     from torchcodec.decoders import decode_image
     from torchvision.transforms import v2
 
     dataset = _Files(data, decode_image, _transforms(line, v2.Identity()))
-    yield Delivery(partial(each_batch, _data_loader(dataset), line), line, data)
+    yield EpochRunner(partial(each_batch, _data_loader(dataset), line), line, data)
 
 
-class _Files(torch.utils.data.Dataset[Any]):
-    def __init__(self, data: BenchData, decode: Callable[[str], Any], transform: Any):
+class _Files(Dataset[Sample]):
+    """The images' files, decoded."""
+
+    def __init__(
+        self, data: BenchData, decode: Callable[[str], Tensor], transform: Transform
+    ) -> None:
         self._paths = [str(file) for file in data.files]
         self._decode, self._transform = decode, transform
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> Sample:
         path = self._paths[index]
         return self._transform(self._decode(path)), number_of(path)
 
@@ -139,7 +158,7 @@ class _Files(torch.utils.data.Dataset[Any]):
 
 
 @contextmanager
-def _ffcv(mode: str, data: BenchData, line: Line) -> Iterator[Delivery]:
+def _ffcv(mode: str, data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
     import numpy as np
     from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -151,7 +170,7 @@ def _ffcv(mode: str, data: BenchData, line: Line) -> Iterator[Delivery]:
         ToTorchImage,
     )
 
-    file = _made(data.folder / f"ffcv-{mode}", partial(_write_beton, data, mode))
+    file = _cached(data.folder / f"ffcv-{mode}", partial(_write_beton, data, mode))
     steps = [SimpleRGBImageDecoder(), RandomHorizontalFlip(HFLIP)]
     if line == "ready":
         mean, std = (np.array(values) * 255 for values in (MEAN, STD))
@@ -169,11 +188,11 @@ def _ffcv(mode: str, data: BenchData, line: Line) -> Iterator[Delivery]:
         },
     )
 
-    def epoch(number: int) -> Iterator[Delivered]:
+    def epoch(number: int) -> Iterator[LoadedBatch]:
         for images, numbers in loader:
-            yield Delivered(images, numbers)
+            yield LoadedBatch(images, numbers)
 
-    yield Delivery(epoch, line, data)
+    yield EpochRunner(epoch, line, data)
 
 
 def _write_beton(data: BenchData, mode: str, folder: Path) -> None:
@@ -191,7 +210,7 @@ def _write_beton(data: BenchData, mode: str, folder: Path) -> None:
 
 
 class _Pictures:
-    """(PIL image, number) pairs."""
+    """Pairs of a PIL image and its number."""
 
     def __init__(self, data: BenchData) -> None:
         self._files = data.files
@@ -199,7 +218,7 @@ class _Pictures:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple[Image, int]:
         from PIL import Image
 
         file = self._files[index]
@@ -210,7 +229,7 @@ class _Pictures:
 
 
 @contextmanager
-def _spdl(data: BenchData, line: Line) -> Iterator[Delivery]:
+def _spdl(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
     """A pipeline whose threads load a batch each."""
     import random
 
@@ -220,16 +239,16 @@ def _spdl(data: BenchData, line: Line) -> Iterator[Delivery]:
 
     paths = [str(file) for file in data.files]
 
-    def load(chosen: list[str]) -> Delivered:
+    def load(chosen: list[str]) -> LoadedBatch:
         # Any width asks for FFmpeg's scaler, even where there is nothing to scale.
         buffer = spdl.io.load_image_batch(chosen, width=None, height=None)
         images = spdl.io.to_torch(buffer)
         if line == "ready":
             images = images.permute(0, 3, 1, 2)
             images = normalize(images.float().div_(255), MEAN, STD, inplace=True)
-        return Delivered(images, chosen)
+        return LoadedBatch(images, chosen)
 
-    def epoch(number: int) -> Iterator[Delivered]:
+    def epoch(number: int) -> Iterator[LoadedBatch]:
         order = random.Random(number).sample(paths, len(paths))
         pipeline = (
             PipelineBuilder()
@@ -242,17 +261,17 @@ def _spdl(data: BenchData, line: Line) -> Iterator[Delivery]:
         with pipeline.auto_stop():
             yield from pipeline
 
-    yield Delivery(epoch, line, data, lambda chosen: list(map(number_of, chosen)))
+    yield EpochRunner(epoch, line, data, lambda chosen: list(map(number_of, chosen)))
 
 
 # ---- litData and MosaicML streaming
 
 
 @contextmanager
-def _litdata(data: BenchData, line: Line) -> Iterator[Delivery]:
+def _litdata(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
     import litdata
 
-    folder = _made(data.folder / "litdata", partial(_optimize, data))
+    folder = _cached(data.folder / "litdata", partial(_optimize, data))
     transform = _transforms(line, _to_image())
     dataset = litdata.StreamingDataset(
         str(folder), shuffle=True, transform=partial(_transformed, transform)
@@ -260,16 +279,17 @@ def _litdata(data: BenchData, line: Line) -> Iterator[Delivery]:
     loader = litdata.StreamingDataLoader(
         dataset, batch_size=BATCH, num_workers=granted_cores()
     )
-    yield Delivery(partial(each_batch, loader, line), line, data)
+    yield EpochRunner(partial(each_batch, loader, line), line, data)
 
 
-def _to_image() -> Any:
+def _to_image() -> Transform:
     from torchvision.transforms import v2
 
-    return v2.ToImage()
+    to_image: Transform = v2.ToImage()
+    return to_image
 
 
-def _transformed(transform: Any, sample: Any) -> tuple[Any, int]:
+def _transformed(transform: Transform, sample: dict[str, Any]) -> Sample:
     return transform(sample["image"]), sample["number"]
 
 
@@ -292,27 +312,26 @@ def _litdata_sample(path: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _streaming(data: BenchData, line: Line) -> Iterator[Delivery]:
+def _streaming(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
-    from torch.utils.data import DataLoader
 
-    folder = _made(data.folder / "mds", partial(_write_mds, data))
+    folder = _cached(data.folder / "mds", partial(_write_mds, data))
     clean_stale_shared_memory()  # a process that was killed leaves some behind
     transform = _transforms(line, _to_image())
 
     class Pictures(StreamingDataset):  # type: ignore[misc]
-        def __getitem__(self, at: int) -> Any:
+        def __getitem__(self, at: int) -> Sample:
             return _transformed(transform, super().__getitem__(at))
 
     dataset = Pictures(local=str(folder), shuffle=True, batch_size=BATCH)
-    loader = DataLoader(
+    loader: DataLoader[Sample] = DataLoader(
         dataset,
         batch_size=BATCH,
         num_workers=granted_cores(),
         persistent_workers=True,
     )
-    yield Delivery(partial(each_batch, loader, line), line, data)
+    yield EpochRunner(partial(each_batch, loader, line), line, data)
 
 
 def _write_mds(data: BenchData, folder: Path) -> None:
@@ -326,7 +345,7 @@ def _write_mds(data: BenchData, folder: Path) -> None:
                 out.write({"image": image, "number": number_of(file.name)})
 
 
-def _made(folder: Path, make: Callable[[Path], None]) -> Path:
+def _cached(folder: Path, make: Callable[[Path], None]) -> Path:
     """A peer's own format, made under another name until it is whole."""
     if not folder.exists():
         making = folder.with_name(f".{folder.name}")

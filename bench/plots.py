@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Literal
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.tables import LINES, Row, Told, ceiling_of, lines_of, rows_of
+from bench.rows import BenchmarkRun, Row, rows_of
+from bench.tables import LINES, ceiling_of, lines_of
+
+Setting = Literal["workers", "batch_size"]
 
 _COLOURS = {
     "ours": "#1b6ca8",
@@ -20,28 +24,26 @@ _COLOURS = {
 _KINDS = {"ours": "fastretina", "report": "the course report's", "peer": "others"}
 
 
-def draw(told: Told, folder: Path, stem: str) -> list[str]:
+def draw(run: BenchmarkRun, folder: Path, stem: str) -> list[str]:
     """Write all plots that there are numbers for; returns their names."""
-    lines = lines_of(rows_of(told))
+    lines = lines_of(rows_of(run))
     names = []
     for line in ("batch", "ready"):
         if line in lines:
             names.append(f"{stem}_{line}.png")
-            _bars(line, lines[line], _caption(told)).savefig(
-                folder / names[-1], dpi=130
-            )
+            _bars(line, lines[line], _caption(run)).savefig(folder / names[-1], dpi=130)
     if "scaling" in lines:
         names.append(f"{stem}_scaling.png")
-        _curves(lines["scaling"], _caption(told)).savefig(folder / names[-1], dpi=130)
+        _curves(lines["scaling"], _caption(run)).savefig(folder / names[-1], dpi=130)
     return names
 
 
-def _caption(told: Told) -> str:
-    card = told["machine_info"].get("card", {})
+def _caption(run: BenchmarkRun) -> str:
+    card = run["machine_info"].get("card", {})
     return (
         f"{card.get('processor')}, {card.get('cores granted')} cores, GPU "
         f"{card.get('GPU')}, torch {card.get('torch')}, DALI {card.get('DALI')}, "
-        f"{told['datetime'][:10]}"
+        f"{run['datetime'][:10]}"
     )
 
 
@@ -140,7 +142,7 @@ def _sign(figure: Figure, caption: str) -> None:
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color="#555555")
 
 
-def _curve(axes: Any, name: str, rows: Sequence[Row], over: str) -> None:
+def _curve(axes: Axes, name: str, rows: Sequence[Row], over: Setting) -> None:
     rows = sorted(rows, key=lambda row: row[over])
     at = [row[over] for row in rows]
     axes.plot(at, [row["images_per_second"] for row in rows], "o-", label=name)

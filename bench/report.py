@@ -12,8 +12,8 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from bench.tables import rows_of
-from fastretina.cli import run
+from bench.rows import BenchmarkRun, rows_of
+from fastretina import cli
 from loaders.errors import DataError
 from loaders.files import write_atomically
 
@@ -34,7 +34,7 @@ class Options:
             again in a later one counts.
         out: Folder for the table, the plots and the numbers; without it, the table is
             printed.
-        name: Of the files in it; by default loaders, the processor and the month.
+        name: Name of the files in it; by default loaders, the processor and the month.
         compare: JSON of an older run, to tell what has changed beyond the noise.
     """
 
@@ -52,52 +52,59 @@ def report(options: Options) -> dict[str, Any]:
     """
     from bench import tables
 
-    told = merged([read(path) for path in options.results])
-    bars = tables.bars(told)
-    last: dict[str, Any] = {
+    run = merged([read(path) for path in options.results])
+    targets = tables.targets(run)
+    summary: dict[str, Any] = {
         "results": [str(path) for path in options.results],
-        "entrants": len(tables.rows_of(told)),
-        "ratios_held": sum(bar.met for bar in bars),
-        "ratios": len(bars),
+        "entrants": len(rows_of(run)),
+        "ratios_held": sum(target.met for target in targets),
+        "ratios": len(targets),
     }
     if options.compare is not None:
-        from bench import compare
-
-        found = compare.changes(read(options.compare), told)
-        print(compare.words(found))
-        verdicts = [change.verdict for change in found]
-        return last | {
-            "compared": len(found),
-            "faster": verdicts.count("faster"),
-            "slower": verdicts.count("SLOWER"),
-        }
+        return summary | _compare(read(options.compare), run)
     if options.out is None:
-        print(tables.markdown(told))
-        return last
-    from bench import plots
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.name or _stem(told)
-    names = plots.draw(told, options.out, stem)
-    text = tables.markdown(told, names)
-    write_atomically(options.out / f"{stem}.md", text.encode())
-    write_atomically(
-        options.out / f"{stem}.json", json.dumps(slim(told), indent=1).encode()
-    )
-    print(f"{options.out / stem}.md, .json" + "".join(f", {name}" for name in names))
-    return last | {"report": str(options.out / f"{stem}.md")}
+        print(tables.markdown(run))
+        return summary
+    file = _write(run, options.out, options.name or _stem(run))
+    return summary | {"report": str(file)}
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The JSON of a run.
+def _compare(old: BenchmarkRun, new: BenchmarkRun) -> dict[str, Any]:
+    from bench import compare
+
+    changes = compare.changes(old, new)
+    print(compare.format_changes(changes))
+    verdicts = [change.verdict for change in changes]
+    return {
+        "compared": len(changes),
+        "faster": verdicts.count("faster"),
+        "slower": verdicts.count("SLOWER"),
+    }
+
+
+def _write(run: BenchmarkRun, out: Path, stem: str) -> Path:
+    """Write the table, the plots and the numbers; returns the table's file."""
+    from bench import plots, tables
+
+    out.mkdir(parents=True, exist_ok=True)
+    names = plots.draw(run, out, stem)
+    text = tables.markdown(run, names)
+    write_atomically(out / f"{stem}.md", text.encode())
+    write_atomically(out / f"{stem}.json", json.dumps(slim(run), indent=1).encode())
+    print(f"{out / stem}.md, .json" + "".join(f", {name}" for name in names))
+    return out / f"{stem}.md"
+
+
+def read(path: Path) -> BenchmarkRun:
+    """The JSON of a run of the benchmarks.
 
     Raises:
         DataError: it is missing, or something else.
     """
     try:
-        told: dict[str, Any] = json.loads(path.read_text())
-        if any("line" in one["extra_info"] for one in told["benchmarks"]):
-            return told
+        run: BenchmarkRun = json.loads(path.read_text())
+        if rows_of(run):
+            return run
     except FileNotFoundError:
         raise DataError(
             f"{path} is missing: pytest bench --benchmark-only writes it"
@@ -107,58 +114,71 @@ def read(path: Path) -> dict[str, Any]:
     raise DataError(f"{path} holds no benchmarks of loaders: run them again")
 
 
-def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def merged(runs: Sequence[BenchmarkRun]) -> BenchmarkRun:
     """One run of several: a finish line as the last of them measured it.
 
     Lines are races of their own, so nothing is set against what did not run beside it.
     """
-    told, *later = runs
-    for one_more in later:
-        lines = {row["line"] for row in rows_of(one_more)}
-        kept = [
-            one
-            for one in told["benchmarks"]
-            if one["extra_info"].get("line") not in lines
-        ]
-        skipped = {
-            who: why
-            for who, why in told["commit_info"].get("skipped", {}).items()
-            if who.partition(":")[0] not in lines
-        } | one_more["commit_info"].get("skipped", {})
-        told = told | {
-            "benchmarks": kept + one_more["benchmarks"],
-            "commit_info": told["commit_info"] | {"skipped": skipped},
-        }
-    return told
+    first, *later = runs
+    for run in later:
+        first = _merged(first, run)
+    return first
 
 
-def slim(told: dict[str, Any]) -> dict[str, Any]:
-    """Without what pytest-benchmark adds about machine and git."""
-    kept = ("group", "name", "extra_info")
+def _merged(old: BenchmarkRun, new: BenchmarkRun) -> BenchmarkRun:
+    lines = {row["line"] for row in rows_of(new)}
+    kept = [
+        entry
+        for entry in old["benchmarks"]
+        if entry["extra_info"].get("line") not in lines
+    ]
+    skipped = {
+        who: why
+        for who, why in old["commit_info"].get("skipped", {}).items()
+        if who.partition(":")[0] not in lines
+    } | new["commit_info"].get("skipped", {})
     return {
-        "datetime": told["datetime"],
-        "machine_info": {"card": told["machine_info"].get("card", {})},
-        "commit_info": {
-            key: told["commit_info"].get(key) for key in ("id", "dirty", "skipped")
-        },
+        **old,
+        "benchmarks": kept + new["benchmarks"],
+        "commit_info": {**old["commit_info"], "skipped": skipped},
+    }
+
+
+def slim(run: BenchmarkRun) -> dict[str, Any]:
+    """A run without what pytest-benchmark adds about machine and git."""
+    kept = ("id", "dirty", "skipped")
+    return {
+        "datetime": run["datetime"],
+        "machine_info": {"card": _card(run)},
+        "commit_info": {key: run["commit_info"].get(key) for key in kept},
         "benchmarks": [
-            {key: one[key] for key in kept} | {"seconds": one["stats"].get("data", [])}
-            for one in told["benchmarks"]
+            {
+                "group": entry["group"],
+                "name": entry["name"],
+                "extra_info": entry["extra_info"],
+                "seconds": entry["stats"].get("data", []),
+            }
+            for entry in run["benchmarks"]
         ],
     }
 
 
-def _stem(told: dict[str, Any]) -> str:
-    card = told["machine_info"].get("card", {})
+def _card(run: BenchmarkRun) -> dict[str, object]:
+    """The machine; empty where pytest-benchmark's JSON has none."""
+    return run["machine_info"].get("card", {})
+
+
+def _stem(run: BenchmarkRun) -> str:
+    card = _card(run)
     processor = re.sub(r"[^a-z0-9]+", "-", str(card.get("processor", "")).lower())
     cores = card.get("cores granted", "")
-    month = told["datetime"][:7].replace("-", "")
+    month = run["datetime"][:7].replace("-", "")
     return f"loaders_{processor.strip('-')}-{cores}-cores_{month}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run(report, Options, argv, prog=PROG, about=ABOUT)
+    return cli.run(report, Options, argv, prog=PROG, about=ABOUT)
 
 
 if __name__ == "__main__":

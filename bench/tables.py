@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-Told = Mapping[str, Any]
-Row = Mapping[str, Any]
+from bench.rows import BenchmarkRun, Row, rows_of
 
 LINES = {
     "read": "To *read*: JPEG bytes in memory",
@@ -24,13 +23,13 @@ _CEILINGS = {
 _DECODE_ONLY = "libjpeg-turbo alone on the same threads"
 
 
-class Bar(NamedTuple):
+class Target(NamedTuple):
     """A ratio that we hold ourselves to.
 
     Attributes:
-        what: is set against what.
-        least: that it should be.
-        ratio: that it is; None where one of the two was not measured.
+        what: the two that are set against each other.
+        least: the ratio that is wanted.
+        ratio: the ratio measured; None where one of the two was not measured.
     """
 
     what: str
@@ -43,66 +42,59 @@ class Bar(NamedTuple):
         return self.ratio is not None and self.ratio >= self.least
 
 
-def rows_of(told: Told) -> list[Row]:
-    """What was measured of each entrant, in order."""
-    return [
-        one["extra_info"] for one in told["benchmarks"] if "line" in one["extra_info"]
-    ]
-
-
 def lines_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by finish line, the fastest of each first."""
-    found: dict[str, list[Row]] = {}
+    lines: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row["line"], []).append(row)
+        lines.setdefault(row["line"], []).append(row)
     order = {line: place for place, line in enumerate(LINES)}
     return {
-        line: sorted(found[line], key=lambda row: -row["images_per_second"])
-        for line in sorted(found, key=lambda line: (order.get(line, 99), line))
+        line: sorted(lines[line], key=lambda row: -row["images_per_second"])
+        for line in sorted(lines, key=lambda line: (order.get(line, 99), line))
     }
 
 
 def ceiling_of(line: str) -> str:
-    """What the ceiling of a line is, in words."""
+    """What a finish line's speeds are set against."""
     return _CEILINGS.get(line, _DECODE_ONLY)
 
 
-def summary(told: Told) -> str:
-    """For the terminal, a line for each entrant."""
+def summary(run: BenchmarkRun) -> str:
+    """The text for the terminal, a line for each entrant."""
     text = []
-    for line, rows in lines_of(rows_of(told)).items():
+    for line, rows in lines_of(rows_of(run)).items():
         text.append(f"\n{line} (ceiling: {ceiling_of(line)})\n")
         text += [
             f"  {row['entrant']:<44} {_speed(row):>24} {_share(row)}\n" for row in rows
         ]
-    missed = [f"  {_bar_words(bar)}\n" for bar in bars(told)]
+    missed = [f"  {_describe_target(target)}\n" for target in targets(run)]
     return "".join([*text, "\nratios of medians\n" if missed else "", *missed])
 
 
-def markdown(told: Told, plots: Sequence[str] = ()) -> str:
-    """The whole report.
+def markdown(run: BenchmarkRun, plots: Sequence[str] = ()) -> str:
+    """The whole report in Markdown.
 
     Args:
-        told: pytest-benchmark's JSON.
+        run: pytest-benchmark's JSON.
         plots: names of the images, which lie beside it.
     """
     shown = (f"![{plot.rsplit('_', 1)[-1]}]({plot})" for plot in plots)
-    parts = ["# Loaders, measured", _card(told), *shown]
-    for line, rows in lines_of(rows_of(told)).items():
+    parts = ["# Loaders, measured", _card(run), *shown]
+    for line, rows in lines_of(rows_of(run)).items():
         title = LINES.get(line, line.replace("decode,", "Decoders on"))
         parts += [f"## {title}", _table(line, rows)]
-    parts += ["## Ratios", _bars_table(told), "## What was not faster"]
-    parts.append("\n".join(f"- {words}" for words in not_faster(told)))
-    skipped = told["commit_info"].get("skipped", {})
+    parts += ["## Ratios", _targets_table(run), "## What was not faster"]
+    parts.append("\n".join(f"- {line}" for line in not_faster(run)))
+    skipped = run["commit_info"].get("skipped", {})
     if skipped:
         parts.append("## What did not run")
         parts.append("\n".join(f"- {who}: {why}" for who, why in skipped.items()))
     return "\n\n".join(parts) + "\n"
 
 
-def _card(told: Told) -> str:
-    card = told["machine_info"].get("card", {})
-    facts = [("date", told["datetime"][:16].replace("T", " ")), *card.items()]
+def _card(run: BenchmarkRun) -> str:
+    card = run["machine_info"].get("card", {})
+    facts = [("date", run["datetime"][:16].replace("T", " ")), *card.items()]
     lines = ["| machine | |", "| --- | --- |"]
     return "\n".join(lines + [f"| {what} | {value} |" for what, value in facts])
 
@@ -128,10 +120,8 @@ def _table(line: str, rows: Sequence[Row]) -> str:
 
 def _speed(row: Row) -> str:
     digits = ",.0f" if row["images_per_second"] >= 100 else ",.2f"
-    median, slowest, fastest = (
-        format(row[name], digits)
-        for name in ("images_per_second", "slowest", "fastest")
-    )
+    speeds = (row["images_per_second"], row["slowest"], row["fastest"])
+    median, slowest, fastest = (format(speed, digits) for speed in speeds)
     return f"{median} ({slowest} to {fastest})"
 
 
@@ -139,8 +129,7 @@ def _share(row: Row) -> str:
     return f"{row['share_of_ceiling']:.2f}" if "share_of_ceiling" in row else ""
 
 
-def _seconds(name: str, row: Row) -> str:
-    seconds = row.get(name)
+def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1e3:,.0f} ms"
 
 
@@ -154,14 +143,14 @@ def _cold(row: Row) -> str:
     return "" if speed is None else f"{speed:,.0f}"
 
 
-_COLUMNS = {
+_COLUMNS: dict[str, Callable[[Row], str]] = {
     "images/s": _speed,
     "of the ceiling": _share,
     "CPU per image": lambda row: f"{row['cpu_ms_per_image']:.2f} ms",
-    "first batch": lambda row: _seconds("first_batch_seconds", row),
+    "first batch": lambda row: _milliseconds(row.get("first_batch_seconds")),
     "peak memory (PSS)": _memory,
     "cold, opening included": _cold,
-    "cold first batch": lambda row: _seconds("cold_first_batch_seconds", row),
+    "cold first batch": lambda row: _milliseconds(row.get("cold_first_batch_seconds")),
     "pixels": lambda row: row["pixels"],
     "flips": lambda row: row.get("flips", ""),
     "reads": lambda row: row.get("stores", ""),
@@ -171,57 +160,39 @@ _COLUMNS = {
 # ---- the ratios that we hold ourselves to
 
 
-def bars(told: Told) -> list[Bar]:
-    """All of them; a peer that stores other things than JPEGs is not in them."""
+def targets(run: BenchmarkRun) -> list[Target]:
+    """The ratios that were measured; a peer that stores no JPEGs is in none."""
     lines = {
         line: {row["entrant"]: row for row in rows}
-        for line, rows in lines_of(rows_of(told)).items()
+        for line, rows in lines_of(rows_of(run)).items()
     }
-    batch, ready = lines.get("batch", {}), lines.get("ready", {})
-    return [
-        bar
-        for bar in (
-            Bar(
-                "`turbo` to *batch* / the decode-only ceiling",
-                0.9,
-                _own_share(batch, "turbo"),
-            ),
-            _against_peers("batch", batch),
-            _against_peers("ready", ready),
-            Bar(
-                "`turbo` to *ready* / the report's loader, 0 workers",
-                6,
-                _ratio(ready, "turbo", "report, 0 workers"),
-            ),
-            Bar(
-                "`dali` / `dali-reader`, to *batch*",
-                0.95,
-                _ratio(batch, "dali", "dali-reader"),
-            ),
-            Bar(
-                "sharding / the decode-only ceiling",
-                0.75,
-                _own_share(lines.get("shard", {}), "scripts/shard.py"),
-            ),
-            Bar(
-                "a step of ResNet18 in bf16, channels-last / in float32, NCHW",
-                2,
-                _ratio(
-                    lines.get("step", {}),
-                    "synthetic, bf16 channels-last",
-                    "synthetic, float32 NCHW",
-                ),
-            ),
-        )
-        if bar.ratio is not None
-    ]
+    return [target for target in _all_targets(lines) if target.ratio is not None]
 
 
-def _against_peers(line: str, rows: Mapping[str, Row]) -> Bar:
+def _all_targets(lines: Mapping[str, Mapping[str, Row]]) -> Iterator[Target]:
+    batch, ready, shard, step = (
+        lines.get(line, {}) for line in ("batch", "ready", "shard", "step")
+    )
+    what = "`turbo` to *batch* / the decode-only ceiling"
+    yield Target(what, 0.9, _own_share(batch, "turbo"))
+    yield _against_peers("batch", batch)
+    yield _against_peers("ready", ready)
+    what = "`turbo` to *ready* / the report's loader, 0 workers"
+    yield Target(what, 6, _ratio(ready, "turbo", "report, 0 workers"))
+    what = "`dali` / `dali-reader`, to *batch*"
+    yield Target(what, 0.95, _ratio(batch, "dali", "dali-reader"))
+    what = "sharding / the decode-only ceiling"
+    yield Target(what, 0.75, _own_share(shard, "scripts/shard.py"))
+    what = "a step of ResNet18 in bf16, channels-last / in float32, NCHW"
+    ratio = _ratio(step, "synthetic, bf16 channels-last", "synthetic, float32 NCHW")
+    yield Target(what, 2, ratio)
+
+
+def _against_peers(line: str, rows: Mapping[str, Row]) -> Target:
     best = _best_peer(rows)
     name = f" ({best})" if best else ""
     ratio = _ratio(rows, "turbo", best) if best else None
-    return Bar(f"`turbo` to *{line}* / the best peer{name}", 1.5, ratio)
+    return Target(f"`turbo` to *{line}* / the best peer{name}", 1.5, ratio)
 
 
 def _best_peer(rows: Mapping[str, Row]) -> str | None:
@@ -244,35 +215,40 @@ def _own_share(rows: Mapping[str, Row], name: str) -> float | None:
     return rows[name]["share_of_ceiling"] if name in rows else None
 
 
-def _bar_words(bar: Bar) -> str:
-    verdict = "holds" if bar.met else "MISSED"
-    return f"{bar.what}: {bar.ratio:.2f}, at least {bar.least:g}: {verdict}"
+def _describe_target(target: Target) -> str:
+    verdict = "holds" if target.met else "MISSED"
+    return f"{target.what}: {target.ratio:.2f}, at least {target.least:g}: {verdict}"
 
 
-def _bars_table(told: Told) -> str:
+def _targets_table(run: BenchmarkRun) -> str:
     lines = ["| | measured | at least | |", "| --- | --- | --- | --- |"]
-    for bar in bars(told):
-        verdict = "holds" if bar.met else "**missed**"
-        lines.append(f"| {bar.what} | {bar.ratio:.2f} | {bar.least:g} | {verdict} |")
+    for target in targets(run):
+        verdict = "holds" if target.met else "**missed**"
+        lines.append(
+            f"| {target.what} | {target.ratio:.2f} | {target.least:g} | {verdict} |"
+        )
     return "\n".join(lines)
 
 
-def not_faster(told: Told) -> list[str]:
+def not_faster(run: BenchmarkRun) -> list[str]:
     """Where another was as fast as one of ours, or a ratio was missed."""
-    return [*_slower(told), *(_bar_words(bar) for bar in bars(told) if not bar.met)]
+    return [
+        *_slower(run),
+        *(_describe_target(target) for target in targets(run) if not target.met),
+    ]
 
 
-def _slower(told: Told) -> Iterator[str]:
-    for line, rows in lines_of(rows_of(told)).items():
+def _slower(run: BenchmarkRun) -> Iterator[str]:
+    for line, rows in lines_of(rows_of(run)).items():
         others = [row for row in rows if row["kind"] in ("peer", "report")]
         for ours in (row for row in rows if row["kind"] == "ours"):
-            faster = [words for row in others if (words := _no_slower(row, ours))]
+            faster = [text for row in others if (text := _if_as_fast(row, ours))]
             if faster:
                 who = f"`{ours['entrant']}`"
                 yield f"to *{line}*, {who} is not faster than {', '.join(faster)}"
 
 
-def _no_slower(other: Row, ours: Row) -> str:
+def _if_as_fast(other: Row, ours: Row) -> str:
     """The other's name and ratio, where it is as fast as ours."""
     ratio = other["images_per_second"] / ours["images_per_second"]
     return f"{other['entrant']} ({ratio:.2f} x)" if ratio >= 1 else ""

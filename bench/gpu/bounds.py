@@ -13,6 +13,7 @@ WAIT_SHARE = 0.02
 BF16_FACTOR = 1.8
 
 State = Literal["held", "NOT held", "not measured"]
+Differences = tuple[str, float, float]  # of what, mean, largest
 Results = Mapping[str, SectionResults]
 
 
@@ -44,45 +45,46 @@ def judge(results: Results) -> list[Bound]:
 
 
 def _rows(results: Results, section: str) -> list[Row]:
-    found = results.get(section)
-    return [row for row in found.rows if not row.get("error")] if found else []
+    rows = results[section].rows if section in results else []
+    return [row for row in rows if not row.get("error")]
 
 
 def _bound(name: str, rule: str, measured: Iterable[tuple[str, bool]]) -> Bound:
     """The bound over all that was measured; the first that breaks it is named."""
-    found = list(measured)
-    if not found:
+    texts = list(measured)
+    if not texts:
         return Bound(name, rule, "-", "not measured")
-    broken = [text for text, ok in found if not ok]
-    return Bound(name, rule, (broken or [found[0][0]])[0], _state(not broken))
-
-
-def _state(ok: bool) -> State:
-    return "held" if ok else "NOT held"
+    for text, ok in texts:
+        if not ok:
+            return Bound(name, rule, text, "NOT held")
+    return Bound(name, rule, texts[0][0], "held")
 
 
 def _pixels(
-    name: str, found: Iterable[tuple[str, float, float]], mean: float, largest: int
+    name: str, differences: Iterable[Differences], mean: float, largest: int
 ) -> Bound:
-    found = sorted(found, key=lambda one: (one[2] > largest, one[1], one[2]))[::-1]
+    """The worst of the differences is named."""
+    worst_first = sorted(
+        differences, key=lambda one: (one[2] > largest, one[1], one[2]), reverse=True
+    )
     rule = f"mean difference to Pillow <= {mean:g} and max <= {largest}"
     return _bound(
         name,
         rule,
         (
             (f"mean {a:.3f}, max {b:g} ({what})", a <= mean and b <= largest)
-            for what, a, b in found
+            for what, a, b in worst_first
         ),
     )
 
 
-def _mixed(results: Results) -> Iterator[tuple[str, float, float]]:
+def _mixed(results: Results) -> Iterator[Differences]:
     for row in _rows(results, "parity"):
         if row["fancy"]:
             yield f"load {row['hw_decoder_load']:g}", row["worst_mean"], row["max"]
 
 
-def _kinds(results: Results) -> Iterator[tuple[str, float, float]]:
+def _kinds(results: Results) -> Iterator[Differences]:
     for row in _rows(results, "rare_kinds"):
         for kind in ODD_KINDS.values():
             if row["fancy"] and kind in row:
@@ -90,7 +92,7 @@ def _kinds(results: Results) -> Iterator[tuple[str, float, float]]:
                 yield what, row[kind]["mean"], row[kind]["max"]
 
 
-def _turbo(results: Results) -> Iterator[tuple[str, float, float]]:
+def _turbo(results: Results) -> Iterator[Differences]:
     for row in _rows(results, "parity"):
         if row["fancy"] is None:
             yield row["decoder"], row["worst_mean"], row["max"]
@@ -112,7 +114,7 @@ def _corrupt(rows: Sequence[Row]) -> Bound:
 
 
 def _waiting(rows: Sequence[Row]) -> Bound:
-    """Of the loader for a GPU, in the second epoch."""
+    """The share of the second epoch that a GPU waits for its loader."""
     rule = f"<= {WAIT_SHARE:.0%} of a full-phase ResNet18 step"
     return _bound(
         "waiting for data, dali",

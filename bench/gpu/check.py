@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 
 def command(options: Options) -> dict[str, Any]:
-    """Measure everything; returns what the JSON line holds.
+    """Measure everything; returns the JSON line's content.
 
     Raises:
         DataError: a bound does not hold or something failed; the line is printed then,
@@ -93,7 +93,7 @@ def command(options: Options) -> dict[str, Any]:
     try:
         for stage in stages():
             for section, event in run(stage, scope):
-                record.take_in(section, event)
+                record.add(section, event)
     finally:
         shutil.rmtree(scope.out / "work", ignore_errors=True)
     summary = record.summary()
@@ -156,25 +156,25 @@ def prepare(options: Options, device: str, deadline: float) -> Scope:
 
 
 class CheckRecord:
-    """What has been found so far, written after every event."""
+    """The results so far, written after every event."""
 
     def __init__(self, scope: Scope, begun: float) -> None:
         from bench.gpu.scope import SectionResults
 
         self._scope, self._begun = scope, begun
         self._date = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        self.found: dict[str, SectionResults] = {
+        self.results: dict[str, SectionResults] = {
             section.name: SectionResults() for stage in stages() for section in stage
         }
         self._last = time.monotonic()
 
-    def take_in(self, section: str, event: Event) -> None:
-        """Add what an event tells, and write everything."""
+    def add(self, section: str, event: Event) -> None:
+        """Add an event to its section, and write everything."""
         from bench.gpu.scope import Begun
 
-        found, now = self.found[section], time.monotonic()
-        found.take_in(event)
-        found.seconds = round(found.seconds + now - self._last, 2)
+        results, now = self.results[section], time.monotonic()
+        results.add(event)
+        results.seconds = round(results.seconds + now - self._last, 2)
         self._last = now
         if isinstance(event, Begun):
             print(f"{section}: {event.what}", file=sys.stderr)
@@ -188,33 +188,33 @@ class CheckRecord:
         from loaders.files import write_atomically
 
         summary = self.summary()
-        told = {
+        record = {
             "summary": summary,
             "environment": self._environment(),
-            "bounds": [bound._asdict() for bound in judge(self.found)],
+            "bounds": [bound._asdict() for bound in judge(self.results)],
             "sections": {
                 name: {
-                    "seconds": found.seconds,
-                    "rows": found.rows,
-                    "failures": [failure._asdict() for failure in found.failures],
-                    "left_out": [left._asdict() for left in found.left_out],
+                    "seconds": results.seconds,
+                    "rows": results.rows,
+                    "failures": [failure._asdict() for failure in results.failures],
+                    "left_out": [left._asdict() for left in results.left_out],
                 }
-                for name, found in self.found.items()
+                for name, results in self.results.items()
             },
         }
-        text = markdown(self.found, {**summary, "date": self._date})
+        text = markdown(self.results, {**summary, "date": self._date})
         for name, content in (
-            ("gpu_check.json", json.dumps(told, indent=1) + "\n"),
+            ("gpu_check.json", json.dumps(record, indent=1) + "\n"),
             ("gpu_check.md", text),
         ):
             write_atomically(self._scope.out / name, content, durable=False)
 
     def summary(self) -> dict[str, Any]:
-        """What the JSON line holds."""
+        """The content of the JSON line."""
         from bench.gpu.bounds import judge
 
         states: dict[str, list[str]] = {"held": [], "NOT held": [], "not measured": []}
-        for bound in judge(self.found):
+        for bound in judge(self.results):
             states[bound.state].append(bound.name)
         return {
             "out": str(self._scope.out),
@@ -223,8 +223,8 @@ class CheckRecord:
             "bounds_held": states["held"],
             "bounds_not_held": states["NOT held"],
             "bounds_not_measured": states["not measured"],
-            "failed": [f.what for part in self.found.values() for f in part.failures],
-            "left_out": sum(len(part.left_out) for part in self.found.values()),
+            "failed": [f.what for part in self.results.values() for f in part.failures],
+            "left_out": sum(len(part.left_out) for part in self.results.values()),
         }
 
     def broken(self) -> str:
@@ -241,8 +241,10 @@ class CheckRecord:
         return "; ".join(parts)
 
     def _environment(self) -> dict[str, Any]:
+        from bench.gpu.scope import SectionResults
+
         scope = self._scope
-        found = self.found.get("environment")
-        told = {row["what"]: row["value"] for row in found.rows} if found else {}
+        results = self.results.get("environment", SectionResults())
+        facts = {row["what"]: row["value"] for row in results.rows}
         sizes = asdict(scope.sizes)
-        return {"date": self._date, **told, "steps": scope.steps, "sizes": sizes}
+        return {"date": self._date, **facts, "steps": scope.steps, "sizes": sizes}

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from bench.gpu.data import some
-from bench.gpu.pixels import Gap, pillow
-from bench.gpu.scope import Measurement, Row, Scope, described
+from bench.gpu.data import usual_size
+from bench.gpu.pixels import PixelDifferences, pillow
+from bench.gpu.scope import Measurement, Row, Scope, describe_error
 from loaders import Batch, Loader, LoaderConfig, make_loader, missing
 from loaders.arrays import Int64
 from loaders.errors import SampleError
@@ -50,7 +50,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-class Doctored:
+class DamagedSplit:
     """A split with other bytes in place of one image's.
 
     Attributes:
@@ -104,18 +104,18 @@ def _try(scope: Scope, damage: str) -> list[Row]:
 
 def try_damage(scope: Scope, loader: str, damage: str) -> Row:
     """Put a damaged file among good ones, and see what comes of all of them."""
-    with some(scope.shards, IMAGES) as split:
+    with usual_size(scope.shards, IMAGES) as split:
         wanted = dict(zip(split.rows.tolist(), pillow(split, BATCH), strict=True))
         row = int(split.rows[PLACE])
         content = DAMAGES[damage](bytes(split.read(row)))
-        doctored = Doctored(split, row, content)
-        with _open(scope, loader, doctored, "raise") as strict:
+        damaged_split = DamagedSplit(split, row, content)
+        with _open(scope, loader, damaged_split, "raise") as strict:
             outcome = _outcome(strict, split.key(row), row, wanted)
-            doctored.content = None
+            damaged_split.content = None
             mended = _compared(strict.epoch(1), wanted)
             again = getattr(strict, "decoded_again", 0)
-        doctored.content = content
-        with _open(scope, loader, doctored, "skip") as skipping:
+        damaged_split.content = content
+        with _open(scope, loader, damaged_split, "skip") as skipping:
             rest = _compared(skipping.epoch(0), wanted, but=row)
             skipped = [error.key for error in skipping.skipped]
     num_rest = len(wanted) - 1
@@ -135,7 +135,10 @@ def try_damage(scope: Scope, loader: str, damage: str) -> Row:
 
 
 def _open(
-    scope: Scope, loader: str, source: Doctored, on_corrupt: Literal["raise", "skip"]
+    scope: Scope,
+    loader: str,
+    source: DamagedSplit,
+    on_corrupt: Literal["raise", "skip"],
 ) -> Loader:
     config = LoaderConfig(batch_size=BATCH, device=scope.device, on_corrupt=on_corrupt)
     return make_loader(loader, source, "train", config)
@@ -152,8 +155,8 @@ def _outcome(loader: Loader, key: str, row: int, wanted: dict[int, Tensor]) -> s
         named = "names it" if error.key == key else f"names {error.key} instead"
         return f"SampleError that {named}: {error.reason[:80]}"
     except Exception as error:
-        return f"no SampleError, but {described(error)[:120]}"
-    gap = Gap()
+        return f"no SampleError, but {describe_error(error)[:120]}"
+    gap = PixelDifferences()
     gap.add(key, images[row], wanted[row])
     mean = gap.worst_mean
     return f"decodes silently, {mean:.2f} from the undamaged (max {gap.largest})"
@@ -161,9 +164,9 @@ def _outcome(loader: Loader, key: str, row: int, wanted: dict[int, Tensor]) -> s
 
 def _compared(
     batches: Iterator[Batch], wanted: dict[int, Tensor], but: int = -1
-) -> Gap:
+) -> PixelDifferences:
     """Differences of all images but one to what they should be."""
-    gap = Gap()
+    gap = PixelDifferences()
     for batch in batches:
         for image, row in zip(batch.images, batch.index.tolist(), strict=True):
             if row != but:
@@ -171,6 +174,6 @@ def _compared(
     return gap
 
 
-def _good(gap: Gap, images: int) -> bool:
+def _good(gap: PixelDifferences, images: int) -> bool:
     """Whether these are all the images, and each is what it should be."""
     return gap.images == images and gap.worst_mean <= MEAN and gap.largest <= MAX

@@ -53,7 +53,7 @@ def long_epoch(shards: Path, folder: Path, images: int, held_out: int) -> Path:
     An epoch of some seconds, as the filling of queues at its start would outweigh all
     else in a short one.
     """
-    with some(shards) as split:
+    with usual_size(shards) as split:
         splits = {
             "train": _over_and_over(split, images, 1),
             "test": _over_and_over(split, held_out, images + 1),
@@ -64,7 +64,7 @@ def long_epoch(shards: Path, folder: Path, images: int, held_out: int) -> Path:
     return made
 
 
-def some(shards: Path, images: int | None = None) -> ShardSplit:
+def usual_size(shards: Path, images: int | None = None) -> ShardSplit:
     """The first training images, or all, of the size that most of them have."""
     with open_split(shards, "train") as split:
         sizes = list(zip(split.column("width"), split.column("height"), strict=True))
@@ -75,7 +75,7 @@ def some(shards: Path, images: int | None = None) -> ShardSplit:
 
 def odd_jpegs(shards: Path, folder: Path) -> Path:
     """Shards of one photograph, encoded anew as each of ``ODD_KINDS``."""
-    with some(shards, 1) as split:
+    with usual_size(shards, 1) as split:
         jpeg = bytes(split.read(int(split.rows[0])))
     picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
     odd = [(f"{n}_left", encoded(picture, kind), 0) for n, kind in ODD_KINDS.items()]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.gpu.data import ODD_KINDS, some
+from bench.gpu.data import ODD_KINDS, usual_size
 from bench.gpu.scope import Measurement, Row, Scope
 from loaders import Loader, LoaderConfig, make_loader, missing, open_split
 from loaders.shards import ShardSplit
@@ -35,14 +35,14 @@ class Decoder(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """As the tables have it."""
         if self.load is None:
             return f"{self.loader}, libjpeg-turbo"
         return f"mixed, fancy {'on' if self.fancy else 'off'}, load {self.load:g}"
 
     @property
     def row(self) -> Row:
-        """The beginning of a row."""
+        """The columns of a row that name the decoder and its settings."""
         return {
             "decoder": self.name,
             "loader": self.loader,
@@ -101,7 +101,7 @@ def plan_odd(scope: Scope) -> list[Measurement]:
     ]
 
 
-class Gap:
+class PixelDifferences:
     """Differences to Pillow, image by image.
 
     Attributes:
@@ -161,16 +161,16 @@ def pillow(
 
 
 def _photographs(scope: Scope) -> list[Tensor]:
-    with some(scope.shards, scope.sizes.compared) as split:
+    with usual_size(scope.shards, scope.sizes.compared) as split:
         return list(pillow(split, scope.sizes.batch, None))
 
 
 def _compare_photographs(
     scope: Scope, decoder: Decoder, reference: Callable[[], list[Tensor]]
 ) -> list[Row]:
-    wanted, gap = reference(), Gap()
+    wanted, gap = reference(), PixelDifferences()
     with (
-        some(scope.shards, scope.sizes.compared) as split,
+        usual_size(scope.shards, scope.sizes.compared) as split,
         decoder.open(split, scope.sizes.batch) as loader,
     ):
         place = {row: n for n, row in enumerate(split.rows.tolist())}
@@ -190,7 +190,7 @@ def _compare_odd(scope: Scope, decoder: Decoder) -> list[Row]:
     ):
         wanted, by_host = list(pillow(split, 1)), 0
         for batch in loader.epoch(0):
-            gap, number = Gap(), int(batch.index)
+            gap, number = PixelDifferences(), int(batch.index)
             key = split.key(number)
             gap.add(key, batch.images[0], wanted[number])
             again = getattr(loader, "decoded_again", 0)

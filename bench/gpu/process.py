@@ -14,7 +14,7 @@ from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from bench.gpu.scope import Begun, Failure, Scope, Section, Told, measure
+from bench.gpu.scope import Begun, Failure, Scope, Section, SectionEvent, measure
 
 _START_LIMIT = 120.0  # seconds to import torch from a cold disk, and to plan
 _END_LIMIT = 20.0  # seconds to let go of everything
@@ -22,7 +22,7 @@ _END_LIMIT = 20.0  # seconds to let go of everything
 
 def in_own_process(
     sections: Sequence[Section], scope: Scope, start_limit: float = _START_LIMIT
-) -> Iterator[Told]:
+) -> Iterator[SectionEvent]:
     """Take the measurements of sections in as many processes as it takes.
 
     That is one, and another after each failure.
@@ -37,7 +37,7 @@ def in_own_process(
 
 def _one_process(
     sections: Sequence[Section], scope: Scope, known: set[str], start_limit: float
-) -> Generator[Told, None, bool]:
+) -> Generator[SectionEvent, None, bool]:
     """Pass on a process's events, and note which measurements it has seen to.
 
     Returns:
@@ -52,20 +52,20 @@ def _one_process(
                 process.kill()
                 return False
             try:
-                told: Told | None = events.recv()
+                message: SectionEvent | None = events.recv()
             except EOFError:
                 process.join(_END_LIMIT)
-                why = f"crash: {_told(process.exitcode)}"
+                why = f"crash: {_describe_exit(process.exitcode)}"
                 yield section, Failure(current, why, [])
                 return False
-            if told is None:
+            if message is None:
                 return True
-            section, event = told
+            section, event = message
             known.add(event.what)
             current, limit = "the process", start_limit
             if isinstance(event, Begun):
                 current, limit = event.what, event.limit
-            yield told
+            yield message
             if isinstance(event, Failure):
                 return False
 
@@ -99,14 +99,14 @@ def _child(
 ) -> None:
     os.dup2(2, 1)  # the last line of stdout is the parent's
     set_start_method(None, force=True)  # or pil's workers would be spawned, too: slow
-    for told in measure(sections, scope, skip):
-        events.send(told)
-        if isinstance(told[1], Failure):
+    for name, event in measure(sections, scope, skip):
+        events.send((name, event))
+        if isinstance(event, Failure):
             return
     events.send(None)
 
 
-def _told(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is None:
         return "it does not end"
     if code < 0:

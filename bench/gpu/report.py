@@ -1,4 +1,4 @@
-"""What was measured, for people."""
+"""What was measured, as tables in Markdown."""
 
 from __future__ import annotations
 
@@ -164,14 +164,14 @@ NOTES = {
 
 
 def markdown(results: Results, summary: Mapping[str, Any]) -> str:
-    """The whole report."""
+    """The whole report in Markdown."""
     lines = ["# GPU check", ""]
     lines += [f"{summary['date']}, {summary['device']}, {summary['seconds']:.0f} s."]
     lines += ["", "## Bounds", "", *_table(_BOUNDS, judge(results))]
     for name, (title, columns) in TABLES.items():
-        found = results.get(name, SectionResults())
+        section = results.get(name, SectionResults())
         lines += ["", f"## {title}", ""]
-        rows = [row for row in found.rows if not row.get("error")]
+        rows = [row for row in section.rows if not row.get("error")]
         lines += _table(columns, rows) if rows else ["Nothing measured."]
         lines += ["", NOTES[name]] if name in NOTES and rows else []
     lines += ["", "## Failed", "", *_failures(results)]
@@ -202,8 +202,8 @@ def _cell(text: str) -> str:
 
 def _failures(results: Results) -> list[str]:
     lines = []
-    for name, found in results.items():
-        for failure in found.failures:
+    for name, section in results.items():
+        for failure in section.failures:
             lines.append(f"- {name}: {failure.what}: {failure.error}")
             if failure.trace:
                 lines += ["", *(f"      {line}" for line in failure.trace), ""]
@@ -213,7 +213,7 @@ def _failures(results: Results) -> list[str]:
 def _left_out(results: Results) -> list[str]:
     lines = [
         f"- {name}: {one.what} ({one.why})"
-        for name, found in results.items()
-        for one in found.left_out
+        for name, section in results.items()
+        for one in section.left_out
     ]
     return lines or ["Nothing."]

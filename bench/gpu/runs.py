@@ -64,22 +64,17 @@ def train_with(scope: Scope, loader: str) -> Row:
     """
     run = scope.out / "work" / f"run-{loader}"
     shutil.rmtree(run, ignore_errors=True)
-    words = [
-        *("--shards", scope.long, "--out", run, "--loader", loader),
-        *("--device", scope.device, "--weights", "none", "--arch", "resnet18"),
-        *("--head-epochs", 0, "--full-epochs", 2, "--max-steps", 2 * scope.steps),
-        *("--batch-size", scope.sizes.batch, "--validation", 0),
-        *("--amp", scope.sizes.amp),
-    ]
     device = torch.device(scope.device)
     if scope.cuda:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)
     with MemoryWatch(device, _POLL) as watch:
-        result = _train([str(word) for word in words])
+        result = _train(_flags(scope, loader, run))
     epochs = _log(run / "log.csv")
+    if len(epochs) < 2:
+        raise RuntimeError(f"the run has {len(epochs)} epochs in its log, not 2")
     steady = epochs[-1]
-    row: Row = {
+    return {
         "loader": loader,
         "device": result["device"],
         "precision": result["precision"],
@@ -91,15 +86,23 @@ def train_with(scope: Scope, loader: str) -> Row:
         "steady_images_per_second": steady["images_per_second"],
         "steady_wait_fraction": steady["wait_seconds"] / max(steady["seconds"], 1e-9),
         "first_epoch_wait_seconds": epochs[0]["wait_seconds"],
-        "torch_peak_bytes": None,
-        "largest_bytes": None,
+        "torch_peak_bytes": (
+            torch.cuda.max_memory_allocated(device) if scope.cuda else None
+        ),
+        "largest_bytes": watch.largest if scope.cuda else None,
     }
-    if scope.cuda:
-        row["torch_peak_bytes"] = torch.cuda.max_memory_allocated(device)
-        row["largest_bytes"] = watch.largest
-    if len(epochs) < 2:
-        raise RuntimeError(f"the run has {len(epochs)} epochs in its log, not 2")
-    return row
+
+
+def _flags(scope: Scope, loader: str, run: Path) -> list[str]:
+    """The trainer's flags for two full-phase epochs of ResNet18."""
+    flags = [
+        *("--shards", scope.long, "--out", run, "--loader", loader),
+        *("--device", scope.device, "--weights", "none", "--arch", "resnet18"),
+        *("--head-epochs", 0, "--full-epochs", 2, "--max-steps", 2 * scope.steps),
+        *("--batch-size", scope.sizes.batch, "--validation", 0),
+        *("--amp", scope.sizes.amp),
+    ]
+    return [str(flag) for flag in flags]
 
 
 def _train(words: Sequence[str]) -> dict[str, Any]:
@@ -112,8 +115,8 @@ def _train(words: Sequence[str]) -> dict[str, Any]:
     finally:
         torch.set_num_threads(threads)
     if code:
-        said = err.getvalue().strip().splitlines()[-1:]
-        raise RuntimeError(f"the trainer ends with {code}: {' '.join(said)}")
+        last = err.getvalue().strip().splitlines()[-1:]
+        raise RuntimeError(f"the trainer ends with {code}: {' '.join(last)}")
     result: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
     return result
 
@@ -145,25 +148,9 @@ def run_tests(root: Path, limit: float) -> Row:
     Raises:
         RuntimeError: pytest could not run them.
     """
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
-    words += ["-p", "no:cacheprovider", "--color=no"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    try:
-        done = subprocess.run(
-            words,
-            cwd=root,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=limit,
-            check=False,
-        )
-        code, said = done.returncode, done.stdout.decode(errors="replace")
-        timed_out = False
-    except subprocess.TimeoutExpired as late:
-        code, said = None, (late.stdout or b"").decode(errors="replace")
-        timed_out = True
-    lines = said.rstrip().splitlines()
+    code, output = _run_pytest(root, limit)
+    timed_out = code is None
+    lines = output.rstrip().splitlines()
     if code not in (None, 0, 1):
         raise RuntimeError(f"pytest ends with {code}: {' '.join(lines[-3:])}")
     counts = {kind.rstrip("s"): int(n) for n, kind in _COUNT.findall(_last(lines))}
@@ -177,6 +164,25 @@ def run_tests(root: Path, limit: float) -> Row:
         "failures": failures,
         "last_lines": lines[-40:] if failures or timed_out else lines[-1:],
     }
+
+
+def _run_pytest(root: Path, limit: float) -> tuple[int | None, str]:
+    """Its exit code, ``None`` where it is out of time, and its output until then."""
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
+    words += ["-p", "no:cacheprovider", "--color=no"]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=root,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        return None, (late.stdout or b"").decode(errors="replace")
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 def _last(lines: Sequence[str]) -> str:

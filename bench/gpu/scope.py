@@ -107,7 +107,7 @@ class Scope:
         return "" if self.cuda else f"needs CUDA, and the device is {self.device}"
 
     def seconds_left(self) -> float:
-        """Until the deadline; below 0 after it."""
+        """Seconds until the deadline; below 0 after it."""
         return self.deadline - time.monotonic()
 
 
@@ -115,7 +115,7 @@ class Measurement(NamedTuple):
     """Something to be measured.
 
     Attributes:
-        name: what, for people.
+        name: what the reports call it.
         seconds: that it takes; it does not begin where fewer are left.
         take: measures; a row with an ``error`` counts as a failure.
         lacks: why it can't be measured here; empty where it can.
@@ -165,8 +165,8 @@ class SectionResults:
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: float = 0.0
 
-    def take_in(self, event: Event) -> None:
-        """Add what an event tells."""
+    def add(self, event: Event) -> None:
+        """Add an event: its rows, its failure or what it leaves out."""
         if isinstance(event, Measured):
             self.rows += event.rows
             self.failures += [
@@ -197,12 +197,12 @@ class Measured(NamedTuple):
 Event = Begun | Measured | Failure | LeftOut
 
 
-Told = tuple[str, Event]  # a section's name, and what happens there
+SectionEvent = tuple[str, Event]  # a section's name, and what happens there
 
 
 def measure(
     sections: Iterable[Section], scope: Scope, skip: Set[str] = frozenset()
-) -> Iterator[Told]:
+) -> Iterator[SectionEvent]:
     """Take the measurements of sections one by one, but those to skip by name."""
     for section in sections:
         if section.name in skip:
@@ -210,15 +210,16 @@ def measure(
         try:
             plan = section.plan(scope)
         except Exception as error:
-            yield section.name, failed(section.name, error)
+            yield section.name, failure_of(section.name, error)
             continue
-        for one in plan:
-            if one.name not in skip:
-                yield from ((section.name, event) for event in _take(one, scope))
+        for measurement in plan:
+            if measurement.name not in skip:
+                for event in _take(measurement, scope):
+                    yield section.name, event
 
 
 def _take(one: Measurement, scope: Scope) -> Iterator[Event]:
-    """Take a measurement, or tell why not."""
+    """Take a measurement, or say why it is left out."""
     left = scope.seconds_left()
     if one.lacks:
         yield LeftOut(one.name, one.lacks)
@@ -230,18 +231,18 @@ def _take(one: Measurement, scope: Scope) -> Iterator[Event]:
         try:
             rows = one.take()
         except Exception as error:
-            yield failed(one.name, error)
+            yield failure_of(one.name, error)
         else:
             yield Measured(one.name, rows)
 
 
-def failed(what: str, error: BaseException) -> Failure:
+def failure_of(what: str, error: BaseException) -> Failure:
     """The failure that an exception stands for."""
     lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
-    return Failure(what, described(error), lines[-_TRACE_LINES:])
+    return Failure(what, describe_error(error), lines[-_TRACE_LINES:])
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception in one line."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}"[:300]

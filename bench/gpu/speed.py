@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import torch
 
-from bench.gpu.data import some
-from bench.gpu.scope import Measurement, Row, Scope, described
+from bench.gpu.data import usual_size
+from bench.gpu.scope import Measurement, Row, Scope, describe_error
 from fastretina.measure.ceilings import decode_only, read_all
-from fastretina.measure.rounds import Line, drain
+from fastretina.measure.rounds import Line, Rate, drain
 from fastretina.nn.device import Compute
 from loaders import Loader, LoaderConfig, available, make_loader
 from loaders.cores import granted_cores
@@ -32,10 +32,9 @@ class Candidate(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
-        return (
-            self.loader if self.load is None else f"{self.loader}, load {self.load:g}"
-        )
+        """As the tables have it."""
+        load = "" if self.load is None else f", load {self.load:g}"
+        return f"{self.loader}{load}"
 
     def open(self, scope: Scope) -> Loader:
         """The loader as it is in training."""
@@ -54,10 +53,8 @@ class Candidate(NamedTuple):
 def candidates(scope: Scope) -> list[Candidate]:
     """The loaders that are installed; DALI at other loads too, where that matters."""
     names = available()
-    found = [Candidate(name) for name in names]
-    if scope.cuda and "dali" in names:
-        found += [Candidate("dali", load) for load in (0.0, 1.0)]
-    return found
+    loads = (0.0, 1.0) if scope.cuda and "dali" in names else ()
+    return [*map(Candidate, names), *(Candidate("dali", load) for load in loads)]
 
 
 def plan_throughput(scope: Scope) -> list[Measurement]:
@@ -66,9 +63,8 @@ def plan_throughput(scope: Scope) -> list[Measurement]:
     Those that fork have rounds of their own: a fork beside DALI's threads might hang,
     and the others' times would be lost with it.
     """
-    found = candidates(scope)
     groups = [
-        [one for one in found if (one.loader in _FORKING) is forking]
+        [one for one in candidates(scope) if (one.loader in _FORKING) is forking]
         for forking in (False, True)
     ]
     return [
@@ -94,18 +90,18 @@ def _rounds(scope: Scope, line: Line, group: Sequence[Candidate]) -> list[Row]:
     """A row for each loader: medians of its speed, and of its share of the ceiling."""
     compute = Compute(torch.device(scope.device), None)
     jpegs, cores = _jpegs(scope), granted_cores()
-    rounds = {one.name: Rounds() for one in group}
+    rounds = {one.name: TimedEpochs() for one in group}
     ceilings: list[float] = []
     with ExitStack() as opened:
         loaders: dict[str, Loader] = {}
         for one in group:
-            with rounds[one.name].noting():
+            with rounds[one.name].record_error():
                 loaders[one.name] = opened.enter_context(one.open(scope))
                 drain(loaders[one.name], 0, compute, line)
         for number in range(1, scope.sizes.rounds + 1):
             ceilings.append(decode_only(jpegs, cores))
             for name, loader in loaders.items():
-                with rounds[name].noting():
+                with rounds[name].record_error():
                     rounds[name].add(*drain(loader, number, compute, line))
     about = {"batch_size": scope.sizes.batch, "cores": cores}
     return [
@@ -114,7 +110,7 @@ def _rounds(scope: Scope, line: Line, group: Sequence[Candidate]) -> list[Row]:
     ]
 
 
-class Rounds:
+class TimedEpochs:
     """The timed epochs of a loader, up to the first that fails."""
 
     def __init__(self) -> None:
@@ -128,12 +124,12 @@ class Rounds:
         self._speeds.append(images / seconds)
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Note an error instead of raising it, as the other loaders go on."""
+    def record_error(self) -> Iterator[None]:
+        """Keep an error instead of raising it, as the other loaders go on."""
         try:
             yield
         except Exception as error:
-            self.error = self.error or described(error)
+            self.error = self.error or describe_error(error)
 
     def row(self, ceilings: Sequence[float]) -> Row:
         """The numbers, or the error; ceilings are those of the same rounds."""
@@ -141,10 +137,7 @@ class Rounds:
             return {"error": self.error}
         speeds = self._speeds
         return {
-            "images_per_second": statistics.median(speeds),
-            "slowest": min(speeds),
-            "fastest": max(speeds),
-            "rounds": len(speeds),
+            **Rate.of(speeds)._asdict(),
             "images_per_round": self._images,
             "ceiling_images_per_second": statistics.median(ceilings),
             "share_of_ceiling": statistics.median(
@@ -155,7 +148,7 @@ class Rounds:
 
 def _jpegs(scope: Scope) -> list[bytes]:
     """As many JPEGs as an epoch has, in memory; the same ones over and over."""
-    with some(scope.shards) as split:
+    with usual_size(scope.shards) as split:
         own = read_all(split)
     images = scope.steps * scope.sizes.batch
     return [own[number % len(own)] for number in range(images)]

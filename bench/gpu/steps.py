@@ -31,8 +31,8 @@ def plan_compiled(scope: Scope) -> list[Measurement]:
 
 def cases(scope: Scope) -> list[Case]:
     """All steps, the most important first; on a CPU one tiny step beside those."""
-    found = [*_cases(scope)]
-    return found if scope.cuda else [*found, _tiny(scope)]
+    planned = [*_cases(scope)]
+    return planned if scope.cuda else [*planned, _tiny(scope)]
 
 
 def _tiny(scope: Scope) -> Case:

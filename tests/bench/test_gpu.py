@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_runs import call, finish, log, make_small, start, words
 
-from bench.gpu.corrupt import DAMAGES, Doctored
+from bench.gpu.corrupt import DAMAGES, DamagedSplit
 from fastretina.run import Run
 from fastretina.train import command as train
 from loaders import LOADERS, LoaderConfig, available, make_loader, open_split
@@ -260,7 +260,7 @@ def test_many_epochs_do_not_grow_on_the_gpu(make, name):
 
 def damaged(shards, row=11, damage="garbage"):
     split = open_split(shards, "train")
-    return Doctored(split, row, DAMAGES[damage](bytes(split.read(row))))
+    return DamagedSplit(split, row, DAMAGES[damage](bytes(split.read(row))))
 
 
 @pytest.mark.parametrize("damage", ["garbage", "empty"])
@@ -342,8 +342,8 @@ def test_run_that_was_stopped_resumes(name, shards, tmp_path, capsys, small):
     call(train.main, flags(shards, whole, name, "--amp", "off"), capsys)
     argv = flags(shards, run, name, "--amp", "off")
     at = ("fastretina.train.state:TrainState.count", 8, "after")
-    said = tmp_path / "said"
-    stopped = finish(start(argv, said, at, signal.SIGTERM), said)
+    output = tmp_path / "output"
+    stopped = finish(start(argv, output, at, signal.SIGTERM), output)
     assert stopped.code == 130, stopped.err
     assert not (run / "metrics.json").exists()
     resumed = call(

@@ -1,10 +1,13 @@
-"""``scripts/gpu_check.py`` without a GPU, and its judgement of what one has told."""
+"""``scripts/gpu_check.py`` without a GPU, and its judgement of one's figures."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, JpegImagePlugin
+from small_runs import make_small, small_network
 
 from bench.gpu import check as gpu_check
 from bench.gpu import corrupt as gpu_corrupt
@@ -61,10 +65,15 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def quick(shards, tmp_path_factory):
-    """One quick check of the fixture's shards: folder, exit code, lines."""
+    """One quick check of the fixture's shards: folder, exit code, lines.
+
+    What is trained is a network of 2,000 weights: it is not speed that is looked at.
+    """
     out = tmp_path_factory.mktemp("gpu_check")
     words = (out, "--quick", "--shards", shards, "--device", "cpu")
-    return out, *run(*words)
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        return out, *run(*words)
 
 
 @pytest.fixture
@@ -81,7 +90,7 @@ def scope(shards, tmp_path):
     )
 
 
-def told(out):
+def read_record(out):
     return json.loads((out / "gpu_check.json").read_text())
 
 
@@ -104,14 +113,14 @@ def test_quick_check_ends_well_and_says_so_in_json(quick):
 def test_quick_check_writes_both_files_and_removes_its_work(quick):
     out, *_ = quick
     assert {path.name for path in out.iterdir()} == {"gpu_check.json", "gpu_check.md"}
-    found = told(out)
+    found = read_record(out)
     assert set(found["sections"]) == set(TABLES)
     assert found["environment"]["torch"] == torch.__version__
     assert re.match(r"20\d\d-\d\d-\d\d \d\d:", found["environment"]["date"])
 
 
 def test_quick_check_measures_what_it_can(quick):
-    sections = told(quick[0])["sections"]
+    sections = read_record(quick[0])["sections"]
     rows = {name: section["rows"] for name, section in sections.items()}
     decoders = {row["loader"]: row for row in rows["parity"]}
     assert set(decoders) == {"turbo", "dali"} if DALI else {"turbo"}
@@ -142,14 +151,14 @@ def test_quick_check_lists_by_name_what_it_could_not_do(quick):
         "tests: the tests marked gpu",
     ):
         assert f"- {what} (needs CUDA, and the device is cpu)\n" in listed, what
-    assert told(quick[0])["summary"]["left_out"] == listed.count("\n- ")
+    assert read_record(quick[0])["summary"]["left_out"] == listed.count("\n- ")
 
 
 def test_report_has_every_table_and_every_bound(quick):
     text = (quick[0] / "gpu_check.md").read_text()
     for title, _ in TABLES.values():
         assert text.count(f"## {title}\n") == 1
-    for bound in told(quick[0])["bounds"]:
+    for bound in read_record(quick[0])["bounds"]:
         assert f"| {bound['name']} | {bound['rule']} |" in text
     assert text.partition("## Failed\n")[2].startswith("\nNothing.\n")
     assert "| turbo, libjpeg-turbo | 16 | 100.00% |" in text
@@ -172,6 +181,22 @@ def test_folder_of_photographs_can_be_given(tmp_path, course):
         scope = gpu_check.prepare(options, "cpu", 0.0)
     with open_split(scope.shards, "train") as split:
         assert len(split) == 37
+
+
+def test_script_finds_its_checkout_from_anywhere(tmp_path):
+    script = gpu_runs.ROOT / "scripts" / "gpu_check.py"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, script, "--help"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: python scripts/gpu_check.py" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -205,6 +230,7 @@ def staged(monkeypatch, shards, tmp_path):
     """Runs the command with the given stages in place of all."""
 
     def staged(*stages, **flags):
+        make_small(monkeypatch)
         monkeypatch.setattr(gpu_check, "stages", lambda: [list(s) for s in stages])
         words = [part for flag in flags.items() for part in flag]
         quick = (tmp_path / "out", "--quick", "--device", "cpu", "--shards", shards)
@@ -227,7 +253,7 @@ def test_failing_section_is_recorded_and_the_rest_goes_on(staged):
         f"error: failed: parity; see {out / 'gpu_check.md'}"
     ]
     assert json.loads(lines[-1])["failed"] == ["parity"]
-    sections = told(out)["sections"]
+    sections = read_record(out)["sections"]
     (failure,) = sections["parity"]["failures"]
     assert failure["error"] == "RuntimeError: no plan"
     assert failure["trace"][-1] == "RuntimeError: no plan"
@@ -245,7 +271,7 @@ def test_results_are_written_after_every_measurement(staged):
     )
     assert code == 1
     assert json.loads(lines[-1])["failed"] == ["raises"]
-    rows = told(out)["sections"]["environment"]["rows"]
+    rows = read_record(out)["sections"]["environment"]["rows"]
     assert rows[-1] == {"what": "seen", "value": [rows[0]]}
 
 
@@ -257,7 +283,7 @@ def test_what_no_time_is_left_for_is_listed(scope):
     }
     found = {section.name: SectionResults() for section in stages}
     for name, event in measure(stages, late):
-        found[name].take_in(event)
+        found[name].add(event)
     for name, section in found.items():
         lacking = [one.what for one in section.left_out]
         if name == "environment":  # needed whatever the time
@@ -296,9 +322,7 @@ def test_training_of_an_hour_on_a_cpu_is_left_out(scope):
 
 def test_row_with_an_error_counts_as_failed():
     found = SectionResults()
-    found.take_in(
-        Measured("speed", [{"loader": "a"}, {"loader": "b", "error": "E: x"}])
-    )
+    found.add(Measured("speed", [{"loader": "a"}, {"loader": "b", "error": "E: x"}]))
     assert found.failures == [Failure("speed", "E: x", [])]
     assert len(found.rows) == 2
 
@@ -320,7 +344,7 @@ def test_process_that_dies_or_hangs_loses_only_one_measurement(scope):
     found = {section.name: SectionResults() for section in gpu_sections.TROUBLED}
     begun = []
     for name, event in in_own_process(gpu_sections.TROUBLED, scope):
-        found[name].take_in(event)
+        found[name].add(event)
         begun += [event.what] if isinstance(event, Begun) else []
     assert begun == ["first", "dies", "raises", "hangs", "last", "after"]
     assert len(found["troubled"].rows) == 2
@@ -509,7 +533,7 @@ def test_broken_bound_makes_the_command_fail(staged, monkeypatch):
 
 
 def test_report_of_a_gpu_machine_has_its_numbers():
-    speed = gpu_speed.Rounds()
+    speed = gpu_speed.TimedEpochs()
     speed.add(6400, 0.5)
     timed = {"line": "ready", "loader": "dali, load 1", **speed.row([25600.0])}
     took = {"before_bytes": 2**29, "largest_bytes": 2**31, "after_bytes": 2**30}
@@ -554,7 +578,7 @@ def test_report_of_a_gpu_machine_has_its_numbers():
 
 
 def test_gap_counts_values_and_names_the_worst():
-    gap = gpu_pixels.Gap()
+    gap = gpu_pixels.PixelDifferences()
     zeros = torch.zeros(2, 2, 3, dtype=torch.uint8)
     gap.add("same", zeros, zeros)
     gap.add("off", torch.full_like(zeros, 1), zeros)
@@ -585,7 +609,7 @@ def test_mixed_is_tried_with_every_load_and_upsampling(scope):
 
 def test_parity_sees_another_pixel(scope):
     turbo = gpu_pixels.Decoder("turbo", "cpu")
-    with gpu_data.some(scope.shards, 16) as split:
+    with gpu_data.usual_size(scope.shards, 16) as split:
         wanted = list(gpu_pixels.pillow(split, 8))
         key = split.key(int(split.rows[13]))
     wanted[13] = wanted[13].clone()
@@ -619,7 +643,7 @@ def test_photographs_of_another_size_are_left_out(make_course, tmp_path):
     with redirect_stdout(io.StringIO()):
         options = gpu_check.Options(out=tmp_path / "out", data=course, quick=True)
         scope = gpu_check.prepare(options, "cpu", 0.0)
-    with gpu_data.some(scope.shards) as split:
+    with gpu_data.usual_size(scope.shards) as split:
         assert len(split) == 8
         assert split.dimensions == ((64, 64),)
     with open_split(scope.long, "train") as split:
@@ -627,7 +651,7 @@ def test_photographs_of_another_size_are_left_out(make_course, tmp_path):
 
 
 def test_rare_kinds_are_what_they_are_called(shards):
-    with gpu_data.some(shards, 1) as split:
+    with gpu_data.usual_size(shards, 1) as split:
         jpeg = io.BytesIO(split.read(int(split.rows[0])))
     picture = Image.open(jpeg).convert("RGB")
     made = {
@@ -654,7 +678,7 @@ def test_damaged_file_is_named_and_the_rest_is_whole(scope, damage):
 
 
 @needs_dali
-def test_damaged_file_that_decodes_silently_is_told(scope):
+def test_damaged_file_that_decodes_silently_is_reported(scope):
     row = gpu_corrupt.try_damage(scope, "dali", SILENT)
     assert re.match(r"decodes silently, [1-9]\d*\.\d\d from the undam", row["outcome"])
     assert (row["skipped"], row["rest_good"]) == (0, True)
@@ -728,13 +752,13 @@ def test_memory_watch_finds_the_largest_reading(monkeypatch):
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
 @pytest.mark.parametrize("strong", [False, True])
 def test_step_trains_what_it_says(monkeypatch, phase, layout, strong):
-    networks, build = [], steps.build_model
+    networks = []
 
-    def watched(*words):
-        networks.append(build(*words))
+    def watched(num_classes):
+        networks.append(small_network(num_classes))
         return networks[-1]
 
-    monkeypatch.setattr(steps, "build_model", watched)
+    monkeypatch.setattr("torchvision.models.resnet18", watched)
     case = steps.Case("resnet18", 2, 64, "fp32", layout, phase, strong=strong)
     cpu = torch.device("cpu")
     step = steps.make_step(case, Compute(cpu, None))
@@ -748,7 +772,7 @@ def test_step_trains_what_it_says(monkeypatch, phase, layout, strong):
     format = {"NCHW": torch.contiguous_format}.get(layout, torch.channels_last)
     assert seen[0].shape == (2, 3, 64, 64)
     assert seen[0].is_contiguous(memory_format=format)
-    assert network.layer1[0].conv1.weight.is_contiguous(memory_format=format)
+    assert network.conv2.weight.is_contiguous(memory_format=format)
 
 
 def test_all_steps_of_the_issue_are_planned(scope):
@@ -766,7 +790,7 @@ def test_all_steps_of_the_issue_are_planned(scope):
     assert not any(one.lacks for one in gpu_steps.plan_steps(on_gpu))
 
 
-def test_trainer_that_fails_is_told_with_its_last_words(scope):
+def test_trainer_that_fails_is_reported_with_its_last_words(scope):
     lost = replace(scope, long=scope.out / "nowhere")
     with pytest.raises(RuntimeError, match=r"trainer ends with 1: error: .*nowhere"):
         gpu_runs.train_with(lost, "turbo")

@@ -60,8 +60,8 @@ def plan_looking(scope: Scope) -> list[Measurement]:
     """The second finds in the file what the first has measured."""
 
     def look() -> list[Row]:
-        told = json.loads((scope.out / "gpu_check.json").read_text())
-        return [{"what": "seen", "value": told["sections"]["environment"]["rows"]}]
+        record = json.loads((scope.out / "gpu_check.json").read_text())
+        return [{"what": "seen", "value": record["sections"]["environment"]["rows"]}]
 
     return [
         Measurement("first", 0.0, fine),

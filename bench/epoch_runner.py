@@ -1,9 +1,10 @@
-"""Delivering images to a finish line, and whether they are the right ones."""
+"""Epochs of any loader to a finish line, and whether the images are the right ones."""
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -12,10 +13,13 @@ import torch
 from PIL import Image
 
 from bench.data import BenchData, number_of
-from bench.race import Lap
+from bench.entrant import Round
 from fastretina.nn.augment import Normaliser
+from loaders.arrays import Float32, UInt8
 
-Line = Literal["read", "batch", "ready"]
+FinishLine = Literal["read", "batch", "ready"]
+Pixels = UInt8 | Float32  # [H, W, 3]
+Labels = Any  # a tensor or a sequence, as the loader has them
 BATCH = 32
 HFLIP, VFLIP = 0.4, 0.5  # as the course report has them
 
@@ -23,46 +27,50 @@ HFLIP, VFLIP = 0.4, 0.5  # as the course report has them
 _MEAN_ALLOWED = 2.0
 
 
-class Delivered(NamedTuple):
-    """A batch.
+class LoadedBatch(NamedTuple):
+    """A batch as a loader delivers it.
 
     Attributes:
         images: uint8 or float32 of B images, in either layout; at *read*, JPEG bytes.
-        numbers: of the images, or what ``Delivery`` is told how to make them of.
+        labels: B numbers of images, or what the runner's ``numbers_of`` takes.
     """
 
-    images: Any
-    numbers: Any
+    images: torch.Tensor | UInt8 | Sequence[bytes]
+    labels: Labels
 
 
-Epoch = Callable[[int], Iterator[Delivered]]
-Named = Callable[[Any], Sequence[int]]
+Epoch = Callable[[int], Iterator[LoadedBatch]]
+NumbersOf = Callable[[Labels], Iterable[int]]
 
 
-class Delivery:
-    """A ``Runner`` that takes epochs from a loader."""
+class EpochRunner:
+    """A ``Runner`` whose round is an epoch of a loader."""
 
     def __init__(
-        self, epoch: Epoch, line: Line, data: BenchData, named: Named | None = None
+        self,
+        epoch: Epoch,
+        line: FinishLine,
+        data: BenchData,
+        numbers_of: NumbersOf = list,
     ) -> None:
         self._epoch, self._line, self._data = epoch, line, data
-        self._named: Named = named or list
+        self._numbers_of = numbers_of
         self._cuda = torch.cuda.is_available() and line != "read"
 
-    def lap(self, number: int, first_only: bool = False) -> Lap:
-        """An epoch; see ``race.Runner``."""
+    def run_round(self, number: int, first_only: bool = False) -> Round:
+        """An epoch; see ``Runner``."""
         images, first, begun = 0, None, time.perf_counter()
         for batch in self._epoch(number):
-            if self._cuda and not batch.images.is_cuda:
-                batch.images.to("cuda", non_blocking=True)
-            images += len(batch.numbers)
+            if self._cuda:
+                _copy_to_gpu(batch.images)
+            images += len(batch.labels)
             if first is None:
                 self._wait()
                 first = time.perf_counter() - begun
                 if first_only:
                     break
         self._wait()
-        return Lap(images, time.perf_counter() - begun, first or 0.0)
+        return Round(images, time.perf_counter() - begun, first or 0.0)
 
     def _wait(self) -> None:
         if self._cuda:
@@ -74,24 +82,25 @@ class Delivery:
         seen: set[int] = set()
         worst = Difference(0.0, 0.0)
         for batch in self._epoch(0):
-            assert len(batch.images) == len(batch.numbers), "images without numbers"
-            numbers = [int(number) for number in self._named(batch.numbers)]
-            for image, number in zip(self._each(batch.images), numbers, strict=True):
+            assert len(batch.images) == len(batch.labels), "images without numbers"
+            numbers = [int(number) for number in self._numbers_of(batch.labels)]
+            for image, number in zip(self._arrays(batch), numbers, strict=True):
                 assert number not in seen, f"image {number} came twice"
                 seen.add(number)
-                found = self._difference(image, expected[number].read_bytes())
-                worst = Difference(*map(max, zip(worst, found, strict=True)))
+                jpeg = expected[number].read_bytes()
+                worst = worst.larger(self._difference(image, jpeg))
         lost = len(expected) - len(seen)
         assert not lost, f"{lost} of {len(expected)} images did not come"
         assert worst.mean <= _MEAN_ALLOWED, f"wrong pixels: mean {worst.mean:.1f} off"
-        return worst.verdict()
+        return worst.describe()
 
-    def _each(self, images: Any) -> Iterator[Any]:
-        """Images of a batch as HWC arrays, after a look at their form."""
+    def _arrays(self, batch: LoadedBatch) -> Iterator[Pixels | bytes]:
+        """Images of a batch as HWC arrays, or bytes at *read*; checks their form."""
         if self._line == "read":
-            yield from images
+            for jpeg in batch.images:
+                yield bytes(jpeg)
             return
-        images = torch.as_tensor(images).cpu()
+        images = torch.as_tensor(batch.images).cpu()
         dtype = torch.uint8 if self._line == "batch" else torch.float32
         assert images.dtype == dtype, f"{images.dtype} instead of {dtype}"
         if images.shape[-1] != 3:
@@ -101,32 +110,41 @@ class Delivery:
             images = images.permute(0, 2, 3, 1)
         yield from images.numpy()
 
-    def _difference(self, image: Any, jpeg: bytes) -> Difference:
-        if self._line == "read":
-            assert bytes(image) == jpeg, "other bytes"
+    def _difference(self, image: Pixels | bytes, jpeg: bytes) -> Difference:
+        if isinstance(image, bytes):
+            assert image == jpeg, "other bytes"
             return Difference(0.0, 0.0)
-        import io
-
-        plain = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+        plain: Pixels = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
         if self._line == "ready":
-            ready = self._reference(torch.from_numpy(plain.copy())[None])
+            ready = self._normalise(torch.from_numpy(plain.copy())[None])
             plain = ready[0].permute(1, 2, 0).numpy()
         assert image.shape == plain.shape, f"{image.shape} instead of {plain.shape}"
         return _difference(plain, image)
 
     @cached_property
-    def _reference(self) -> Normaliser:
+    def _normalise(self) -> Normaliser:
         return Normaliser()
 
 
+def _copy_to_gpu(images: object) -> None:
+    """Start a copy where a loader leaves its batch on the host."""
+    assert isinstance(images, torch.Tensor)
+    if not images.is_cuda:
+        images.to("cuda", non_blocking=True)
+
+
 class Difference(NamedTuple):
-    """From the reference, of 255 grey levels."""
+    """How far an image is from the reference, of 255 grey levels."""
 
     mean: float
     largest: float
 
-    def verdict(self) -> str:
-        """In words."""
+    def larger(self, other: Difference) -> Difference:
+        """The larger of two means, and of two largest differences."""
+        return Difference(max(self.mean, other.mean), max(self.largest, other.largest))
+
+    def describe(self) -> str:
+        """How equal the images are, as the tables have it."""
         if self.largest == 0:
             return "exact"
         if self.largest < 0.01:
@@ -134,15 +152,15 @@ class Difference(NamedTuple):
         return f"largest {self.largest:.0f}, mean {self.mean:.2f} of 255"
 
 
-def _difference(plain: Any, image: Any) -> Difference:
-    """To the reference, flipped in the way that fits best."""
+def _difference(plain: Pixels, image: Pixels) -> Difference:
+    """The difference to the reference, flipped in the way that fits best."""
     flips = [(down, across) for down in (1, -1) for across in (1, -1)]
 
-    def off(flip: tuple[int, int]) -> float:
+    def sampled(flip: tuple[int, int]) -> float:
         few = plain[:: flip[0], :: flip[1]][::13, ::17]
         return float(np.abs(few.astype(np.float32) - image[::13, ::17]).mean())
 
-    down, across = min(flips, key=off)
+    down, across = min(flips, key=sampled)
     reference = plain[::down, ::across]
     if np.array_equal(reference, image):
         return Difference(0.0, 0.0)

@@ -1,0 +1,128 @@
+"""The JSON of a run of the benchmarks: one row for each entrant at a finish line."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Setup(TypedDict, total=False):
+    """How an entrant was set up.
+
+    Attributes:
+        flips: what its own operations flip: ``both``, ``left-right`` or ``none``.
+        stores: what it reads.
+        batch_size: images in a batch.
+        workers: threads or processes.
+        loader: of ours, where workers and batch size are varied.
+        case: the kind of training step, in words.
+        decoder: name of a JPEG decoder.
+        resize: whether it also resizes.
+        threads: that decode.
+    """
+
+    flips: str
+    stores: str
+    batch_size: int
+    workers: int
+    loader: str
+    case: str
+    decoder: str
+    resize: bool
+    threads: int
+
+
+class _Measured(TypedDict):
+    """What every row holds.
+
+    Attributes:
+        line: finish line.
+        entrant: its name.
+        kind: ``ours``, ``report``, ``peer`` or ``ceiling``.
+        pixels: how its images compare with the reference.
+        images_per_second: the median of the rounds.
+        slowest: images/s of the slowest round.
+        fastest: images/s of the fastest round.
+        rounds: that were timed.
+        cpu_ms_per_image: processor time of the process tree.
+    """
+
+    line: str
+    entrant: str
+    kind: str
+    pixels: str
+    images_per_second: float
+    slowest: float
+    fastest: float
+    rounds: int
+    cpu_ms_per_image: float
+
+
+class Row(_Measured, Setup, total=False):
+    """An entrant's figures at a finish line.
+
+    Attributes:
+        images_per_round: counted in the first round.
+        first_batch_seconds: from opening to the first batch, everything imported.
+        peak_bytes: memory of the process tree (PSS).
+        ceiling_images_per_second: the median of the ceilings of the same rounds.
+        share_of_ceiling: the median of the rounds' own shares.
+        shares: round by round.
+        cold_images_per_second: of a round with nothing in the page cache.
+        cold_first_batch_seconds: from opening, in that round.
+    """
+
+    images_per_round: int
+    first_batch_seconds: float | None
+    peak_bytes: int | None
+    ceiling_images_per_second: float
+    share_of_ceiling: float
+    shares: list[float]
+    cold_images_per_second: float
+    cold_first_batch_seconds: float
+
+
+class Stats(TypedDict, total=False):
+    """The seconds of each round, as pytest-benchmark has them."""
+
+    data: list[float]
+
+
+class BenchmarkEntry(TypedDict):
+    """An entrant at a finish line, as pytest-benchmark writes it."""
+
+    group: str
+    name: str
+    stats: Stats
+    extra_info: Row
+
+
+class MachineInfo(TypedDict):
+    """The machine that it ran on: what is listed, and its value."""
+
+    card: dict[str, object]
+
+
+class CommitInfo(TypedDict, total=False):
+    """The commit that ran, and which entrants did not run, with the reason."""
+
+    id: str
+    dirty: bool
+    skipped: dict[str, str]
+
+
+class BenchmarkRun(TypedDict):
+    """pytest-benchmark's JSON, as far as it is read here."""
+
+    datetime: str
+    machine_info: MachineInfo
+    commit_info: CommitInfo
+    benchmarks: list[BenchmarkEntry]
+
+
+def rows_of(run: BenchmarkRun) -> list[Row]:
+    """What was measured of each entrant, in order."""
+    return [
+        entry["extra_info"]
+        for entry in run["benchmarks"]
+        if "line" in entry["extra_info"]
+    ]
