@@ -78,8 +78,8 @@ def read_course_rows(folder: Path, mode: Literal["train", "test"]) -> list[Liste
     if mode not in ("train", "test"):
         raise ValueError(f"mode must be 'train' or 'test', got {mode!r}")
     image_file, label_file = folder / f"{mode}_img.csv", folder / f"{mode}_label.csv"
-    names = _numbered_column(image_file, IMAGE_WORDS)
-    grades = _numbered_column(label_file, GRADE_WORDS)
+    names = read_column(image_file, IMAGE_WORDS)
+    grades = read_column(label_file, GRADE_WORDS)
     if len(names) != len(grades):
         raise LabelError(
             f"{image_file} and {label_file} must be of the same length, got "
@@ -114,22 +114,19 @@ def parent_of(root: Path) -> Path:
     return Path(os.path.abspath(root)).parent
 
 
-def read_column(path: Path, header_words: frozenset[str]) -> list[str]:
-    """The cells of a CSV of one column, top to bottom, without its header.
+def read_column(path: Path, header_words: frozenset[str]) -> list[tuple[int, str]]:
+    """The cells of a CSV of one column, top to bottom, each with its line number.
 
     Args:
         path: a UTF-8 file, with or without byte-order mark; LF, CRLF or CR; cells are
             unquoted as CSV has it and stripped; blank lines at its end are ignored.
-        header_words: the first cell is a header if, in any case, it is one of these.
+        header_words: the first cell is a header, and left out, if it is one of these
+            in any case.
 
     Raises:
         LabelError: the file cannot be read, has more than one column, or has a blank
             line before its end; file and line are named.
     """
-    return [cell for _, cell in _numbered_column(path, header_words)]
-
-
-def _numbered_column(path: Path, header_words: frozenset[str]) -> list[tuple[int, str]]:
     rows = read_rows(path)
     for line, cells in rows:
         if len(cells) != 1:

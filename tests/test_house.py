@@ -21,17 +21,8 @@ LAYERS = {"data", "nn", "metrics", "measure"}
 KNOWN_CIRCLES: dict[str, str] = {}
 KNOWN_CLIMBS: dict[tuple[str, str], str] = {}
 KNOWN_LONG: dict[str, str] = {}
-KNOWN_NAMES = {
-    "bench.gpu.process._told": "to be named after what it returns",
-    "fastretina.doctor.text.told": "to be named after what it returns",
-    "fastretina.experiments.results._said": "to be named after what it returns",
-    "fastretina.report.training_curves._told": "to be named after what it returns",
-}
-KNOWN_WIDE = {
-    "fastretina.data.labels.read_table": "a flag for each column",
-    "fastretina.experiments.ablations._cell": "a cell's fields, one by one",
-    "fastretina.parity.epoch.compare": "the reference's settings, one by one",
-}
+KNOWN_NAMES: dict[str, str] = {}
+KNOWN_WIDE: dict[str, str] = {}
 
 MAX_LINES = 400
 MAX_PARAMETERS = 6

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, arg
 
 from fastretina import cli
-from loaders import LoaderName
+from fastretina.data.loading import Loading, LoadingOptions
 
 if TYPE_CHECKING:
     from fastretina.parity.certificate import Certificate
@@ -33,6 +33,10 @@ Example: {PROG} --data data/ --shards shards/ --loader dali
 """
 
 
+# A proof of one loader must not be another's.
+_LOADING = LoadingOptions(fallback=False)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """Flags of ``fastretina.parity``.
@@ -40,18 +44,17 @@ class Options:
     Attributes:
         data: Folder with the photographs and their labels.
         shards: The data set made of it.
-        loader: Who is put to the test; auto for the fastest here.
+        loading: How the batches that are put to the test are made.
         split: Compare only this one.
         image_size: Resize to this many pixels square.
         run: A run's folder: its network grades the test split twice.
         labels: The file with the grades, where more than one could be meant.
-        workers: Threads or processes that decode; by default one for each core granted.
         device: auto, cpu, cuda, cuda:N or mps.
     """
 
     data: Path
     shards: Annotated[str, arg(metavar="PATH|URL")] = "shards"
-    loader: LoaderName = "auto"
+    loading: OmitArgPrefixes[LoadingOptions] = _LOADING
     split: Annotated[
         Literal["train", "test"] | None,
         arg(metavar="{train,test}", help_behavior_hint="(default: both)"),
@@ -65,12 +68,9 @@ class Options:
     labels: Annotated[
         Path | None, arg(metavar="CSV", help_behavior_hint="(default: found)")
     ] = None
-    workers: int | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"--workers must be at least 0, got {self.workers}")
         if self.image_size is not None and self.image_size < 8:
             raise ValueError(f"--image-size must be at least 8, got {self.image_size}")
         if self.run is not None and self.split == "train":
@@ -119,15 +119,14 @@ def certify(options: Options) -> Certificate:
     from fastretina.parity.certificate import Certificate
     from fastretina.parity.epoch import Expected, compare_epoch
     from fastretina.parity.matching import match
-    from loaders import make_loader, open_split, resolve
+    from loaders import open_split
     from loaders.cores import granted_cores
     from loaders.shards import SPLITS
 
     matched = match(options.data, options.shards, options.labels)
-    config, network = prepare(options)
-    reference = matched.reference(config.image_size)
-    name = resolve(options.loader, config.device)
-    threads = options.workers or granted_cores()
+    loading, delivered, network = prepare(options)
+    reference = matched.reference(delivered.image_size)
+    threads = options.loading.workers or granted_cores()
     comparisons = []
     for split in (options.split,) if options.split else SPLITS:
         expected = Expected(
@@ -139,26 +138,29 @@ def certify(options: Options) -> Certificate:
         watch = network.watch if network and split == "test" else None
         with (
             open_split(options.shards, split) as source,
-            make_loader(name, source, split, config) as loader,
+            loading.open(source, delivered) as loader,
         ):
             keys = source.column("key")
             comparisons.append(compare_epoch(loader, keys, expected, threads, watch))
     return Certificate(
-        loader=name,
-        device=config.device,
+        loader=loading.loader,
+        device=loading.device,
         splits=comparisons,
         network=network.result() if network else None,
     )
 
 
-def prepare(options: Options) -> tuple[LoaderConfig, NetworkComparison | None]:
-    """Configure the loader, and load the run's network, if there is a run.
+def prepare(
+    options: Options,
+) -> tuple[Loading, LoaderConfig, NetworkComparison | None]:
+    """Choose the loader and what it delivers, and load the network of a run, if any.
 
     Raises:
         RunError: the run can't be used.
         ParityError: it was trained on images of another size than is asked for.
     """
     from fastretina.nn.device import choose, choose_again
+    from fastretina.nn.distributed import ALONE
     from fastretina.nn.trained import load_trained
     from fastretina.parity.equivalence import NetworkComparison
     from fastretina.parity.reference import ParityError
@@ -167,22 +169,17 @@ def prepare(options: Options) -> tuple[LoaderConfig, NetworkComparison | None]:
 
     if options.run is None:
         device = choose(options.device, "off").device
-        config = LoaderConfig(
-            image_size=options.image_size, device=str(device), workers=options.workers
-        )
-        return config, None
+        loading = options.loading.resolve(str(device), ALONE)
+        return loading, LoaderConfig(image_size=options.image_size), None
     run = Run(options.run)
-    compute = choose_again(options.device, run.config()["precision"])
+    config = run.config()
+    compute = choose_again(options.device, config["precision"])
     trained = load_trained(run, compute.device)
     size = trained.recipe.image_size
     if options.image_size not in (None, size):
         wanted = "left out, as the run's is" if size is None else f"{size}, the run's"
         raise ParityError(f"--image-size must be {wanted}, got {options.image_size}")
     trained.use_threads()
-    config = LoaderConfig(
-        batch_size=trained.recipe.batch_size,
-        image_size=size,
-        device=str(compute.device),
-        workers=options.workers,
-    )
-    return config, NetworkComparison(trained.network, compute)
+    loading = options.loading.or_of_run(config).resolve(str(compute.device), ALONE)
+    delivered = LoaderConfig(batch_size=trained.recipe.batch_size, image_size=size)
+    return loading, delivered, NetworkComparison(trained.network, compute)

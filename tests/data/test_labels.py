@@ -81,7 +81,7 @@ def names(table, split=None):
 def column(tmp_path, data, words=IMAGE_WORDS):
     path = tmp_path / "column.csv"
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return read_column(path, words)
+    return [cell for _, cell in read_column(path, words)]
 
 
 @pytest.mark.parametrize(

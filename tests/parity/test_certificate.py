@@ -303,7 +303,7 @@ def breaks(monkeypatch: pytest.MonkeyPatch) -> Breaks:
             loader = make(name, source, split, config)
             return Broken(loader, change) if split == wanted else loader
 
-        monkeypatch.setattr("loaders.make_loader", broken)
+        monkeypatch.setattr("fastretina.data.loading.make_loader", broken)
 
     return run
 
