@@ -1,4 +1,4 @@
-"""The README and the pages under docs/: their links lead somewhere, their size is kept."""
+"""The README and the pages under docs/: links lead somewhere, and it is short."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_readme_is_short() -> None:
 def test_readme_names_commands_that_are_there() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     named = set(re.findall(r"python -m fastretina\.(\w+)", text))
-    assert len(named) >= 10
+    assert len(named) >= 9  # and scripts/shard.py
     for name in named:
         assert (ROOT / "fastretina" / name / "__main__.py").is_file(), name
 
