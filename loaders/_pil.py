@@ -8,10 +8,14 @@ or (through ``FolderSource``) from such a Dataset.
 from __future__ import annotations
 
 import io
+import os
+import select
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,7 +155,7 @@ class PilLoader(EpochLoader):
             num_workers=workers,
             prefetch_factor=self._config.prefetch if workers else None,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=partial(_start_worker, os.getpid()),
             generator=torch.Generator(),  # or it would draw from the global one
         )
         for plan, decoded in zip(listed, images, strict=True):
@@ -164,10 +168,23 @@ def _unchanged(decoded: Any) -> Any:  # DataLoader types it for a list of sample
     return decoded
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """A signal to the whole group must not kill the workers before the parent saves."""
+def _start_worker(owner: int, worker: int) -> None:
+    """Leave signals to the process that takes the batches, and end when it ends.
+
+    A signal to the whole group must not kill the workers before their owner saves.
+    torch's own watch is on the parent, which is a fork server where the owner was
+    forked by one, and would outlive it with its workers.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "pidfd_open"):  # elsewhere the parent is the owner
+        threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
+
+
+def _end_with(owner: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended already
+        select.select([os.pidfd_open(owner)], [], [])
+    os._exit(1)
 
 
 # Images and those that failed, or what stopped it all.

@@ -14,7 +14,8 @@ def drawn_photograph(
     patient: int, eye: str = "left", grade: int = 0, size: int = 256
 ) -> bytes:
     """A JPEG as ``fastretina demo`` draws it, the same at every call."""
-    from fastretina.demo.fundus import draw_eye, encode
+    from fastretina.demo.camera import encode
+    from fastretina.demo.fundus import draw_eye
 
     return encode(*draw_eye(7, patient, eye, grade, size))
 

@@ -110,14 +110,22 @@ class LoadingOptions:
         }
         return replace(self, **unset)
 
-    def resolve(self, device: str, ranks: Ranks) -> Loading:
-        """Choose the loader, saying what is not as one would expect on stderr.
+    def resolve(self, device: str, ranks: Ranks, *, speaks: bool = True) -> Loading:
+        """Choose the loader.
+
+        Args:
+            device: where the batches go.
+            ranks: among whom they are shared out.
+            speaks: whether the first rank says on stderr what one would not expect.
 
         Raises:
             LoaderUnavailable: it is not installed, and no other is to take its place.
         """
         name = choose_loader(
-            self.loader or "auto", device, fallback=self.fallback, speaks=ranks.first
+            self.loader or "auto",
+            device,
+            fallback=self.fallback,
+            speaks=speaks and ranks.first,
         )
         return Loading(name, self, device, ranks)
 

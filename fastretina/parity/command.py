@@ -169,7 +169,9 @@ def prepare(
 
     if options.run is None:
         device = choose(options.device, "off").device
-        loading = options.loading.resolve(str(device), ALONE)
+        loading = options.loading.resolve(
+            str(device), ALONE, speaks=options.loading.fallback
+        )
         return loading, LoaderConfig(image_size=options.image_size), None
     run = Run(options.run)
     config = run.config()
@@ -180,6 +182,8 @@ def prepare(
         wanted = "left out, as the run's is" if size is None else f"{size}, the run's"
         raise ParityError(f"--image-size must be {wanted}, got {options.image_size}")
     trained.use_threads()
-    loading = options.loading.or_of_run(config).resolve(str(compute.device), ALONE)
+    loading = options.loading.or_of_run(config).resolve(
+        str(compute.device), ALONE, speaks=options.loading.fallback
+    )
     delivered = LoaderConfig(batch_size=trained.recipe.batch_size, image_size=size)
     return loading, delivered, NetworkComparison(trained.network, compute)

@@ -11,6 +11,7 @@ from small_runs import call, log, make_small, words
 
 from fastretina.shard import command as shard
 from fastretina.train import command as train
+from fastretina.train.loop import _rank
 
 
 @pytest.fixture
@@ -79,4 +80,4 @@ def test_best_epoch_is_chosen_where_some_have_no_qwk(
 def test_epoch_without_qwk_is_worse_than_any_with_one(
     first: list[float | None], second: list[float | None]
 ):
-    assert train._rank(first) > train._rank(second)
+    assert _rank(first) > _rank(second)
