@@ -43,7 +43,7 @@ class WrongUsage(Exception):
     """What was typed can't be meant; the text is the line that says why."""
 
 
-class SaidElsewhere(Exception):
+class ReportedElsewhere(Exception):
     """A failure that another rank tells of.
 
     Attributes:
@@ -89,7 +89,7 @@ def run(
             parsed = parse(options, words, prog=prog, about=about, default=default)
         except ValueError as error:
             if not is_first_rank():  # which was given the same words
-                raise SaidElsewhere(2) from None
+                raise ReportedElsewhere(2) from None
             raise WrongUsage(f"{error}; see {prog} --help") from error
         return None if parsed is None else command(parsed)
 
@@ -105,7 +105,7 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
         if result is not None:
             print(json.dumps(result))
         sys.stdout.flush()
-    except SaidElsewhere as silent:
+    except ReportedElsewhere as silent:
         return silent.code
     except (WrongUsage, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -155,9 +155,9 @@ def parse(
     """
     import tyro
 
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             if default is None:
                 return tyro.cli(options, args=argv, prog=prog, description=about)
             return tyro.cli(
@@ -167,7 +167,7 @@ def parse(
         if not stop.code:
             return None
         error = stop.__context__  # ours, from __post_init__, is better than its box
-        plain = str(error) if type(error) is ValueError else _unboxed(said.getvalue())
+        plain = str(error) if type(error) is ValueError else _unboxed(output.getvalue())
         raise ValueError(plain) from None
 
 
@@ -175,12 +175,12 @@ def _unboxed(box: str) -> str:
     """The one line that matters of what tyro draws a box around, in ASCII or not."""
     rows = [row.strip("\u2502 ") for row in box.splitlines()[1:]]  # less the title
     parts = [list(part) for rule, part in groupby(rows, _is_rule) if not rule]
-    told = " ".join(parts[0] if parts else rows)
-    told = told.rstrip(".")
+    message = " ".join(parts[0] if parts else rows)
+    message = message.rstrip(".")
     if "Perhaps you meant:" in rows:
         flag = rows[rows.index("Perhaps you meant:") + 1].split()[0].rstrip(",")
-        told += f" (perhaps {flag}?)"
-    return told[:1].lower() + told[1:]
+        message += f" (perhaps {flag}?)"
+    return message[:1].lower() + message[1:]
 
 
 def _is_rule(row: str) -> bool:

@@ -150,7 +150,7 @@ class Recipe:
 
     @property
     def epochs(self) -> int:
-        """Of both phases."""
+        """Epochs of both phases together."""
         return self.head_epochs + self.full_epochs
 
     def phase(self, epoch: int) -> Phase:

@@ -97,7 +97,7 @@ class LoadingOptions:
             )
 
     def or_of_run(self, config: Mapping[str, Any]) -> LoadingOptions:
-        """The same, with what is not set taken from a run's ``config.json``.
+        """Flags in which what is not set is as a run's ``config.json`` has it.
 
         Args:
             config: of the run; one of an older version only knows its loader.

@@ -111,7 +111,7 @@ def command(options: Options) -> dict[str, Any]:
 
 
 def _loss_weights(trained: Trained) -> list[float] | None:
-    """Of the grades in the run's loss; None where it was plain, or the run is old."""
+    """Each grade's weight in the run's loss; None where it was plain, or unrecorded."""
     from fastretina.nn.step import class_weights
 
     counts = trained.config.get("train_counts")

@@ -65,7 +65,7 @@ class Predictions:
         return found
 
     def of_keys(self, keys: Sequence[str]) -> Predictions:
-        """The same of these samples, in this order."""
+        """The predictions of the samples with these keys, in this order."""
         place = {key: n for n, key in enumerate(self.keys)}
         chosen = np.array([place[key] for key in keys], np.int64)
         return replace(
@@ -89,7 +89,7 @@ class Predictions:
         probabilities: Float64,
         about: Mapping[str, Any] | None = None,
     ) -> Predictions:
-        """With what the split's index knows of the rows."""
+        """Predictions with the names, patients, eyes and labels of the split's rows."""
         columns = {
             name: [values[row] for row in rows]
             for name in ("key", "patient", "eye")

@@ -16,7 +16,7 @@ _WIDTH, _GLUE = 100, "\0"  # columns of a line for people; keeps an interval who
 
 
 def table(evaluation: Evaluation) -> str:
-    """For people: totals, baselines, then a line of the confusion matrix per grade."""
+    """Text: totals, baselines, then a line of the confusion matrix per grade."""
     scores, ends = evaluation.test.scores, evaluation.test.intervals
     error = format_interval(scores.calibration_error, ends.calibration_error, ".3f")
     lines = [

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from fastretina.cli import SaidElsewhere, WrongUsage, exit_code
+from fastretina.cli import ReportedElsewhere, WrongUsage, exit_code
 
 T = TypeVar("T")
 # Seconds for the others: as soon as one rank ends, torchrun ends them all, even the one
@@ -110,7 +110,7 @@ def joined(device: str) -> Iterator[Ranks]:
         device: as in ``--device``; on GPUs each rank takes the one of its local number.
 
     Raises:
-        SaidElsewhere: in place of what another rank has said.
+        ReportedElsewhere: in place of what another rank has said.
         WrongUsage: the device can't be shared out.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -131,7 +131,7 @@ def joined(device: str) -> Iterator[Ranks]:
             time.sleep(_SILENCE)
         if tells:
             raise
-        raise SaidElsewhere(exit_code(error)) from None
+        raise ReportedElsewhere(exit_code(error)) from None
     dist.destroy_process_group()
 
 
@@ -152,7 +152,7 @@ def _join(ranks: Ranks, device: str) -> Store:
 
 def _is_first_to_tell(store: Store, error: BaseException) -> bool:
     try:
-        return int(store.add("fastretina/told", 1)) == 1
+        return int(store.add("fastretina/reported", 1)) == 1
     except RuntimeError:  # the store is gone: is this the cause, or a consequence?
         return not isinstance(error, RuntimeError)
 

@@ -351,7 +351,8 @@ def experiment_held_at(run: Path, shards: Path) -> Iterator[subprocess.Popen[str
             stderr=output,
             stdout=output,
             text=True,
-            env={**os.environ, HOLD: run.name},
+            # Or the script's folder would give it tests/loaders for loaders.
+            env={**os.environ, HOLD: run.name, "PYTHONPATH": str(path.parents[1])},
         ) as process,
     ):
         try:
