@@ -232,6 +232,23 @@ def test_image_that_one_rank_skips_is_counted_by_all(shards: Path, tmp_path: Pat
         )
 
 
+@pytest.mark.parametrize("stop", [2, 4])
+def test_skipped_images_are_counted_right_by_ranks_that_were_stopped(
+    stop: int, shards: Path, tmp_path: Path
+):
+    """Each rank's own are added up, and the checkpoint's only once."""
+    damaged = with_rubbish(shards, tmp_path / "damaged", 19)
+    out = tmp_path / "run"
+    flags = ["--recipe", "seed", "--on-corrupt", "skip"]
+    at = {0: ("fastretina.train.loop:TrainingLoop._step", stop, "after")}
+    outcomes = train(words(damaged, out, *PLAIN, *flags), tmp_path, 2, at=at)
+    assert [outcome.code for outcome in outcomes] == [130, 130], outcomes
+    outcomes = train(["--resume", str(out)], tmp_path / "resumed", 2)
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert [row["skipped"] for row in log(out)] == ["1", "1", "1"]
+    assert metrics(out)["skipped"] == 3
+
+
 def test_batch_that_cannot_be_shared_out_is_wrong_usage(shards: Path, tmp_path: Path):
     argv = words(shards, tmp_path / "run", *PLAIN, "--batch-size", 7)
     outcomes = train(argv, tmp_path, 2)
