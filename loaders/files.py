@@ -79,7 +79,8 @@ class FileLock:
                 if os.path.samestat(os.fstat(self._descriptor), os.stat(path)):
                     return
             except FileNotFoundError:
-                pass  # let go, and removed, since it was opened: try again
+                os.close(self._descriptor)
+                continue  # let go, and removed, since it was opened
             except BaseException:
                 os.close(self._descriptor)
                 raise
