@@ -274,6 +274,41 @@ def test_drawn_photographs_raise_no_false_alarm():
     assert find_duplicates(prints.by_place, contents.__getitem__, 2) == ([], [])
 
 
+def test_fellow_eyes_that_the_hash_takes_for_copies_are_told_apart():
+    """Their details agree to 0.55 to 0.67: it is the second look that sees."""
+    patients = (84, 109, 152, 165)
+    contents = [drawn_photograph(p, side) for p in patients for side in SIDES]
+    prints = {place: fingerprint(content) for place, content in enumerate(contents)}
+    signs, zoomed = (
+        np.stack([getattr(prints[place], name) for place in prints])
+        for name in ("signs", "zoomed")
+    )
+    pairs = search(signs, zoomed)
+    alike = set(zip(pairs.one.tolist(), pairs.other.tolist(), strict=True))
+    assert alike >= {(0, 1), (2, 3), (4, 5), (6, 7)}, "or this tests nothing"
+    assert find_duplicates(prints, contents.__getitem__, 1) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: jpeg(
+            cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA), 60
+        ),
+        lambda image: jpeg(resized(image)[:, ::-1], 30),
+    ],
+    ids=["a thumbnail at quality 60", "mirrored, resized and encoded at quality 30"],
+)
+def test_copy_that_barely_agrees_is_found(change: Callable[[UInt8], bytes]):
+    """Of 40 drawn photographs the one that agrees least with its changed copies."""
+    whole = drawn_photograph(10)
+    contents = [whole, change(simplejpeg.decode_jpeg(whole)), drawn_photograph(11)]
+    prints = {place: fingerprint(content) for place, content in enumerate(contents)}
+    (group,) = find_duplicates(prints, contents.__getitem__, 1).groups
+    assert group.places == (0, 1)
+    assert group.links[0].agreement < 0.85, "or this tests nothing"
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_drawn_photographs_are_found_again_when_changed(change: str):
     contents = [drawn_photograph(patient, grade=patient % 5) for patient in range(12)]
