@@ -256,6 +256,29 @@ def test_tomorrow_elsewhere_the_same_bytes(
     assert read_folder(tmp_path / "x" / "y") == read_folder(shards)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a file's name")
+def test_all_is_on_the_disk_before_the_manifest(
+    course: Path, tmp_path: Path, run_shard: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves no manifest without its data: each file is waited for."""
+    synced: dict[Path, int] = {}  # final name to bytes, in the order of the calls
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        name = re.sub(r"^\.(.*?)(\.\d+)?\.part$", r"\1", path.name)
+        synced[path.with_name(name)] = os.fstat(descriptor).st_size
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    out = (tmp_path / "out").resolve()
+    assert run_shard(course, out, "--samples-per-shard", 10, "--workers", 2)[0] == 0
+    assert list(synced)[-1] == out / "manifest.json"
+    written = {path: path.stat().st_size for path in out.iterdir()}
+    assert len(written) == 15
+    assert {path: synced.get(path) for path in written} == written
+
+
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     measure = (
         "import re, sys; from fastretina.shard.command import main;"
