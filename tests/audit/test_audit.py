@@ -124,9 +124,9 @@ def run(
     capsys.readouterr()
     code = audit.main([str(word) for word in words])
     out, err = capsys.readouterr()
-    *told, last = out.splitlines() or [""]
+    *report, last = out.splitlines() or [""]
     result = json.loads(last) if last.startswith("{") else None
-    return code, "\n".join(told), result, err
+    return code, "\n".join(report), result, err
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
@@ -185,7 +185,7 @@ def leaking(tmp_path: Path) -> Path:
 def test_course_labels_have_the_known_numbers(
     real_data: Path, capsys: pytest.CaptureFixture[str]
 ):
-    code, told, found, err = run(capsys, real_data / "course_labels")
+    code, report, found, err = run(capsys, real_data / "course_labels")
     assert (code, err) == (0, "")
     assert (found["samples"], found["patients"]) == (35_126, 17_563)
     assert (found["leak"]["eyes"], found["leak"]["total"]) == (5_618, 7_026)
@@ -208,14 +208,14 @@ def test_course_labels_have_the_known_numbers(
         "finds 7,025 samples and not 7,026: it loses 3798_left (grade 0)",
         "The images are not here",
     ):
-        assert line in flat(told)
+        assert line in flat(report)
 
 
 def test_course_labels_are_fixed_without_images(
     real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     out = tmp_path / "fixed"
-    code, told, found, _ = run(capsys, real_data / "course_labels", "--fix", out)
+    code, report, found, _ = run(capsys, real_data / "course_labels", "--fix", out)
     assert code == 0
     fixed = found["fix"]
     assert fixed["leak"]["eyes"] == 0
@@ -225,7 +225,7 @@ def test_course_labels_are_fixed_without_images(
     for split in ("train", "test"):
         old, new = found["splits"][split]["grades"], fixed["splits"][split]["grades"]
         assert all(abs(old[g] - new[g]) < 0.15 * old[g] + 5 for g in old)
-    assert "Put the photographs, or a link to their folder, at" in told
+    assert "Put the photographs, or a link to their folder, at" in report
     assert not (out / "data").exists()
     code, _, again, _ = run(capsys, out)
     assert again["splits"] == fixed["splits"]
@@ -357,7 +357,7 @@ def test_odd_drawn_files_are_told_apart(
 def test_report_names_every_fault_of_a_leaking_set(
     leaking: Path, capsys: pytest.CaptureFixture[str]
 ):
-    code, told, found, err = run(capsys, leaking)
+    code, report, found, err = run(capsys, leaking)
     assert (code, err) == (0, "")
     assert found["leak"] == {"eyes": 3, "total": 5, "share": 0.6}
     assert found["duplicates"] == {
@@ -380,17 +380,15 @@ def test_report_names_every_fault_of_a_leaking_set(
         "1 photograph is more than once in a split, with the same grade (1 by look)",
         "1_left (train, grade 1) = 6_left (train, grade 1): mirrored, agreement",
     ):
-        assert line in flat(told)
+        assert line in flat(report)
 
 
-def test_findings_are_told_worst_first(
-    leaking: Path, capsys: pytest.CaptureFixture[str]
-):
-    _, told, _, _ = run(capsys, leaking)
+def test_findings_come_worst_first(leaking: Path, capsys: pytest.CaptureFixture[str]):
+    _, report, _, _ = run(capsys, leaking)
     ranks = {"fault": 0, "warning": 1, "note": 2, "ok": 3}
     seen = [
         ranks[line.split()[0]]
-        for line in told.splitlines()
+        for line in report.splitlines()
         if line[:1].isalpha() and line.split()[0] in ranks
     ]
     assert seen == sorted(seen)
@@ -407,12 +405,12 @@ def test_an_eye_filed_as_both_is_called_so(
     images = {name: jpeg(fundus(2)) for name in names[2:]}
     images |= {name: jpeg(fundus(1)) for name in names[:2]}
     write_images(root / "data", images | {"9_left": jpeg(fundus(3))})
-    _, told, found, _ = run(capsys, root)
+    _, report, found, _ = run(capsys, root)
     assert found["findings"]["duplicates"] == "warning"
     pair = "0_left (train, grade 0) = 0_right (train, grade 0)"
-    assert f"{pair}: identical bytes, one eye filed as both" in flat(told)
-    assert "2_right (train, grade 0) = 2 more: identical bytes" in flat(told)
-    assert told.count("filed as both") == 1
+    assert f"{pair}: identical bytes, one eye filed as both" in flat(report)
+    assert "2_right (train, grade 0) = 2 more: identical bytes" in flat(report)
+    assert report.count("filed as both") == 1
 
 
 def test_out_holds_every_name(
@@ -439,19 +437,19 @@ def test_out_holds_every_name(
 
 
 def test_clean_set_has_no_fault(course: Path, capsys: pytest.CaptureFixture[str]):
-    code, told, found, _ = run(capsys, course, "--strict")
+    code, report, found, _ = run(capsys, course, "--strict")
     assert code == 0
     assert "fault" not in found["findings"].values()
-    assert "No test image's fellow eye is in train." in told
-    assert "None among 48 images." in told
+    assert "No test image's fellow eye is in train." in report
+    assert "None among 48 images." in report
 
 
 def test_strict_fails_on_a_leak_after_the_report(
     leaking: Path, capsys: pytest.CaptureFixture[str]
 ):
-    code, told, found, err = run(capsys, leaking, "--strict")
+    code, report, found, err = run(capsys, leaking, "--strict")
     assert code == 1
-    assert "5 test images" in flat(told)
+    assert "5 test images" in flat(report)
     assert found["leak"]["eyes"] == 3
     assert err == (
         f"error: {leaking}: 3 of 5 test images are of patients in train, "
@@ -477,10 +475,10 @@ def test_no_images_leaves_them_unread(
 ):
     for path in (leaking / "data").iterdir():
         path.write_bytes(b"")
-    code, told, found, _ = run(capsys, leaking, "--no-images")
+    code, report, found, _ = run(capsys, leaking, "--no-images")
     assert code == 0
     assert found["duplicates"] is None
-    assert "duplicates are not looked for" in flat(told)
+    assert "duplicates are not looked for" in flat(report)
 
 
 def test_unreadable_images_are_counted_and_named(
@@ -490,13 +488,13 @@ def test_unreadable_images_are_counted_and_named(
     (leaking / "data" / "4_left.jpeg").write_bytes(whole[: len(whole) // 2])
     (leaking / "data" / "4_right.jpeg").write_bytes(b"no image")
     (leaking / "data" / "5_left.jpeg").write_bytes(b"")
-    code, told, found, _ = run(capsys, leaking)
+    code, report, found, _ = run(capsys, leaking)
     assert code == 0
     assert found["images"]["unreadable"] == 3
     assert found["duplicates"]["images"] == 6
-    assert "3 images can't be decoded" in told
-    assert "4_left: Premature end of JPEG file" in told
-    assert "4_right: the file is no image that can be read" in told
+    assert "3 images can't be decoded" in report
+    assert "4_left: Premature end of JPEG file" in report
+    assert "4_right: the file is no image that can be read" in report
 
 
 def test_odd_files_are_told_apart(real_data: Path, tmp_path: Path, capsys: Any):
@@ -506,14 +504,14 @@ def test_odd_files_are_told_apart(real_data: Path, tmp_path: Path, capsys: Any):
         grade = "3" if "folder3" in path.name else "0"
         (root / grade).mkdir(parents=True, exist_ok=True)
         (root / grade / path.name).symlink_to(path)
-    code, told, found, _ = run(capsys, root)
+    code, report, found, _ = run(capsys, root)
     assert code == 0
     assert found["images"]["unreadable"] == 2
     assert found["images"]["blank"] == 1
     duplicates = found["duplicates"]
     assert (duplicates["bytes"], duplicates["conflicting_grades"]) == (1, 1)
     assert duplicates["look"] == 1  # the one that is turned by EXIF, CMYK, progressive
-    assert "real_gray_dupbytes_folder3_17_right (train, grade 3)" in flat(told)
+    assert "real_gray_dupbytes_folder3_17_right (train, grade 3)" in flat(report)
 
 
 def test_blank_images_are_no_duplicates(
@@ -522,10 +520,10 @@ def test_blank_images_are_no_duplicates(
     for value, name in ((3, "4_left"), (9, "5_left")):
         dark = np.full((128, 128, 3), value, np.uint8)
         (leaking / "data" / f"{name}.jpeg").write_bytes(jpeg(dark))
-    _, told, found, _ = run(capsys, leaking)
+    _, report, found, _ = run(capsys, leaking)
     assert found["images"]["blank"] == 2
     assert found["duplicates"]["images"] == 6
-    assert "2 images have next to nothing on it: 4_left, 5_left." in flat(told)
+    assert "2 images have next to nothing on it: 4_left, 5_left." in flat(report)
 
 
 def test_missing_and_unlisted_images_are_counted(
@@ -533,11 +531,11 @@ def test_missing_and_unlisted_images_are_counted(
 ):
     (leaking / "data" / "4_left.jpeg").unlink()
     (leaking / "data" / "extra.jpeg").write_bytes(jpeg(fundus(99)))
-    _, told, found, _ = run(capsys, leaking)
+    _, report, found, _ = run(capsys, leaking)
     assert (found["images"]["missing"], found["images"]["unlisted"]) == (1, 1)
     assert found["samples"] == 16
-    assert "1 listed image is missing: 4_left." in flat(told)
-    assert "1 image is in no label file" in flat(told)
+    assert "1 listed image is missing: 4_left." in flat(report)
+    assert "1 image is in no label file" in flat(report)
 
 
 def test_names_without_an_eye_are_said_to_tell_nothing(
@@ -546,10 +544,10 @@ def test_names_without_an_eye_are_said_to_tell_nothing(
     path = tmp_path / "train.csv"
     rows = [f"{n:04x}c1,{n % 5}" for n in range(50)]
     path.write_text("\n".join(["id_code,diagnosis", *rows]) + "\n")
-    _, told, found, _ = run(capsys, tmp_path)
+    _, report, found, _ = run(capsys, tmp_path)
     assert found["layout"] == "aptos"
     assert found["left_and_right"] is None
-    assert "No name ends in _left or _right" in told
+    assert "No name ends in _left or _right" in report
 
 
 # --- header ------------------------------------------------------------------------
@@ -557,10 +555,10 @@ def test_names_without_an_eye_are_said_to_tell_nothing(
 
 def test_header_lines_are_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = [("train", "1_left", 0), ("train", "2_left", 1), ("test", "3_left", 0)]
-    _, told, found, _ = run(capsys, write_course(tmp_path / "set", rows, header=True))
+    _, report, found, _ = run(capsys, write_course(tmp_path / "set", rows, header=True))
     assert [files["lost"] for files in found["label_files"]] == [None, None]
     assert found["findings"]["header"] == "ok"
-    assert "train_img.csv and train_label.csv have a header line" in flat(told)
+    assert "train_img.csv and train_label.csv have a header line" in flat(report)
 
 
 def test_files_without_header_tell_the_row_that_is_lost(tmp_path: Path):
@@ -579,10 +577,10 @@ def test_a_header_in_one_file_of_two_is_a_fault(
     rows = [("train", "1_left", 0), ("train", "2_left", 1), ("test", "3_left", 0)]
     root = write_course(tmp_path / "set", rows)
     (root / "train_label.csv").write_text("level\n0\n1\n")
-    _, told, found, _ = run(capsys, root)
+    _, report, found, _ = run(capsys, root)
     assert found["findings"]["header"] == "fault"
     assert found["splits"]["train"]["grades"]["1"] == 1
-    assert "train_img.csv has no header line and its counterpart has" in flat(told)
+    assert "train_img.csv has no header line and its counterpart has" in flat(report)
 
 
 # --- layouts -----------------------------------------------------------------------
@@ -601,9 +599,9 @@ def test_layout_without_test_split_shows_the_one_that_sharding_makes(
     root = kaggle(tmp_path / "set")
     write_images(root / "train", {n: jpeg(fundus(0, 32)) for n in pairs_of(40)})
     words = ("--test-share", "0.3", "--seed", "5")
-    _, told, found, _ = run(capsys, root, "--no-images", *words)
+    _, report, found, _ = run(capsys, root, "--no-images", *words)
     assert not found["own_split"]
-    assert "holds out whole patients" in flat(told)
+    assert "holds out whole patients" in flat(report)
     _, out, _ = run_shard(root, tmp_path / "shards", *words)
     sharded = json.loads(out[-1])["splits"]
     assert {s: part["grades"] for s, part in found["splits"].items()} == sharded
@@ -632,12 +630,12 @@ def test_shards_are_audited_like_their_folder(
     code, _, _ = run_shard(leaking, tmp_path / "shards", "--workers", "1")
     assert code == 0
     _, _, folder, _ = run(capsys, leaking)
-    _, told, found, _ = run(capsys, tmp_path / "shards")
+    _, report, found, _ = run(capsys, tmp_path / "shards")
     assert found["layout"] == "shards"
     assert found["duplicates"] == folder["duplicates"]
     assert found["leak"] == folder["leak"]
     assert found["images"]["set_aside"] == 1
-    assert "1 image is quarantined by sharding" in flat(told)
+    assert "1 image is quarantined by sharding" in flat(report)
 
 
 def test_named_labels_win_over_a_manifest(
@@ -662,11 +660,11 @@ def test_fix_keeps_patients_and_copies_on_one_side(
     run_shard: Any,
 ):
     out = tmp_path / "fixed"
-    code, told, found, _ = run(capsys, leaking, "--fix", out, "--test-share", "0.4")
+    code, report, found, _ = run(capsys, leaking, "--fix", out, "--test-share", "0.4")
     assert code == 0
     assert found["fix"]["leak"]["eyes"] == 0
-    assert "old train" in told
-    assert f"python scripts/shard.py {out} shards" in told
+    assert "old train" in report
+    assert f"python scripts/shard.py {out} shards" in report
     split = {
         name: mode
         for mode in ("train", "test")
@@ -737,8 +735,8 @@ def test_fix_of_a_layout_without_split_is_what_sharding_takes(
             write_images(tmp_path / "set" / str(grade), {name: content})
     (tmp_path / "set" / "2" / "note.txt").write_text("left alone")
     out = tmp_path / "fixed"
-    _, told, found, _ = run(capsys, tmp_path / "set", "--fix", out)
-    assert "the only one that carries a split" in told
+    _, report, found, _ = run(capsys, tmp_path / "set", "--fix", out)
+    assert "the only one that carries a split" in report
     assert len(list((out / "data").iterdir())) == 24
     assert all(path.is_symlink() for path in (out / "data").iterdir())
     code, lines, err = run_shard(out, tmp_path / "shards", "--workers", "1")
@@ -777,10 +775,10 @@ def test_fix_without_looking_at_images_still_links_them(
     leaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     out = tmp_path / "fixed"
-    _, told, found, _ = run(capsys, leaking, "--fix", out, "--no-images")
+    _, report, found, _ = run(capsys, leaking, "--fix", out, "--no-images")
     assert (out / "data").is_symlink()
     assert not found["fix"]["looked_for_copies"]
-    assert "Copies of a photograph were not looked for" in told
+    assert "Copies of a photograph were not looked for" in report
 
 
 def test_fix_that_fails_leaves_no_half_of_a_split(
@@ -1106,8 +1104,8 @@ def test_an_empty_split_has_no_baseline():
     dataset = AuditedDataset(
         data=Path("set"), layout="course", own_split=True, eyes=(), read=bytes
     )
-    told = list_findings(AuditResult(dataset=dataset, numbers=found, fellows=None))
-    assert any(one.line == "The test split is empty." for one in told)
+    findings = list_findings(AuditResult(dataset=dataset, numbers=found, fellows=None))
+    assert any(one.line == "The test split is empty." for one in findings)
 
 
 def test_many_duplicates_are_cut_short_but_for_the_file(
@@ -1121,10 +1119,10 @@ def test_many_duplicates_are_cut_short_but_for_the_file(
         root / "data", {f"{s}{n}": pictures[n] for s in "ab" for n in range(12)}
     )
     out = tmp_path / "all.json"
-    _, told, found, _ = run(capsys, root, "--out", out)
+    _, report, found, _ = run(capsys, root, "--out", out)
     assert found["duplicates"]["across_splits"] == 12
-    assert "and 2 more; --out FILE names all" in told
-    assert told.count("identical bytes") == 11
+    assert "and 2 more; --out FILE names all" in report
+    assert report.count("identical bytes") == 11
     assert len(json.loads(out.read_text())["groups"]) == 12
 
 
