@@ -113,10 +113,14 @@ def command(options: Options) -> dict[str, Any]:
         DataError: DATA is no data set.
         OSError: a file can't be written.
     """
-    from fastretina.audit.dataset import AuditError, ReadingOptions, open_dataset
+    from fastretina.audit.audited_data_set import (
+        AuditError,
+        ReadingOptions,
+        open_data_set,
+    )
     from fastretina.audit.findings import list_findings
     from fastretina.audit.split_writer import refuse_to_write
-    from fastretina.audit.survey import audit_dataset
+    from fastretina.audit.survey import audit_data_set
     from fastretina.audit.text import format_report
     from loaders.cores import granted_cores
 
@@ -128,13 +132,13 @@ def command(options: Options) -> dict[str, Any]:
         test_share=options.test_share or _SHARE,
         seed=options.seed,
     )
-    with open_dataset(options.data, reading) as dataset:
-        for warning in dataset.warnings:
+    with open_data_set(options.data, reading) as data_set:
+        for warning in data_set.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if options.fix is not None:
-            refuse_to_write(options.fix, dataset)
+            refuse_to_write(options.fix, data_set)
         workers = options.workers or granted_cores()
-        result = audit_dataset(dataset, look=options.images, workers=workers)
+        result = audit_data_set(data_set, look=options.images, workers=workers)
         findings = list_findings(result)
         print(format_report(result, findings, shutil.get_terminal_size().columns))
         summary = {
@@ -176,33 +180,33 @@ def _fix(result: AuditResult, out: Path, options: Options) -> dict[str, Any]:
     from fastretina.audit.split_writer import SplitNote, write_split
     from fastretina.audit.text import format_comparison
 
-    dataset, old = result.dataset, result.numbers.images
+    data_set, old = result.data_set, result.numbers.images
     groups = result.duplicates.groups if result.duplicates else []
-    own = old["test"] / sum(old.values()) if dataset.own_split else _SHARE
+    own = old["test"] / sum(old.values()) if data_set.own_split else _SHARE
     share = options.test_share or (own if 0 < own < 1 else _SHARE)
-    eyes = new_split(dataset.eyes, groups, share, options.seed)
+    eyes = new_split(data_set.eyes, groups, share, options.seed)
     numbers = split_numbers(eyes)
     note = SplitNote(
-        source_layout=dataset.layout,
+        source_layout=data_set.layout,
         seed=options.seed,
         test_share=share,
         images=numbers.images,
-        kept_together=len(set(inseparable(dataset.eyes, groups))),
+        kept_together=len(set(inseparable(data_set.eyes, groups))),
         looked_for_copies=result.duplicates is not None,
     )
-    write_split(out, dataset, eyes, note)
+    write_split(out, data_set, eyes, note)
     print(f"\n{format_comparison(result.numbers, numbers)}\n\n{_where(result, out)}")
     return {"out": str(out), **asdict(note), **numbers.summary()}
 
 
 def _where(result: AuditResult, out: Path) -> str:
     """Say what was written, and what it is good for."""
-    dataset = result.dataset
+    data_set = result.data_set
     lines = [f"Written in {out}: the four CSVs of the course's layout"]
-    if dataset.layout != "course":
+    if data_set.layout != "course":
         lines[0] += ", the only one that carries a split"
     next_step = f"python scripts/shard.py {out} shards"
-    if dataset.paths:
+    if data_set.paths:
         lines[0] += f", and {out / 'data'}, a link to the photographs"
         lines.append(f"Next: {next_step}")
     else:

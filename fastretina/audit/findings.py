@@ -66,7 +66,7 @@ def _fellow_eyes(result: AuditResult) -> Finding:
             "patients whose other eye is in train, so a score is partly memory.",
             "--fix OUT writes a split by patient.",
         )
-    if not any(eye.side for eye in result.dataset.eyes):
+    if not any(eye.side for eye in result.data_set.eyes):
         return Finding(
             "note",
             name,
@@ -74,7 +74,7 @@ def _fellow_eyes(result: AuditResult) -> Finding:
             "can't be told.",
             "Name images PATIENT_left and PATIENT_right where you know whose they are.",
         )
-    if not result.dataset.own_split:
+    if not result.data_set.own_split:
         return Finding(
             "ok",
             name,
@@ -118,7 +118,7 @@ def _duplicates(result: AuditResult) -> Iterator[Finding]:
             _examples(result, rest),
         )
     if not groups:
-        number = len(result.dataset.there) - len(result.unreadable)
+        number = len(result.data_set.there) - len(result.unreadable)
         yield Finding("ok", "duplicates", f"None among {number:,} images.")
 
 
@@ -235,14 +235,14 @@ def _header(result: AuditResult) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", "header", f"{pair} have a header line.")
-    if not result.files and result.dataset.layout in ("kaggle", "aptos"):
+    if not result.files and result.data_set.layout in ("kaggle", "aptos"):
         yield Finding("ok", "header", "The label file has a header line.")
 
 
 def _images(result: AuditResult) -> Iterator[Finding]:
-    dataset, missing = result.dataset, result.dataset.missing
+    data_set, missing = result.data_set, result.data_set.missing
     if result.duplicates is None:
-        why = "were not looked at" if dataset.there else "are not here"
+        why = "were not looked at" if data_set.there else "are not here"
         yield Finding(
             "note", "images", f"The images {why}, so duplicates are not looked for."
         )
@@ -253,15 +253,15 @@ def _images(result: AuditResult) -> Iterator[Finding]:
             f"{_are(len(missing), 'listed image')} missing: {_names(missing)}.",
             "scripts/shard.py --allow-missing goes on without them.",
         )
-    if dataset.unlisted:
+    if data_set.unlisted:
         yield Finding(
             "note",
             "images",
-            f"{_are(dataset.unlisted, 'image')} in no label file, and left out.",
+            f"{_are(data_set.unlisted, 'image')} in no label file, and left out.",
         )
     if result.unreadable:
         named = [
-            f"{dataset.eyes[place].name}: {why}"
+            f"{data_set.eyes[place].name}: {why}"
             for place, why in list(result.unreadable.items())[:_NAMED]
         ]
         yield Finding(
@@ -276,14 +276,14 @@ def _images(result: AuditResult) -> Iterator[Finding]:
             "warning",
             "blank",
             f"{_have(len(blank), 'image')} next to nothing on it: "
-            f"{_names(dataset.eyes[place].name for place in blank)}.",
+            f"{_names(data_set.eyes[place].name for place in blank)}.",
             "Look whether it can have been graded.",
         )
-    if dataset.set_aside:
+    if data_set.set_aside:
         yield Finding(
             "note",
             "set aside",
-            f"{_are(dataset.set_aside, 'image')} quarantined by sharding.",
+            f"{_are(data_set.set_aside, 'image')} quarantined by sharding.",
             "manifest.json names them, with reasons.",
         )
 

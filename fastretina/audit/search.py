@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from fastretina.audit.dataset import AuditError
+from fastretina.audit.audited_data_set import AuditError
 from fastretina.audit.phash import GRID, TURNS, Int8
 from loaders.arrays import Float32, Int64
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import chi2_contingency
 
-from fastretina.audit.dataset import Eye
+from fastretina.audit.audited_data_set import Eye
 from fastretina.metrics.baselines import Baseline, Eyes, Leak, baselines, leak
 from fastretina.metrics.scores import quadratic_kappa
 from loaders.grades import GRADES

@@ -22,7 +22,7 @@ from PIL import Image
 
 from fastretina.audit import command as audit
 from fastretina.audit import search as searching
-from fastretina.audit.dataset import AuditedDataset, AuditError, Eye
+from fastretina.audit.audited_data_set import AuditedDataSet, AuditError, Eye
 from fastretina.audit.duplicates import Group, Link, find_duplicates, group_links
 from fastretina.audit.findings import list_findings
 from fastretina.audit.fingerprints import fingerprint, take_fingerprints
@@ -878,11 +878,11 @@ def test_written_labels_are_read_as_they_were_or_refused(rows: list[tuple[str, i
     eyes = [Eye(name, grade, "train", name, "") for name, grade in rows]
     eyes.append(Eye("the last", 2, "test", "the last", ""))
     with tempfile.TemporaryDirectory() as folder:
-        dataset = AuditedDataset(
+        data_set = AuditedDataSet(
             data=Path(folder), layout="kaggle", own_split=False, eyes=(), read=bytes
         )
         try:
-            write_split(Path(folder) / "out", dataset, eyes, MADE_OF)
+            write_split(Path(folder) / "out", data_set, eyes, MADE_OF)
         except AuditError:
             names = [name for name, _ in rows]
             odd = [n for n in names if n.strip() != n or n.startswith("\ufeff")]
@@ -896,10 +896,10 @@ def test_names_with_a_suffix_or_a_comma_survive(tmp_path: Path):
     names = ["a.jpeg", 'b,"c"', "d.png.jpg", "e"]
     eyes = [Eye(name, 0, "train", name, "") for name in names]
     eyes.append(Eye("f", 1, "test", "f", ""))
-    dataset = AuditedDataset(
+    data_set = AuditedDataSet(
         data=tmp_path, layout="folders", own_split=False, eyes=(), read=bytes
     )
-    write_split(tmp_path / "out", dataset, eyes, MADE_OF)
+    write_split(tmp_path / "out", data_set, eyes, MADE_OF)
     assert read_course_split(tmp_path / "out", "train")[0] == names
 
 
@@ -1101,10 +1101,12 @@ def test_an_empty_split_has_no_baseline():
     found = split_numbers([Eye("1_left", 0, "train", "1", "left")])
     assert found.baselines is None
     assert found.leak == (0, 0)
-    dataset = AuditedDataset(
+    data_set = AuditedDataSet(
         data=Path("set"), layout="course", own_split=True, eyes=(), read=bytes
     )
-    findings = list_findings(AuditResult(dataset=dataset, numbers=found, fellows=None))
+    findings = list_findings(
+        AuditResult(data_set=data_set, numbers=found, fellows=None)
+    )
     assert any(one.line == "The test split is empty." for one in findings)
 
 

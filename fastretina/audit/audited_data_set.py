@@ -38,7 +38,7 @@ class Eye(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AuditedDataset:
+class AuditedDataSet:
     """A data set under audit.
 
     Attributes:
@@ -96,7 +96,7 @@ class ReadingOptions:
 
 
 @contextmanager
-def open_dataset(data: Path, options: ReadingOptions) -> Iterator[AuditedDataset]:
+def open_data_set(data: Path, options: ReadingOptions) -> Iterator[AuditedDataSet]:
     """Open a data set of any kind.
 
     A folder with a ``manifest.json`` is a set of shards, unless layout or labels are
@@ -126,7 +126,7 @@ def open_dataset(data: Path, options: ReadingOptions) -> Iterator[AuditedDataset
     yield _from_folder(data, table, look_for_images=options.images)
 
 
-def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
+def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataSet:
     eyes, places = [], []
     for split in splits:
         columns = (split.column(name) for name in ("key", "label", "patient", "eye"))
@@ -138,7 +138,7 @@ def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
         split, row = places[place]
         return bytes(split.read(row))
 
-    return AuditedDataset(
+    return AuditedDataSet(
         data=data,
         layout="shards",
         own_split=True,
@@ -151,7 +151,7 @@ def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
 
 def _from_folder(
     data: Path, table: SampleTable, *, look_for_images: bool
-) -> AuditedDataset:
+) -> AuditedDataSet:
     samples = table.samples
     folders: tuple[Path, ...] = ()
     paths: dict[int, Path] = {}
@@ -171,7 +171,7 @@ def _from_folder(
         with naming(paths[place]):
             return paths[place].read_bytes()
 
-    return AuditedDataset(
+    return AuditedDataSet(
         data=data,
         layout=table.layout,
         own_split=_has_own_split(data, table),
