@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from fastretina.doctor.advice import best_loader
-from fastretina.doctor.measurements import LoaderRate, Loading, format_count
+from fastretina.doctor.measurements import LoaderRate, LoadingRates, format_count
 from fastretina.doctor.setup import LoadingSetup
 from fastretina.measure import page_cache
 from fastretina.measure.ceilings import decode_only
@@ -32,7 +32,7 @@ _WARM_IMAGES = 2048
 _CHUNK = 32  # images between two looks at the clock
 
 
-def measure_loading(setup: LoadingSetup) -> Loading:
+def measure_loading(setup: LoadingSetup) -> LoadingRates:
     """Measure all stages of loading, each in its share of the time."""
     seconds = setup.seconds
     setup.progress("reading")
@@ -46,7 +46,7 @@ def measure_loading(setup: LoadingSetup) -> Loading:
     for names in _groups():
         race.run(names, 0.7 * seconds * len(names) / len(LOADERS))
     ready = _ready(race, 0.1 * seconds)
-    return Loading(
+    return LoadingRates(
         read_warm=warm,
         read_cold=cold,
         decode=decode,

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from fastretina.doctor.storage import Storage
+from fastretina.measure.forecast import Forecast, forecast
 from fastretina.measure.rounds import Rate
-from fastretina.recipe import PHASES, Arch, Phase
+from fastretina.recipe import PHASES, Arch, Phase, Recipe
 
 CLEARLY_FASTER = 1.10  # times as fast: more than what chance does to a median
 
@@ -54,7 +55,7 @@ class EndToEnd(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataSet:
+class DataSetFacts:
     """The data set that is trained on.
 
     Attributes:
@@ -80,7 +81,7 @@ class DataSet:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loading:
+class LoadingRates:
     """How fast images are loaded, stage by stage.
 
     Attributes:
@@ -161,8 +162,7 @@ class Measurements:
     Attributes:
         arch: the network.
         device: the device that it was trained on.
-        cores: that this process was granted.
-        memory_granted: to this process, bytes.
+        memory_granted: bytes that this process may take.
         batch_size: images of a step, as asked for.
         data: the data set; None where there are no shards.
         loading: speeds of loading; None where there are no shards.
@@ -171,11 +171,10 @@ class Measurements:
 
     arch: Arch
     device: str
-    cores: int
     memory_granted: int
     batch_size: int
-    data: DataSet | None
-    loading: Loading | None
+    data: DataSetFacts | None
+    loading: LoadingRates | None
     training: TrainingRates
 
     @property
@@ -191,6 +190,14 @@ class Measurements:
         step = training.step[phase].images_per_second
         ready = self.loading.ready if self.loading else None
         return min(step, ready.images_per_second) if ready else step
+
+    def forecast(self, recipe: Recipe) -> Forecast | None:
+        """How long a recipe takes on the data set; None where nothing was loaded."""
+        if self.data is None or self.loading is None:
+            return None
+        speeds = {phase: self.training_speed(phase) for phase in PHASES}
+        # A step of the head is a forward pass and little more, as evaluation is.
+        return forecast(recipe, self.data.train, self.data.test, speeds, speeds["head"])
 
     def stages(self) -> list[Stage]:
         """What was measured, in the order in which an image goes through it."""
@@ -225,7 +232,7 @@ def format_count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
-def _loading_stages(loading: Loading) -> Iterator[Stage]:
+def _loading_stages(loading: LoadingRates) -> Iterator[Stage]:
     if loading.read_cold is not None:
         yield Stage("read", "read from disk", loading.read_cold)
     yield Stage("read", "read from cache", loading.read_warm)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from fastretina.doctor.jpeg_header import JpegHeader, read_header
+from fastretina.doctor.jpeg_header import JpegHeader, read_jpeg_header
 from fastretina.measure.ceilings import decode_only
 
 _TRIED = 16  # images that are encoded anew: a second for 2,592 x 1,944 pixels
@@ -79,7 +79,7 @@ def survey(jpegs: Sequence[bytes], shape: tuple[int, int]) -> Storage:
     Raises:
         ValueError: one of them has no header.
     """
-    headers = [read_header(jpeg) for jpeg in jpegs]
+    headers = [read_jpeg_header(jpeg) for jpeg in jpegs]
     return Storage(
         images=len(jpegs),
         mean_bytes=statistics.fmean(map(len, jpegs)),
@@ -93,7 +93,7 @@ def changes(
     jpegs: Sequence[bytes], shape: tuple[int, int], threads: int
 ) -> Iterator[Change]:
     """Encode some images anew and time their decoding, for what could be changed."""
-    headers = [read_header(jpeg) for jpeg in jpegs]
+    headers = [read_jpeg_header(jpeg) for jpeg in jpegs]
     kinds: dict[str, tuple[list[bool], Reencode]] = {
         "baseline": ([header.progressive for header in headers], _baseline),
         "4:2:0": ([header.chroma == "4:4:4" for header in headers], _half_chroma),
@@ -150,7 +150,7 @@ def _encoded(
     stream = io.BytesIO()
     with Image.open(io.BytesIO(jpeg)) as image:
         tables = image.quantization
-        chroma = subsampling or _pillows_chroma(read_header(jpeg))
+        chroma = subsampling or _pillows_chroma(read_jpeg_header(jpeg))
         picture = image.convert("RGB")
     if size is not None:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
