@@ -119,9 +119,9 @@ def command(options: Options) -> dict[str, Any]:
         open_data_set,
     )
     from fastretina.audit.findings import list_findings
+    from fastretina.audit.report_text import format_report
     from fastretina.audit.split_writer import refuse_to_write
     from fastretina.audit.survey import audit_data_set
-    from fastretina.audit.text import format_report
     from loaders.cores import granted_cores
 
     started = time.perf_counter()
@@ -176,9 +176,9 @@ def _write_details(
 def _fix(result: AuditResult, out: Path, options: Options) -> dict[str, Any]:
     """Write a new split and report it; returns its part of the JSON line."""
     from fastretina.audit.fix import inseparable, new_split
+    from fastretina.audit.report_text import format_comparison
     from fastretina.audit.split_counts import split_numbers
     from fastretina.audit.split_writer import SplitNote, write_split
-    from fastretina.audit.text import format_comparison
 
     data_set, old = result.data_set, result.numbers.images
     groups = result.duplicates.groups if result.duplicates else []

@@ -22,9 +22,9 @@ from fastretina.parity.faults import (
     UnexplainedImage,
     diagnose,
     find_owners,
-    remember,
+    keep_unexplained,
 )
-from fastretina.parity.reference import Original, Reference
+from fastretina.parity.reference import Original, PilReference
 from loaders.arrays import UInt8
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Expected:
     split: str
     samples: Mapping[str, Sample]
     set_aside: int
-    reference: Reference
+    reference: PilReference
 
 
 class _Examined(NamedTuple):
@@ -257,7 +257,7 @@ class _Pass:
         if examined.mistake:
             comparison.add_fault(examined.mistake, key)
         elif examined.mistake is not None and len(self._unexplained) < _UNEXPLAINED:
-            image = remember(key, delivered, examined.bound)
+            image = keep_unexplained(key, delivered, examined.bound)
             self._unexplained.append((image, examined.difference))
         elif examined.mistake is not None:
             comparison.add_fault("differs", key, str(examined.difference))

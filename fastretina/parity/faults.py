@@ -15,7 +15,7 @@ import numpy as np
 
 from fastretina.data.labels import Sample
 from fastretina.parity.differences import Bound, difference
-from fastretina.parity.reference import Original, ParityError, Reference
+from fastretina.parity.reference import Original, ParityError, PilReference
 from loaders.arrays import UInt8
 
 _REARRANGED: Mapping[str, Callable[[UInt8], UInt8]] = {
@@ -40,7 +40,7 @@ def diagnose(
     delivered: UInt8,
     original: Original,
     sample: Sample,
-    reference: Reference,
+    reference: PilReference,
     bound: Bound,
 ) -> str | None:
     """The mistake that explains an image, if it is a usual one.
@@ -62,7 +62,7 @@ def diagnose(
 
 
 def _mistaken(
-    original: Original, sample: Sample, reference: Reference
+    original: Original, sample: Sample, reference: PilReference
 ) -> Iterator[tuple[str, UInt8]]:
     """Yield each usual mistake, and what it makes of the image."""
     for name, rearrange in _REARRANGED.items():
@@ -99,7 +99,7 @@ class UnexplainedImage(NamedTuple):
     bound: Bound
 
 
-def remember(key: str, delivered: UInt8, bound: Bound) -> UnexplainedImage:
+def keep_unexplained(key: str, delivered: UInt8, bound: Bound) -> UnexplainedImage:
     """Keep what an image is recognised by, in 3 KB."""
     return UnexplainedImage(key, delivered.shape, _grid(delivered), bound)
 
@@ -107,7 +107,7 @@ def remember(key: str, delivered: UInt8, bound: Bound) -> UnexplainedImage:
 def find_owners(
     images: list[UnexplainedImage],
     samples: Iterable[Sample],
-    reference: Reference,
+    reference: PilReference,
     pool: Executor,
 ) -> dict[str, str]:
     """Find the samples whose images were delivered under another key.

@@ -50,7 +50,7 @@ class Original(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reference:
+class PilReference:
     """Decodes photographs with Pillow alone. Thread-safe.
 
     Attributes:

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from fastretina import __version__
 from fastretina.processes import in_processes
-from fastretina.shard.plan import PROGRESS, ShardOptions, ShardTask, fingerprint
+from fastretina.shard.plan import PROGRESS, ShardOptions, ShardTask, plan_fingerprint
 from fastretina.shard.writer import (
     QuarantinedImage,
     WrittenShard,
-    read_rows,
+    read_index_rows,
     read_written,
     write_shard,
 )
@@ -99,7 +99,7 @@ def write_data_set(
     """
     folder = tasks[0].folder
     progress = folder / PROGRESS
-    identity = fingerprint(tasks)
+    identity = plan_fingerprint(tasks)
     if not overwrite and not progress.exists():
         manifest = _finished(folder, identity)  # which may be on a read-only disk
         if manifest is not None:
@@ -308,7 +308,7 @@ def _write_table(path: Path, tasks: Iterable[ShardTask]) -> None:
     with naming(path), part.open("wb") as file:
         with pq.ParquetWriter(file, schema) as writer:
             for task in tasks:
-                rows = read_rows(task)
+                rows = read_index_rows(task)
                 columns = zip(*rows, strict=True) if rows else none
                 arrays = [
                     pa.array(column, field.type)

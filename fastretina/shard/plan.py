@@ -82,7 +82,7 @@ def plan_shards(
     return tasks
 
 
-def fingerprint(tasks: Sequence[ShardTask]) -> str:
+def plan_fingerprint(tasks: Sequence[ShardTask]) -> str:
     """Hex digest of what the shards are made of: labels, file sizes and options.
 
     The images' bytes are not read. File times are left out, so that a copy of the

@@ -192,7 +192,7 @@ def _as_written(marker: Mapping[str, Any]) -> WrittenShard:
     return WrittenShard(**{**marker, "quarantined": quarantined})
 
 
-def read_rows(task: ShardTask) -> list[IndexRow]:
+def read_index_rows(task: ShardTask) -> list[IndexRow]:
     """A finished shard's rows of the index, in the order in which they were written.
 
     They stay in the marker until then, so that memory does not grow with the set.

@@ -37,7 +37,7 @@ from fastretina.parity.equivalence import (
     kappas,
     verdict,
 )
-from fastretina.parity.reference import Reference
+from fastretina.parity.reference import PilReference
 from fastretina.shard import command as shard
 from fastretina.train import command as train
 from loaders import Batch, Decoding, available, open_split
@@ -604,7 +604,7 @@ def test_reference_turns_as_pillow_does(orientation: int, tmp_path: Path):
     image.save(path, exif=exif)
     with Image.open(path) as opened:
         wanted = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    found = Reference()(path)
+    found = PilReference()(path)
     assert np.array_equal(found.pixels, wanted)
     assert found.encoded_again is (2 <= orientation <= 8)
 
