@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 from fastretina.audit.duplicates import KINDS, Group
 from fastretina.audit.survey import AuditResult
-from fastretina.formatting import format_interval
+from fastretina.formatting import format_count, format_interval
 from loaders.grades import GRADES
 
 # fault: scores or labels can't be trusted. warning: mind it. note: good to know.
@@ -93,7 +93,7 @@ def _duplicates(result: AuditResult) -> Iterator[Finding]:
             "fault",
             "in both splits",
             f"{_are(len(across), 'photograph')} in train and in test, as "
-            f"{_counted(len(result.leaking), 'test image')} ({_kinds(across)}).",
+            f"{format_count(len(result.leaking), 'test image')} ({_kinds(across)}).",
             "--fix OUT writes a split that keeps all copies on one side.",
             _examples(result, across),
         )
@@ -205,7 +205,7 @@ def _left_and_right(result: AuditResult) -> Iterator[Finding]:
             "note",
             "left and right",
             f"The two eyes have the same grade in {pairs.same / pairs.pairs:.1%} of "
-            f"{_counted(pairs.pairs, 'pair')}, and are within one grade in "
+            f"{format_count(pairs.pairs, 'pair')}, and are within one grade in "
             f"{pairs.near / pairs.pairs:.1%} (QWK "
             f"{format_interval(pairs.qwk, None, '.3f')}).",
         )
@@ -267,7 +267,7 @@ def _images(result: AuditResult) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "unreadable",
-            f"{_counted(len(result.unreadable), 'image')} can't be decoded.",
+            f"{format_count(len(result.unreadable), 'image')} can't be decoded.",
             "Sharding sets them aside.",
             tuple(named),
         )
@@ -294,13 +294,9 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(listed[:_NAMED]) + more
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def _are(number: int, what: str) -> str:
-    return f"{_counted(number, what)} {'is' if number == 1 else 'are'}"
+    return f"{format_count(number, what)} {'is' if number == 1 else 'are'}"
 
 
 def _have(number: int, what: str) -> str:
-    return f"{_counted(number, what)} {'has' if number == 1 else 'have'}"
+    return f"{format_count(number, what)} {'has' if number == 1 else 'have'}"

@@ -16,6 +16,7 @@ from fastretina.audit.split_counts import (
     compare_fellow_eyes,
     split_numbers,
 )
+from fastretina.formatting import format_count
 
 _METRICS = ("accuracy", "qwk", "balanced_accuracy", "macro_f1")
 
@@ -87,9 +88,11 @@ class AuditResult:
                 f"{leak.eyes:,} of {leak.total:,} test images are of patients in train"
             )
         if self.across:
-            faults.append(f"{_photographs(len(self.across))} in both splits")
+            copies = format_count(len(self.across), "photograph")
+            faults.append(f"{copies} in both splits")
         if self.conflicting:
-            faults.append(f"{_photographs(len(self.conflicting))} of several grades")
+            several = format_count(len(self.conflicting), "photograph")
+            faults.append(f"{several} of several grades")
         return f"{self.data_set.data}: {', '.join(faults)}" if faults else None
 
     def summary(self) -> dict[str, Any]:
@@ -186,7 +189,3 @@ def audit_data_set(
         duplicates=duplicates,
         unreadable=prints.unreadable,
     )
-
-
-def _photographs(number: int) -> str:
-    return "1 photograph" if number == 1 else f"{number:,} photographs"

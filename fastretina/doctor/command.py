@@ -53,7 +53,7 @@ class Options:
         amp: Mixed precision: auto takes bf16 where the device has it, fp16 on older
             GPUs.
         device: auto, cpu, cuda, cuda:N or mps.
-        seconds: To take for it, about.
+        seconds: Seconds that it takes, about.
         out: The chart.
     """
 

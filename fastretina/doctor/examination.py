@@ -41,7 +41,7 @@ class Examination:
         compute: device and precision of training.
         image_size: side of made-up images, pixels; None takes 512.
         batch_size: images of a step.
-        seconds: for all of it, about.
+        seconds: seconds that all of it takes, about.
         progress: called with what is measured next.
     """
 

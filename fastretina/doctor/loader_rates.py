@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from fastretina.doctor.advice import best_loader
-from fastretina.doctor.measurements import LoaderRate, LoadingRates, format_count
+from fastretina.doctor.measurements import LoaderRate, LoadingRates
 from fastretina.doctor.setup import LoadingSetup
+from fastretina.formatting import format_count
 from fastretina.measure import page_cache
 from fastretina.measure.ceilings import decode_only
 from fastretina.measure.rounds import Line, Rate, drain, rounds
@@ -143,7 +144,7 @@ class _Race:
 
     Attributes:
         setup: what is measured with.
-        images: of an epoch, with all workers.
+        images: number of images of an epoch, with all workers.
         failed: name of a loader to the reason why it could not be measured.
     """
 

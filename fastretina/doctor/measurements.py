@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from fastretina.doctor.storage import Storage
+from fastretina.formatting import format_count
 from fastretina.measure.forecast import Forecast, forecast
 from fastretina.measure.rounds import Rate
 from fastretina.recipe import PHASES, Arch, Phase, Recipe
@@ -107,10 +108,10 @@ class Memory:
     """Bytes of memory that training takes.
 
     Attributes:
-        before: of the process, with all that is imported, before training.
-        peak: of the process and its workers while training.
-        gpu: taken on the GPU by torch and DALI; None without a GPU.
-        gpu_total: that the GPU has; None without a GPU.
+        before: bytes of the process, with all that is imported, before training.
+        peak: most bytes of the process and its workers while training.
+        gpu: bytes that torch and DALI took on the GPU; None without a GPU.
+        gpu_total: bytes that the GPU has; None without a GPU.
     """
 
     before: int
@@ -225,11 +226,6 @@ class Measurements:
             "peak_bytes": training.memory.peak,
             "gpu_bytes": training.memory.gpu,
         }
-
-
-def format_count(number: int, noun: str) -> str:
-    """A number with its noun, e.g. ``1 thread`` or ``2 threads``."""
-    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 def _loading_stages(loading: LoadingRates) -> Iterator[Stage]:

@@ -94,11 +94,19 @@ def make_step(case: Case, compute: Compute) -> Step:
     return step
 
 
-def synthetic(case: Case, device: torch.device) -> Batch:
-    """A batch of noise on the device."""
+def synthetic(
+    case: Case, device: torch.device, shape: tuple[int, int] | None = None
+) -> Batch:
+    """A batch of noise on the device.
+
+    Args:
+        case: says how many images, and their side.
+        device: where the batch lies.
+        shape: height and width in pixels, of images that are not square.
+    """
     random = torch.Generator().manual_seed(0)
-    size = (case.batch, case.pixels, case.pixels, 3)
+    size = (case.batch, *(shape or (case.pixels, case.pixels)), 3)
     images = torch.randint(0, 256, size, dtype=torch.uint8, generator=random)
-    labels = torch.arange(case.batch) % 5
+    labels = torch.arange(case.batch) % len(GRADES)
     rows = torch.arange(case.batch)
     return Batch(images.to(device), labels.to(device), rows.to(device))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from fastretina.data.labels import Sample
+from fastretina.formatting import format_count
 from fastretina.parity.differences import (
     Bound,
     PixelDifference,
@@ -60,9 +61,10 @@ class Fault:
             self.examples.append(f"{key} ({detail})" if detail else key)
 
     def __str__(self) -> str:
-        noun = "sample" if self.samples == 1 else "samples"
         more = ", ..." if self.samples > len(self.examples) else ""
-        return f"{self.samples:,} {noun}: {', '.join(self.examples)}{more}"
+        return (
+            f"{format_count(self.samples, 'sample')}: {', '.join(self.examples)}{more}"
+        )
 
 
 @dataclass(slots=True)
