@@ -43,7 +43,7 @@ class AuditedDataSet:
 
     Attributes:
         data: the data set's folder.
-        layout: one of ``layouts.LAYOUTS``, or ``shards``.
+        layout: one of ``layout_names.LAYOUTS``, or ``shards``.
         own_split: whether the labels say what is test; else it was made by patient.
         eyes: all that is listed, train before test.
         read: gives the bytes of an image by its place in ``eyes``.
@@ -81,7 +81,7 @@ class ReadingOptions:
     """How a folder is to be read.
 
     Attributes:
-        layout: one of ``layouts.LAYOUTS``; None recognises it.
+        layout: one of ``layout_names.LAYOUTS``; None recognises it.
         labels: the CSV with the grades; None looks for it.
         images: whether to look for the images, too.
         test_share: share of the patients to test on, where the labels don't say.

@@ -51,7 +51,8 @@ def list_findings(result: AuditResult) -> list[Finding]:
         *_must_beat(result),
         *_left_and_right(result),
         *_header(result),
-        *_images(result),
+        *_coverage(result),
+        *_decoded(result),
     ]
     return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
 
@@ -190,9 +191,9 @@ def _must_beat(result: AuditResult) -> Iterator[Finding]:
         yield Finding(
             "note",
             "to beat",
-            f"Labels alone score {best['accuracy']:.1%} accuracy, QWK "
-            f"{format_interval(best['qwk'], None, '.3f')}, "
-            f"{best['balanced_accuracy']:.1%} balanced accuracy on "
+            f"Labels alone score {best.accuracy:.1%} accuracy, QWK "
+            f"{format_interval(best.qwk, None, '.3f')}, "
+            f"{best.balanced_accuracy:.1%} balanced accuracy on "
             "this test split. "
             "A network that scores less has not shown that it looks at the images.",
         )
@@ -239,7 +240,8 @@ def _header(result: AuditResult) -> Iterator[Finding]:
         yield Finding("ok", "header", "The label file has a header line.")
 
 
-def _images(result: AuditResult) -> Iterator[Finding]:
+def _coverage(result: AuditResult) -> Iterator[Finding]:
+    """Images that are not here, not listed, or were set aside: the names alone."""
     data_set, missing = result.data_set, result.data_set.missing
     if result.duplicates is None:
         why = "were not looked at" if data_set.there else "are not here"
@@ -259,6 +261,18 @@ def _images(result: AuditResult) -> Iterator[Finding]:
             "images",
             f"{_are(data_set.unlisted, 'image')} in no label file, and left out.",
         )
+    if data_set.set_aside:
+        yield Finding(
+            "note",
+            "set aside",
+            f"{_are(data_set.set_aside, 'image')} quarantined by sharding.",
+            "manifest.json names them, with reasons.",
+        )
+
+
+def _decoded(result: AuditResult) -> Iterator[Finding]:
+    """Images that were looked at, and show nothing or can't be decoded."""
+    data_set = result.data_set
     if result.unreadable:
         named = [
             f"{data_set.eyes[place].name}: {why}"
@@ -278,13 +292,6 @@ def _images(result: AuditResult) -> Iterator[Finding]:
             f"{_have(len(blank), 'image')} next to nothing on it: "
             f"{_names(data_set.eyes[place].name for place in blank)}.",
             "Look whether it can have been graded.",
-        )
-    if data_set.set_aside:
-        yield Finding(
-            "note",
-            "set aside",
-            f"{_are(data_set.set_aside, 'image')} quarantined by sharding.",
-            "manifest.json names them, with reasons.",
         )
 
 

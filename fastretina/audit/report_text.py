@@ -14,12 +14,6 @@ from fastretina.metrics.baselines import Baseline
 from loaders.grades import GRADES
 
 _NARROWEST = 60  # columns
-_SHOWN = {
-    "accuracy": ".1%",
-    "qwk": ".3f",
-    "balanced_accuracy": ".1%",
-    "macro_f1": ".3f",
-}
 
 
 def format_report(result: AuditResult, findings: Sequence[Finding], width: int) -> str:
@@ -84,11 +78,11 @@ def format_rules(baselines: Mapping[str, Baseline], prefix: str = "") -> str:
     )
     lines = [f"{f'{prefix}test, without a pixel':<40}{columns}"]
     for rule in baselines.values():
-        cells = "".join(
-            f"{format_interval(getattr(rule, name), None, form):>10}"
-            for name, form in _SHOWN.items()
+        lines.append(
+            f"{rule.about:<40}{rule.accuracy:>10.1%}"
+            f"{format_interval(rule.qwk, None, '.3f'):>10}"
+            f"{rule.balanced_accuracy:>10.1%}{rule.macro_f1:>10.3f}"
         )
-        lines.append(f"{rule.about:<40}{cells}")
     return "\n".join(lines)
 
 

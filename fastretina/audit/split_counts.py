@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import chi2_contingency
@@ -84,7 +84,7 @@ class SplitNumbers:
         """Split to the number of images."""
         return {split: sum(counts) for split, counts in self.counts.items()}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The split's part of the JSON line."""
         return {
             "splits": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 from fastretina.audit.audited_data_set import AuditedDataSet, Eye
 from fastretina.audit.duplicates import KINDS, Duplicates, Group, find_duplicates
@@ -18,7 +18,21 @@ from fastretina.audit.split_counts import (
 )
 from fastretina.formatting import format_count
 
-_METRICS = ("accuracy", "qwk", "balanced_accuracy", "macro_f1")
+
+class BestBaseline(NamedTuple):
+    """The best score of each kind that any rule reaches without a pixel.
+
+    Attributes:
+        accuracy: share of test images with the true grade predicted, 0 to 1.
+        qwk: quadratic weighted kappa, -1 to 1; None where it is undefined.
+        balanced_accuracy: mean recall over the grades that test holds, 0 to 1.
+        macro_f1: mean F1 over the grades that test holds, 0 to 1.
+    """
+
+    accuracy: float
+    qwk: float | None
+    balanced_accuracy: float
+    macro_f1: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,20 +79,18 @@ class AuditResult:
         return self.duplicates.groups if self.duplicates else []
 
     @property
-    def must_beat(self) -> dict[str, float | None] | None:
-        """The best that any rule reaches without a pixel, by metric."""
-        rules = self.numbers.baselines
-        if rules is None:
+    def must_beat(self) -> BestBaseline | None:
+        """The best that any rule reaches without a pixel; None with an empty split."""
+        if self.numbers.baselines is None:
             return None
-        known = {
-            name: [
-                value
-                for rule in rules.values()
-                if (value := getattr(rule, name)) is not None
-            ]
-            for name in _METRICS
-        }
-        return {name: max(values, default=None) for name, values in known.items()}
+        rules = self.numbers.baselines.values()
+        kappas = [rule.qwk for rule in rules if rule.qwk is not None]
+        return BestBaseline(
+            accuracy=max(rule.accuracy for rule in rules),
+            qwk=max(kappas, default=None),
+            balanced_accuracy=max(rule.balanced_accuracy for rule in rules),
+            macro_f1=max(rule.macro_f1 for rule in rules),
+        )
 
     def complaint(self) -> str | None:
         """What makes a score worth little, in a line; None if nothing does."""
@@ -95,7 +107,7 @@ class AuditResult:
             faults.append(f"{several} of several grades")
         return f"{self.data_set.data}: {', '.join(faults)}" if faults else None
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The audit's part of the JSON line."""
         data_set, duplicates = self.data_set, self.duplicates
         return {
@@ -105,7 +117,7 @@ class AuditResult:
             "samples": len(data_set.eyes),
             "patients": len({eye.patient for eye in data_set.eyes}),
             **self.numbers.summary(),
-            "must_beat": self.must_beat,
+            "must_beat": self.must_beat._asdict() if self.must_beat else None,
             "left_and_right": self.fellows._asdict() if self.fellows else None,
             "label_files": [files.summary() for files in self.files],
             "images": {
@@ -119,7 +131,7 @@ class AuditResult:
             "duplicates": self._duplicates() if duplicates else None,
         }
 
-    def _duplicates(self) -> dict[str, Any]:
+    def _duplicates(self) -> dict[str, object]:
         groups = self._groups
         return {
             **{kind: sum(group.kind == kind for group in groups) for kind in KINDS},
@@ -129,7 +141,7 @@ class AuditResult:
             "conflicting_grades": len(self.conflicting),
         }
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """Every name that the summary counts."""
         eyes, duplicates = self.data_set.eyes, self.duplicates
         blank = duplicates.blank if duplicates else []
@@ -140,7 +152,7 @@ class AuditResult:
             "groups": [self._group(group) for group in self._groups],
         }
 
-    def _group(self, group: Group) -> dict[str, Any]:
+    def _group(self, group: Group) -> dict[str, object]:
         eyes = self.data_set.eyes
         members = self.eyes(group)
         return {
@@ -172,7 +184,7 @@ def audit_data_set(
     Args:
         data_set: the data set to audit.
         look: whether to look at the images that are there.
-        workers: threads that do so.
+        workers: number of threads that look at images.
 
     Raises:
         DataError: its files changed under our hands, or its shards are damaged.
