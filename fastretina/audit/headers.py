@@ -71,9 +71,7 @@ def read_label_files(data: Path, layout: str) -> Sequence[LabelFiles]:
         return ()
     files = []
     for split in SPLITS:
-        names, grades = read_course_split(
-            folder, "test" if split == "test" else "train"
-        )
+        names, grades = read_course_split(folder, split)
         files.append(
             LabelFiles(
                 split,

@@ -108,7 +108,7 @@ def split_numbers(eyes: Sequence[Eye]) -> SplitNumbers:
     parts = {split: [eye for eye in eyes if eye.split == split] for split in SPLITS}
     known = {split: as_columns(part) for split, part in parts.items()}
     patients = {split: {eye.patient for eye in part} for split, part in parts.items()}
-    counts = {split: grade_counts(part) for split, part in parts.items()}
+    counts: dict[str, list[int]] = {s: grade_counts(part) for s, part in parts.items()}
     train, test = known["train"], known["test"]
     both = bool(parts["train"] and parts["test"])
     return SplitNumbers(

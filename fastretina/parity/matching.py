@@ -56,7 +56,7 @@ def match(data: Path, shards: str, labels: Path | None) -> MatchedData:
     chosen = {} if _has_splits(table) else _split_of(indexed)
     left_out = {bad["key"] for bad in manifest.raw.get("quarantine", ())}
     expected: dict[str, dict[str, Sample]] = {split: {} for split in SPLITS}
-    set_aside = dict.fromkeys(SPLITS, 0)
+    set_aside: dict[str, int] = dict.fromkeys(SPLITS, 0)
     for key, sample in samples.items():
         split = chosen.get(key, sample.split)
         if key in left_out:
