@@ -680,8 +680,8 @@ def test_kappas_are_those_of_the_metrics():
     for labels, predicted in cases:
         matrix = np.bincount(labels * 5 + predicted, minlength=25).reshape(1, 5, 5)
         wanted = quadratic_kappa(labels, predicted)
-        wanted = 1.0 if wanted is None else wanted  # there only differences count
-        assert kappas(matrix)[0] == pytest.approx(wanted, abs=1e-12)
+        wanted = np.nan if wanted is None else wanted
+        assert kappas(matrix)[0] == pytest.approx(wanted, abs=1e-12, nan_ok=True)
 
 
 def side(labels: np.ndarray, predicted: np.ndarray) -> SidePredictions:
@@ -700,6 +700,19 @@ def test_intervals_of_a_known_difference():
     assert difference_intervals(one, other) == difference_intervals(one, other)
     assert difference_intervals(one, one) == {"accuracy": [0, 0], "qwk": [0, 0]}
     assert difference_intervals(other, one)["qwk"][0] > 0
+
+
+def test_score_that_is_undefined_decides_nothing():
+    """Labels of one grade alone have no QWK, and one prediction of 1,000 is little."""
+    labels = np.full(1000, 2)
+    once = np.where(np.arange(1000) == 7, 1, labels)
+    right, changed = side(labels, labels), side(labels, once)
+    intervals = difference_intervals(changed, right)
+    assert intervals["qwk"] is None
+    assert -0.01 < intervals["accuracy"][0] <= intervals["accuracy"][1] == 0
+    assert verdict(intervals, 1, 1000) == "equivalent"
+    assert right.score().qwk is None
+    assert difference_intervals(right, right) == {"accuracy": [0, 0], "qwk": None}
 
 
 # ---- with a network
@@ -829,6 +842,9 @@ def test_verdict_alone_can_fail(
         ([(0.001, 0.014), (-0.002, 0.002)], 2, "different"),
         ([(-0.3, 0.3), (-0.5, -0.1)], 2, "different"),
         ([(0.0, 0.0), (0.0, 0.0)], 20, "different"),  # as many better as worse
+        ([(-0.01, 0.0), None], 1, "equivalent"),
+        ([(-0.011, 0.0), None], 1, "undecided"),
+        ([(-0.3, -0.1), None], 2, "different"),
     ],
 )
 def test_verdict_follows_from_the_differences(intervals, changed, wanted):
