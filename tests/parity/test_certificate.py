@@ -91,7 +91,9 @@ def test_every_loader_is_exact(
     name: str, course: Path, shards: Path, certifies: Certifies
 ):
     outcome = certifies(course, shards, "--loader", name)
-    assert (outcome.code, outcome.err) == (0, [])
+    notes = ["note: DALI decodes on the CPU, as the device is cpu"]
+    assert outcome.err == (notes if name.startswith("dali") else [])
+    assert outcome.code == 0
     found = summary(outcome)
     assert found["exact"] is True
     assert found["loader"] == name
@@ -492,6 +494,35 @@ def test_wrong_label_from_the_loader(
     assert faults(outcome) == {"wrong label": [key_of(shards)]}
 
 
+@pytest.fixture
+def damaged(shards: Path, tmp_path: Path) -> Path:
+    """The shards with 200 bytes of one image lost."""
+    folder = Path(shutil.copytree(shards, tmp_path / "damaged"))
+    row = pq.read_table(folder / "train.parquet").slice(ROW, 1).to_pylist()[0]
+    with (folder / f"train-{row['shard']:06d}.tar").open("r+b") as tar:
+        tar.seek(row["offset"])
+        tar.write(bytes(200))
+    return folder
+
+
+def test_image_that_cant_be_decoded_ends_it(
+    course: Path, damaged: Path, certifies: Certifies
+):
+    outcome = certifies(course, damaged)
+    assert (outcome.code, len(outcome.err), outcome.out) == (1, 1, [])
+    assert f"sample {key_of(damaged)}: " in outcome.complaint
+
+
+def test_skipped_image_is_named_and_lost(
+    course: Path, damaged: Path, certifies: Certifies
+):
+    outcome = certifies(course, damaged, "--on-corrupt", "skip")
+    assert faults(outcome) == {"lost sample": [key_of(damaged)]}
+    skipped, _ = outcome.err
+    assert skipped.startswith("skipped: ")
+    assert f"sample {key_of(damaged)}: " in skipped
+
+
 def without(batch: Batch, row: int = ROW) -> Batch:
     kept = batch.index != row
     return Batch(*(part[kept] for part in batch))
@@ -883,6 +914,52 @@ def test_network_computes_on_as_many_threads_as_the_run(
     assert 3 in used
 
 
+def run_under(runs: Path, folder: Path, **loading: str) -> Path:
+    """A run that was trained under another loader, or skipped what is damaged."""
+    run = Path(shutil.copytree(runs / "native", folder / "run"))
+    config = json.loads((run / "config.json").read_text())
+    config |= {"loader": loading.get("loader", config["loader"])}
+    config["loading"] |= loading
+    (run / "config.json").write_text(json.dumps(config))
+    return run
+
+
+@pytest.mark.usefixtures("small")
+def test_run_loads_as_it_was_trained(
+    course: Path, damaged: Path, runs: Path, tmp_path: Path, certifies: Certifies
+):
+    run = run_under(runs, tmp_path, loader="pil", on_corrupt="skip")
+    outcome = certifies(course, damaged, "--run", run)
+    assert summary(outcome)["loader"] == "pil"
+    assert faults(outcome) == {"lost sample": [key_of(damaged)]}
+    assert outcome.err[0].startswith("skipped: ")
+    outcome = certifies(course, damaged, "--run", run, "--loader", "turbo")
+    assert summary(outcome)["loader"] == "turbo"
+    outcome = certifies(course, damaged, "--run", run, "--on-corrupt", "raise")
+    assert (outcome.code, len(outcome.err), outcome.out) == (1, 1, [])
+
+
+@pytest.fixture
+def no_dali(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = loaders.LOADERS["dali"]._replace(module="no_such_package.loader")
+    monkeypatch.setitem(loaders.LOADERS, "dali", entry)
+
+
+@pytest.mark.usefixtures("small", "no_dali")
+def test_run_whose_loader_is_not_installed_says_that_the_run_chose_it(
+    course: Path, shards: Path, runs: Path, tmp_path: Path, certifies: Certifies
+):
+    run = ("--run", run_under(runs, tmp_path, loader="dali"))
+    outcome = certifies(course, shards, *run)
+    assert (outcome.code, len(outcome.err), outcome.out) == (1, 1, [])
+    chosen = "; the run was trained under dali: name another with --loader"
+    assert outcome.complaint.endswith(chosen)
+    outcome = certifies(course, shards, *run, "--loader", "dali")
+    assert "pip install 'fastretina[dali]'" in outcome.complaint
+    assert chosen not in outcome.complaint
+    assert certifies(course, shards, *run, "--loader", "turbo").code == 0
+
+
 # ---- what can't be compared
 
 
@@ -963,14 +1040,24 @@ def test_empty_split_is_compared_too(
     assert (part["samples"], part["delivered"], part["set_aside"]) == (0, 0, 1)
 
 
+@pytest.mark.usefixtures("no_dali")
 def test_loader_that_is_not_installed_is_one_line(
-    course: Path, shards: Path, certifies: Certifies, monkeypatch: pytest.MonkeyPatch
+    course: Path, shards: Path, certifies: Certifies
 ):
-    entry = loaders.LOADERS["dali"]._replace(module="no_such_package.loader")
-    monkeypatch.setitem(loaders.LOADERS, "dali", entry)
     outcome = certifies(course, shards, "--loader", "dali")
     assert (outcome.code, len(outcome.err)) == (1, 1)
     assert "pip install 'fastretina[dali]'" in outcome.complaint
+
+
+@pytest.mark.usefixtures("no_dali")
+def test_another_loader_takes_its_place_where_that_is_asked_for(
+    course: Path, shards: Path, certifies: Certifies
+):
+    outcome = certifies(course, shards, "--loader", "dali", "--fallback")
+    assert summary(outcome)["loader"] == "pil"
+    (note,) = outcome.err
+    assert note.startswith("note: ")
+    assert note.endswith("; pil takes its place")
 
 
 @pytest.mark.parametrize(
