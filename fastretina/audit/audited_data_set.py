@@ -26,7 +26,7 @@ class Eye(NamedTuple):
         name: the image's name as the labels list it; in shards, its key.
         grade: 0 to 4.
         split: ``train`` or ``test``.
-        patient: whose eye it is.
+        patient: name of the patient whose eye it is.
         side: ``left``, ``right``, or empty where the name doesn't say.
     """
 

@@ -42,7 +42,7 @@ class Examination:
         image_size: side of made-up images, pixels; None takes 512.
         batch_size: images of a step.
         seconds: seconds that all of it takes, about.
-        progress: called with what is measured next.
+        progress: function that is called with what is measured next.
     """
 
     shards: ExaminedShards | None

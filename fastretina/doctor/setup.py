@@ -27,7 +27,7 @@ class LoadingSetup:
         batch_size: images of a batch.
         cores: number of cores that this process was granted.
         seconds: seconds that all measurements of loading may take.
-        progress: called with what is measured next.
+        progress: function that is called with what is measured next.
     """
 
     shards: ExaminedShards
@@ -84,7 +84,7 @@ class TrainingSetup(NamedTuple):
         compute: device and precision of training.
         batch_size: images of a step, as asked for.
         seconds: seconds that all measurements of training may take.
-        progress: called with what is measured next.
+        progress: function that is called with what is measured next.
     """
 
     arch: Arch

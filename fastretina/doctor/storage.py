@@ -43,11 +43,11 @@ class Storage:
     """How a sample of the images is stored.
 
     Attributes:
-        images: how many were looked at.
+        images: number of images that were looked at.
         mean_bytes: mean size of an image.
-        progressive: how many are progressive JPEGs.
-        oversized: how many have at least twice the pixels that are delivered.
-        chroma: kind of chroma sampling to how many images have it.
+        progressive: number of progressive JPEGs.
+        oversized: number with at least twice the pixels that are delivered.
+        chroma: kind of chroma sampling to the number of images that have it.
         changes: other ways to store them, with which decoding would be faster.
     """
 

@@ -56,7 +56,7 @@ def bound_for(decoding: Decoding, *, encoded_again: bool = False) -> Bound:
 
     Args:
         decoding: who made its pixels.
-        encoded_again: its bytes are not the source's: at quality 95, as shards have it.
+        encoded_again: whether it was encoded again, at quality 95, when it was sharded.
     """
     parts = [
         _DECODER_BOUNDS.get(decoding.jpeg.partition(",")[0], EXACT),

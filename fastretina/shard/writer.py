@@ -34,7 +34,7 @@ class IndexRow(NamedTuple):
         offset: byte offset of the JPEG in the tar.
         size: bytes of the JPEG.
         label: the grade, 0 to 4.
-        patient: whose eye it is.
+        patient: name of the patient whose eye it is.
         eye: ``left``, ``right`` or empty.
         width: width of the image in pixels.
         height: height of the image in pixels.
