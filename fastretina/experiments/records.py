@@ -24,7 +24,7 @@ class Score:
     mean: float | None
     spread: float | None
     by_seed: list[float | None]
-    interval: list[float] | None
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +84,7 @@ class Comparison:
     why: str
     statistic: str
     value: float | None
-    interval: list[float] | None
+    interval: tuple[float, float] | None
     by_seed: list[float | None]
     mcnemar_p: float | None
     verdict: str

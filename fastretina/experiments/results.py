@@ -179,7 +179,6 @@ def _compared(
             first=pairing.first,
             second=pairing.second,
             why=pairing.why,
-            clear=difference.clear,
             **asdict(difference),
         )
         for difference in compare(first.labels, sides[0], sides[1], first.patients)

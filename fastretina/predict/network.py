@@ -17,7 +17,7 @@ from fastretina.nn.augment import normalise
 from fastretina.nn.device import Compute
 from fastretina.nn.trained import Trained
 from fastretina.predict.photographs import Photograph
-from fastretina.run import Run
+from fastretina.run import Run, as_record
 from loaders.arrays import Float64
 from loaders.errors import RunError
 
@@ -121,7 +121,8 @@ def calibration_of(run: Run, trained: Trained) -> Calibration:
             "was made by an older version; leave --calibrated out"
         )
     _refuse_others(run, "metrics.json", metrics.get("weights_sha256"), trained)
-    return Calibration.from_json(metrics["calibration"])
+    path = run.path / "metrics.json"
+    return as_record(metrics["calibration"], Calibration, path)
 
 
 def fusion_of(run: Run, trained: Trained) -> Fusion:
