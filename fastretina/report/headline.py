@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastretina.formatting import format_interval
-from fastretina.metrics.baselines import Baseline
+from fastretina.metrics.baselines import Baseline, Leak
 from fastretina.metrics.bootstrap import Interval
 from fastretina.report.finished_run import FinishedRun
 from loaders.grades import REFERABLE
@@ -30,7 +30,19 @@ def describe_model(finished: FinishedRun) -> str:
         f"{count(data.train, 'photograph')}{epochs}, starting from "
         f"{initial_weights(finished)}{best_epoch}. It is judged here on "
         f"{count(len(finished.test), 'photograph')} of "
-        f"{count(finished.num_patients, 'patient')} that it was not trained on."
+        f"{count(finished.num_patients, 'patient')}{_whether_known(metrics.leak)}."
+    )
+
+
+def _whether_known(leak: Leak | None) -> str:
+    """Whether training has shown the patients, too; empty where it is unknown."""
+    if leak is None:
+        return ""
+    if not leak.eyes:
+        return " that it was not trained on"
+    return (
+        f"; for {leak.eyes:,} of these photographs it was trained on the patient's "
+        "other eye"
     )
 
 

@@ -34,7 +34,7 @@ from fastretina.metrics.predictions import Predictions
 from fastretina.report import command as report
 from fastretina.report.finished_run import read_finished_run
 from fastretina.report.grade_meanings import MEANINGS
-from fastretina.report.headline import describe_scores
+from fastretina.report.headline import describe_model, describe_scores
 from fastretina.report.mistakes import most_confident
 from fastretina.report.model_card import write_card
 from fastretina.report.remarks import (
@@ -151,6 +151,26 @@ def test_words_count_people_out_of_a_hundred(finished: Path):
     ends = f"{100 * (1 - high):.0f} to {100 * (1 - low):.0f}"
     alarms = f"{100 * (1 - cut['specificity']):.0f}"
     assert f"it would refer {alarms} (95% interval {ends}) needlessly." in words
+
+
+@pytest.mark.parametrize(
+    ("leak", "end"),
+    [
+        ({"eyes": 0, "total": 120}, " of 60 patients that it was not trained on."),
+        (
+            {"eyes": 59, "total": 120},
+            " of 60 patients; for 59 of these photographs it was trained on the "
+            "patient's other eye.",
+        ),
+        (None, " of 60 patients."),
+    ],
+)
+def test_model_is_said_to_know_no_patient_only_where_that_is_so(
+    run: Path, leak: dict[str, int] | None, end: str
+):
+    edit(run / "metrics.json", leak=leak)
+    text = describe_model(read_finished_run(Run(run)))
+    assert text.endswith(f"It is judged here on 120 photographs{end}")
 
 
 @pytest.mark.parametrize(
