@@ -92,6 +92,11 @@ class Evaluation:
     prior_corrected: OperatingPoint | None = None
     pairs: FusionJudgement | None = None
 
+    @property
+    def rules(self) -> list[Baseline]:
+        """The rules that see no pixel; empty without training labels."""
+        return list((self.baselines or {}).values())
+
 
 def evaluate(
     test: Predictions,

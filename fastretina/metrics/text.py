@@ -33,7 +33,7 @@ def table(evaluation: Evaluation) -> str:
         f"{_cut_line(scores.sight_threatening, ends.sight_threatening)}",
         *_other_points(evaluation),
     ]
-    for rule in (evaluation.baselines or {}).values():
+    for rule in evaluation.rules:
         lines.append(
             f"without a pixel: {rule.about}: accuracy {rule.accuracy:.1%}, "
             f"QWK {format_interval(rule.qwk, None, '.3f')}, "

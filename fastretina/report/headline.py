@@ -103,7 +103,7 @@ def warn(finished: FinishedRun) -> list[str]:
         metrics.leak.warning() if metrics.leak else None,
         *(
             sentence
-            for rule in (metrics.baselines or {}).values()
+            for rule in metrics.rules
             for sentence in _not_beaten(finished, rule)
         ),
     ]

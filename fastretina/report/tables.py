@@ -110,7 +110,7 @@ def baseline_rows(finished: FinishedRun) -> list[PointRow]:
         _point_row("This model", finished.scores, finished.scores.intervals),
         *(
             _point_row(f"Without a pixel: {rule.about}", rule, NO_INTERVALS)
-            for rule in (finished.metrics.baselines or {}).values()
+            for rule in finished.metrics.rules
         ),
     ]
 
