@@ -168,9 +168,10 @@ class Run:
 
     def recipe(self) -> Recipe:
         """The recipe of the run."""
-        saved = self.config()["recipe"]
-        recipe = as_record(saved, Recipe, self.path / "config.json")
-        if unknown := sorted(set(saved) - {field.name for field in fields(Recipe)}):
+        config = self.config()
+        recipe = as_record(config, _SavedRecipe, self.path / "config.json").recipe
+        known = {field.name for field in fields(Recipe)}
+        if unknown := sorted(set(config["recipe"]) - known):
             raise RunError(
                 f"{self.path} was made by another version of fastretina: its recipe "
                 f"has {unknown[0]!r}"
@@ -194,6 +195,13 @@ class Run:
         if not isinstance(content, dict):
             raise RunError(f"{path} is damaged: it holds no JSON object")
         return content
+
+
+@dataclass(frozen=True, slots=True)
+class _SavedRecipe:
+    """What of ``config.json`` says how a run was trained."""
+
+    recipe: Recipe
 
 
 def as_record(saved: object, kind: type[_Record], path: Path) -> _Record:

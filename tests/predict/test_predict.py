@@ -571,6 +571,10 @@ def test_predict_calibrated_without_a_calibration(
     assert outcome.code == 1
     assert "has no calibration: it held no validation patients out" in outcome.complaint
     assert outcome.out == []
+    rewrite(other, calibration=CALIBRATION | {"thresholds": [0.4, 0.9]})
+    complaint = predicts(other, photo, "--calibrated").complaint
+    assert "metrics.json is damaged" in complaint
+    assert "`$.calibration.thresholds`" in complaint
     rewrite(other, calibration=CALIBRATION, weights_sha256="0" * 64)
     assert "is of other weights" in predicts(other, photo, "--calibrated").complaint
 

@@ -786,7 +786,9 @@ def test_damaged_gain_of_both_eyes_is_named(
 )
 def test_damaged_config_is_named(run: Path, reports: Reports, name: str, value: object):
     edit(run / "config.json", **{name: value})
-    assert "config.json is damaged" in reports(run).complaint
+    complaint = reports(run).complaint
+    assert "config.json is damaged" in complaint
+    assert f"`$.{name}" in complaint
 
 
 def test_predictions_of_another_checkpoint_are_refused(run: Path, reports: Reports):
