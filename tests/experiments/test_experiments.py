@@ -31,7 +31,6 @@ from fastretina.experiments.budget import BUDGETS
 from fastretina.experiments.options import Options, split_words
 from fastretina.experiments.plans import PLANS, strong, table
 from fastretina.experiments.reasons import INSIDE_THE_NOISE
-from fastretina.experiments.records import CellResult
 from fastretina.experiments.results import CellRuns, Collected, Collection
 from fastretina.experiments.text import differences
 from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT, CLAHE, make_variant
@@ -39,6 +38,7 @@ from fastretina.metrics.baselines import Eyes, leak
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
 from fastretina.recipe import RECIPES, Recipe
+from fastretina.report.experiment_file import CellResult
 from loaders.errors import RunError
 from loaders.shards import open_split
 
