@@ -106,6 +106,7 @@ def write_run(
             "image_shape": [side, side],
             "square": True,
             "loader": "turbo",
+            "loading": {"loader": "turbo", "on_corrupt": "skip"},
             "device": "cpu",
             "precision": "fp32",
             "threads": 1,

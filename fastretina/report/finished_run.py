@@ -80,6 +80,15 @@ class FinishedRun:
         ]
 
     @property
+    def shares_no_patient(self) -> bool:
+        """Whether no test patient was trained on, for sure.
+
+        A name that tells no eye tells no patient either.
+        """
+        leak = self.metrics.leak
+        return leak is not None and not leak.eyes and all(self.test.eyes)
+
+    @property
     def num_patients(self) -> int:
         """Number of patients whose photographs it was tested on."""
         return len(set(self.test.patients))

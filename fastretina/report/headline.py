@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastretina.formatting import format_interval
-from fastretina.metrics.baselines import Baseline, Leak
+from fastretina.metrics.baselines import Baseline
 from fastretina.metrics.bootstrap import Interval
 from fastretina.report.finished_run import FinishedRun
 from loaders.grades import REFERABLE
@@ -30,20 +30,19 @@ def describe_model(finished: FinishedRun) -> str:
         f"{count(data.train, 'photograph')}{epochs}, starting from "
         f"{initial_weights(finished)}{best_epoch}. It is judged here on "
         f"{count(len(finished.test), 'photograph')} of "
-        f"{count(finished.num_patients, 'patient')}{_whether_known(metrics.leak)}."
+        f"{count(finished.num_patients, 'patient')}{_whether_known(finished)}."
     )
 
 
-def _whether_known(leak: Leak | None) -> str:
+def _whether_known(finished: FinishedRun) -> str:
     """Whether training has shown the patients, too; empty where it is unknown."""
-    if leak is None:
-        return ""
-    if not leak.eyes:
-        return " that it was not trained on"
-    return (
-        f"; for {leak.eyes:,} of these photographs it was trained on the patient's "
-        "other eye"
-    )
+    leak = finished.metrics.leak
+    if leak and leak.eyes:
+        return (
+            f"; for {leak.eyes:,} of these photographs it was trained on the patient's "
+            "other eye"
+        )
+    return " that it was not trained on" if finished.shares_no_patient else ""
 
 
 def network_name(finished: FinishedRun) -> str:
@@ -101,6 +100,7 @@ def warn(finished: FinishedRun) -> list[str]:
     warnings = [
         finished.scores.collapse,
         metrics.leak.warning() if metrics.leak else None,
+        _left_out(metrics.test_skipped),
         *(
             sentence
             for rule in metrics.rules
@@ -108,6 +108,12 @@ def warn(finished: FinishedRun) -> list[str]:
         ),
     ]
     return [f"{each[:1].upper()}{each[1:]}." for each in warnings if each]
+
+
+def _left_out(skipped: int) -> str | None:
+    if not skipped:
+        return None
+    return f"{count(skipped, 'test photograph')} could not be decoded: in no score here"
 
 
 def _not_beaten(finished: FinishedRun, rule: Baseline) -> Iterator[str]:

@@ -48,6 +48,7 @@ def model_card(finished: FinishedRun) -> str:
             "num_patients": headline.count(finished.num_patients, "patient"),
             "num_test": f"{len(finished.test):,}",
             "num_train": headline.count(data.train, "photograph"),
+            "shares_no_patient": finished.shares_no_patient,
             "warnings": headline.warn(finished),
             "baseline_rows": tables.baseline_rows(finished),
             "cut_rows": tables.cut_rows(finished),

@@ -70,6 +70,7 @@ class RunMetrics(Evaluation):
         epochs: Number of epochs trained; None in older runs.
         parameters: Number of the network's parameters; None in older runs.
         seconds: Time that training took, s; None in older runs.
+        test_skipped: Number of test photographs that could not be decoded.
     """
 
     checkpoint: Literal["best", "last"]
@@ -79,3 +80,4 @@ class RunMetrics(Evaluation):
     epochs: int | None = None
     parameters: int | None = None
     seconds: float | None = None
+    test_skipped: int = 0

@@ -161,6 +161,7 @@ def environment(finished: FinishedRun) -> list[Group]:
         _group("Where and how it ran", plain),
         _group("Recipe", asdict(finished.recipe)),
         _group("Data", config.get("data")),
+        _group("Loading", config.get("loading")),
         _group("Decoding", config.get("decoding")),
         _group("Versions", config.get("versions")),
     ]

@@ -8,7 +8,7 @@ import re
 import shutil
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -34,9 +34,9 @@ from fastretina.metrics.predictions import Predictions
 from fastretina.report import command as report
 from fastretina.report.finished_run import read_finished_run
 from fastretina.report.grade_meanings import MEANINGS
-from fastretina.report.headline import describe_model, describe_scores
+from fastretina.report.headline import describe_model, describe_scores, warn
 from fastretina.report.mistakes import most_confident
-from fastretina.report.model_card import write_card
+from fastretina.report.model_card import model_card, write_card
 from fastretina.report.remarks import (
     describe_both_eyes,
     describe_calibration,
@@ -44,6 +44,7 @@ from fastretina.report.remarks import (
 )
 from fastretina.report.run_page import Figures
 from fastretina.report.samples import pack_samples
+from fastretina.report.tables import environment
 from fastretina.run import Run
 from loaders import open_split
 
@@ -115,7 +116,7 @@ def test_records_are_what_the_run_has_written(finished: Path):
     run, saved = read_finished_run(Run(finished)), metrics(finished)
     del saved["run"]  # its folder, which may have moved
     read = json.loads(json.dumps(asdict(run.metrics)))
-    assert read == {**saved, "seconds": None}
+    assert read == {**saved, "seconds": None, "test_skipped": 0}
     assert run.short_id == SHA256[:12]
     assert [row.epoch for row in run.log] == [1, 2, 3, 4, 5]
     assert (run.log[0].test_qwk, run.log[3].train_loss) == (None, 1.5 / 4)
@@ -171,6 +172,28 @@ def test_model_is_said_to_know_no_patient_only_where_that_is_so(
     edit(run / "metrics.json", leak=leak)
     text = describe_model(read_finished_run(Run(run)))
     assert text.endswith(f"It is judged here on 120 photographs{end}")
+
+
+def test_names_that_tell_no_eye_tell_nothing_of_patients(run: Path):
+    edit(run / "metrics.json", leak={"eyes": 0, "total": 120})
+    finished = read_finished_run(Run(run))
+    eyes = ["", *finished.test.eyes[1:]]
+    unknown = replace(finished, test=replace(finished.test, eyes=eyes))
+    assert describe_model(unknown).endswith("120 photographs of 60 patients.")
+    assert "shares no patient" in model_card(finished)
+    assert "shares no patient" not in model_card(unknown)
+    assert "can't be told by the names" in model_card(unknown)
+
+
+def test_what_was_left_out_is_said(run: Path):
+    assert "could not be decoded" not in model_card(read_finished_run(Run(run)))
+    edit(run / "metrics.json", test_skipped=2)
+    finished = read_finished_run(Run(run))
+    said = "2 test photographs could not be decoded: in no score here."
+    assert said in warn(finished)
+    assert said in model_card(finished)
+    rows = {row for group in environment(finished) for row in group.rows}
+    assert ("on_corrupt", "skip") in rows
 
 
 @pytest.mark.parametrize(
