@@ -110,11 +110,13 @@ class DaliLoader(EpochLoader):
         """The batch, from DALI or else from the host."""
         if feed.jpegs:
             try:
-                return self._finish(feed.plan, self._take())
+                images = self._take()
             except RuntimeError:
                 feed.jpegs.clear()  # or whoever keeps the error would keep the map
                 self._start_anew()
                 self.decoded_again += 1
+            else:
+                return self._finish(feed.plan, images)
         if feed.error is not None:
             raise feed.error
         images, failures = decode_plan(self._source, feed.plan, self._schedule.shape)
