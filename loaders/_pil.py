@@ -14,7 +14,6 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -173,17 +172,26 @@ def _start_worker(owner: int, worker: int) -> None:
 
     A signal to the whole group must not kill the workers before their owner saves.
     torch's own watch is on the parent, which is a fork server where the owner was
-    forked by one, and would outlive it with its workers.
+    forked by one, and would outlive it with its workers. Only Linux can watch another
+    process; elsewhere torch's watch has to do.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(os, "pidfd_open"):  # elsewhere the parent is the owner
+    if hasattr(os, "pidfd_open"):
         threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
 
 
 def _end_with(owner: int) -> None:
-    with suppress(ProcessLookupError):  # it has ended already
-        select.select([os.pidfd_open(owner)], [], [])
+    """Wait for the end of a process, and end this one; return where none may wait."""
+    try:
+        watched = os.pidfd_open(owner)
+    except ProcessLookupError:  # it has ended already
+        os._exit(1)
+    except OSError:  # an old kernel or a sandbox: torch's watch is left
+        return
+    poll = select.poll()  # select.select fails for descriptors from 1,024 on
+    poll.register(watched, select.POLLIN)
+    poll.poll()
     os._exit(1)
 
 
