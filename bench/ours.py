@@ -91,7 +91,7 @@ def _report(data: BenchData, line: FinishLine, workers: int) -> Iterator[EpochRu
     import torchvision.transforms as trns
     from torch.utils.data import DataLoader
 
-    from loaders._pil import RetinopathyDataset
+    from loaders.folder import RetinopathyDataset
 
     flips = [trns.RandomHorizontalFlip(p=HFLIP), trns.RandomVerticalFlip(p=VFLIP)]
     ending = [trns.PILToTensor()]
