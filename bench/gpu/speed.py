@@ -11,15 +11,16 @@ from typing import NamedTuple
 
 import torch
 
+from bench.epoch_runner import HFLIP_CHANCE, VFLIP_CHANCE
 from bench.gpu.data import usual_size
 from bench.gpu.scope import Measurement, Row, Scope, describe_error
 from fastretina.measure.ceilings import decode_only, read_all
-from fastretina.measure.rounds import Line, Rate, drain
+from fastretina.measure.rounds import FinishLine, Rate, drain
 from fastretina.nn.device import Compute
 from loaders import Loader, LoaderConfig, available, make_loader
 from loaders.cores import granted_cores
 
-_LINES: tuple[Line, ...] = ("batch", "ready")
+_LINES: tuple[FinishLine, ...] = ("batch", "ready")
 _FORKING = ("pil",)
 _PER_CORE, _OTHERS_PER_CORE = {"pil": 150}, 500  # images/s of 512 pixels, at least
 
@@ -41,8 +42,8 @@ class Candidate(NamedTuple):
         config = LoaderConfig(
             batch_size=scope.sizes.batch,
             shuffle=True,
-            hflip=0.4,
-            vflip=0.5,
+            hflip=HFLIP_CHANCE,
+            vflip=VFLIP_CHANCE,
             device=scope.device,
         )
         if self.load is not None:
@@ -86,7 +87,9 @@ def _seconds(scope: Scope, one: Candidate) -> float:
     return images * (sizes.pixels / 512) ** 2 / (per_core * granted_cores())
 
 
-def _rounds(scope: Scope, line: Line, group: Sequence[Candidate]) -> list[Row]:
+def _rounds(
+    scope: Scope, line: FinishLine, group: Sequence[Candidate]
+) -> list[Row]:
     """A row for each loader: medians of its speed, and of its share of the ceiling."""
     compute = Compute(torch.device(scope.device), None)
     jpegs, cores = _jpegs(scope), granted_cores()

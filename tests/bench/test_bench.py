@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from faulty_loader import delivering
 from bench import compare, plots, replay, report, tables
 from bench.data import BenchData, number_of, prepare
 from bench.entrant import Entrant, EntrantResult, Kind
+from bench.epoch_runner import EpochRunner, LoadedBatch
 from bench.race import Rules, race
 from bench.rows import rows_of
 from loaders import open_split
@@ -52,6 +54,16 @@ def test_data_is_prepared_once(data: BenchData, shards: Path):
     assert again.folder == data.folder
     assert {path: path.stat().st_mtime_ns for path in again.all_files()} == before
     assert prepare(shards, 5, data.folder.parent).folder != data.folder
+
+
+def test_data_that_cannot_be_laid_out_leaves_nothing(shards, tmp_path, monkeypatch):
+    def fails(_):
+        raise OSError("no space left on the device")
+
+    monkeypatch.setattr("bench.data.shard.write", fails)
+    with pytest.raises(OSError, match="no space left"):
+        prepare(shards, 12, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- the race
@@ -138,6 +150,20 @@ def test_one_that_hangs_is_given_up(tmp_path):
     entrant = Entrant("hanging", made.hanging)
     (hanging,) = race([entrant], rules(tmp_path, answer_limit=1.0))
     assert hanging.error == "no answer within 1 s"
+
+
+def test_device_is_waited_for_before_the_clock_and_before_it_stops(data, monkeypatch):
+    done = []
+
+    def epoch(number: int) -> Iterator[LoadedBatch[list[int]]]:
+        for batch in ("first", "second"):
+            done.append(batch)
+            yield LoadedBatch([b""], [0])
+
+    runner = EpochRunner(epoch, "read", data, list)
+    monkeypatch.setattr(runner, "_wait", lambda: done.append("wait"))
+    assert runner.run_round(0).images == 2
+    assert done == ["wait", "first", "wait", "second", "wait"]
 
 
 FAULTS = ["none", "lost", "twice", "channels", "float", "another", "rounded"]
