@@ -20,7 +20,7 @@ from fastretina.doctor.setup import LoadingSetup
 from fastretina.formatting import format_count
 from fastretina.measure import page_cache
 from fastretina.measure.ceilings import decode_only
-from fastretina.measure.rounds import Line, Rate, drain, rounds
+from fastretina.measure.rounds import FinishLine, Rate, drain, rounds
 from loaders import LOADERS, Loader, make_loader, missing
 from loaders.errors import DataError
 
@@ -176,7 +176,7 @@ class _Race:
                 self.time_rounds(names, number, share, "batch")
 
     def time_rounds(
-        self, names: Sequence[str], workers: int, seconds: float, line: Line
+        self, names: Sequence[str], workers: int, seconds: float, line: FinishLine
     ) -> None:
         """Time epochs of the loaders in turn while time lasts, one each at least."""
         deadline = time.monotonic() + seconds
@@ -192,7 +192,7 @@ class _Race:
                         speeds.append(epoch.images_per_second)
 
     def _open(
-        self, opened: ExitStack, names: Sequence[str], workers: int, line: Line
+        self, opened: ExitStack, names: Sequence[str], workers: int, line: FinishLine
     ) -> dict[str, Loader]:
         """Open the loaders and take a first epoch of each, which is not timed."""
         setup, loaders = self.setup, {}

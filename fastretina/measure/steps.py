@@ -67,9 +67,10 @@ def make_step(case: Case, compute: Compute) -> Step:
     """The trainer's own step, with a network that starts anew.
 
     Args:
-        case: its precision is the one that the step is taken in.
-        compute: the device.
+        case: the kind of step, whose precision is the one that it is taken in.
+        compute: the device; its own precision plays no part.
     """
+    torch.backends.cudnn.benchmark = True  # as the trainer has it
     network = build_model(case.arch, "none", 0).to(compute.device)
     if case.layout == "NCHW":
         network = network.to(memory_format=torch.contiguous_format)

@@ -195,7 +195,7 @@ def test_balance_with_a_loader_that_cannot_is_wrong_usage(trains: Trains, name: 
     assert f"--balance must be 0 with --loader {name}" in outcome.complaint
 
 
-def test_order_of_planned_loaders_is_one():
+def test_loaders_of_the_common_order_have_one():
     def order(name: str, ranks: Ranks) -> str:
         return Loading(name, LoadingOptions(), "cpu", ranks).order
 
@@ -407,13 +407,13 @@ def test_bad_image_is_skipped_named_and_counted(
 def test_skipping_ends_in_the_same_weights_under_any_loader(
     trains: Trains, damaged: Path
 ):
-    planned = [name for name in available() if not LOADERS[name].own_order]
+    common_order = [name for name in available() if not LOADERS[name].own_order]
     flags = ("--on-corrupt", "skip", "--recipe", "seed", "--workers", 1)
     found = {
         name: trains(name, "--loader", name, *flags, data=damaged).json[
             "weights_sha256"
         ]
-        for name in planned
+        for name in common_order
     }
     assert len(found) >= 2
     assert len(set(found.values())) == 1
