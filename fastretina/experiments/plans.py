@@ -67,7 +67,7 @@ def _pretrained(arch: Arch) -> Reason:
     return Reason(
         "The same network from scratch is worse: the score rests on the features that "
         "it starts from.",
-        Shift(f"{arch}-none", "accuracy", "better"),
+        (Shift(f"{arch}-none", "accuracy", "better"),),
     )
 
 
@@ -75,7 +75,7 @@ def _scratch(base: Recipe) -> Reason:
     return Reason(
         f"{base.epochs} epochs from scratch have learned the commonest grade alone: "
         "the report's 73.4 % is its share.",
-        OneGrade(commonest=True),
+        (OneGrade(commonest=True),),
     )
 
 

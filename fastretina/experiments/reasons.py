@@ -2,9 +2,10 @@
 
     Cell.reasons + comparisons + collapse  ->  explain()  ->  the sentences that hold
 
-A reason names the measured difference that it explains. Where the interval of that
-difference excludes 0 in the direction claimed, the reason is given. Where no statistic
-of the pair is clear, the cell is inside the noise; otherwise nothing is said.
+A reason names the measured differences that it explains. Where the interval of each of
+them excludes 0 in the direction claimed, the reason is given. Where the differences
+have intervals and no statistic of the pairs is clear, the cell is inside the noise;
+otherwise nothing is said.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ class OneGrade:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A sentence, and what must have been measured before it is given."""
+    """A sentence, and what must all have been measured before it is given."""
 
     text: str
-    when: Shift | OneGrade
+    when: tuple[Shift | OneGrade, ...]
 
 
 def explain(
@@ -80,19 +81,23 @@ def explain(
         for each in comparisons
         if each.first == cell
     }
+
+    def holds(condition: Shift | OneGrade) -> bool:
+        if isinstance(condition, OneGrade):
+            return condition == collapsed_to
+        comparison = measured.get((condition.against, condition.statistic))
+        return comparison is not None and condition.shown_by(comparison)
+
+    texts = [reason.text for reason in reasons if all(map(holds, reason.when))]
+    if texts:
+        return texts
     apart = {second for (second, _), each in measured.items() if each.clear}
-    texts: list[str] = []
-    noise: list[bool] = []
-    for reason in reasons:
-        when = reason.when
-        if isinstance(when, OneGrade):
-            holds = when == collapsed_to
-        else:
-            comparison = measured.get((when.against, when.statistic))
-            holds = comparison is not None and when.shown_by(comparison)
-            noise.append(comparison is not None and when.against not in apart)
-        if holds:
-            texts.append(reason.text)
-    if not texts and noise and all(noise):
-        return [INSIDE_THE_NOISE]
-    return texts
+
+    def is_noise(shift: Shift) -> bool:
+        comparison = measured.get((shift.against, shift.statistic))
+        known = comparison is not None and comparison.interval is not None
+        return known and shift.against not in apart
+
+    conditions = [condition for reason in reasons for condition in reason.when]
+    shifts = [condition for condition in conditions if isinstance(condition, Shift)]
+    return [INSIDE_THE_NOISE] if shifts and all(map(is_noise, shifts)) else []

@@ -155,6 +155,8 @@ def _format_difference(comparison: Comparison) -> str:
 
 def _verdict(comparisons: Sequence[Comparison]) -> str:
     """Where the first cell is clearly better or worse; or that nowhere it is."""
+    if all(each.interval is None for each in comparisons):
+        return "too few patients to tell"
     names = {key: name for key, name, _ in _COLUMNS}
     clear = [each for each in comparisons if each.clear]
     if not clear:
