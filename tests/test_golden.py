@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import torch
 from golden_files import OF_MACHINE, OF_MINUTE, OF_RELEASE, Golden, compare, steady
+from small_experiments import use_small
 
 from fastretina import cli
 from fastretina.experiments.budget import BUDGETS
 from fastretina.experiments.plans import PLANS
 from fastretina.recipe import RECIPES, Recipe
 
-COMMANDS = [*cli.COMMANDS, "demo"]
+COMMANDS = [*cli.COMMANDS, "experiments-standin", "demo"]
 
 
 # ---- configurations
@@ -81,6 +82,9 @@ CALLS = {
     "experiments-good": "experiments strong --shards shards --budget tiny --dry-run "
     "--device cpu",
     "experiments-bad": "experiments strong --shards shards --recipe seed",
+    "experiments-standin-good": "experiments standin --out out/standin --images 24 "
+    "--arch resnet18 --image-size 64 --epochs 2 --device cpu --threads 1",
+    "experiments-standin-bad": "experiments standin --out out/bad --seed -1",
     "audit-good": "audit course --workers 1",
     "audit-bad": "audit missing",
     "parity-good": "parity --data course --shards shards --loader turbo --workers 1",
@@ -146,7 +150,7 @@ def test_help(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert call([name, "--help"]) == 0
+    assert call([*name.split("-"), "--help"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     golden(f"help/{name}.txt", steady(out, varying=OF_RELEASE))
@@ -154,10 +158,15 @@ def test_help(
 
 @pytest.mark.parametrize("name", CALLS)
 def test_call(
-    name: str, golden: Golden, workspace: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    golden: Golden,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if name.startswith("export"):
         pytest.importorskip("onnxscript", reason="pip install 'fastretina[export]'")
+    use_small(monkeypatch)
     words = CALLS[name].split()
     capsys.readouterr()
     code = call(words)

@@ -24,7 +24,7 @@ gave up), strong (recipe strong against recipe seed, by image and by patient). K
 any moment, the same command goes on where it was; what is finished is not done again.
 Any flag of a recipe can be given, too, and counts for all runs, e.g. --image-size 128:
 see python -m fastretina.train --help. Where ImageNet's weights can't be fetched,
-standin makes others to show it with: see {PROG} standin --help.
+standin trains substitutes: see {PROG} standin --help.
 
 Example: {PROG} table --shards shards --budget small --seeds 3
 """
@@ -58,7 +58,7 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
     import torch
 
     from fastretina.experiments.estimate import estimate
-    from fastretina.experiments.folder import alone, keep_settings, settings_of
+    from fastretina.experiments.folder import keep_settings, locked, settings_of
     from fastretina.experiments.series import Series
     from fastretina.experiments.text import format_plan
     from fastretina.nn.device import choose
@@ -82,7 +82,7 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
             "estimated_seconds": round(total, 1),
         }
     options.folder.mkdir(parents=True, exist_ok=True)
-    with alone(options.folder):
+    with locked(options.folder):
         keep_settings(options.folder, settings_of(plan, options.shards))
         series = Series(plan, options, seconds)
         series.train()
@@ -111,6 +111,11 @@ def make_plan(options: Options, recipe_words: Sequence[str], pixels: int) -> Pla
             raise cli.WrongUsage(
                 f"--{flag} must be left out: it is what {plan.name} varies"
             )
+    try:
+        for cell in plan.cells:
+            options.loading.check_balance(cell.recipe.balance)
+    except ValueError as error:
+        raise cli.WrongUsage(f"{error}; see {PROG} --help") from error
     return with_pretrained(plan, options.pretrained)
 
 

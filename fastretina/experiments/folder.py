@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeGuard
 
 from filelock import FileLock, Timeout
 
@@ -25,7 +25,7 @@ class Settings(TypedDict):
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of an experiment's folder.
 
     Raises:
@@ -50,18 +50,14 @@ def keep_settings(folder: Path, settings: Settings) -> None:
     """Write down what is trained in a folder, or make sure that it is the same.
 
     Raises:
-        RunError: it holds an experiment with other settings.
+        RunError: it holds an experiment with other settings, or damaged ones.
     """
     path = folder / "settings.json"
     text = json.dumps(settings, indent=1) + "\n"
     if not path.exists():
         write_atomically(path, text)
         return
-    try:
-        before: Settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}): choose another --out") from error
-    now: Settings = json.loads(text)
+    before, now = _read(path), json.loads(text)
     if before != now:
         what = _first_change(before, now)
         raise RunError(
@@ -70,12 +66,32 @@ def keep_settings(folder: Path, settings: Settings) -> None:
         )
 
 
+def _read(path: Path) -> Settings:
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): choose another --out") from error
+    if not _are_settings(saved):
+        raise RunError(f"{path} is damaged: choose another --out")
+    return saved
+
+
+def _are_settings(saved: object) -> TypeGuard[Settings]:
+    """Whether JSON has the shape of settings; values may be those of old versions."""
+    if not isinstance(saved, dict) or not saved.keys() >= Settings.__required_keys__:
+        return False
+    cells = saved["cells"]
+    return isinstance(cells, dict) and all(
+        isinstance(cell, dict) for cell in cells.values()
+    )
+
+
 def _first_change(before: Settings, now: Settings) -> str:
     """The first setting that differs, as a phrase."""
-    if before.get("experiment") != now["experiment"]:
-        return f"experiment was {before.get('experiment')}, is {now['experiment']}"
-    if before.get("shards") != now["shards"]:
-        return f"shards was {before.get('shards')}, is {now['shards']}"
+    if before["experiment"] != now["experiment"]:
+        return f"experiment was {before['experiment']}, is {now['experiment']}"
+    if before["shards"] != now["shards"]:
+        return f"shards was {before['shards']}, is {now['shards']}"
     for name, recipe in now["cells"].items():
         old = before["cells"].get(name)
         if old is None:

@@ -70,6 +70,8 @@ class Options:
             raise ValueError(
                 f"--image-size must be 64 to {_DRAWN}, got {self.image_size}"
             )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must be 0 to 2**32 - 1, got {self.seed}")
         if not self.arch:
             raise ValueError("--arch must name at least one network")
 
@@ -97,7 +99,7 @@ def command(options: Options) -> dict[str, object]:
         DataError: the folder holds something else, or a run has failed.
         KeyboardInterrupt: after the run in progress has saved.
     """
-    from fastretina.experiments.folder import Settings, alone, keep_settings
+    from fastretina.experiments.folder import Settings, keep_settings, locked
 
     settings = Settings(
         experiment=NAME,
@@ -105,7 +107,7 @@ def command(options: Options) -> dict[str, object]:
         cells={arch: asdict(options.recipe(arch)) for arch in options.arch},
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    with alone(options.out):
+    with locked(options.out):
         keep_settings(options.out, settings)
         shards = _make_shards(options, options.out / "work")
         written = {arch: _make_weights(options, arch, shards) for arch in options.arch}
@@ -144,7 +146,7 @@ def _make_shards(options: Options, folder: Path) -> Path:
 
 
 def _make_weights(options: Options, arch: Arch, shards: Path) -> tuple[Path, str]:
-    """The file of one network, and the SHA-256 of the run's weights.
+    """The file of one network, and the SHA-256 of the weights in it.
 
     Raises:
         RunError: its run has failed.
@@ -153,6 +155,7 @@ def _make_weights(options: Options, arch: Arch, shards: Path) -> tuple[Path, str
     import torch
     from safetensors.torch import save
 
+    from fastretina.nn.model import weights_sha256
     from fastretina.nn.trained import load_trained
     from fastretina.run import Run
     from loaders.files import write_atomically
@@ -168,7 +171,7 @@ def _make_weights(options: Options, arch: Arch, shards: Path) -> tuple[Path, str
     }
     path = options.out / f"{arch}.safetensors"
     write_atomically(path, save(backbone))
-    return path, trained.weights_sha256
+    return path, weights_sha256(backbone)
 
 
 def _train(options: Options, arch: Arch, shards: Path, run: Path) -> None:

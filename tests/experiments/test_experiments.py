@@ -96,6 +96,11 @@ def test_split_words_tells_recipe_flags_from_its_own():
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--budget", "huge"], "--budget"),
         (["--nonsense"], "nonsense"),
+        (
+            ["--loader", "webdataset", "--balance", "0.5"],
+            "--balance must be 0 with --loader webdataset, which reads every shard "
+            "once, got 0.5",
+        ),
     ],
 )
 def test_experiments_refuses_flags_that_cant_be_meant(
@@ -422,12 +427,25 @@ def test_other_settings_need_another_folder(
     assert "experiment was strong, is ablations" in runs("ablations").complaint
 
 
-def test_damaged_settings_are_reported(runs: Runs, tmp_path: Path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "settings.json").write_text("{")
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"experiment": "strong", "shards": "shards"}',
+        '{"experiment": "strong", "shards": "shards", "cells": ["seed-given"]}',
+        '{"experiment": "strong", "shards": "shards", "cells": {"seed-given": 1}}',
+    ],
+)
+def test_damaged_settings_are_reported(runs: Runs, tmp_path: Path, content: str):
+    path = tmp_path / "out" / "settings.json"
+    path.parent.mkdir()
+    path.write_text(content)
     outcome = runs("strong")
     assert outcome.code == 1
-    assert "settings.json" in outcome.complaint
+    assert f"{path} is damaged" in outcome.complaint
+    assert outcome.complaint.endswith("choose another --out")
 
 
 # ---- pre-trained weights
