@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from fastretina.export.onnx_file import LargestDifferences
     from fastretina.nn.trained import Trained
 
 PROG = "python -m fastretina.export"
@@ -41,8 +42,8 @@ class Options:
 
     Attributes:
         run: The run's folder.
-        format: Of the file.
-        out: The file.
+        format: The file's format.
+        out: The file to write.
         image_size: Pixels square of the images that it takes.
         opset: Version of ONNX's operators, 18 to 23; any runtime of 2023 has 18.
     """
@@ -95,13 +96,11 @@ def command(options: Options) -> dict[str, object]:
     height, width = trained.config["image_shape"]
     if options.image_size is not None:
         height = width = options.image_size
-    name = run.path.absolute().name
-    about = metadata(name, trained.checkpoint, trained.weights_sha256)
+    about = metadata(
+        run.path.absolute().name, trained.checkpoint, trained.weights_sha256
+    )
     content = as_onnx(trained.network, (height, width), options.opset, about)
-    images = _test_images(trained, (height, width))
-    source = "test images" if images is not None else "images of random pixels"
-    if images is None:
-        images = _random_images((height, width))
+    images, source = _images_to_check(trained, (height, width))
     largest = check(content, trained.network, images)
     out = options.out or run.path / "model.onnx"
     write_atomically(out, content)
@@ -109,11 +108,7 @@ def command(options: Options) -> dict[str, object]:
         f"{out}: takes uint8[B, {height}, {width}, 3], gives logits and probabilities, "
         f"float32[B, 5]; {len(content) / 1e6:.1f} MB, opset {options.opset}"
     )
-    print(
-        f"largest difference from torch on {largest.images} {source}, in batches of 1 "
-        f"and 3: logits {largest.logits:.2g}, probabilities "
-        f"{largest.probabilities:.2g}; {largest.grades} different grades"
-    )
+    print(_describe(largest, source))
     print(NOTICE, file=sys.stderr)
     return {
         "run": str(options.run),
@@ -133,23 +128,45 @@ def command(options: Options) -> dict[str, object]:
     }
 
 
+def _describe(largest: LargestDifferences, source: str) -> str:
+    return (
+        f"largest difference from torch on {largest.images} {source}, in batches of 1 "
+        f"and 3: logits {largest.logits:.2g}, probabilities "
+        f"{largest.probabilities:.2g}; {largest.grades} different grades"
+    )
+
+
+def _images_to_check(
+    trained: Trained, shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.uint8], str]:
+    """uint8[N, H, W, 3] to compare torch and the file on, and what they are."""
+    images = _test_images(trained, shape)
+    if images is None:
+        return _random_images(shape), "images of random pixels"
+    return images, "test images"
+
+
 def _test_images(
     trained: Trained, shape: tuple[int, int]
 ) -> npt.NDArray[np.uint8] | None:
-    """The run's first test images, uint8[N, H, W, 3]; None where its shards are not."""
+    """The first images that the run was tested on, uint8[N, H, W, 3].
+
+    None where their shards are not there, or on a web server.
+    """
     from loaders import LoaderConfig, make_loader, open_split
 
-    shards = str(trained.config["shards"])
+    config = trained.config
+    shards = str(config.get("test_shards") or config["shards"])
     if shards.startswith(("http:", "https:")):
         return None
     size = shape[0] if shape[0] == shape[1] else None
-    config = LoaderConfig(
+    delivered = LoaderConfig(
         batch_size=_IMAGES, workers=1, image_size=size, on_corrupt="skip"
     )
     try:
         with (
             open_split(shards, "test") as split,
-            make_loader("turbo", split, "test", config) as loader,
+            make_loader("turbo", split, "test", delivered) as loader,
         ):
             images = next(iter(loader.epoch(0))).images.numpy().copy()
     except (DataError, StopIteration):

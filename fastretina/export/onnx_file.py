@@ -32,7 +32,7 @@ class ExportError(DataError):
     """A file that can't be made here, or does not compute what the network does."""
 
 
-class Difference(NamedTuple):
+class LargestDifferences(NamedTuple):
     """The largest differences between torch and onnxruntime.
 
     Attributes:
@@ -135,7 +135,7 @@ def as_onnx(
     return content
 
 
-def check(content: bytes, network: nn.Module, images: UInt8) -> Difference:
+def check(content: bytes, network: nn.Module, images: UInt8) -> LargestDifferences:
     """Compare ONNX bytes with the network, on images as evaluation gives them.
 
     Every image is computed twice: alone, and in a batch with others.
@@ -161,14 +161,16 @@ def check(content: bytes, network: nn.Module, images: UInt8) -> Difference:
         ]
         own, likely = (np.concatenate(part) for part in zip(*parts, strict=True))
         differences.append(
-            Difference(
+            LargestDifferences(
                 logits=float(np.abs(own - logits).max()),
                 probabilities=float(np.abs(likely - probabilities).max()),
                 grades=int((likely.argmax(1) != probabilities.argmax(1)).sum()),
                 images=len(images),
             )
         )
-    worst = Difference(*(max(values) for values in zip(*differences, strict=True)))
+    worst = LargestDifferences(
+        *(max(values) for values in zip(*differences, strict=True))
+    )
     if not worst.probabilities <= ALLOWED:  # or NaN
         raise ExportError(
             f"the file does not compute what the network does: probabilities differ by "

@@ -263,6 +263,18 @@ def test_export_without_the_shards_is_checked_on_random_pixels(
         assert "12 images of random pixels" in outcome.out[1]
 
 
+def test_export_is_checked_on_the_images_that_the_run_was_tested_on(
+    run: Path, shards: Path, tmp_path: Path, exports: Exports
+):
+    config = json.loads((run / "config.json").read_text())
+    gone = {"shards": str(tmp_path / "gone"), "test_shards": str(shards)}
+    (tmp_path / "config.json").write_text(json.dumps(config | gone))
+    last = (run / "last.safetensors").read_bytes()
+    (tmp_path / "last.safetensors").write_bytes(last)
+    found = exports(tmp_path).json
+    assert (found["checked_on"], found["checked_images"]) == ("test images", 11)
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_export_without_a_package_names_the_command_that_installs_it(
     run: Path,
