@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
@@ -20,11 +20,13 @@ from fastretina import cli
 from fastretina.formatting import NOTICE
 
 if TYPE_CHECKING:
+    from fastretina.metrics.both_eyes import Fusion
     from fastretina.metrics.calibration import Calibration
     from fastretina.nn.device import Compute
     from fastretina.nn.trained import Trained
     from fastretina.predict.network import Graded
     from fastretina.predict.photographs import Photograph
+    from fastretina.predict.table import Prediction
 
 PROG = "python -m fastretina.predict"
 ABOUT = f"""Grade photographs, JPEG or PNG, with a run's network. They are prepared as
@@ -52,8 +54,8 @@ class Options:
             whose: 10_left and 10_right.
         overlays: Write a picture for each photograph to this folder: what its grade
             came from, by Grad-CAM.
-        format: Of the predictions on stdout; its last line is a summary in JSON.
-        out: Write the predictions to this file instead.
+        format: The predictions' format; the last line on stdout is a summary in JSON.
+        out: Write the predictions to this file, not to stdout.
         device: auto, cpu, cuda, cuda:N or mps.
     """
 
@@ -86,43 +88,92 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     return cli.run(command, Options, argv, prog=prog, about=ABOUT)
 
 
+class _Grader(NamedTuple):
+    """A run's network on its device, and what the flags have added to it.
+
+    Attributes:
+        trained: the network.
+        compute: device and precision.
+        calibration: with ``--calibrated``.
+        fusion: the second stage for both eyes, with ``--pairs``.
+    """
+
+    trained: Trained
+    compute: Compute
+    calibration: Calibration | None
+    fusion: Fusion | None
+
+
 def command(options: Options) -> dict[str, object]:
     """Grade every image that can be decoded; returns what the JSON line holds.
 
     Raises:
         DataError: after all others are graded, where some could not be.
     """
+    from fastretina.predict.pairs import fellow_positions
+    from fastretina.predict.photographs import find_photographs
+    from fastretina.predict.table import Prediction, fuse_eyes, refuse_failed
+
+    grader = _load(options)
+    paths = find_photographs(options.images)
+    fellows = fellow_positions(paths) if options.pairs else {}
+    if options.overlays is not None:
+        options.overlays.mkdir(parents=True, exist_ok=True)
+    graded = list(_graded(paths, grader, options))
+    predictions = [Prediction.of(each, grader.calibration) for each in graded]
+    if grader.fusion is not None:
+        predictions = fuse_eyes(predictions, graded, fellows, grader.fusion)
+    _write(predictions, grader, options)
+    refuse_failed(predictions)
+    result = {
+        "run": str(options.run),
+        "images": len(predictions),
+        "grades": [each.grade for each in predictions],
+    }
+    if grader.fusion is not None:
+        result["fused_grades"] = [
+            each.fused.grade for each in predictions if each.fused is not None
+        ]
+    return {
+        **result,
+        "warnings": sum(bool(each.warning) for each in predictions),
+        "tta": options.tta,
+        "calibrated": options.calibrated,
+        "weights_sha256": grader.trained.weights_sha256,
+        "notice": NOTICE,
+    }
+
+
+def _load(options: Options) -> _Grader:
+    """All that is needed: what is missing fails now, not after an hour of grading.
+
+    Raises:
+        RunError: the run, or what a flag asks of it, is not there.
+    """
     from fastretina.nn.device import choose_again
     from fastretina.nn.trained import load_trained
     from fastretina.predict.network import calibration_of, fusion_of
-    from fastretina.predict.pairs import fellow_positions
-    from fastretina.predict.photographs import find_photographs
-    from fastretina.predict.table import (
-        Prediction,
-        as_csv,
-        as_json,
-        fuse_eyes,
-        notes,
-        refuse_failed,
-    )
     from fastretina.run import Run
-    from loaders.files import write_atomically
 
     run = Run(options.run)
     compute = choose_again(options.device, run.config()["precision"])
     trained = load_trained(run, compute.device)
-    paths = find_photographs(options.images)
-    # What is missing fails now, not after an hour of grading.
-    calibration = calibration_of(run, trained) if options.calibrated else None
-    fusion = fusion_of(run, trained) if options.pairs else None
-    fellows = fellow_positions(paths) if options.pairs else {}
-    if options.overlays is not None:
-        options.overlays.mkdir(parents=True, exist_ok=True)
-    graded = list(_graded(paths, trained, compute, options, calibration))
-    predictions = [Prediction.of(each, calibration) for each in graded]
-    if fusion is not None:
-        predictions = fuse_eyes(predictions, graded, fellows, fusion)
-    rows = [each.row(calibration) for each in predictions]
+    return _Grader(
+        trained,
+        compute,
+        calibration_of(run, trained) if options.calibrated else None,
+        fusion_of(run, trained) if options.pairs else None,
+    )
+
+
+def _write(
+    predictions: Sequence[Prediction], grader: _Grader, options: Options
+) -> None:
+    """The table to stdout or ``--out``, the notes to stderr."""
+    from fastretina.predict.table import as_csv, as_json, notes
+    from loaders.files import write_atomically
+
+    rows = [each.row(grader.calibration) for each in predictions]
     text = as_csv(rows) if options.format == "csv" else as_json(rows)
     if options.out is None:
         print(text, end="")
@@ -131,36 +182,21 @@ def command(options: Options) -> dict[str, object]:
     for line in notes(predictions):
         print(line, file=sys.stderr)
     print(NOTICE, file=sys.stderr)
-    refuse_failed(predictions)
-    return {
-        "run": str(options.run),
-        "images": len(predictions),
-        "grades": [each.grade for each in predictions],
-        **({"fused_grades": [row["fused_grade"] for row in rows]} if fusion else {}),
-        "warnings": sum(bool(each.warning) for each in predictions),
-        "tta": options.tta,
-        "calibrated": options.calibrated,
-        "weights_sha256": trained.weights_sha256,
-        "notice": NOTICE,
-    }
 
 
 def _graded(
-    paths: Sequence[Path],
-    trained: Trained,
-    compute: Compute,
-    options: Options,
-    calibration: Calibration | None,
+    paths: Sequence[Path], grader: _Grader, options: Options
 ) -> Iterator[Graded]:
     """Each photograph graded, in order; the next ones are read meanwhile."""
     from tqdm import tqdm
 
     from fastretina.predict.network import BATCH, calibrated, grade_batch
-    from fastretina.predict.photographs import read_photograph
+    from fastretina.predict.photographs import Preparation, read_photograph
     from fastretina.processes import in_threads
     from loaders.cores import granted_cores
 
-    read = partial(read_photograph, config=trained.config)
+    trained, compute = grader.trained, grader.compute
+    read = partial(read_photograph, how=Preparation.of_run(trained.config))
     with (
         closing(in_threads(read, paths, granted_cores())) as photographs,
         tqdm(
@@ -174,8 +210,8 @@ def _graded(
             batch = list(islice(photographs, BATCH))
             graded = grade_batch(batch, trained, compute, tta=options.tta)
             if options.overlays is not None:
-                shown = [calibrated(each, calibration) for each in graded]
-                _draw(options.overlays, first + 1, batch, shown, trained, compute)
+                shown = [calibrated(each, grader.calibration) for each in graded]
+                _draw(options.overlays, first + 1, batch, shown, grader)
             yield from graded
             bar.update(len(batch))
 
@@ -185,8 +221,7 @@ def _draw(
     number: int,
     batch: Sequence[Photograph],
     graded: Sequence[Graded],
-    trained: Trained,
-    compute: Compute,
+    grader: _Grader,
 ) -> None:
     """Write the overlays of a batch whose first photograph has this number."""
     import numpy as np
@@ -200,9 +235,8 @@ def _draw(
         return
     images = torch.from_numpy(np.stack([batch[place].image for place in good]))
     grades = torch.tensor([graded[place].grade for place in good])
-    with compute.autocast():
-        heats = grad_cam(
-            trained.network, images.to(compute.device), grades.to(compute.device)
-        )
+    device = grader.compute.device
+    with grader.compute.autocast():
+        heats = grad_cam(grader.trained.network, images.to(device), grades.to(device))
     for place, heat in zip(good, heats.cpu().numpy(), strict=True):
         write_overlay(folder, number + place, graded[place], batch[place].image, heat)

@@ -32,7 +32,7 @@ class Graded(NamedTuple):
 
     Attributes:
         path: the photograph, as it was named.
-        probabilities: float64[5], of the grades; None after an error.
+        probabilities: float64[5], one for each grade; None after an error.
         warning: why it can't be graded, though it can be decoded; or empty.
         error: why it can't be decoded; or empty.
     """

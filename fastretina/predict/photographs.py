@@ -17,6 +17,29 @@ from loaders.decode import Decoder
 from loaders.errors import LabelError
 
 
+class Preparation(NamedTuple):
+    """How a run's training images were prepared, and so how photographs are.
+
+    Attributes:
+        steps: of ``preprocess_steps.STEPS``, done when the shards were written.
+        size: pixels square that the shards' images were resized to; None if not.
+        shape: H and W of the images that the network takes.
+        square: whether all images of the shards were square.
+    """
+
+    steps: Sequence[str]
+    size: int | None
+    shape: tuple[int, int]
+    square: bool
+
+    @classmethod
+    def of_run(cls, config: Mapping[str, Any]) -> Preparation:
+        """The preparation that a run's config has recorded."""
+        done = config["data"]["preprocessing"] or {"steps": [], "size": None}
+        height, width = config["image_shape"]
+        return cls(done["steps"], done["size"], (height, width), config["square"])
+
+
 class Photograph(NamedTuple):
     """One photograph, read.
 
@@ -50,7 +73,7 @@ def find_photographs(named: Sequence[Path]) -> list[Path]:
     return photographs
 
 
-def read_photograph(path: Path, config: Mapping[str, Any]) -> Photograph:
+def read_photograph(path: Path, how: Preparation) -> Photograph:
     """Read and prepare one photograph as a run's training images were.
 
     One of another shape than the square images of training is cropped to the fundus.
@@ -58,19 +81,17 @@ def read_photograph(path: Path, config: Mapping[str, Any]) -> Photograph:
 
     Args:
         path: the file.
-        config: the run's, as ``Run.config`` gives it.
+        how: of the run.
     """
-    how = config["data"]["preprocessing"] or {"steps": [], "size": None}
-    height, width = config["image_shape"]
-    image = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((*how.shape, 3), np.uint8)
     try:
         if path.is_dir():
             return Photograph(path, image, "", "the folder holds no JPEG or PNG file")
         content = path.read_bytes()
         plain = ready = Preparer()(content)
-        if how["steps"] or how["size"] is not None:
-            ready = Preparer(how["steps"], how["size"])(content)
-        if ready.width != ready.height and config["square"]:
+        if how.steps or how.size is not None:
+            ready = Preparer(how.steps, how.size)(content)
+        if ready.width != ready.height and how.square:
             ready = Preparer(["crop"])(ready.jpeg)
         _decode(ready.jpeg, image)
         original = np.empty((plain.height, plain.width, 3), np.uint8)

@@ -33,7 +33,11 @@ from fastretina.nn.distributed import ALONE
 from fastretina.nn.trained import load_trained
 from fastretina.predict import command as predict
 from fastretina.predict.network import predict_probabilities
-from fastretina.predict.photographs import find_photographs, read_photograph
+from fastretina.predict.photographs import (
+    Preparation,
+    find_photographs,
+    read_photograph,
+)
 from fastretina.run import Run
 from fastretina.train import command as train
 from loaders import LoaderConfig, make_loader, open_split
@@ -251,12 +255,8 @@ def test_predict_crops_to_the_fundus_if_training_images_were_square(
     # What was trained on images squeezed into a square is to see the like again.
     path = tmp_path / "wide.png"
     Image.fromarray(disc(240)).save(path)
-    config = {
-        "data": {"preprocessing": {"steps": [], "size": None}},
-        "image_shape": [64, 64],
-        "square": square,
-    }
-    found, error = read_photograph(path, config)[1::2]
+    how = Preparation(steps=[], size=None, shape=(64, 64), square=square)
+    found, error = read_photograph(path, how)[1::2]
     assert error == ""
     assert found.shape == (64, 64, 3)
     across = int((found[32, :, 0] > 90).sum())
@@ -361,12 +361,8 @@ def test_predict_warns_of_what_is_not_gradable_and_grades_it(
 
 def test_predict_judges_the_photograph_and_not_what_was_made_of_it(tmp_path: Path):
     Image.fromarray(disc(240) // 12).save(tmp_path / "dark.png")
-    config = {
-        "data": {"preprocessing": {"steps": ["crop", "graham"], "size": 64}},
-        "image_shape": [64, 64],
-        "square": True,
-    }
-    found = read_photograph(tmp_path / "dark.png", config)
+    how = Preparation(["crop", "graham"], size=64, shape=(64, 64), square=True)
+    found = read_photograph(tmp_path / "dark.png", how)
     assert found.warning.startswith("too dark")
     assert found.image.mean() > 100  # Ben Graham's grey
 
@@ -394,7 +390,8 @@ def test_predict_with_flips_is_the_mean_over_four(
 ):
     photos = sorted((course / "data").iterdir())[:5]
     trained = load_trained(Run(run), torch.device("cpu"))
-    images = np.stack([read_photograph(p, trained.config).image for p in photos])
+    how = Preparation.of_run(trained.config)
+    images = np.stack([read_photograph(p, how).image for p in photos])
     views = (images, images[:, ::-1], images[:, :, ::-1], images[:, ::-1, ::-1])
     with torch.inference_mode():
         expected = [
@@ -442,8 +439,8 @@ def test_predict_draws_what_it_looked_at(
         assert abs(int(likely) - percent) <= 0.51
         drawn = np.asarray(Image.open(file))
         assert drawn.shape[1] > 2 * 384
-        config = Run(run).config()
-        seen = read_photograph(Path(row["image"]), config).image
+        how = Preparation.of_run(Run(run).config())
+        seen = read_photograph(Path(row["image"]), how).image
         large = cv2.resize(seen, (384, 384), interpolation=cv2.INTER_LINEAR)
         tops = [
             n for n in range(80) if np.array_equal(drawn[n : n + 384, 8:392], large)
