@@ -5,4 +5,4 @@ import sys
 from fastretina.demo.command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python scripts/demo_data.py"))

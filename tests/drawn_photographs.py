@@ -13,7 +13,7 @@ EYES = ("left", "right")
 def drawn_photograph(
     patient: int, eye: str = "left", grade: int = 0, size: int = 256
 ) -> bytes:
-    """A JPEG as ``fastretina demo`` draws it, the same at every call."""
+    """A JPEG as ``fastretina.demo`` draws it, the same at every call."""
     from fastretina.demo.camera import encode
     from fastretina.demo.fundus import draw_eye
 

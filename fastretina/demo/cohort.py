@@ -18,8 +18,8 @@ PAIRED, AGREEING = 0.92, 0.87  # eyes that come as a pair; pairs of one grade
 COHORT_STREAM = 2**31  # no patient has this number
 
 
-class Sample(NamedTuple):
-    """One eye to draw."""
+class PlannedEye(NamedTuple):
+    """One eye to draw: whose it is, which one, and its grade."""
 
     patient: int
     eye: str
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
 
 def plan_cohort(
     seed: int, images: int, test_share: float, *, balanced: bool
-) -> dict[str, list[Sample]]:
+) -> dict[str, list[PlannedEye]]:
     """The samples of each split, in the order of the label files.
 
     Args:
@@ -52,10 +52,10 @@ def plan_cohort(
     people = [_people(part, rng) for part in (train, test)]
     num_people = sum(map(len, people))
     numbers = iter((1 + rng.permutation(int(num_people * 1.25))).tolist())
-    cohort: dict[str, list[Sample]] = {}
+    cohort: dict[str, list[PlannedEye]] = {}
     for split, group in zip(SPLITS, people, strict=True):
         samples = [
-            Sample(patient, eye, grade)
+            PlannedEye(patient, eye, grade)
             for eyes, patient in zip(group, numbers, strict=False)
             for eye, grade in eyes
         ]

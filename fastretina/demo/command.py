@@ -29,9 +29,9 @@ from loaders.shards import SPLITS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastretina.demo.cohort import Sample
+    from fastretina.demo.cohort import PlannedEye
 
-PROG = "python scripts/demo_data.py"
+PROG = "python -m fastretina.demo"
 ABOUT = (
     "Make a folder of made-up fundus photographs of diabetic-retinopathy grades 0-4, "
     "laid out as the course's data: OUT/data/NAME.jpeg and, beside that folder, "
@@ -113,7 +113,7 @@ def make_demo(options: Options) -> dict[str, object]:
     }
 
 
-def _per_grade(samples: Sequence[Sample]) -> dict[str, int]:
+def _per_grade(samples: Sequence[PlannedEye]) -> dict[str, int]:
     grades = [sample.grade for sample in samples]
     return {str(grade): grades.count(grade) for grade in range(len(GRADES))}
 
@@ -173,7 +173,7 @@ def _label_files(out: Path) -> list[Path]:
     return [out / f"{split}_{what}.csv" for split in SPLITS for what in COLUMNS]
 
 
-def _write_labels(out: Path, cohort: dict[str, list[Sample]]) -> None:
+def _write_labels(out: Path, cohort: dict[str, list[PlannedEye]]) -> None:
     for split, samples in cohort.items():
         names = [sample.name for sample in samples]
         grades = [str(sample.grade) for sample in samples]
@@ -185,7 +185,7 @@ def _write_labels(out: Path, cohort: dict[str, list[Sample]]) -> None:
 # --- the drawing
 
 
-def _draw_all(options: Options, samples: Sequence[Sample]) -> None:
+def _draw_all(options: Options, samples: Sequence[PlannedEye]) -> None:
     from tqdm import tqdm
 
     from fastretina.processes import in_processes
@@ -200,7 +200,7 @@ def _draw_all(options: Options, samples: Sequence[Sample]) -> None:
             bar.update()
 
 
-def _draw(data: Path, seed: int, size: int, sample: Sample) -> None:
+def _draw(data: Path, seed: int, size: int, sample: PlannedEye) -> None:
     import cv2
 
     from fastretina.demo.camera import encode

@@ -13,7 +13,7 @@ from fastretina.demo.canvas import Array, rays
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Eye:
+class PosedEye:
     """Where the landmarks of a posed left eye lie, in half frames."""
 
     disc: Array  # float64[2], its centre
@@ -24,7 +24,7 @@ class Eye:
     height: float  # ... cut off above and below at this height
 
 
-def show_retina(eye: Eye, places: Array, share: float = 0.93) -> Array:
+def show_retina(eye: PosedEye, places: Array, share: float = 0.93) -> Array:
     """Which places, ``float64[..., 2]``, show retina other than the disc."""
     good = np.linalg.norm(places, axis=-1) < share * eye.reach
     good &= np.abs(places[..., 1]) < share * eye.height
@@ -34,7 +34,7 @@ def show_retina(eye: Eye, places: Array, share: float = 0.93) -> Array:
 
 
 def choose_places(
-    eye: Eye,
+    eye: PosedEye,
     count: int,
     rng: np.random.Generator,
     *,

@@ -24,7 +24,7 @@ from fastretina.demo.canvas import (
     turned,
     wander,
 )
-from fastretina.demo.eye import Eye, choose_places, show_retina
+from fastretina.demo.eye import PosedEye, choose_places, show_retina
 
 EXUDATE = (1.50, 2.20, 1.55)
 COTTON_WOOL = (1.30, 1.75, 2.00)
@@ -80,7 +80,9 @@ BURDEN = (
 )
 
 
-def draw_lesions(detail: Array, eye: Eye, grade: int, rng: np.random.Generator) -> None:
+def draw_lesions(
+    detail: Array, eye: PosedEye, grade: int, rng: np.random.Generator
+) -> None:
     """Draw the lesions of ``grade`` into ``detail``, ``uint8[S, S, 3]``, in place."""
     if grade == 0:
         return
@@ -100,7 +102,9 @@ def _count(limits: tuple[int, int], rng: np.random.Generator) -> int:
     return int(rng.integers(limits[0], limits[1] + 1))
 
 
-def _blood(canvas: Canvas, eye: Eye, burden: Burden, rng: np.random.Generator) -> None:
+def _blood(
+    canvas: Canvas, eye: PosedEye, burden: Burden, rng: np.random.Generator
+) -> None:
     layer = canvas.layer()
     for index in rng.permutation(len(eye.veins))[: _count(burden.beaded_veins, rng)]:
         _bead(canvas, layer, eye.veins[index], rng)
@@ -124,7 +128,7 @@ def _blood(canvas: Canvas, eye: Eye, burden: Burden, rng: np.random.Generator) -
 
 
 def _microaneurysms(
-    canvas: Canvas, eye: Eye, count: int, rng: np.random.Generator
+    canvas: Canvas, eye: PosedEye, count: int, rng: np.random.Generator
 ) -> None:
     """Small round dots; most lie at the posterior pole, about the fovea."""
     places = choose_places(eye, count, rng)
@@ -139,7 +143,7 @@ def _microaneurysms(
 
 
 def _flame(
-    canvas: Canvas, layer: Array, eye: Eye, place: Array, rng: np.random.Generator
+    canvas: Canvas, layer: Array, eye: PosedEye, place: Array, rng: np.random.Generator
 ) -> None:
     """Streaks of blood along the nerve fibres, which run away from the disc."""
     away = place - eye.disc
@@ -168,7 +172,9 @@ def _bead(canvas: Canvas, layer: Array, vein: Array, rng: np.random.Generator) -
     canvas.fill(layer, outlines, rng.uniform(0.3, 0.6, beads))
 
 
-def _exudates(canvas: Canvas, eye: Eye, count: int, rng: np.random.Generator) -> None:
+def _exudates(
+    canvas: Canvas, eye: PosedEye, count: int, rng: np.random.Generator
+) -> None:
     """Sharp-edged yellow deposits, in clusters and rings near the macula.
 
     Most are specks; a few run together into plaques.
@@ -202,7 +208,7 @@ def _cluster(spots: int, rng: np.random.Generator) -> Array:
 
 
 def _cotton_wool(
-    canvas: Canvas, eye: Eye, count: int, rng: np.random.Generator
+    canvas: Canvas, eye: PosedEye, count: int, rng: np.random.Generator
 ) -> None:
     """Pale, fluffy patches near the arcades; each is a few overlapping puffs."""
     layer = canvas.layer()

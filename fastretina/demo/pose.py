@@ -22,7 +22,7 @@ from fastretina.demo.detail import (
     UPPER_VEIN,
     base_detail,
 )
-from fastretina.demo.eye import Eye
+from fastretina.demo.eye import PosedEye
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +73,11 @@ def _bend(rng: np.random.Generator, coarse: float, fine: float) -> Array:
     return np.asarray(np.clip(both, -0.12, 0.12))
 
 
-def find_landmarks(pose: Pose, camera: Camera) -> Eye:
+def find_landmarks(pose: Pose, camera: Camera) -> PosedEye:
     """Where the landmarks of a posed eye lie in the image."""
     scale = np.sqrt(abs(np.linalg.det(pose.matrix)))
     disc, fovea = pose.to_image([DISC, FOVEA])
-    return Eye(
+    return PosedEye(
         disc=disc,
         disc_radius=DISC_RADIUS / RADIUS / float(scale),
         fovea=fovea,

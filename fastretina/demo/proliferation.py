@@ -14,14 +14,14 @@ from fastretina.demo.canvas import (
     turned,
     wander,
 )
-from fastretina.demo.eye import Eye, choose_places
+from fastretina.demo.eye import PosedEye, choose_places
 
 DEEP_BLOOD = (0.42, 0.17, 0.24)
 SCAR = (1.12, 1.55, 1.55)
 SCAR_PIGMENT = (0.40, 0.45, 0.60)
 
 
-def draw_laser_scars(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None:
+def draw_laser_scars(canvas: Canvas, eye: PosedEye, rng: np.random.Generator) -> None:
     """Round pale burns in the periphery, some with pigment in them."""
     if rng.random() < 0.45:
         return
@@ -40,7 +40,7 @@ def draw_laser_scars(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None
 
 
 def draw_neovessels(
-    canvas: Canvas, eye: Eye, count: int, rng: np.random.Generator
+    canvas: Canvas, eye: PosedEye, count: int, rng: np.random.Generator
 ) -> None:
     """Tangles of fine new vessels: on the disc in most eyes, and on the arcades."""
     layer = canvas.layer()
@@ -60,7 +60,7 @@ def draw_neovessels(
     canvas.tint(layer, BLOOD, 0.6 * PIXEL)
 
 
-def draw_blood(canvas: Canvas, eye: Eye, rng: np.random.Generator) -> None:
+def draw_blood(canvas: Canvas, eye: PosedEye, rng: np.random.Generator) -> None:
     """Blood before the retina, most often in two of three eyes, or in the vitreous."""
     pools = int(rng.choice([0, 1, 2], p=[0.25, 0.5, 0.25]))
     layer = canvas.layer()

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_files import FOLDER, Golden
 from PIL import Image
 
 from fastretina.demo import command as demo
 from fastretina.demo.camera import encode
-from fastretina.demo.cohort import Sample, plan_cohort
+from fastretina.demo.cohort import PlannedEye, plan_cohort
 from fastretina.demo.fundus import draw_eye
 
+# patient, eye and grade
+DRAWN = [(1, "left", 0), (2, "right", 2), (3, "left", 3), (4, "right", 4)]
 SHARES = {0: 73.5, 1: 7.0, 2: 15.0, 3: 2.5, 4: 2.1}
 
 
@@ -28,7 +31,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
-def plan(images: int, test_share: float = 0.2) -> dict[str, list[Sample]]:
+def plan(images: int, test_share: float = 0.2) -> dict[str, list[PlannedEye]]:
     return plan_cohort(0, images, test_share, balanced=False)
 
 
@@ -141,6 +144,48 @@ def test_rows_are_shuffled() -> None:
     assert changes > len(train) / 4
     neighbours = sum(a.patient == b.patient for a, b in pairwise(train))
     assert neighbours < 10
+
+
+def test_cohort_changes_with_the_version_alone(golden: Golden) -> None:
+    """What a seed stands for: else a folder begun before would hold two cohorts."""
+    cohort = plan(images=24)
+    lines = [
+        f"{split} {eye.name} {eye.grade}" for split in cohort for eye in cohort[split]
+    ]
+    golden(f"demo/cohort-version-{demo.VERSION}.txt", "\n".join(lines))
+
+
+def test_drawing_changes_with_the_version_alone(golden: Golden) -> None:
+    """Means of blocks; another processor may round single pixels otherwise."""
+    name = f"demo/drawing-version-{demo.VERSION}.txt"
+    heads, values = [], []
+    for eye in DRAWN:
+        image, quality = draw_eye(0, *eye, 512)
+        grain = np.abs(np.diff(image.astype(int), axis=0, append=0))
+        heads.append(f"{eye}, quality {quality}: blocks of 64 x 64, then their grain")
+        values.append([means(image), means(grain)])
+    lines = [
+        line
+        for head, (mean, grain) in zip(heads, values, strict=True)
+        for line in (head, *map(_as_line, mean), *map(_as_line, grain))
+    ]
+    path = FOLDER / name
+    kept = path.read_text().splitlines() if path.exists() else []
+    known = [line.split() for line in kept if not line.startswith("(")]
+    same = [line for line in kept if line.startswith("(")] == heads and (
+        np.abs(np.float64(known).ravel() - np.ravel(values)).max() < 0.1
+    )
+    golden(name, "\n".join(kept if same else lines))
+
+
+def means(image: np.ndarray) -> np.ndarray:
+    """float64[8, 8] of uint8[512, 512, 3]: the means of 8 x 8 blocks."""
+    blocks: np.ndarray = image.reshape(8, 64, 8, 64, 3).mean((1, 3, 4))
+    return blocks
+
+
+def _as_line(values: np.ndarray) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
 
 
 @pytest.mark.parametrize("grade", range(5))
