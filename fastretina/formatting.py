@@ -24,6 +24,13 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def format_p(p: float | None) -> str:
+    """The p of a test, e.g. ``0.049`` or ``< 0.001``."""
+    if p is None:
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def format_duration(seconds: float) -> str:
     """Seconds for people, e.g. ``45 s``, ``12 minutes``, ``3.2 hours``."""
     if seconds < 1:

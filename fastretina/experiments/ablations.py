@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fastretina.experiments.cells import GIVEN, REPORT, Adjust, Cell, Pairing, Plan
+from fastretina.experiments.cells import (
+    GIVEN,
+    REPORT,
+    Adjust,
+    Cell,
+    ExperimentPlan,
+    Pairing,
+)
 from fastretina.experiments.reasons import OneGrade, Reason, Shift
 from fastretina.experiments.variants import CLAHE
 from fastretina.recipe import RECIPES, Recipe
@@ -24,7 +31,7 @@ _VARIED = (
 )
 
 
-def ablations(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
+def ablations(adjust: Adjust, pixels: int, leaks: bool) -> ExperimentPlan:
     """The plan; see ``plans.table`` for the arguments."""
     base = adjust(RECIPES["seed"])
     cells = [
@@ -41,7 +48,7 @@ def ablations(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
         *_clahe(base),
         *_phases(base),
     ]
-    return Plan(
+    return ExperimentPlan(
         name="ablations",
         title="What the report tried and gave up",
         about="One change of the report's recipe at a time, with a collapse verdict: "

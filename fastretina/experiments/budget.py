@@ -40,7 +40,7 @@ class Budget:
         )
 
 
-BUDGETS: dict[str, Budget] = {
+BUDGETS: dict[BudgetName, Budget] = {
     "full": Budget(),
     "small": Budget(epochs=0.4, image_size=128, train_samples=1000, test_samples=1000),
     "tiny": Budget(epochs=0.1, image_size=64, train_samples=160, test_samples=160),

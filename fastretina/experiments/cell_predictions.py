@@ -30,11 +30,11 @@ class CellPredictions:
     """The predictions of a cell's finished runs on the same test images.
 
     Attributes:
-        tests: the predictions of each seed.
+        by_seed: the predictions of each seed.
         grades: int64[N] for each seed: the predicted grades, after any correction.
     """
 
-    tests: Sequence[Predictions]
+    by_seed: Sequence[Predictions]
     grades: Sequence[Int64]
 
     @classmethod
@@ -54,22 +54,22 @@ class CellPredictions:
 
     def of_keys(self, keys: Sequence[str]) -> CellPredictions:
         """The predictions for these test images alone, in this order."""
-        place = {key: n for n, key in enumerate(self.tests[0].keys)}
+        place = {key: n for n, key in enumerate(self.by_seed[0].keys)}
         chosen = np.array([place[key] for key in keys], np.int64)
         return CellPredictions(
-            [test.of_keys(keys) for test in self.tests],
+            [test.of_keys(keys) for test in self.by_seed],
             [grades[chosen] for grades in self.grades],
         )
 
     @property
     def labels(self) -> Int64:
         """int64[N], the true grades."""
-        return self.tests[0].labels
+        return self.by_seed[0].labels
 
     @property
     def patients(self) -> list[str]:
         """The patient of each of the N images."""
-        return self.tests[0].patients
+        return self.by_seed[0].patients
 
     def scores(self) -> dict[str, Score]:
         """Each of ``GRADE_STATISTICS``, with its interval over test patients."""

@@ -49,7 +49,7 @@ class Pairing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class ExperimentPlan:
     """An experiment before anything of it is trained.
 
     Attributes:

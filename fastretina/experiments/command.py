@@ -15,7 +15,7 @@ from fastretina.experiments.options import Options, field_of, split_words
 from fastretina.recipe import Recipe
 
 if TYPE_CHECKING:
-    from fastretina.experiments.cells import Plan
+    from fastretina.experiments.cells import ExperimentPlan
 
 PROG = "python -m fastretina.experiments"
 ABOUT = f"""Train and compare many runs: table (the course report's comparison of
@@ -89,7 +89,9 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
         return series.report()
 
 
-def make_plan(options: Options, recipe_words: Sequence[str], pixels: int) -> Plan:
+def make_plan(
+    options: Options, recipe_words: Sequence[str], pixels: int
+) -> ExperimentPlan:
     """The experiment's cells, within the budget and with the user's flags.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import TypedDict, TypeGuard
 
 from filelock import FileLock, Timeout
 
-from fastretina.experiments.cells import Plan
+from fastretina.experiments.cells import ExperimentPlan
 from loaders.errors import RunError
 from loaders.files import write_atomically
 
@@ -40,7 +40,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def settings_of(plan: Plan, shards: str) -> Settings:
+def settings_of(plan: ExperimentPlan, shards: str) -> Settings:
     """What an experiment is held to: its shards and every cell's recipe."""
     cells = {cell.name: asdict(cell.recipe) for cell in plan.cells}
     return Settings(experiment=plan.name, shards=shards, cells=cells)

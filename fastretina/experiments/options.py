@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from fastretina.data.loading import DEFAULT_LOADING, LoadingOptions
+from fastretina.experiments.budget import BudgetName
 from fastretina.recipe import Recipe
 
 _RECIPE = {field.name: field for field in fields(Recipe)}
@@ -40,7 +41,7 @@ class Options:
     ]
     shards: Annotated[str, arg(metavar="PATH")] = "shards"
     out: Path | None = None
-    budget: Literal["full", "small", "tiny"] = "full"
+    budget: BudgetName = "full"
     seeds: int = 1
     dry_run: FlagCreatePairsOff[bool] = False
     pretrained: Annotated[Path | None, arg(metavar="DIR")] = None

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fastretina.experiments.ablations import ablations
-from fastretina.experiments.cells import GIVEN, REPORT, Adjust, Cell, Pairing, Plan
+from fastretina.experiments.cells import (
+    GIVEN,
+    REPORT,
+    Adjust,
+    Cell,
+    ExperimentPlan,
+    Pairing,
+)
 from fastretina.experiments.reasons import OneGrade, Reason, Shift
 from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT
 from fastretina.recipe import RECIPES, Arch, Recipe
@@ -17,7 +24,7 @@ _NETWORKS: tuple[tuple[Arch, str], ...] = (
 _STARTS = {"imagenet": "ImageNet weights", "none": "from scratch"}
 
 
-def table(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
+def table(adjust: Adjust, pixels: int, leaks: bool) -> ExperimentPlan:
     """ResNet18 and ResNet50, with and without ImageNet weights, as the report had them.
 
     Args:
@@ -36,7 +43,7 @@ def table(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
         for arch, title in _NETWORKS
         for weights in _STARTS
     ]
-    return Plan(
+    return ExperimentPlan(
         name="table",
         title="The report's comparison table",
         about="ResNet18 and ResNet50, with and without ImageNet weights, by the "
@@ -79,7 +86,7 @@ def _scratch(base: Recipe) -> Reason:
     )
 
 
-def strong(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
+def strong(adjust: Adjust, pixels: int, leaks: bool) -> ExperimentPlan:
     """Recipe strong against recipe seed, by image and by patient; see ``table``."""
     other = BY_PATIENT if leaks else BY_IMAGE
     splits = {
@@ -103,7 +110,7 @@ def strong(adjust: Adjust, pixels: int, leaks: bool) -> Plan:
         for split, title in splits.items()
         for recipe in ("seed", "strong")
     ]
-    return Plan(
+    return ExperimentPlan(
         name="strong",
         title="Recipe strong against recipe seed",
         about="On the split as given, and on the other kind of split. By image, as the "

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from fastretina.experiments.cell_predictions import CellPredictions
-from fastretina.experiments.cells import Plan
+from fastretina.experiments.cells import ExperimentPlan
 from fastretina.experiments.results import CellRuns
+from fastretina.metrics.figures import draw_matrix, mark_phases
 from fastretina.report.experiment_file import Figure
 from fastretina.run import Run
 from loaders.arrays import Float64
-from loaders.grades import GRADES
 
 _COLOURS = ("#4269d0", "#ff725c", "#3ca951", "#efb118")
 _ACROSS = 4  # matrices in a row
@@ -28,16 +26,14 @@ class Curve(NamedTuple):
     """How a run went, epoch by epoch; NaN where an accuracy was not measured.
 
     Attributes:
-        epochs: their numbers.
-        head_epochs: how many of them are of phase 1.
+        rows: of ``log.csv``.
         train: accuracy on the training images.
         test: accuracy on the test images.
         majority: share of the commonest grade on test.
         checkpoint: first digits of the final weights' SHA-256.
     """
 
-    epochs: list[int]
-    head_epochs: int
+    rows: list[dict[str, Any]]
     train: list[float]
     test: list[float]
     majority: float
@@ -46,7 +42,7 @@ class Curve(NamedTuple):
 
 def draw_figures(
     folder: Path,
-    plan: Plan,
+    plan: ExperimentPlan,
     runs: Mapping[str, CellRuns],
     predictions: Mapping[str, CellPredictions],
 ) -> list[Figure]:
@@ -74,8 +70,7 @@ def _read_curve(run: Run) -> Curve:
     )
     confusion = metrics["test"]["confusion"]
     return Curve(
-        epochs=[row["epoch"] for row in rows],
-        head_epochs=sum(row["phase"] == "head" for row in rows),
+        rows=rows,
         train=train,
         test=test,
         majority=float(max(map(sum, confusion)) / metrics["test"]["samples"]),
@@ -93,7 +88,7 @@ def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
             (curve.test, "-", "test"),
         ):
             axes.plot(
-                curve.epochs,
+                [row["epoch"] for row in curve.rows],
                 values,
                 style,
                 marker="o",
@@ -101,17 +96,15 @@ def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
                 color=colour,
                 label=f"{name}: {word}",
             )
-        _mark_phases(axes, curve)
-    majority = next(iter(curves.values())).majority
+    first = next(iter(curves.values()))
+    majority = first.majority
+    mark_phases(axes, first.rows)  # all curves have the same epochs
     axes.axhline(majority, color="0.5", ls=":", label="always the commonest grade")
-    axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     checkpoints = ", ".join(curve.checkpoint for curve in curves.values())
-    axes.set_title(f"{title}\nweights {checkpoints}", fontsize=9)
+    canvas.suptitle(f"{title}\nweights {checkpoints}", fontsize=9)
     canvas.savefig(path, dpi=_DPI)
     caption = f"{title}: train and test accuracy by epoch"
     ends = [f"{name} ends at {_format_end(curve)}" for name, curve in curves.items()]
@@ -122,49 +115,31 @@ def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
     )
 
 
-def _mark_phases(axes: Axes, curve: Curve) -> None:
-    if not 0 < curve.head_epochs < len(curve.epochs):
-        return
-    place = curve.epochs[curve.head_epochs] - 0.5
-    axes.axvline(place, color="0.8", lw=1)
-    for side, word in (("right", "head "), ("left", " full")):
-        axes.annotate(
-            word,
-            (place, 0.01),
-            xycoords=("data", "axes fraction"),
-            ha=side,
-            color="0.4",
-            fontsize=8,
-        )
-
-
 def _format_end(curve: Curve) -> str:
     last = curve.test[-1]
     return "an unknown test accuracy" if np.isnan(last) else f"{last:.1%} on test"
 
 
 def _draw_matrices(
-    path: Path, plan: Plan, predictions: Mapping[str, CellPredictions]
+    path: Path, plan: ExperimentPlan, predictions: Mapping[str, CellPredictions]
 ) -> Figure:
     """Each cell's confusion matrix, rows as shares of the true grade."""
     across = min(len(predictions), _ACROSS)
     across = 2 if len(predictions) == _ACROSS else across
     down = -(-len(predictions) // across)
-    canvas = Canvas(figsize=(3.3 * across, 3.5 * down), layout="constrained")
+    canvas = Canvas(figsize=(4 * across, 3.9 * down), layout="constrained")
     grid = canvas.subplots(down, across, squeeze=False).ravel()
     recalls = []
     for axes, (name, cell) in zip(grid, predictions.items(), strict=False):
         counts = np.asarray(cell.confusion())
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        _draw_matrix(axes, shares)
-        weights = str(cell.tests[0].about["weights_sha256"])[:12]
+        recall = np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
+        draw_matrix(axes, counts.tolist(), "shares")
+        weights = str(cell.by_seed[0].about["weights_sha256"])[:12]
         title = plan.cell(name).title
         axes.set_title(f"{title}\nweights {weights}", fontsize=8)
-        recalls.append(f"{title}: recalls {_format_shares(np.diag(shares))}")
+        recalls.append(f"{title}: recalls {_format_shares(recall)}")
     for axes in grid[len(predictions) :]:
         axes.set_axis_off()
-    canvas.supxlabel("predicted grade", fontsize=9)
-    canvas.supylabel("true grade", fontsize=9)
     canvas.savefig(path, dpi=_DPI)
     return Figure(
         file=path.name,
@@ -173,23 +148,5 @@ def _draw_matrices(
     )
 
 
-def _draw_matrix(axes: Axes, shares: Float64) -> None:
-    """Draw float64[5, 5], each share written in its square."""
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*shares.shape):
-        axes.text(
-            column,
-            row,
-            f"{shares[row, column]:.2f}",
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if shares[row, column] > 0.5 else "black",
-        )
-    axes.set_xticks(range(len(GRADES)))
-    axes.set_yticks(range(len(GRADES)))
-    axes.tick_params(labelsize=7)
-
-
-def _format_shares(shares: Sequence[float] | Float64) -> str:
+def _format_shares(shares: Float64) -> str:
     return ", ".join(f"{share:.2f}" for share in shares)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastretina.experiments.cell_predictions import CellPredictions
-from fastretina.experiments.cells import Cell, Pairing, Plan
+from fastretina.experiments.cells import Cell, ExperimentPlan, Pairing
 from fastretina.experiments.reasons import OneGrade, explain
 from fastretina.metrics.comparison import Contender, compare
 from fastretina.report.experiment_file import CellResult, Comparison, Score
@@ -62,7 +62,7 @@ class Collection:
     The intervals of a cell take 2 s, and those of a pair 4 s.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ExperimentPlan) -> None:
         self._plan = plan
         self._scored: dict[tuple[str, ...], _Scored] = {}
         self._comparisons: dict[tuple[str, ...], list[Comparison]] = {}
@@ -162,11 +162,11 @@ def _best_on_test(run: Path) -> float | None:
 
 
 def _compared(
-    plan: Plan, pairing: Pairing, predictions: Mapping[str, CellPredictions]
+    plan: ExperimentPlan, pairing: Pairing, predictions: Mapping[str, CellPredictions]
 ) -> list[Comparison]:
     """Compare two cells on the test images and with the seeds that both have."""
     names = (pairing.first, pairing.second)
-    tested = [set(predictions[name].tests[0].keys) for name in names]
+    tested = [set(predictions[name].by_seed[0].keys) for name in names]
     common = sorted(tested[0] & tested[1])
     first, second = (predictions[name].of_keys(common) for name in names)
     seeds = min(len(first.grades), len(second.grades))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from fastretina.experiments.cells import GIVEN, Cell, Plan
+from fastretina.experiments.cells import GIVEN, Cell, ExperimentPlan
 from fastretina.experiments.options import Options
 from fastretina.experiments.results import CellRuns, Collection
 from fastretina.experiments.variants import make_variant
@@ -36,7 +36,7 @@ class Series:
     """An experiment in its folder."""
 
     def __init__(
-        self, plan: Plan, options: Options, seconds: Mapping[str, float]
+        self, plan: ExperimentPlan, options: Options, seconds: Mapping[str, float]
     ) -> None:
         self._plan = plan
         self._options = options
@@ -54,10 +54,10 @@ class Series:
         left = [(c, n) for c, n in self._runs() if not self._finished(c, n)]
         done = len(self._runs()) - len(left)
         if done:
-            _report(f"{done} of {len(self._runs())} runs are finished already")
+            _print_progress(f"{done} of {len(self._runs())} runs are finished already")
         for place, (cell, number) in enumerate(left):
             ahead = sum(self._expected(c) for c, _ in left[place:])
-            _report(
+            _print_progress(
                 f"[{done + place + 1}/{len(self._runs())}] {self._name(cell, number)}: "
                 f"about {format_duration(self._expected(cell))}, all of it "
                 f"{format_duration(ahead)}"
@@ -65,7 +65,7 @@ class Series:
             error = self._run(cell, number)
             if error is not None:
                 self._failed[cell.name, number] = error
-                _report(f"failed: {self._name(cell, number)}: {error}")
+                _print_progress(f"failed: {self._name(cell, number)}: {error}")
             self._write(figures=False)
 
     def report(self) -> dict[str, object]:
@@ -74,10 +74,10 @@ class Series:
         Raises:
             RunError: some runs have failed; all else is written.
         """
-        from fastretina.experiments.text import table
+        from fastretina.experiments.text import format_result
 
         result = self._write(figures=True)
-        text = table(result)
+        text = format_result(result)
         write_atomically(self._folder / "table.md", text + "\n")
         print(text)
         if self._failed:
@@ -218,12 +218,12 @@ class Series:
         return replace(cell, runs=runs)
 
 
-def _reference(plan: Plan) -> Reference | None:
+def _reference(plan: ExperimentPlan) -> Reference | None:
     if not plan.reference:
         return None
     rows = [ReferenceRow(title, accuracy) for title, accuracy in plan.reference]
     return Reference(plan.reference_about, rows)
 
 
-def _report(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

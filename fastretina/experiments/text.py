@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
-from fastretina.experiments.cells import GIVEN, Plan
+from fastretina.experiments.cells import GIVEN, ExperimentPlan
 from fastretina.experiments.variants import VARIANTS
-from fastretina.formatting import format_duration, format_interval
+from fastretina.formatting import format_duration, format_interval, format_p
 from fastretina.recipe import RECIPES, Recipe
 from fastretina.report.experiment_file import (
     CellResult,
@@ -23,7 +23,7 @@ _COLUMNS = (
 )
 
 
-def format_plan(plan: Plan, seconds: Mapping[str, float], seeds: int) -> str:
+def format_plan(plan: ExperimentPlan, seconds: Mapping[str, float], seeds: int) -> str:
     """The runs that there would be, with their time.
 
     Args:
@@ -61,7 +61,7 @@ def differences(recipe: Recipe, base: Recipe) -> list[str]:
     return words
 
 
-def table(result: ExperimentResult) -> str:
+def format_result(result: ExperimentResult) -> str:
     """The whole result as Markdown, for the terminal and for ``table.md``."""
     lines = [f"## {result.title}", "", result.about, ""]
     lines += _cells(result)
@@ -141,7 +141,7 @@ def _comparisons(result: ExperimentResult) -> list[str]:
         [
             f"*{titles[first]}* against *{titles[second]}*",
             *(_format_difference(by_statistic[key]) for key, _, _ in _COLUMNS),
-            _format_p(by_statistic["accuracy"].mcnemar_p),
+            format_p(by_statistic["accuracy"].mcnemar_p),
             _verdict([by_statistic[key] for key, _, _ in _COLUMNS]),
         ]
         for (first, second), by_statistic in pairs.items()
@@ -174,12 +174,6 @@ def _verdict(comparisons: Sequence[Comparison]) -> str:
 def _enumerate(names: Sequence[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def _format_p(p: float | None) -> str:
-    if p is None:
-        return "-"
-    return "< 0.001" if p < 0.001 else format(p, ".3f")
 
 
 def _whys(cells: Sequence[CellResult]) -> list[str]:

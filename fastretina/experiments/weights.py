@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fastretina.experiments.cells import Plan
+from fastretina.experiments.cells import ExperimentPlan
 from fastretina.nn.model import WeightsError
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
-def with_pretrained(plan: Plan, folder: Path | None) -> Plan:
+def with_pretrained(plan: ExperimentPlan, folder: Path | None) -> ExperimentPlan:
     """The plan with these weights wherever it has ImageNet's.
 
     Args:

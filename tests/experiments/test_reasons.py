@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fastretina.experiments.ablations import ablations
-from fastretina.experiments.cells import Plan
+from fastretina.experiments.cells import ExperimentPlan
 from fastretina.experiments.plans import PLANS, strong, table
 from fastretina.experiments.reasons import (
     INSIDE_THE_NOISE,
@@ -122,7 +122,7 @@ def test_reason_of_a_collapse_asks_for_its_kind_of_grade(commonest: bool):
 
 
 @pytest.mark.parametrize("plan", [PLANS[name](same, 512, True) for name in PLANS])
-def test_reasons_ask_for_differences_that_the_plan_measures(plan: Plan):
+def test_reasons_ask_for_differences_that_the_plan_measures(plan: ExperimentPlan):
     pairs = {(pairing.first, pairing.second) for pairing in plan.pairings}
     for cell in plan.cells:
         for condition in (each for reason in cell.reasons for each in reason.when):
