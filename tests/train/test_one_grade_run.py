@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import course_folder
+from report_pages import Page
 from small_runs import call, log, make_small, words
 
+from fastretina.report import command as report
 from fastretina.shard import command as shard
 from fastretina.train import command as train
 from fastretina.train.loop import _rank
@@ -46,6 +48,10 @@ def test_run_of_one_grade_has_a_dash_for_its_qwk(
     assert saved["test"]["qwk"] is None
     assert any("QWK -, macro-F1 1.000" in line for line in outcome.out)
     assert "| 100.0% | 100.0% | - |" in (run / "model_card.md").read_text()
+
+    assert call(report.main, [str(run), "--mistakes", "0"], capsys).code == 0
+    page = Page(run / "report.html")
+    assert "QWK - no interval" in page.words
 
 
 def test_best_epoch_is_chosen_where_some_have_no_qwk(
