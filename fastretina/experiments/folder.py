@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypedDict, TypeGuard
+from typing import TypedDict
 
 from filelock import FileLock, Timeout
 
 from fastretina.experiments.cells import ExperimentPlan
+from fastretina.run import as_record
 from loaders.errors import RunError
 from loaders.files import write_atomically
 
@@ -68,22 +69,11 @@ def keep_settings(folder: Path, settings: Settings) -> None:
 
 def _read(path: Path) -> Settings:
     try:
-        saved = json.loads(path.read_text())
+        return as_record(json.loads(path.read_text()), Settings, path)
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}): choose another --out") from error
-    if not _are_settings(saved):
-        raise RunError(f"{path} is damaged: choose another --out")
-    return saved
-
-
-def _are_settings(saved: object) -> TypeGuard[Settings]:
-    """Whether JSON has the shape of settings; values may be those of old versions."""
-    if not isinstance(saved, dict) or not saved.keys() >= Settings.__required_keys__:
-        return False
-    cells = saved["cells"]
-    return isinstance(cells, dict) and all(
-        isinstance(cell, dict) for cell in cells.values()
-    )
+    except RunError as error:
+        raise RunError(f"{error}; choose another --out") from error
 
 
 def _first_change(before: Settings, now: Settings) -> str:
