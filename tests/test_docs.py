@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -38,6 +39,59 @@ def test_paths_that_are_named_are_there(file: Path) -> None:
 def test_paths_of_tests_are_seen() -> None:
     named = PATH.findall((ROOT / "scripts" / "pillow_simd.sh").read_text())
     assert "tests/loaders/test_parity.py" in named
+
+
+def unreleased() -> str:
+    """What the changelog says of the next release."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    return text.partition("## Unreleased")[2].partition("\n## ")[0]
+
+
+def written() -> str:
+    return "\n".join([*(page.read_text() for page in PAGES), unreleased()])
+
+
+def test_paths_of_the_next_release_are_there() -> None:
+    named = PATH.findall(unreleased())
+    assert "scripts/gpu_check.py" in named
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_make_targets_that_are_named_are_there() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"(?:`|^    )make ([\w-]+)", written(), re.MULTILINE))
+    assert named >= {"demo", "test", "check", "docs", "bench", "bench-peers"}
+    assert named <= targets
+
+
+def test_modules_that_are_named_are_there() -> None:
+    """And what is named in them, e.g. ``loaders.order``, ``metrics.scores.score``."""
+    layers = "data|nn|metrics|measure"
+    named = re.findall(rf"`((?:fastretina|loaders|{layers})(?:\.\w+)+)", written())
+    modules = {name for name in named if Path(name).suffix not in (".py", ".json")}
+    assert len(modules) > 20
+    missing = []
+    for name in modules:
+        ours = name.startswith(("fastretina", "loaders"))
+        try:
+            resolve_name(name if ours else f"fastretina.{name}")
+        except (ImportError, AttributeError):
+            missing.append(name)
+    assert not missing
+
+
+def test_every_image_is_shown() -> None:
+    shown = written()
+    images = [path.name for path in (ROOT / "docs" / "images").iterdir()]
+    assert not [name for name in images if f"images/{name})" not in shown]
+
+
+def test_chart_of_the_pages_is_the_published_one() -> None:
+    """The pages are served alone, so they have a copy, and no link."""
+    copy = ROOT / "docs" / "images" / "loaders_batch.png"
+    (published,) = (ROOT / "bench" / "results").glob("loaders_*_batch.png")
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == published.read_bytes()
 
 
 def test_readme_is_short() -> None:
