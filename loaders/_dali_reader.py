@@ -26,7 +26,7 @@ from loaders._dali_pipeline import (
     describe_decoding,
     new_pipeline,
 )
-from loaders._epoch import EpochLoader
+from loaders._epoch import EpochLoader, Made
 from loaders._threads import decode_plan, flip_batch
 from loaders.arrays import Int64
 from loaders.base import Batch, LoaderConfig, Source
@@ -68,7 +68,7 @@ class DaliReaderLoader(EpochLoader):
             config.window or WINDOW
         )
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
         config, size = self._config, self._schedule.local_size
         parts = [plan.rows for plan in self._schedule.plans(number)]
         rows = np.concatenate(parts or [np.empty(0, np.int64)])
@@ -79,30 +79,35 @@ class DaliReaderLoader(EpochLoader):
             ) as reading,
         ):
             for place in range(len(self)):
-                images, taken = self._take(reading, min(size, len(reading.left)))
+                images, taken, bad = self._take(reading, min(size, len(reading.left)))
                 mirrored = flips(
                     config.seed, number, taken, (config.hflip, config.vflip)
                 )
                 flip_batch(images, mirrored)
                 if place >= first_batch:
                     labels = torch.from_numpy(self._split.labels[taken])
-                    made = (images, labels, torch.from_numpy(taken))
-                    yield Batch(*(part.to(self.device) for part in made))
+                    batch = Batch(images, labels, torch.from_numpy(taken))
+                    yield Made(batch, bad).to(self.device)
 
-    def _take(self, reading: _Reading, size: int) -> tuple[torch.Tensor, Int64]:
-        """The next images and their rows.
+    def _take(
+        self, reading: _Reading, size: int
+    ) -> tuple[torch.Tensor, Int64, list[SampleError]]:
+        """The next images, their rows, and what was skipped on the way to them.
 
         Raises:
             SampleError: one can't be decoded, unless it is to be skipped.
         """
+        bad: list[SampleError] = []
         while size:
             taken = reading.take(size)
             if not isinstance(taken, SampleError):
-                return taken
-            self._skip_or_raise([taken])
+                return *taken, bad
+            if self._config.on_corrupt == "raise":
+                raise taken
+            bad.append(taken)
             size = min(size, len(reading.left))
         shape = (0, *self._schedule.shape, 3)
-        return torch.empty(shape, dtype=torch.uint8), np.empty(0, np.int64)
+        return torch.empty(shape, dtype=torch.uint8), np.empty(0, np.int64), bad
 
 
 class _Reading:
