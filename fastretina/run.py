@@ -1,11 +1,15 @@
 """The run folder: what a run was made with, how it went, and what it ended with.
 
 config.json        recipe, data, loader, device, versions
+.lock              there while a process trains here
 log.csv            a line per epoch
 tensorboard/       the same as events
 last.safetensors   where to resume: weights, average, optimizer, progress
 best.safetensors   the epoch with the best validation QWK, if any is held out
+test.parquet       every test sample's probabilities
+validation.parquet the same of the patients held out, if any are
 metrics.json       the final evaluation
+model_card.md      what the network is, and what it is not for
 curves.png  confusion.png
 """
 
@@ -23,7 +27,7 @@ from typing import Any
 
 from fastretina.recipe import Recipe
 from loaders.errors import RunError
-from loaders.files import FileLock, write_atomically
+from loaders.files import write_atomically
 
 COLUMNS = (
     "epoch",
@@ -71,6 +75,11 @@ class Run:
     path: Path
 
     @property
+    def lock_file(self) -> Path:
+        """What a process that trains here keeps locked."""
+        return self.path / ".lock"
+
+    @property
     def last(self) -> Path:
         """The checkpoint to resume from."""
         return self.path / "last.safetensors"
@@ -79,20 +88,6 @@ class Run:
     def best(self) -> Path:
         """The checkpoint that validation has chosen."""
         return self.path / "best.safetensors"
-
-    def lock(self) -> FileLock:
-        """Keep other processes from training here.
-
-        Raises:
-            RunError: another process does.
-        """
-        try:
-            return FileLock(self.path / ".lock")
-        except BlockingIOError:
-            raise RunError(
-                f"another process is training in {self.path}: wait for it to end, or "
-                "choose another --out"
-            ) from None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Record what the run depends on."""

@@ -16,7 +16,6 @@ from fastretina.recipe import Phase
 from fastretina.run import COLUMNS, Run
 from loaders import Batch
 from loaders.errors import RunError
-from loaders.files import FileLock
 from loaders.order import rank_slice
 
 
@@ -113,7 +112,6 @@ class TrainState:
         setup: StepSetup,
         run: Run,
         order: str,
-        lock: FileLock | None = None,
     ) -> None:
         """Begin at nothing.
 
@@ -122,7 +120,6 @@ class TrainState:
             setup: of its steps.
             run: its folder.
             order: of the samples, as ``Loading.order`` names it.
-            lock: on the run's folder, which ``close`` lets go of.
         """
         self.recipe, self.compute, self.ranks = setup.recipe, setup.compute, setup.ranks
         self.setup, self.run, self.order = setup, run, order
@@ -135,14 +132,7 @@ class TrainState:
         self.best: dict[str, Any] | None = None
         self.sums = RankSums(self.compute.device)
         self.learner = Learner(network, self.phase, setup)
-        self._lock = lock
         self._saved_at = time.monotonic()
-
-    def close(self) -> None:
-        """Let other processes train in the run's folder."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
 
     @property
     def phase(self) -> Phase:
