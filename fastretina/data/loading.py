@@ -148,7 +148,7 @@ class Loading:
     options: LoadingOptions
     device: str
     ranks: Ranks
-    _named: set[str] = field(default_factory=set, repr=False)
+    _named: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def on_corrupt(self) -> Literal["raise", "skip"]:
@@ -288,8 +288,9 @@ def other_pixels(config: Mapping[str, Any], now: Decoding) -> str | None:
     differ = []
     if then.jpeg != now.jpeg:
         differ.append(f"decoded by {then.jpeg}, now by {now.jpeg}")
-    if then.resize != now.resize:
-        differ.append(f"resized by {then.resize or 'nobody'}, now by {now.resize}")
+    # A split whose images have the delivered size already is resized by nobody.
+    if then.resize and now.resize and then.resize != now.resize:
+        differ.append(f"resized by {then.resize}, now by {now.resize}")
     if not differ:
         return None
     return (

@@ -241,10 +241,12 @@ def predict_with_checkpoint(
     with loading.evaluation_loader(split, trained.recipe) as loader:
         if loading.ranks.first:
             warn_of_other_pixels(trained.config, loader.decoding)
-        predictions = predict_split(
-            trained.network, split, loader, compute, loading.ranks, check
-        )
-        loading.report_skipped(loader)
+        try:
+            predictions = predict_split(
+                trained.network, split, loader, compute, loading.ranks, check
+            )
+        finally:  # an error may be that all of them are bad
+            loading.report_skipped(loader)
     about = {
         "split": name,
         "checkpoint": trained.checkpoint,

@@ -54,7 +54,6 @@ class TrainingLoop:
 
         Raises:
             Interrupted: between two steps, where a signal asked to stop.
-            RunError: the loss is not a number any more.
         """
         if self._at_limit():  # a kill came between the last step and the evaluation
             return
@@ -94,9 +93,18 @@ class TrainingLoop:
         state.count(batch, seen, result)
 
     def end_epoch(self) -> None:
-        """Evaluate, log, and save; the best epoch on validation is kept apart."""
+        """Evaluate, log, and save; the best epoch on validation is kept apart.
+
+        Raises:
+            RunError: the loss is not a number any more, or no image could be decoded.
+            Interrupted: where a signal asked to stop.
+        """
         state, recipe = self.state, self.recipe
         row = state.epoch_row()
+        if not state.progress.seen:
+            raise RunError(
+                f"all {row['skipped']} training images of epoch {row['epoch']} are bad"
+            )
         if not math.isfinite(row["train_loss"]):
             raise RunError(
                 f"the loss is {row['train_loss']} in epoch {row['epoch']}: lower --lr "
@@ -108,7 +116,7 @@ class TrainingLoop:
             row["validation_accuracy"] = scores.accuracy
             row["validation_qwk"] = scores.qwk
             reached = [scores.qwk, scores.accuracy]
-            if best is None or _rank(reached) > _rank(best["score"]):
+            if best is None or _order_key(reached) > _order_key(best["score"]):
                 best = {"epoch": row["epoch"], "score": reached}
         if recipe.test_each_epoch:
             scores = self._evaluate(self.data.test)
@@ -123,15 +131,17 @@ class TrainingLoop:
     def _evaluate(self, split: ShardSplit) -> Scores:
         state = self.state
         with self.loading.evaluation_loader(split, self.recipe) as loader:
-            predictions = predict_split(
-                state.learner.evaluated(),
-                split,
-                loader,
-                state.compute,
-                self.ranks,
-                self.check,
-            )
-            self.loading.report_skipped(loader)
+            try:
+                predictions = predict_split(
+                    state.learner.evaluated(),
+                    split,
+                    loader,
+                    state.compute,
+                    self.ranks,
+                    self.check,
+                )
+            finally:  # an error may be that all of them are bad
+                self.loading.report_skipped(loader)
         return score(predictions.labels, predictions.probabilities)
 
     def _bar(self) -> tqdm[Any]:
@@ -158,7 +168,7 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
         yield batch, time.perf_counter() - begun
 
 
-def _rank(score: Sequence[float | None]) -> tuple[float, ...]:
+def _order_key(score: Sequence[float | None]) -> tuple[float, ...]:
     """Order epochs by QWK, then accuracy; no QWK, of one grade alone, is the worst."""
     qwk, accuracy = score
     assert accuracy is not None
