@@ -91,7 +91,7 @@ def command(options: Options) -> dict[str, Any]:
         predictions,
         _known_eyes(trained, options),
         _validation(run),
-        _loss_weights(trained),
+        trained.loss_weights(config.get("train_counts")),
     )
     print(table(evaluation))
     scores, points = evaluation.test.summary(), evaluation.summary()
@@ -108,17 +108,6 @@ def command(options: Options) -> dict[str, Any]:
         **points,
         "weights_sha256": trained.weights_sha256,
     }
-
-
-def _loss_weights(trained: Trained) -> list[float] | None:
-    """Each grade's weight in the run's loss; None where it was plain, or unrecorded."""
-    from fastretina.nn.step import class_weights
-
-    counts = trained.config.get("train_counts")
-    if counts is None:
-        return None
-    weights = class_weights(trained.recipe.class_weights, counts)
-    return None if weights is None else list(weights.tolist())
 
 
 def _own_shards(config: Mapping[str, Any], split: str) -> str:

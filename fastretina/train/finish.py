@@ -12,7 +12,6 @@ from fastretina.metrics.evaluation import Evaluation, evaluate
 from fastretina.metrics.figures import draw_confusion, draw_curves
 from fastretina.metrics.predictions import predict_with_checkpoint
 from fastretina.metrics.text import table
-from fastretina.nn.step import class_weights
 from fastretina.nn.trained import Trained, load_trained
 from fastretina.report.model_card import write_card
 from fastretina.train.state import TrainState
@@ -41,12 +40,11 @@ def finish(
     test.save(run.path / "test.parquet")
     if validation is not None:
         validation.save(run.path / "validation.parquet")
-    weights = class_weights(state.recipe.class_weights, data.train_counts())
     evaluation = evaluate(
         test,
         Eyes.of(data.train, data.known_rows()),
         validation,
-        None if weights is None else weights.tolist(),
+        trained.loss_weights(data.train_counts()),
     )
     result = {
         **_summary(state, loading, trained),
