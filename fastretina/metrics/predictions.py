@@ -157,13 +157,17 @@ class Predictions:
             raise RunError(f"{path} is damaged ({error})") from error
 
 
+def _go_on() -> None:
+    """Stop at nothing."""
+
+
 def predict_split(
     network: nn.Module,
     split: ShardSplit,
     loader: Loader,
     compute: Compute,
     ranks: Ranks,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = _go_on,
 ) -> Predictions:
     """Run the network over one epoch: every sample once, but for those skipped.
 
@@ -228,7 +232,7 @@ def predict_with_checkpoint(
     name: str,
     compute: Compute,
     loading: Loading,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = _go_on,
 ) -> Predictions:
     """What the checkpoint that a run reports says of a split, with its record.
 
