@@ -21,11 +21,11 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from fastretina.recipe import Recipe
+from fastretina.versions import installed
 from loaders.errors import RunError
 from loaders.files import write_atomically
 
@@ -226,12 +226,5 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     return {
         "recipe": asdict(recipe),
         "python": platform.python_version(),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in _PACKAGES if (found := installed(name))},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -100,7 +100,7 @@ class LoadingOptions:
         """Flags in which what is not set is as a run's ``config.json`` has it.
 
         Args:
-            config: of the run; one of an older version only knows its loader.
+            config: what the run recorded; an older version only its loader.
         """
         kept = {"loader": config["loader"], **config.get("loading", {})}
         unset = {
@@ -115,7 +115,7 @@ class LoadingOptions:
 
         Args:
             device: where the batches go.
-            ranks: among whom they are shared out.
+            ranks: the processes that share out each batch.
             speaks: whether the first rank says on stderr what one would not expect.
 
         Raises:
@@ -141,7 +141,7 @@ class Loading:
         loader: one of ``loaders.LOADERS``.
         options: the flags.
         device: where the batches go.
-        ranks: among whom each batch is shared out.
+        ranks: the processes that share out each batch.
     """
 
     loader: str
@@ -246,7 +246,7 @@ def choose_loader(
     ``dali`` on a GPU and ``turbo`` elsewhere.
 
     Args:
-        name: as in ``--loader``.
+        name: a loader, or ``auto``.
         device: where the batches go.
         fallback: whether another may take its place.
         speaks: whether to say so on stderr.
@@ -279,7 +279,7 @@ def other_pixels(config: Mapping[str, Any], now: Decoding) -> str | None:
     """A sentence where a run was trained on other pixels than ``now`` makes.
 
     Args:
-        config: of the run; one of an older version says nothing.
+        config: what the run recorded; an older version nothing of this.
         now: who makes the pixels now.
     """
     if "decoding" not in config:

@@ -30,7 +30,7 @@ class Compute:
 
     Attributes:
         device: where model and batches live.
-        dtype: of autocast; ``None`` runs in float32.
+        dtype: what autocast computes in; ``None`` runs in float32.
     """
 
     device: torch.device

@@ -43,11 +43,11 @@ def start(
     Within the ``with``, other processes are kept from training in its folder.
 
     Args:
-        options: of the command.
-        data: of the run.
+        options: the command's flags.
+        data: the splits of the run.
         compute: device and precision.
-        loading: how batches are made.
-        decoding: who makes their pixels.
+        loading: says how batches are made.
+        decoding: says who makes their pixels.
 
     Raises:
         RunError: the folder holds a run already, or the run to resume is none, or of

@@ -33,8 +33,8 @@ class Progress:
         correct: samples of the epoch that were predicted right.
         seen: samples of the epoch.
         lr: learning rate of the last step.
-        seconds: spent training in this epoch.
-        wait_seconds: of these, waiting for the loader.
+        seconds: time spent training in this epoch.
+        wait_seconds: the part of ``seconds`` that was waited for the loader.
         skipped: images of the epoch that could not be decoded.
         decoded_again: batches of the epoch that DALI could not decode.
     """
@@ -116,10 +116,10 @@ class TrainState:
         """Begin at nothing.
 
         Args:
-            network: with the weights that the run starts from.
-            setup: of its steps.
-            run: its folder.
-            order: of the samples, as ``Loading.order`` names it.
+            network: has the weights that the run starts from.
+            setup: what stays the same over all steps.
+            run: the folder of the run.
+            order: what the samples' order depends on, as ``Loading.order`` names it.
         """
         self.recipe, self.compute, self.ranks = setup.recipe, setup.compute, setup.ranks
         self.setup, self.run, self.order = setup, run, order
