@@ -24,27 +24,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fastretina.recipe import Recipe
+from fastretina.recipe import Phase, Recipe
 from fastretina.versions import installed
 from loaders.errors import RunError
 from loaders.files import write_atomically
 
-COLUMNS = (
-    "epoch",
-    "phase",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "validation_accuracy",
-    "validation_qwk",
-    "test_accuracy",
-    "test_qwk",
-    "images_per_second",
-    "wait_seconds",
-    "seconds",
-    "skipped",
-    "decoded_again",
-)
 _NEEDED = (  # of config.json, by who reads a run
     "recipe",
     "weights",
@@ -66,6 +50,46 @@ _PACKAGES = (
     "nvidia-dali-cuda130",
     "webdataset",
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoggedEpoch:
+    """A line of ``log.csv``: how an epoch went.
+
+    Attributes:
+        epoch: number of the epoch, counted from 1 over both phases.
+        phase: the phase that it belongs to.
+        lr: learning rate of its last step.
+        train_loss: mean loss over its samples.
+        train_accuracy: share of its samples that were predicted right, 0 to 1.
+        validation_accuracy: share of the validation samples predicted right, 0 to 1.
+        validation_qwk: QWK on validation; None of one grade alone.
+        test_accuracy: share of the test samples predicted right, 0 to 1.
+        test_qwk: QWK on test; None of one grade alone.
+        images_per_second: training speed of all ranks together.
+        wait_seconds: time that the mean rank has waited for its loader.
+        seconds: time that training took; evaluations are left out.
+        skipped: images that could not be decoded.
+        decoded_again: batches that DALI could not decode.
+    """
+
+    epoch: int
+    phase: Phase
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    validation_accuracy: float | None = None
+    validation_qwk: float | None = None
+    test_accuracy: float | None = None
+    test_qwk: float | None = None
+    images_per_second: float
+    wait_seconds: float
+    seconds: float
+    skipped: int = 0
+    decoded_again: int = 0
+
+
+COLUMNS = tuple(field.name for field in fields(LoggedEpoch))
 
 
 @dataclass(frozen=True, slots=True)

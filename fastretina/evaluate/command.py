@@ -20,6 +20,7 @@ from loaders.errors import DataError
 if TYPE_CHECKING:
     from fastretina.metrics.baselines import Eyes
     from fastretina.metrics.predictions import Predictions
+    from fastretina.nn.device import Compute
     from fastretina.nn.trained import Trained
     from fastretina.recipe import Recipe
     from fastretina.run import Run
@@ -64,20 +65,13 @@ def command(options: Options) -> dict[str, Any]:
     from fastretina.metrics.evaluation import evaluate
     from fastretina.metrics.predictions import predict_with_checkpoint
     from fastretina.metrics.text import table
-    from fastretina.nn.device import choose_again
     from fastretina.nn.distributed import ALONE
     from fastretina.nn.trained import load_trained
     from fastretina.run import Run
 
     run = Run(options.run)
     config = run.config()
-    compute = choose_again(options.device, config["precision"])
-    if compute.precision != config["precision"]:
-        print(
-            f"note: the run computed in {config['precision']}, {compute.device} does "
-            f"in {compute.precision}: last digits may differ",
-            file=sys.stderr,
-        )
+    compute = _compute_of(config, options.device)
     trained = load_trained(run, compute.device)
     shards = options.shards or _own_shards(config, options.split)
     loading = options.loading.or_of_run(config).resolve(str(compute.device), ALONE)
@@ -108,6 +102,20 @@ def command(options: Options) -> dict[str, Any]:
         **points,
         "weights_sha256": trained.weights_sha256,
     }
+
+
+def _compute_of(config: Mapping[str, Any], device: str) -> Compute:
+    """The run's precision on a device; says so where that has another one."""
+    from fastretina.nn.device import choose_again
+
+    compute = choose_again(device, config["precision"])
+    if compute.precision != config["precision"]:
+        print(
+            f"note: the run computed in {config['precision']}, {compute.device} does "
+            f"in {compute.precision}: last digits may differ",
+            file=sys.stderr,
+        )
+    return compute
 
 
 def _own_shards(config: Mapping[str, Any], split: str) -> str:

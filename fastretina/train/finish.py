@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from fastretina.data.loading import Loading
@@ -52,8 +53,8 @@ def finish(
         "test_accuracy": evaluation.scores.accuracy,
         "test_qwk": evaluation.scores.qwk,
         **_speed(state),
-        "skipped": sum(row.get("skipped") or 0 for row in state.rows),
-        "decoded_again": sum(row.get("decoded_again") or 0 for row in state.rows),
+        "skipped": sum(row.skipped for row in state.rows),
+        "decoded_again": sum(row.decoded_again for row in state.rows),
         "test_skipped": test.skipped,
         "weights_sha256": trained.weights_sha256,
     }
@@ -72,7 +73,8 @@ def _show(state: TrainState, evaluation: Evaluation, trained: Trained) -> None:
         chosen = f"the last epoch, {trained.checkpoint_epoch}"
     name = f"{run.path.name}, {chosen}, weights {trained.weights_sha256[:12]}"
     majority = max(map(sum, scores.confusion)) / scores.samples
-    draw_curves(run.path / "curves.png", state.rows, majority, name)
+    rows = [asdict(row) for row in state.rows]
+    draw_curves(run.path / "curves.png", rows, majority, name)
     draw_confusion(run.path / "confusion.png", scores.confusion, f"{name}\ntest")
     print(f"test, with the weights of {chosen}:")
     print(table(evaluation))
@@ -97,9 +99,9 @@ def _summary(state: TrainState, loading: Loading, trained: Trained) -> dict[str,
 
 def _speed(state: TrainState) -> dict[str, float]:
     """Training speed over the whole run, evaluations left out."""
-    seconds = sum(row["seconds"] for row in state.rows)
-    images = sum(row["images_per_second"] * row["seconds"] for row in state.rows)
-    waited = sum(row["wait_seconds"] for row in state.rows)
+    seconds = sum(row.seconds for row in state.rows)
+    images = sum(row.images_per_second * row.seconds for row in state.rows)
+    waited = sum(row.wait_seconds for row in state.rows)
     return {
         "seconds": round(seconds, 2),
         "images_per_second": round(images / max(seconds, 1e-9), 2),
