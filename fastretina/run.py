@@ -22,7 +22,9 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from fastretina.recipe import Phase, Recipe
 from fastretina.versions import installed
@@ -50,6 +52,7 @@ _PACKAGES = (
     "nvidia-dali-cuda130",
     "webdataset",
 )
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,17 +187,15 @@ class Run:
 
     def recipe(self) -> Recipe:
         """The recipe of the run."""
-        saved = self.config()["recipe"]
+        config = self.config()
+        recipe = as_record(config, _SavedRecipe, self.path / "config.json").recipe
         known = {field.name for field in fields(Recipe)}
-        if unknown := sorted(set(saved) - known):
+        if unknown := sorted(set(config["recipe"]) - known):
             raise RunError(
                 f"{self.path} was made by another version of fastretina: its recipe "
                 f"has {unknown[0]!r}"
             )
-        try:
-            return Recipe(**saved)
-        except (TypeError, ValueError) as error:
-            raise RunError(f"{self.path / 'config.json'} is damaged: {error}") from None
+        return recipe
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=1) + "\n")
@@ -213,6 +214,30 @@ class Run:
         if not isinstance(content, dict):
             raise RunError(f"{path} is damaged: it holds no JSON object")
         return content
+
+
+@dataclass(frozen=True, slots=True)
+class _SavedRecipe:
+    """What of ``config.json`` says how a run was trained."""
+
+    recipe: Recipe
+
+
+def as_record(saved: object, kind: type[_Record], path: Path) -> _Record:
+    """What was read from a file as a record, each value checked against its type.
+
+    Args:
+        saved: of JSON: objects, lists, numbers ...
+        kind: of the record, e.g. a dataclass; what it does not name is passed over.
+        path: the file, for the error.
+
+    Raises:
+        RunError: something is missing or of another kind; the message says where.
+    """
+    try:
+        return msgspec.convert(saved, kind)
+    except msgspec.ValidationError as error:
+        raise RunError(f"{path} is damaged, or of an older version: {error}") from error
 
 
 def _value(name: str, text: str) -> str | float | int | None:

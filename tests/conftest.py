@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Before torch is imported, here and in what the tests start: pytest-xdist's workers
 # share the cores already, and the sums are the same on every machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A thread that waits must not spin: beside another worker it would hold up the rest.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REAL_DATA = Path(
     os.environ.get(

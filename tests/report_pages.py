@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+from fastretina.report.experiment_file import (
+    CellResult,
+    Comparison,
+    ExperimentResult,
+    Figure,
+    Reference,
+    ReferenceRow,
+    Score,
+)
 
 FIGURES = {
     "confusion_counts",
@@ -58,59 +69,66 @@ def write_experiment(folder: Path, run: Path) -> Path:
     shutil.copy(run / "figures" / "speed.png", folder / "bars.png")
     (folder / "bad.png").write_text("no image")
 
-    def score(mean: float) -> dict[str, Any]:
-        return {"mean": mean, "spread": 0.01, "interval": [mean - 0.02, mean + 0.02]}
-
-    def cell(name: str, **more: Any) -> dict[str, Any]:
-        empty = {"error": None, "parameters": None, "seconds": None, "collapse": None}
-        names = {"cell": name, "title": f"Cell {name}", "group": "g", "why": "Why."}
-        return {**names, **empty, "state": "done", "runs": [], "scores": {}, **more}
-
-    def difference(statistic: str, clear: bool) -> dict[str, Any]:
+    def scores(*means: float) -> dict[str, Score]:
         return {
-            "first": "a",
-            "second": "b",
-            "statistic": statistic,
-            "value": 0.03,
-            "interval": [0.01, 0.05] if clear else [-0.01, 0.07],
-            "by_seed": [0.02, 0.04],
-            "mcnemar_p": None,
-            "verdict": f"{statistic}: {'a is better' if clear else 'inside the noise'}",
-            "clear": clear,
-            "why": "Does it help?",
+            name: Score(
+                mean=mean,
+                spread=0.01,
+                by_seed=[mean - 0.01, mean + 0.01],
+                interval=(mean - 0.02, mean + 0.02),
+            )
+            for name, mean in zip(names, means, strict=True)
         }
 
+    def cell(name: str, **more: Any) -> CellResult:
+        empty = dict.fromkeys(CellResult.__slots__)
+        texts = {"cell": name, "title": f"Cell {name}", "group": "g", "why": "Why."}
+        return CellResult(**{**empty, **texts, "state": "done", "runs": [], **more})
+
+    def difference(statistic: str, clear: bool) -> Comparison:
+        return Comparison(
+            first="a",
+            second="b",
+            why="Does it help?",
+            statistic=statistic,
+            value=0.03,
+            interval=(0.01, 0.05) if clear else (-0.01, 0.07),
+            by_seed=[0.02, 0.04],
+            mcnemar_p=None,
+            verdict=f"{statistic}: {'a is better' if clear else 'inside the noise'}",
+            clear=clear,
+        )
+
     names = ("accuracy", "balanced_accuracy", "qwk", "macro_f1")
-    cells = [
-        cell(
-            "a",
-            runs=["a cell/seed-0", "a cell/seed-1"],
-            scores={name: score(0.8 + n / 100) for n, name in enumerate(names)},
-            parameters=11_179_077,
-            seconds=90.0,
-        ),
-        cell("b", scores={n: score(0.7) for n in names}, collapse="constant predictor"),
-        cell("c", state="failed", error=f"the loss is nan {HOSTILE}"),
-        cell("d", state="waiting"),
-    ]
-    content = {
-        "experiment": "course",
-        "title": f"Again {HOSTILE}",
-        "about": "What is asked.",
-        "budget": "15 epochs",
-        "seeds": 2,
-        "cells": cells,
-        "comparisons": [difference("qwk", True), difference("accuracy", False)],
-        "reference": {
-            "about": "Printed.",
-            "rows": [{"title": "R", "accuracy": 0.8162}],
-        },
-        "figures": [
-            {"file": "bars.png", "alt": "Bars.", "caption": "How fast."},
-            {"file": "bad.png", "alt": "?", "caption": "?"},
-            {"file": "gone.png", "alt": "?", "caption": "?"},
-            {"file": "../../etc/x.png", "alt": "?", "caption": "?"},
+    content = ExperimentResult(
+        experiment="course",
+        title=f"Again {HOSTILE}",
+        about="What is asked.",
+        budget="15 epochs",
+        seeds=2,
+        shards="shards",
+        date="2026-01-01 12:00",
+        seconds=90.0,
+        cells=[
+            cell(
+                "a",
+                runs=["a cell/seed-0", "a cell/seed-1"],
+                scores=scores(0.8, 0.81, 0.82, 0.83),
+                parameters=11_179_077,
+                seconds=90.0,
+            ),
+            cell("b", scores=scores(*[0.7] * 4), collapse="constant predictor"),
+            cell("c", state="failed", error=f"the loss is nan {HOSTILE}"),
+            cell("d", state="waiting"),
         ],
-    }
-    (folder / "experiment.json").write_text(json.dumps(content))
+        comparisons=[difference("qwk", True), difference("accuracy", False)],
+        reference=Reference("Printed.", [ReferenceRow("R", 0.8162)]),
+        figures=[
+            Figure(file="bars.png", alt="Bars.", caption="How fast."),
+            Figure(file="bad.png", alt="?", caption="?"),
+            Figure(file="gone.png", alt="?", caption="?"),
+            Figure(file="../../etc/x.png", alt="?", caption="?"),
+        ],
+    )
+    (folder / "experiment.json").write_text(json.dumps(asdict(content)))
     return folder

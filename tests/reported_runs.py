@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def write_run(
             "image_shape": [side, side],
             "square": True,
             "loader": "turbo",
+            "loading": {"loader": "turbo", "on_corrupt": "skip"},
             "device": "cpu",
             "precision": "fp32",
             "threads": 1,
@@ -124,7 +126,7 @@ def write_run(
             "checkpoint_epoch": 4,
             "weights_sha256": test.about["weights_sha256"],
             "parameters": 2_000,
-            **evaluation.summary(),
+            **asdict(evaluation),
         }
     )
     return folder

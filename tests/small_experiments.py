@@ -69,8 +69,16 @@ def use_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(worker, "_child", small_child)
 
 
-if __name__ == "__main__":
-    import small_experiments  # under its own name, which a run's process looks it up by
+def small_experiment(words: list[str], held: str, output: Path) -> None:
+    """What an experiment's process does, with small networks.
 
-    small_experiments.use_small(pytest.MonkeyPatch())
-    sys.exit(experiments.main(sys.argv[1:]))
+    Args:
+        words: flags.
+        held: name of the run that is held after its first checkpoint.
+        output: gets what it prints.
+    """
+    os.environ[HOLD] = held
+    for target in (1, 2):
+        os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND), target)
+    use_small(pytest.MonkeyPatch())
+    sys.exit(experiments.main(words))

@@ -42,11 +42,16 @@ def small_network(num_classes: int = 1000) -> nn.Module:
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
-    """Train the small network; no figures and no fsync, which take most of the time.
+    """Train the small network, and make haste at the end."""
+    patch.setattr("torchvision.models.resnet18", small_network)
+    make_haste(patch)
+
+
+def make_haste(patch: pytest.MonkeyPatch) -> None:
+    """No figures, few resamples and no fsync, which take most of a small run's time.
 
     A killed process loses nothing that it has written: fsync is for a power cut.
     """
-    patch.setattr("torchvision.models.resnet18", small_network)
     patch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 2)
     for name in ("draw_curves", "draw_confusion"):
         patch.setattr(f"fastretina.train.finish.{name}", _nothing)
@@ -176,12 +181,13 @@ def _child(
     environment: dict[str, str],
 ) -> None:
     os.environ.update(environment)
+    # Or a DataLoader's workers would be started by a server, too, which imports torch.
+    multiprocessing.set_start_method(None, force=True)
     for target, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), target)
     from fastretina.train import command as train
 
-    if not real:
-        make_small(pytest.MonkeyPatch())
+    (make_haste if real else make_small)(pytest.MonkeyPatch())
     if at is not None:
         _signal_at(*at, number)
     sys.exit(train.main(argv))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,10 +96,10 @@ class SplitNumbers:
                 for split, counts in self.counts.items()
             },
             "patients_in_both": self.shared,
-            "leak": {**self.leak._asdict(), "share": self.leak.share},
+            "leak": {**asdict(self.leak), "share": self.leak.share},
             "shares_differ": self.difference._asdict() if self.difference else None,
             "baselines": self.baselines
-            and {name: rule._asdict() for name, rule in self.baselines.items()},
+            and {name: asdict(rule) for name, rule in self.baselines.items()},
         }
 
 

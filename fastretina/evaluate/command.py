@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -88,8 +88,8 @@ def command(options: Options) -> dict[str, Any]:
         trained.loss_weights(config.get("train_counts")),
     )
     print(table(evaluation))
-    scores, points = evaluation.test.summary(), evaluation.summary()
-    del points["test"]
+    points = asdict(evaluation)
+    scores = points.pop("test")
     return {
         "run": str(options.run),
         "checkpoint": trained.checkpoint,

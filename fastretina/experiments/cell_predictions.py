@@ -10,7 +10,6 @@ import numpy as np
 
 from fastretina.experiments.cells import Cell
 from fastretina.experiments.reasons import OneGrade
-from fastretina.experiments.records import Score
 from fastretina.metrics.bootstrap import (
     GRADE_STATISTICS,
     defined,
@@ -21,6 +20,7 @@ from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import collapse, score_grades
 from fastretina.nn.step import class_weights
+from fastretina.report.experiment_file import Score
 from fastretina.run import Run
 from loaders.arrays import Float64, Int64
 

@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from fastretina.experiments.cell_predictions import CellPredictions
 from fastretina.experiments.cells import Plan
-from fastretina.experiments.records import Figure
 from fastretina.experiments.results import CellRuns
+from fastretina.report.experiment_file import Figure
 from fastretina.run import Run
 from loaders.arrays import Float64
 from loaders.grades import GRADES

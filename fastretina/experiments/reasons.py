@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fastretina.experiments.records import Comparison
+from fastretina.report.experiment_file import Comparison
 
 INSIDE_THE_NOISE = "Inside the noise: no difference to explain."
 

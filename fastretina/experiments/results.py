@@ -13,8 +13,8 @@ from typing import NamedTuple
 from fastretina.experiments.cell_predictions import CellPredictions
 from fastretina.experiments.cells import Cell, Pairing, Plan
 from fastretina.experiments.reasons import OneGrade, explain
-from fastretina.experiments.records import CellResult, Comparison, Score
 from fastretina.metrics.comparison import Contender, compare
+from fastretina.report.experiment_file import CellResult, Comparison, Score
 from fastretina.run import Run
 
 
@@ -179,7 +179,6 @@ def _compared(
             first=pairing.first,
             second=pairing.second,
             why=pairing.why,
-            clear=difference.clear,
             **asdict(difference),
         )
         for difference in compare(first.labels, sides[0], sides[1], first.patients)

@@ -7,22 +7,23 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fastretina.experiments.cells import GIVEN, Cell, Plan
 from fastretina.experiments.options import Options
-from fastretina.experiments.records import (
-    CellResult,
-    Figure,
-    Reference,
-    ReferenceRow,
-    Result,
-)
 from fastretina.experiments.results import CellRuns, Collection
 from fastretina.experiments.variants import make_variant
 from fastretina.formatting import format_duration
 from fastretina.interrupts import Stopper
+from fastretina.report.experiment_file import (
+    FILE,
+    CellResult,
+    ExperimentResult,
+    Figure,
+    Reference,
+    ReferenceRow,
+)
 from fastretina.train.options import TrainOptions
 from loaders.errors import DataError, RunError
 from loaders.files import write_atomically
@@ -183,7 +184,7 @@ class Series:
             of_cell.error = self._failed.get((cell.name, number), of_cell.error)
         return cells
 
-    def _write(self, *, figures: bool) -> Result:
+    def _write(self, *, figures: bool) -> ExperimentResult:
         """Write ``experiment.json`` of what there is by now; returns its content."""
         runs = self._cell_runs()
         collected = self._collection.collect(runs)
@@ -193,7 +194,7 @@ class Series:
 
             drawn = draw_figures(self._folder, self._plan, runs, collected.predictions)
         plan, options = self._plan, self._options
-        result = Result(
+        result = ExperimentResult(
             experiment=plan.name,
             title=plan.title,
             about=plan.about,
@@ -207,8 +208,8 @@ class Series:
             reference=_reference(plan),
             figures=drawn,
         )
-        path = self._folder / "experiment.json"
-        write_atomically(path, json.dumps(result.as_json(), indent=1) + "\n")
+        path = self._folder / FILE
+        write_atomically(path, json.dumps(asdict(result), indent=1) + "\n")
         return result
 
     def _relative(self, cell: CellResult) -> CellResult:

@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from fastretina.experiments.cells import GIVEN, Plan
-from fastretina.experiments.records import CellResult, Comparison, Reference, Result
 from fastretina.experiments.variants import VARIANTS
 from fastretina.formatting import format_duration, format_interval
 from fastretina.recipe import RECIPES, Recipe
+from fastretina.report.experiment_file import (
+    CellResult,
+    Comparison,
+    ExperimentResult,
+    Reference,
+)
 
 _COLUMNS = (
     ("accuracy", "accuracy", ".1%"),
@@ -56,7 +61,7 @@ def differences(recipe: Recipe, base: Recipe) -> list[str]:
     return words
 
 
-def table(result: Result) -> str:
+def table(result: ExperimentResult) -> str:
     """The whole result as Markdown, for the terminal and for ``table.md``."""
     lines = [f"## {result.title}", "", result.about, ""]
     lines += _cells(result)
@@ -67,7 +72,7 @@ def table(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _cells(result: Result) -> list[str]:
+def _cells(result: ExperimentResult) -> list[str]:
     several = result.seeds > 1
     names = [name for _, name, _ in _COLUMNS]
     head = ["", *names, "best epoch on test*", "parameters", "wall time, s"]
@@ -123,7 +128,7 @@ def _reference(reference: Reference | None) -> list[str]:
     ]
 
 
-def _comparisons(result: Result) -> list[str]:
+def _comparisons(result: ExperimentResult) -> list[str]:
     """A line for each pair: its differences, and which of them are clear."""
     if not result.comparisons:
         return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -50,7 +50,8 @@ class Eyes:
         )
 
 
-class Leak(NamedTuple):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leak:
     """Test eyes of patients that the training images show.
 
     Attributes:
@@ -83,7 +84,7 @@ def leak(train: Eyes, test: Eyes) -> Leak:
     known = {p for p, side in zip(train.patients, train.sides, strict=True) if side}
     both = zip(test.patients, test.sides, strict=True)
     leaking = sum(bool(side) and patient in known for patient, side in both)
-    return Leak(leaking, len(test.patients))
+    return Leak(eyes=leaking, total=len(test.patients))
 
 
 def majority(train: Eyes, test: Eyes) -> Int64:
@@ -125,7 +126,8 @@ BASELINES = {
 }
 
 
-class Baseline(NamedTuple):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
     """What a rule scores that looks at no pixel.
 
     Attributes:

@@ -9,17 +9,18 @@ patient was drawn (Efron and Tibshirani 1993; Field and Welsh 2007 on clusters).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import repeat
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import DegenerateDataWarning, bootstrap
 from sklearn import metrics as sk
 
-from fastretina.formatting import format_interval
 from fastretina.metrics.scores import (
+    PER_GRADE,
     Scores,
     calibration_error,
     quadratic_kappa,
@@ -30,7 +31,7 @@ from fastretina.metrics.scores import (
 from loaders.arrays import Float64, Int64
 from loaders.grades import GRADES, REFERABLE, SIGHT_THREATENING
 
-Interval = list[float] | None  # [low, high]; None where nothing varies or is defined
+Interval = tuple[float, float] | None  # low, high; None where there is nothing to vary
 Weighted = Callable[[Float64], Float64]  # float64[N] weights to float64[K] statistics
 
 LEVEL = 0.95
@@ -50,6 +51,11 @@ class GradeIntervals:
     macro_f1: Interval
 
 
+NO_INTERVALS = GradeIntervals(
+    accuracy=None, balanced_accuracy=None, qwk=None, macro_f1=None
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CutIntervals:
     """95 % intervals of a ``CutScores``, under the same names."""
@@ -64,24 +70,24 @@ class CutIntervals:
 class ScoreIntervals(GradeIntervals):
     """95 % intervals of a ``Scores``, under the same names; in lists, one per grade."""
 
-    recall: list[Interval]
-    precision: list[Interval]
-    auc: list[Interval]
+    recall: Annotated[list[Interval], PER_GRADE]
+    precision: Annotated[list[Interval], PER_GRADE]
+    auc: Annotated[list[Interval], PER_GRADE]
     referable: CutIntervals
     sight_threatening: CutIntervals
     calibration_error: Interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScoresWithIntervals:
-    """Scores, and how sure each of them is."""
+class ScoresWithIntervals(Scores):
+    """Scores, and how sure each of them is.
 
-    scores: Scores
-    intervals: ScoreIntervals
+    Attributes:
+        intervals: 95 % intervals of the scores; none where an older version has
+            written the file that they are read from.
+    """
 
-    def summary(self) -> dict[str, object]:
-        """The scores by name and ``intervals``, as ``metrics.json`` has them."""
-        return {**self.scores.summary(), "intervals": asdict(self.intervals)}
+    intervals: ScoreIntervals = field(default_factory=lambda: _shaped(repeat(None)))
 
 
 def patient_intervals(
@@ -96,7 +102,7 @@ def patient_intervals(
         resamples: how often to draw; by default ``RESAMPLES``.
 
     Returns:
-        ``[low, high]``, or None where there is nothing to draw from: one patient, or a
+        Low and high end, or None where there is nothing to draw from: one patient, or a
         statistic that is undefined in more than half of the draws.
     """
     drawn = patient_resamples(statistics, patients, resamples)
@@ -107,7 +113,8 @@ def patient_intervals(
         if 2 * len(known) < len(values) or not len(known):
             intervals.append(None)
         else:
-            intervals.append(np.percentile(known, [tails, 100 - tails]).tolist())
+            low, high = np.percentile(known, [tails, 100 - tails]).tolist()
+            intervals.append((low, high))
     return intervals
 
 
@@ -158,8 +165,9 @@ def score_with_intervals(
     """
     grades = probabilities.argmax(axis=1) if predicted is None else predicted
     statistics = score_statistics(labels, grades, probabilities)
+    scores = score(labels, probabilities, grades)
     return ScoresWithIntervals(
-        scores=score(labels, probabilities, grades),
+        **{each.name: getattr(scores, each.name) for each in fields(scores)},
         intervals=_shaped(patient_intervals(statistics, patients)),
     )
 
@@ -258,7 +266,7 @@ def _mean(hits: npt.NDArray[np.bool_], weights: Float64) -> float | None:
     return float(np.average(hits, weights=weights)) if weights.sum() else None
 
 
-def _shaped(ends: Sequence[Interval]) -> ScoreIntervals:
+def _shaped(ends: Iterable[Interval]) -> ScoreIntervals:
     """Put the list that ``score_statistics`` leads to under its names, in its order."""
     rest = iter(ends)
     return ScoreIntervals(
@@ -279,8 +287,3 @@ def _cut_intervals(rest: Iterator[Interval]) -> CutIntervals:
         auc=next(rest),
         sensitivity_at_specificity=next(rest),
     )
-
-
-def of_scores(scores: Mapping[str, Any], name: str, form: str) -> str:
-    """``format_interval`` of a score by its name in ``metrics.json``."""
-    return format_interval(scores[name], scores.get("intervals", {}).get(name), form)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.metrics.comparison import Contender, Difference, compare
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import Scores, score
@@ -127,7 +128,7 @@ class FusionJudgement:
         share: weight of the regression in the answer, 0 to 1.
         single: scores of the paired eyes, each alone.
         fused: scores of the same eyes with the fusion.
-        differences: fused less single, by each statistic, with intervals.
+        differences: fused less single by each of ``GRADE_STATISTICS``, in that order.
     """
 
     pairs: int
@@ -137,16 +138,17 @@ class FusionJudgement:
     fused: Scores
     differences: list[Difference]
 
-    def summary(self) -> dict[str, object]:
-        """All of it by name, as ``metrics.json`` has it."""
-        return {
-            "pairs": self.pairs,
-            "fitted_on": self.fitted_on,
-            "share": self.share,
-            "single": self.single.summary(),
-            "fused": self.fused.summary(),
-            "differences": [each.summary() for each in self.differences],
-        }
+    def __post_init__(self) -> None:
+        found = tuple(each.statistic for each in self.differences)
+        if found != GRADE_STATISTICS:
+            raise ValueError(
+                f"differences must be those of {', '.join(GRADE_STATISTICS)}, "
+                f"got {', '.join(found) or 'none'}"
+            )
+
+    def difference(self, statistic: str) -> Difference:
+        """Fused less single, by one of ``GRADE_STATISTICS``."""
+        return self.differences[GRADE_STATISTICS.index(statistic)]
 
 
 def judge_fusion(validation: Predictions, test: Predictions) -> FusionJudgement:

@@ -5,12 +5,13 @@ None of it touches the network, and none of it may see a test sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import softmax
 from scipy.stats import binned_statistic
@@ -28,6 +29,7 @@ from loaders.grades import GRADES
 _HOTTEST = 20.0  # beyond which all grades look alike
 _TINY = 1e-12
 _HALVES = np.arange(len(GRADES) - 1) + 0.5
+_CUTS = Meta(min_length=len(GRADES) - 1, max_length=len(GRADES) - 1)  # if read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,15 +45,10 @@ class Calibration:
     """
 
     temperature: float
-    thresholds: tuple[float, ...]
+    thresholds: Annotated[tuple[float, ...], _CUTS]
     samples: int
     error_before: float
     error_after: float
-
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Calibration:
-        """Read back what ``dataclasses.asdict`` has written into a JSON file."""
-        return cls(**{**saved, "thresholds": tuple(saved["thresholds"])})
 
     def cooled(self, probabilities: Float64) -> Float64:
         """Calibrated probabilities, float64[N, 5]; the likeliest grades stay."""

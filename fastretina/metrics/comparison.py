@@ -8,7 +8,7 @@ it is: inside the noise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 
 from fastretina.metrics.bootstrap import (
     GRADE_STATISTICS,
+    Interval,
     defined,
     grade_statistics,
     patient_intervals,
@@ -48,28 +49,16 @@ class Difference:
         mcnemar_p: p of McNemar's test between the first seeds; None where the statistic
             is not the accuracy.
         verdict: what the difference shows, in words.
+        clear: whether the interval excludes 0, and no seed says otherwise.
     """
 
     statistic: str
     value: float | None
-    interval: list[float] | None
+    interval: Interval
     by_seed: list[float | None]
     mcnemar_p: float | None
     verdict: str
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes 0, and no seed says otherwise."""
-        if self.interval is None or self.value is None:
-            return False
-        low, high = self.interval
-        sure = low > 0 or high < 0
-        same = [each is not None and each * self.value > 0 for each in self.by_seed]
-        return sure and all(same)
-
-    def summary(self) -> dict[str, object]:
-        """The difference and whether it is clear, as an experiment's file has them."""
-        return {**asdict(self), "clear": self.clear}
+    clear: bool
 
 
 def compare(
@@ -100,13 +89,16 @@ def compare(
     chance = mcnemar(labels, *pairs[0])
     differences = []
     for number, statistic in enumerate(GRADE_STATISTICS):
+        value = defined(by_seed[:, number].mean())
+        values = [defined(each) for each in by_seed[:, number]]
         bare = Difference(
             statistic=statistic,
-            value=defined(by_seed[:, number].mean()),
+            value=value,
             interval=intervals[number],
-            by_seed=[defined(value) for value in by_seed[:, number]],
+            by_seed=values,
             mcnemar_p=chance if statistic == "accuracy" else None,
             verdict="",
+            clear=_is_clear(value, intervals[number], values),
         )
         differences.append(
             replace(bare, verdict=_verdict(bare, first.name, second.name))
@@ -124,6 +116,17 @@ def mcnemar(labels: Int64, one: Int64, other: Int64) -> float:
     if not better + worse:
         return 1.0
     return float(binomtest(better, better + worse).pvalue)
+
+
+def _is_clear(
+    value: float | None, interval: Interval, by_seed: Sequence[float | None]
+) -> bool:
+    """Whether the interval excludes 0, and no seed says otherwise."""
+    if interval is None or value is None:
+        return False
+    low, high = interval
+    same = [each is not None and each * value > 0 for each in by_seed]
+    return (low > 0 or high < 0) and all(same)
 
 
 _NAMES = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from fastretina.metrics.baselines import Baseline, Eyes, Leak, baselines, leak
 from fastretina.metrics.bootstrap import (
+    NO_INTERVALS,
     GradeIntervals,
     Interval,
     ScoresWithIntervals,
@@ -19,11 +21,7 @@ from fastretina.metrics.bootstrap import (
 from fastretina.metrics.both_eyes import FusionError, FusionJudgement, judge_fusion
 from fastretina.metrics.calibration import Calibration, calibrate, correct_prior
 from fastretina.metrics.predictions import Predictions
-from fastretina.metrics.scores import (
-    Scores,
-    calibration_error,
-    score_grades,
-)
+from fastretina.metrics.scores import PER_GRADE, calibration_error, score_grades
 from loaders.arrays import Float64, Int64
 
 
@@ -44,8 +42,15 @@ class OperatingPoint:
     balanced_accuracy: float
     qwk: float | None
     macro_f1: float
-    confusion: list[list[int]]
-    intervals: GradeIntervals
+    confusion: Annotated[list[Annotated[list[int], PER_GRADE]], PER_GRADE]
+    intervals: GradeIntervals = NO_INTERVALS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationIntervals:
+    """95 % intervals of a ``Calibrated``, under the same names."""
+
+    calibration_error: Interval = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,26 +59,18 @@ class Calibrated:
 
     Attributes:
         calibration_error: expected calibration error with the temperature, 0 to 1.
-        interval: its 95 % interval.
+        intervals: its 95 % interval.
         thresholds: scores of the grades by thresholds on the expected grade.
     """
 
     calibration_error: float
-    interval: Interval
+    intervals: CalibrationIntervals = CalibrationIntervals()
     thresholds: OperatingPoint
-
-    def summary(self) -> dict[str, object]:
-        """All of it by name, as ``metrics.json`` has it."""
-        return {
-            "calibration_error": self.calibration_error,
-            "intervals": {"calibration_error": self.interval},
-            "thresholds": asdict(self.thresholds),
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """All that can be said of a run's predictions on test.
+    """All that can be said of a run's predictions on test, as ``metrics.json`` has it.
 
     Attributes:
         test: scores of the likeliest grades, with intervals.
@@ -88,32 +85,17 @@ class Evaluation:
     """
 
     test: ScoresWithIntervals
-    baselines: dict[str, Baseline] | None
-    leak: Leak | None
-    calibration: Calibration | None
-    calibrated: Calibrated | None
-    prior_corrected: OperatingPoint | None
-    pairs: FusionJudgement | None
+    baselines: dict[str, Baseline] | None = None
+    leak: Leak | None = None
+    calibration: Calibration | None = None
+    calibrated: Calibrated | None = None
+    prior_corrected: OperatingPoint | None = None
+    pairs: FusionJudgement | None = None
 
     @property
-    def scores(self) -> Scores:
-        """The scores of the likeliest grades, without their intervals."""
-        return self.test.scores
-
-    def summary(self) -> dict[str, object]:
-        """All of it by name, as ``metrics.json`` has it."""
-        rules, corrected = self.baselines, self.prior_corrected
-        return {
-            "test": self.test.summary(),
-            "baselines": {name: rule._asdict() for name, rule in rules.items()}
-            if rules
-            else None,
-            "leak": self.leak._asdict() if self.leak else None,
-            "calibration": asdict(self.calibration) if self.calibration else None,
-            "calibrated": self.calibrated.summary() if self.calibrated else None,
-            "prior_corrected": asdict(corrected) if corrected else None,
-            "pairs": self.pairs.summary() if self.pairs else None,
-        }
+    def rules(self) -> list[Baseline]:
+        """The rules that see no pixel; empty without training labels."""
+        return list((self.baselines or {}).values())
 
 
 def evaluate(
@@ -164,7 +146,7 @@ def _calibrated(fitted: Calibration, test: Predictions) -> Calibrated:
     (interval,) = patient_intervals(error, test.patients)
     return Calibrated(
         calibration_error=calibration_error(test.labels, cooled),
-        interval=interval,
+        intervals=CalibrationIntervals(calibration_error=interval),
         thresholds=_point(test, fitted.grades(test.probabilities)),
     )
 

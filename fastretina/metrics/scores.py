@@ -7,11 +7,12 @@ Sight-threatening DR means grade 3 or worse: soon.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import sklearn
+from msgspec import Meta
 from scipy.stats import binned_statistic
 from sklearn import metrics as sk
 
@@ -25,6 +26,8 @@ _ROUNDING = 1e-12
 # A predictor is constant if one grade has this share of its predictions, and of the
 # samples of all other grades it gets no more than that share right.
 _CONSTANT, _BY_CHANCE = 0.99, 0.05
+
+PER_GRADE = Meta(min_length=len(GRADES), max_length=len(GRADES))  # of a list, if read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +50,9 @@ class GradeScores:
     balanced_accuracy: float
     qwk: float | None
     macro_f1: float
-    recall: list[float | None]
-    precision: list[float | None]
-    confusion: list[list[int]]
+    recall: Annotated[list[float | None], PER_GRADE]
+    precision: Annotated[list[float | None], PER_GRADE]
+    confusion: Annotated[list[Annotated[list[int], PER_GRADE]], PER_GRADE]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,15 +86,11 @@ class Scores(GradeScores):
         collapse: a sentence where the predictor is constant; see ``collapse``.
     """
 
-    auc: list[float | None]
+    auc: Annotated[list[float | None], PER_GRADE]
     referable: CutScores
     sight_threatening: CutScores
     calibration_error: float
     collapse: str | None
-
-    def summary(self) -> dict[str, object]:
-        """All scores by their name, as ``metrics.json`` has them."""
-        return asdict(self)
 
 
 def score(
@@ -109,7 +108,7 @@ def score(
     chances = np.asarray(probabilities, np.float64)
     by_grade = score_grades(labels, predicted)
     return Scores(
-        **{field: getattr(by_grade, field) for field in GradeScores.__slots__},
+        **{each.name: getattr(by_grade, each.name) for each in fields(by_grade)},
         auc=[
             roc(labels == grade, chances[:, grade]).area for grade in range(len(GRADES))
         ],

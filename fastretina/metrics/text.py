@@ -17,7 +17,7 @@ _WIDTH, _GLUE = 100, "\0"  # columns of a line for people; keeps an interval who
 
 def table(evaluation: Evaluation) -> str:
     """Text: totals, baselines, then a line of the confusion matrix per grade."""
-    scores, ends = evaluation.test.scores, evaluation.test.intervals
+    scores, ends = evaluation.test, evaluation.test.intervals
     error = format_interval(scores.calibration_error, ends.calibration_error, ".3f")
     lines = [
         f"{scores.samples:,} samples; in brackets 95 % intervals over patients",
@@ -33,7 +33,7 @@ def table(evaluation: Evaluation) -> str:
         f"{_cut_line(scores.sight_threatening, ends.sight_threatening)}",
         *_other_points(evaluation),
     ]
-    for rule in (evaluation.baselines or {}).values():
+    for rule in evaluation.rules:
         lines.append(
             f"without a pixel: {rule.about}: accuracy {rule.accuracy:.1%}, "
             f"QWK {format_interval(rule.qwk, None, '.3f')}, "
@@ -82,7 +82,8 @@ def _cut_line(cut: CutScores, ends: CutIntervals) -> str:
 def _other_points(evaluation: Evaluation) -> list[str]:
     lines = []
     if (after := evaluation.calibrated) and (fitted := evaluation.calibration):
-        error = format_interval(after.calibration_error, after.interval, ".3f")
+        ends = after.intervals.calibration_error
+        error = format_interval(after.calibration_error, ends, ".3f")
         lines.append(
             f"fitted on {fitted.samples:,} validation images: "
             f"temperature {fitted.temperature:.2f}, calibration error {error}; "
@@ -91,7 +92,7 @@ def _other_points(evaluation: Evaluation) -> list[str]:
     if corrected := evaluation.prior_corrected:
         lines.append(f"with the class weights undone: {_point_line(corrected)}")
     if paired := evaluation.pairs:
-        qwk = next(each for each in paired.differences if each.statistic == "qwk")
+        qwk = paired.difference("qwk")
         lines.append(
             f"both eyes of {paired.pairs:,} patients together: QWK "
             f"{format_interval(paired.fused.qwk, None, '.3f')}, each alone "

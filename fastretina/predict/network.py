@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from fastretina.nn.augment import normalise
 from fastretina.nn.device import Compute
 from fastretina.nn.trained import Trained
 from fastretina.predict.photographs import Photograph
-from fastretina.run import Run
+from fastretina.run import Run, as_record
 from loaders.arrays import Float64
 from loaders.errors import RunError
 
@@ -114,14 +115,22 @@ def calibration_of(run: Run, trained: Trained) -> Calibration:
     Raises:
         RunError: it has held none out, is not finished, or has trained on since.
     """
-    metrics = run.metrics()
-    if not metrics.get("calibration"):
+    fitted = as_record(run.metrics(), _Fitted, run.path / "metrics.json")
+    if fitted.calibration is None:
         raise RunError(
             f"{run.path} has no calibration: it held no validation patients out, or "
             "was made by an older version; leave --calibrated out"
         )
-    _refuse_others(run, "metrics.json", metrics.get("weights_sha256"), trained)
-    return Calibration.from_json(metrics["calibration"])
+    _refuse_others(run, "metrics.json", fitted.weights_sha256, trained)
+    return fitted.calibration
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fitted:
+    """What of ``metrics.json`` was fitted on validation, and for which weights."""
+
+    calibration: Calibration | None = None
+    weights_sha256: str | None = None
 
 
 def fusion_of(run: Run, trained: Trained) -> Fusion:

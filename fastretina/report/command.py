@@ -166,11 +166,11 @@ def _write_experiment(options: Options) -> dict[str, object]:
     from loaders.files import write_atomically
 
     experiment = read_experiment(options.run)
-    pictures, missing = read_pictures(experiment)
+    pictures, missing = read_pictures(options.run, experiment.figures)
     for sentence in missing:
         print(f"note: {sentence}", file=sys.stderr)
     out = options.out or options.run / _PAGE
-    page = experiment_page(experiment, pictures, missing, out)
+    page = experiment_page(experiment, options.run, pictures, missing, out)
     content = page.encode(errors="replace")
     write_atomically(out, content)
     done = sum(cell.state == "done" for cell in experiment.cells)

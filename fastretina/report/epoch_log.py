@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from fastretina.report.json_values import number, optional_number, whole
-from fastretina.run import Run
+from fastretina.recipe import Phase
+from fastretina.run import Run, as_record
 from loaders.errors import RunError
 
-_NEEDED = (
-    "epoch",
-    "phase",
-    "train_loss",
-    "images_per_second",
-    "wait_seconds",
-    "seconds",
-)
 
-
-class EpochRow(NamedTuple):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRow:
     """How one epoch went, in the columns of ``log.csv``.
 
     Attributes:
@@ -38,16 +29,16 @@ class EpochRow(NamedTuple):
     """
 
     epoch: int
-    phase: str
+    phase: Phase
     train_loss: float
     images_per_second: float
     wait_seconds: float
     seconds: float
-    train_accuracy: float | None
-    validation_accuracy: float | None
-    validation_qwk: float | None
-    test_accuracy: float | None
-    test_qwk: float | None
+    train_accuracy: float | None = None
+    validation_accuracy: float | None = None
+    validation_qwk: float | None = None
+    test_accuracy: float | None = None
+    test_qwk: float | None = None
 
     @property
     def wait_share(self) -> float:
@@ -66,25 +57,8 @@ def read_log(run: Run) -> list[EpochRow]:
     Raises:
         RunError: the file is missing or damaged.
     """
-    rows = run.log()
-    lacking = [name for row in rows for name in _NEEDED if row.get(name) is None]
-    if lacking or not rows:
-        what = f"a row has no {lacking[0]}" if lacking else "it holds no epoch"
-        raise RunError(f"{run.path / 'log.csv'} is damaged: {what}")
-    return [_row(row) for row in rows]
-
-
-def _row(row: Mapping[str, object]) -> EpochRow:
-    return EpochRow(
-        epoch=whole(row["epoch"]),
-        phase=str(row["phase"]),
-        train_loss=number(row["train_loss"]),
-        images_per_second=number(row["images_per_second"]),
-        wait_seconds=number(row["wait_seconds"]),
-        seconds=number(row["seconds"]),
-        train_accuracy=optional_number(row.get("train_accuracy")),
-        validation_accuracy=optional_number(row.get("validation_accuracy")),
-        validation_qwk=optional_number(row.get("validation_qwk")),
-        test_accuracy=optional_number(row.get("test_accuracy")),
-        test_qwk=optional_number(row.get("test_qwk")),
-    )
+    path = run.path / "log.csv"
+    rows = as_record(run.log(), list[EpochRow], path)
+    if not rows:
+        raise RunError(f"{path} is damaged: it holds no epoch")
+    return rows

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from fastretina.report.experiment_file import Experiment, FigureFile
+from fastretina.report.experiment_file import Figure
 from fastretina.report.picture import Picture
 
 
-def read_pictures(experiment: Experiment) -> tuple[list[Picture], list[str]]:
-    """The experiment's figures, and a sentence about each that can't be shown."""
+def read_pictures(
+    folder: Path, figures: Sequence[Figure]
+) -> tuple[list[Picture], list[str]]:
+    """An experiment's figures, and a sentence about each that can't be shown."""
     pictures, missing = [], []
-    for figure in experiment.figures:
+    for figure in figures:
         try:
-            pictures.append(_read(experiment.folder, figure))
+            pictures.append(_read(folder, figure))
         except (OSError, ValueError) as error:
             missing.append(f"The figure {figure.file} is left out: {_reason(error)}.")
     return pictures, missing
 
 
-def _read(folder: Path, figure: FigureFile) -> Picture:
+def _read(folder: Path, figure: Figure) -> Picture:
     path = folder / figure.file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise OSError("it lies outside of the experiment's folder")

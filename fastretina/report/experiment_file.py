@@ -1,262 +1,169 @@
-"""``experiment.json``, checked: cells, comparisons, a reference, figures."""
+"""``experiment.json``: the records that an experiment writes, and a report reads."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
-from fastretina.report.json_values import (
-    Interval,
-    items,
-    mapping,
-    number,
-    optional_interval,
-    optional_number,
-    text,
-    whole,
-)
+from fastretina.run import as_record
 from loaders.errors import RunError
 
 FILE = "experiment.json"
-SCORES = (  # name, title and format
-    ("accuracy", "Accuracy", ".1%"),
-    ("balanced_accuracy", "Balanced accuracy", ".1%"),
-    ("qwk", "QWK", ".3f"),
-    ("macro_f1", "Macro-F1", ".3f"),
-)
+State = Literal["waiting", "done", "failed"]
 
 
-class SeedScore(NamedTuple):
-    """One score of a cell over its seeds.
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One statistic of a cell.
 
     Attributes:
-        mean: Mean over seeds; None where it is unknown.
-        spread: Standard deviation over seeds; None where it is unknown.
-        interval: 95% interval of the mean; None where it is unknown.
+        mean: over the seeds; None where it is undefined, as the QWK of one grade alone.
+        spread: standard deviation over the seeds; None for one seed.
+        by_seed: the value of each seed.
+        interval: low and high end of 95 % over test patients; None where there are too
+            few.
     """
 
-    mean: float | None = None
-    spread: float | None = None
-    interval: Interval | None = None
+    mean: float | None
+    spread: float | None
+    by_seed: list[float | None]
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """One of the configurations that are compared.
+class CellResult:
+    """One line of the table.
 
     Attributes:
-        cell: Name of the cell.
-        title: Name for people.
-        group: Group that it belongs to; may be empty.
-        why: What it is there for; may be empty.
-        state: ``done``, ``failed`` or ``waiting``.
-        error: Why it failed; else empty.
-        parameters: Number of the network's parameters; None where it is unknown.
-        seconds: Time that its runs took, s; None where it is unknown.
-        runs: Folders of its runs, relative to the experiment's.
-        scores: Scores by name; empty of a cell that is not done.
-        collapse: A sentence where a run gives one grade to all; else empty.
+        cell: the cell's name.
+        title: the cell's title.
+        group: the variant of the data set that it was trained on.
+        why: sentences on the cell and its result; may be empty.
+        state: ``waiting`` before its first run is finished.
+        error: why its last failed run did fail.
+        parameters: weights of the network that are trained.
+        seconds: wall time of its runs together.
+        weights: what the network started from.
+        runs: folders of its finished runs, relative to the experiment's.
+        best_on_test: the best test accuracy of all epochs, which the report printed.
+        scores: by statistic; None before a run is finished.
+        collapse: a sentence where one grade is always predicted.
     """
 
     cell: str
     title: str
     group: str
     why: str
-    state: str
-    error: str
-    parameters: float | None
+    state: State
+    error: str | None
+    parameters: int | None
     seconds: float | None
-    runs: Sequence[str]
-    scores: Mapping[str, SeedScore]
-    collapse: str
-
-    def score(self, name: str) -> SeedScore:
-        """The score of that name, empty where there is none."""
-        return self.scores.get(name, SeedScore())
+    weights: str | None
+    runs: list[str]
+    best_on_test: float | None
+    scores: dict[str, Score] | None
+    collapse: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """One score of one cell against that of another.
+    """The first cell's statistic less the second's, on the same test images.
 
     Attributes:
-        first: Name of the one cell.
-        second: Name of the other cell.
-        statistic: Name of the score.
-        value: Score of the first less that of the second; None where it is unknown.
-        interval: 95% interval of the difference; None where it is unknown.
-        by_seed: The difference of each seed.
-        mcnemar_p: p of McNemar's test; None where it was not made.
-        verdict: What follows, in a sentence; may be empty.
-        clear: Whether the interval leaves out 0.
-        why: What the comparison asks; may be empty.
+        first: name of a cell.
+        second: name of the cell that it is compared with.
+        why: what the pair shows; may be empty.
+        statistic: one of ``bootstrap.GRADE_STATISTICS``.
+        value: the difference of the means over seeds; None where one is undefined.
+        interval: low and high end of 95 % over test patients.
+        by_seed: the difference of each pair of seeds.
+        mcnemar_p: p of McNemar's test of the accuracy; None for other statistics.
+        verdict: the difference in words.
+        clear: whether the interval excludes 0 and all seeds agree.
     """
 
     first: str
     second: str
+    why: str
     statistic: str
     value: float | None
-    interval: Interval | None
-    by_seed: Sequence[float]
+    interval: tuple[float, float] | None
+    by_seed: list[float | None]
     mcnemar_p: float | None
     verdict: str
     clear: bool
-    why: str
 
 
-class ReferenceRow(NamedTuple):
-    """Scores of somebody else, by name; None where they are unknown."""
+@dataclass(frozen=True, slots=True)
+class ReferenceRow:
+    """What others have measured: a title and an accuracy."""
 
     title: str
-    scores: Mapping[str, float | None]
+    accuracy: float
 
 
-class Reference(NamedTuple):
-    """Numbers of others to set beside, and a sentence about them."""
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The rows to set beside an experiment's own, and who measured them."""
 
     about: str
     rows: Sequence[ReferenceRow]
 
 
-class FigureFile(NamedTuple):
-    """A figure of the experiment.
-
-    Attributes:
-        file: Path of a PNG, relative to the experiment's folder.
-        alt: What the figure shows, for who can't see it.
-        caption: How to read the figure; may be empty.
-    """
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A drawn figure: its file's name, its caption, and its text for the blind."""
 
     file: str
-    alt: str
     caption: str
+    alt: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Experiment:
-    """The content of ``experiment.json``.
+class ExperimentResult:
+    """All of an experiment that is known by now, as its file has it.
 
     Attributes:
-        folder: Folder that holds the file.
-        name: Name of the experiment.
-        title: Name for people.
-        about: What is asked, in sentences.
-        budget: What each cell was given.
-        seeds: Number of runs of each cell.
-        cells: The configurations that are compared.
-        comparisons: Comparisons of pairs of cells.
-        reference: Numbers of others; None where there are none.
-        figures: The experiment's own figures.
+        experiment: the plan's name.
+        title: the plan's title.
+        about: what it is good for.
+        budget: ``full``, ``small`` or ``tiny``.
+        seeds: runs asked for of each cell.
+        shards: the data set as it was named.
+        date: when this was written, to the minute.
+        seconds: wall time of all runs together.
+        cells: in the plan's order.
+        comparisons: one for each pair of cells and statistic.
+        reference: what others have measured, if there is anything.
+        figures: what is drawn in the folder.
     """
 
-    folder: Path
-    name: str
+    experiment: str
     title: str
     about: str
     budget: str
     seeds: int
-    cells: Sequence[Cell]
+    shards: str
+    date: str
+    seconds: float
+    cells: Sequence[CellResult]
     comparisons: Sequence[Comparison]
     reference: Reference | None
-    figures: Sequence[FigureFile]
+    figures: Sequence[Figure]
 
 
-def read_experiment(folder: Path) -> Experiment:
-    """Read ``experiment.json``.
+def read_experiment(folder: Path) -> ExperimentResult:
+    """Read ``experiment.json`` from an experiment's folder.
 
     Raises:
         RunError: it is damaged.
     """
     path = folder / FILE
     try:
-        raw = mapping(json.loads(path.read_text(encoding="utf-8")))
-        return Experiment(
-            folder=folder,
-            name=text(raw, "experiment"),
-            title=text(raw, "title"),
-            about=text(raw, "about"),
-            budget=text(raw, "budget"),
-            seeds=whole(raw["seeds"]),
-            cells=[_cell(mapping(each)) for each in items(raw["cells"])],
-            comparisons=[
-                _comparison(mapping(each)) for each in _listed(raw, "comparisons")
-            ],
-            reference=_reference(raw.get("reference")),
-            figures=[_figure(mapping(each)) for each in _listed(raw, "figures")],
-        )
+        saved = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from error
-    except KeyError as error:
-        raise RunError(f"{path} is damaged: no {error.args[0]!r}") from error
-
-
-def _listed(raw: Mapping[str, object], name: str) -> list[object]:
-    """The items under a name; none where nothing is there."""
-    return items(raw.get(name) or [])
-
-
-def _words(raw: Mapping[str, object], name: str) -> str:
-    """The text under a name; empty where nothing is there."""
-    return str(raw.get(name) or "")
-
-
-def _cell(raw: Mapping[str, object]) -> Cell:
-    scores = mapping(raw.get("scores") or {})
-    cell = text(raw, "cell")
-    return Cell(
-        cell=cell,
-        title=_words(raw, "title") or cell,
-        group=_words(raw, "group"),
-        why=_words(raw, "why"),
-        state=_words(raw, "state") or "waiting",
-        error=_words(raw, "error"),
-        parameters=optional_number(raw.get("parameters")),
-        seconds=optional_number(raw.get("seconds")),
-        runs=[str(run) for run in _listed(raw, "runs")],
-        scores={name: _score(mapping(score)) for name, score in scores.items()},
-        collapse=_words(raw, "collapse"),
-    )
-
-
-def _score(raw: Mapping[str, object]) -> SeedScore:
-    return SeedScore(
-        mean=optional_number(raw.get("mean")),
-        spread=optional_number(raw.get("spread")),
-        interval=optional_interval(raw.get("interval")),
-    )
-
-
-def _comparison(raw: Mapping[str, object]) -> Comparison:
-    by_seed = [number(each) for each in _listed(raw, "by_seed") if each is not None]
-    return Comparison(
-        first=text(raw, "first"),
-        second=text(raw, "second"),
-        statistic=_words(raw, "statistic"),
-        value=optional_number(raw.get("value")),
-        interval=optional_interval(raw.get("interval")),
-        by_seed=by_seed,
-        mcnemar_p=optional_number(raw.get("mcnemar_p")),
-        verdict=_words(raw, "verdict"),
-        clear=bool(raw.get("clear")),
-        why=_words(raw, "why"),
-    )
-
-
-def _reference(value: object) -> Reference | None:
-    if not value:
-        return None
-    raw = mapping(value)
-    rows = [mapping(each) for each in _listed(raw, "rows")]
-    return Reference(_words(raw, "about"), [_reference_row(row) for row in rows])
-
-
-def _reference_row(raw: Mapping[str, object]) -> ReferenceRow:
-    scores = {name: optional_number(raw.get(name)) for name, _, _ in SCORES}
-    return ReferenceRow(str(raw["title"]), scores)
-
-
-def _figure(raw: Mapping[str, object]) -> FigureFile:
-    return FigureFile(text(raw, "file"), text(raw, "alt"), _words(raw, "caption"))
+    return as_record(saved, ExperimentResult, path)

@@ -11,17 +11,23 @@ from urllib.parse import quote
 
 from fastretina.formatting import format_interval
 from fastretina.report.experiment_file import (
-    SCORES,
-    Cell,
+    CellResult,
     Comparison,
-    Experiment,
+    ExperimentResult,
     Reference,
-    SeedScore,
+    Score,
 )
 from fastretina.report.picture import Picture
 from fastretina.report.template import html
 
+SCORES = (  # name, title and format
+    ("accuracy", "Accuracy", ".1%"),
+    ("balanced_accuracy", "Balanced accuracy", ".1%"),
+    ("qwk", "QWK", ".3f"),
+    ("macro_f1", "Macro-F1", ".3f"),
+)
 _TITLES = {name: title for name, title, _ in SCORES}
+_UNKNOWN = Score(mean=None, spread=None, by_seed=[], interval=None)
 
 
 class ScoreText(NamedTuple):
@@ -47,7 +53,7 @@ class CellRow(NamedTuple):
         links: Name and relative URL of its runs' own pages.
     """
 
-    cell: Cell
+    cell: CellResult
     scores: Mapping[str, ScoreText]
     links: Sequence[tuple[str, str]]
 
@@ -80,7 +86,8 @@ class ReferenceTextRow(NamedTuple):
 
 
 def experiment_page(
-    experiment: Experiment,
+    experiment: ExperimentResult,
+    folder: Path,
     pictures: Sequence[Picture],
     missing: Sequence[str],
     out: Path,
@@ -89,6 +96,7 @@ def experiment_page(
 
     Args:
         experiment: What the page shows.
+        folder: Where the experiment lies, with its runs.
         pictures: Figures of the experiment.
         missing: Sentences about figures that can't be shown.
         out: Where the page will lie; its links are relative to that.
@@ -102,13 +110,13 @@ def experiment_page(
             "state": _count_states(experiment.cells),
             "best": _describe_best(experiment.cells),
             "clear": [
-                _describe(each)
+                each.verdict
                 for each in experiment.comparisons
                 if each.clear and each.statistic == "qwk"  # the rest are below
             ],
             "score_columns": SCORES,
             "rows": [
-                CellRow(cell, _score_texts(cell), _links(experiment, cell, out))
+                CellRow(cell, _score_texts(cell), _links(folder, cell.runs, out))
                 for cell in experiment.cells
             ],
             "comparisons": _pairs(experiment),
@@ -120,7 +128,7 @@ def experiment_page(
     )
 
 
-def _sections(experiment: Experiment, figures: bool) -> list[tuple[str, str]]:
+def _sections(experiment: ExperimentResult, figures: bool) -> list[tuple[str, str]]:
     """Id and name of the sections that the page has."""
     sections = [("summary", "Summary"), ("cells", "Cells")]
     if experiment.comparisons:
@@ -132,7 +140,7 @@ def _sections(experiment: Experiment, figures: bool) -> list[tuple[str, str]]:
     return sections
 
 
-def _count_states(cells: Sequence[Cell]) -> str:
+def _count_states(cells: Sequence[CellResult]) -> str:
     """How many cells are done, failed and waiting."""
     counts = {
         state: sum(cell.state == state for cell in cells)
@@ -142,31 +150,29 @@ def _count_states(cells: Sequence[Cell]) -> str:
     return f"{len(cells)} cells: {', '.join(parts) or 'none'}"
 
 
-def _describe_best(cells: Sequence[Cell]) -> str | None:
+def _describe_best(cells: Sequence[CellResult]) -> str | None:
     """The cell of the highest mean QWK, in a sentence that claims no more."""
     known = [
         (mean, cell)
         for cell in cells
-        if cell.state == "done" and (mean := cell.score("qwk").mean) is not None
+        if cell.state == "done" and (mean := _score_of(cell, "qwk").mean) is not None
     ]
     if not known:
         return None
     mean, cell = max(known, key=lambda pair: pair[0])
-    qwk = format_interval(mean, cell.score("qwk").interval, ".3f")
+    qwk = format_interval(mean, _score_of(cell, "qwk").interval, ".3f")
     return f"Highest QWK: {cell.title}, {qwk}"
 
 
-def _describe(comparison: Comparison) -> str:
-    return comparison.verdict or (
-        f"{comparison.statistic}: {comparison.first} against {comparison.second}"
-    )
+def _score_of(cell: CellResult, name: str) -> Score:
+    return (cell.scores or {}).get(name, _UNKNOWN)
 
 
-def _score_texts(cell: Cell) -> dict[str, ScoreText]:
-    return {name: _score_text(cell.score(name), form) for name, _, form in SCORES}
+def _score_texts(cell: CellResult) -> dict[str, ScoreText]:
+    return {name: _score_text(_score_of(cell, name), form) for name, _, form in SCORES}
 
 
-def _score_text(score: SeedScore, form: str) -> ScoreText:
+def _score_text(score: Score, form: str) -> ScoreText:
     text = format_interval(score.mean, None, form)
     if score.spread is not None:
         text = f"{text} ± {format(score.spread, form).rstrip('%')}"
@@ -174,18 +180,18 @@ def _score_text(score: SeedScore, form: str) -> ScoreText:
     return ScoreText("" if score.mean is None else score.mean, text, interval)
 
 
-def _links(experiment: Experiment, cell: Cell, out: Path) -> list[tuple[str, str]]:
+def _links(folder: Path, runs: Sequence[str], out: Path) -> list[tuple[str, str]]:
     """Name and relative URL of the runs' own pages, as far as there are any."""
     links = []
-    for number, run in enumerate(cell.runs, start=1):
-        page = experiment.folder / run / "report.html"
+    for number, run in enumerate(runs, start=1):
+        page = folder / run / "report.html"
         if page.is_file():
             path = os.path.relpath(page.resolve(), out.parent.resolve())
             links.append((f"run {number}", quote(Path(path).as_posix())))
     return links
 
 
-def _pairs(experiment: Experiment) -> list[Pair]:
+def _pairs(experiment: ExperimentResult) -> list[Pair]:
     """The comparisons of two cells together, with the cells' titles."""
     titles = {cell.cell: cell.title for cell in experiment.cells}
     by_pair = groupby(experiment.comparisons, lambda each: (each.first, each.second))
@@ -204,10 +210,11 @@ def _pairs(experiment: Experiment) -> list[Pair]:
 
 
 def _difference_row(comparison: Comparison) -> DifferenceRow:
+    by_seed = [f"{value:+.3f}" for value in comparison.by_seed if value is not None]
     return DifferenceRow(
         statistic=_TITLES.get(comparison.statistic, comparison.statistic),
         value=format_interval(comparison.value, comparison.interval, "+.3f"),
-        by_seed=", ".join(f"{value:+.3f}" for value in comparison.by_seed) or "-",
+        by_seed=", ".join(by_seed) or "-",
         p=_format_p(comparison.mcnemar_p),
         verdict=comparison.verdict,
         clear=comparison.clear,
@@ -221,13 +228,9 @@ def _format_p(p: float | None) -> str:
 
 
 def _reference_rows(reference: Reference | None) -> list[ReferenceTextRow]:
+    """Of others the accuracy is known, and no other score."""
+    unknown = dict.fromkeys(_TITLES, "-")
     return [
-        ReferenceTextRow(
-            row.title,
-            {
-                name: format_interval(row.scores[name], None, form)
-                for name, _, form in SCORES
-            },
-        )
+        ReferenceTextRow(row.title, unknown | {"accuracy": f"{row.accuracy:.1%}"})
         for row in (reference.rows if reference else ())
     ]

@@ -3,23 +3,23 @@
 config.json   ->  Recipe, RunConfig  --+
 metrics.json  ->  RunMetrics         --+-->  FinishedRun  ->  page, figures, model card
 log.csv       ->  EpochRow, ...      --+
-test.parquet  ->  Predictions   --+
+test.parquet  ->  Predictions        --+
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from fastretina.metrics.bootstrap import CutIntervals, ScoresWithIntervals
 from fastretina.metrics.predictions import Predictions
-from fastretina.metrics.scores import score
+from fastretina.metrics.scores import CutScores, Scores, score
 from fastretina.recipe import Recipe
 from fastretina.report.epoch_log import EpochRow, read_log
-from fastretina.report.saved_config import RunConfig, read_config
-from fastretina.report.saved_metrics import RunMetrics, read_metrics
-from fastretina.report.scores import RunScores, read_test_scores
-from fastretina.run import Run
+from fastretina.report.grade_meanings import CUTS, Cut
+from fastretina.report.saved_run import RunConfig, RunMetrics
+from fastretina.run import Run, as_record
 from loaders.errors import RunError
 
 
@@ -30,7 +30,8 @@ class FinishedRun:
     Attributes:
         folder: The run folder.
         recipe: Recipe that it was trained by.
-        config: Content of ``config.json``.
+        saved_config: Content of ``config.json`` as it is, to be listed.
+        config: What of it is shown elsewhere.
         metrics: Content of ``metrics.json``.
         log: Epochs of ``log.csv``, in order.
         test: The test predictions that the metrics are of.
@@ -38,6 +39,7 @@ class FinishedRun:
 
     folder: Run
     recipe: Recipe
+    saved_config: Mapping[str, object]
     config: RunConfig
     metrics: RunMetrics
     log: Sequence[EpochRow]
@@ -63,9 +65,28 @@ class FinishedRun:
         return self.metrics.weights_sha256[:12]
 
     @property
-    def scores(self) -> RunScores:
+    def scores(self) -> ScoresWithIntervals:
         """The scores on test, with their intervals."""
-        return self.metrics.scores
+        return self.metrics.test
+
+    @property
+    def cuts(self) -> list[tuple[Cut, CutScores, CutIntervals]]:
+        """The clinical cuts of ``CUTS``, each with its scores and their intervals."""
+        scores, ends = self.scores, self.scores.intervals
+        referable, sight_threatening = CUTS
+        return [
+            (referable, scores.referable, ends.referable),
+            (sight_threatening, scores.sight_threatening, ends.sight_threatening),
+        ]
+
+    @property
+    def shares_no_patient(self) -> bool:
+        """Whether no test patient was trained on, for sure.
+
+        A name that tells no eye tells no patient either.
+        """
+        leak = self.metrics.leak
+        return leak is not None and not leak.eyes and all(self.test.eyes)
 
     @property
     def num_patients(self) -> int:
@@ -80,39 +101,38 @@ def read_finished_run(run: Run) -> FinishedRun:
         RunError: it is not finished, it is damaged, or its files are of different
             evaluations.
     """
-    raw_config, recipe = run.config(), run.recipe()
+    saved_config, recipe = run.config(), run.recipe()
     path = run.path / "metrics.json"
     if not path.exists():
         raise RunError(
             f"{run.path} is not finished: it has no metrics.json yet; "
             f"python -m fastretina.train --resume {run.path} ends it"
         )
-    raw_metrics = run.metrics()
+    metrics = as_record(run.metrics(), RunMetrics, path)
     test = Predictions.load(run.path / "test.parquet")
-    config = read_config(raw_config, run.path / "config.json")
-    metrics = read_metrics(raw_metrics, path)
     if test.about.get("weights_sha256") != metrics.weights_sha256:
         raise RunError(
             f"{path} and test.parquet are of different checkpoints; "
             f"python -m fastretina.train --resume {run.path} writes both anew"
         )
-    _check_scores(metrics.scores, test, path)
+    _check_scores(metrics.test, test, path)
     return FinishedRun(
         folder=run,
         recipe=recipe,
-        config=config,
+        saved_config=saved_config,
+        config=as_record(saved_config, RunConfig, run.path / "config.json"),
         metrics=metrics,
         log=read_log(run),
         test=test,
     )
 
 
-def _check_scores(saved: RunScores, test: Predictions, path: Path) -> None:
+def _check_scores(saved: Scores, test: Predictions, path: Path) -> None:
     """The predictions must give these very counts, and nothing may be missing."""
     if not len(test):
         raise RunError(f"{path.parent / 'test.parquet'} is damaged: it has no sample")
-    fresh = read_test_scores(score(test.labels, test.probabilities).summary())
-    if saved.undefined != fresh.undefined:
+    fresh = score(test.labels, test.probabilities)
+    if _undefined(saved) != _undefined(fresh):
         raise RunError(
             f"{path} is damaged, or of an older version: its test scores lack something"
         )
@@ -121,3 +141,10 @@ def _check_scores(saved: RunScores, test: Predictions, path: Path) -> None:
             f"{path} and test.parquet are of different evaluations; "
             f"python -m fastretina.train --resume {path.parent} writes both anew"
         )
+
+
+def _undefined(scores: Scores) -> list[bool]:
+    """Which scores are undefined, of those that can be."""
+    cuts = (*astuple(scores.referable), *astuple(scores.sight_threatening))
+    by_grade = (*scores.recall, *scores.precision, *scores.auc)
+    return [value is None for value in (scores.qwk, *by_grade, *cuts)]

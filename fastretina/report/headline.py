@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fastretina.formatting import format_interval
+from fastretina.metrics.baselines import Baseline
+from fastretina.metrics.bootstrap import Interval
 from fastretina.report.finished_run import FinishedRun
-from fastretina.report.json_values import Interval
-from fastretina.report.saved_metrics import Baseline
-from fastretina.report.scores import Estimate
 from loaders.grades import REFERABLE
 
 _ARCHS = {"resnet18": "ResNet18", "resnet50": "ResNet50"}
@@ -30,8 +30,19 @@ def describe_model(finished: FinishedRun) -> str:
         f"{count(data.train, 'photograph')}{epochs}, starting from "
         f"{initial_weights(finished)}{best_epoch}. It is judged here on "
         f"{count(len(finished.test), 'photograph')} of "
-        f"{count(finished.num_patients, 'patient')} that it was not trained on."
+        f"{count(finished.num_patients, 'patient')}{_whether_known(finished)}."
     )
+
+
+def _whether_known(finished: FinishedRun) -> str:
+    """Whether training has shown the patients, too; empty where it is unknown."""
+    leak = finished.metrics.leak
+    if leak and leak.eyes:
+        return (
+            f"; for {leak.eyes:,} of these photographs it was trained on the patient's "
+            "other eye"
+        )
+    return " that it was not trained on" if finished.shares_no_patient else ""
 
 
 def network_name(finished: FinishedRun) -> str:
@@ -55,39 +66,32 @@ def count(number: int | None, thing: str) -> str:
 
 def describe_scores(finished: FinishedRun) -> list[str]:
     """How good the model is, in people out of a hundred, as sentences."""
-    scores = finished.scores
-    sentences = [
-        f"Of 100 photographs it grades {_of_100(scores.point.accuracy)} as people did."
-    ]
-    sensitivity, specificity = scores.referable[:2]
-    if sensitivity.value is not None:
+    scores, ends = finished.scores, finished.scores.intervals
+    graded = _of_100(scores.accuracy, ends.accuracy)
+    sentences = [f"Of 100 photographs it grades {graded} as people did."]
+    cut, cut_ends = scores.referable, ends.referable
+    if cut.sensitivity is not None:
         sentences.append(
             f"Of 100 with referable diabetic retinopathy (grade {REFERABLE} or worse, "
             "to be seen by an ophthalmologist) it finds "
-            f"{_of_100(sensitivity)} and misses "
-            f"{100 - round(100 * sensitivity.value)}."
+            f"{_of_100(cut.sensitivity, cut_ends.sensitivity)} and misses "
+            f"{100 - round(100 * cut.sensitivity)}."
         )
-    if specificity.value is not None:
-        false_alarms = Estimate(
-            1 - specificity.value, _complement(specificity.interval)
-        )
-        sentences.append(
-            f"Of 100 without, it would refer {_of_100(false_alarms)} needlessly."
-        )
+    if cut.specificity is not None:
+        alarms = _of_100(1 - cut.specificity, _complement(cut_ends.specificity))
+        sentences.append(f"Of 100 without, it would refer {alarms} needlessly.")
     return sentences
 
 
-def _complement(interval: Interval | None) -> Interval | None:
+def _complement(interval: Interval) -> Interval:
     return None if interval is None else (1 - interval[1], 1 - interval[0])
 
 
-def _of_100(share: Estimate) -> str:
-    if share.value is None:
-        return "an unknown number"
-    if share.interval is None:
-        return f"{100 * share.value:.0f}"
-    low, high = share.interval
-    return f"{100 * share.value:.0f} (95% interval {100 * low:.0f} to {100 * high:.0f})"
+def _of_100(share: float, interval: Interval) -> str:
+    if interval is None:
+        return f"{100 * share:.0f}"
+    low, high = interval
+    return f"{100 * share:.0f} (95% interval {100 * low:.0f} to {100 * high:.0f})"
 
 
 def warn(finished: FinishedRun) -> list[str]:
@@ -96,31 +100,38 @@ def warn(finished: FinishedRun) -> list[str]:
     warnings = [
         finished.scores.collapse,
         metrics.leak.warning() if metrics.leak else None,
+        _left_out(metrics.test_skipped),
         *(
             sentence
-            for rule in metrics.baselines
+            for rule in metrics.rules
             for sentence in _not_beaten(finished, rule)
         ),
     ]
     return [f"{each[:1].upper()}{each[1:]}." for each in warnings if each]
 
 
+def _left_out(skipped: int) -> str | None:
+    if not skipped:
+        return None
+    return f"{count(skipped, 'test photograph')} could not be decoded: in no score here"
+
+
 def _not_beaten(finished: FinishedRun, rule: Baseline) -> Iterator[str]:
     """A sentence for each score in which the model does not clearly beat the rule."""
-    point, other = finished.scores.point, rule.scores
-    for ours, theirs, name, form in (
-        (point.accuracy, other.accuracy, "accuracy", ".1%"),
-        (point.qwk, other.qwk, "QWK", ".3f"),
+    scores, ends = finished.scores, finished.scores.intervals
+    for value, interval, rival, name, form in (
+        (scores.accuracy, ends.accuracy, rule.accuracy, "accuracy", ".1%"),
+        (scores.qwk, ends.qwk, rule.qwk, "QWK", ".3f"),
     ):
-        value, rival = ours.value, theirs.value
         if value is None or rival is None:
             continue
         if name == "QWK" and rival <= 0:  # agrees by chance, as a constant does
             continue
-        if rival < (ours.interval or (value, value))[0]:
+        if rival < (interval or (value, value))[0]:
             continue
         than = "more than" if rival > value else "inside the interval of"
         yield (
             f"No better than a rule that sees no photograph: {rule.about} has "
-            f"{name} {rival:{form}}, {than} this model's {ours.format(form)}"
+            f"{name} {rival:{form}}, {than} this model's "
+            f"{format_interval(value, interval, form)}"
         )

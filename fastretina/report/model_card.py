@@ -31,6 +31,7 @@ def model_card(finished: FinishedRun) -> str:
     """The card as Markdown."""
     config, metrics = finished.config, finished.metrics
     data, (height, width) = config.data, config.image_shape
+    steps = data.preprocessing.steps if data.preprocessing else ()
     return markdown(
         "model_card.md.j2",
         {
@@ -40,13 +41,14 @@ def model_card(finished: FinishedRun) -> str:
             "data": data,
             "network": headline.network_name(finished),
             "initial_weights": headline.initial_weights(finished),
-            "preprocessing": ", ".join(data.preprocessing) or "nothing",
+            "preprocessing": ", ".join(steps) or "nothing",
             "size": f"{width} x {height} pixels",
             "grades": [explain_grade(grade) for grade in range(len(GRADES))],
             "model": headline.describe_model(finished),
             "num_patients": headline.count(finished.num_patients, "patient"),
             "num_test": f"{len(finished.test):,}",
             "num_train": headline.count(data.train, "photograph"),
+            "shares_no_patient": finished.shares_no_patient,
             "warnings": headline.warn(finished),
             "baseline_rows": tables.baseline_rows(finished),
             "cut_rows": tables.cut_rows(finished),
@@ -62,7 +64,7 @@ def model_card(finished: FinishedRun) -> str:
 
 def _calibration_error(finished: FinishedRun) -> str:
     """The error as trained, and with the temperature."""
-    before = finished.scores.calibration_error.value
+    before = finished.scores.calibration_error
     calibration = finished.metrics.calibration
     calibrated = finished.metrics.calibrated
     if calibration is None or calibrated is None:

@@ -70,7 +70,7 @@ def reliability_picture(finished: FinishedRun) -> Picture:
 def _sides(finished: FinishedRun) -> list[_Side]:
     """The network as trained; and with the temperature, where one was fitted."""
     test, metrics = finished.test, finished.metrics
-    error = finished.scores.calibration_error.value
+    error = finished.scores.calibration_error
     sides = [
         _Side(f"as trained (error {error:.3f})", _bins(test.labels, test.probabilities))
     ]

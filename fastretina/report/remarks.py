@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastretina.formatting import format_interval
 from fastretina.report.finished_run import FinishedRun
 
 _ABOUT_ONE = 0.1  # from 1: a temperature that nobody would notice
@@ -9,10 +10,8 @@ _ABOUT_ONE = 0.1  # from 1: a temperature that nobody would notice
 
 def describe_zero_width(finished: FinishedRun) -> str:
     """A sentence where a grade's interval has no width, as it promises too much."""
-    scores = finished.scores
-    intervals = [
-        each.interval for each in (*scores.recall, *scores.precision, *scores.auc)
-    ]
+    ends = finished.scores.intervals
+    intervals = (*ends.recall, *ends.precision, *ends.auc)
     if not any(each is not None and each[0] == each[1] for each in intervals):
         return ""
     return (
@@ -38,7 +37,10 @@ def describe_thresholds(finished: FinishedRun) -> str | None:
 
 def describe_calibration(finished: FinishedRun) -> str:
     """How far the probabilities can be believed, in a sentence or two."""
-    error = finished.scores.calibration_error.format(".3f")
+    scores = finished.scores
+    error = format_interval(
+        scores.calibration_error, scores.intervals.calibration_error, ".3f"
+    )
     sentence = (
         "As trained, its probabilities are off by "
         f"{error} on average (expected calibration error)"
@@ -62,14 +64,15 @@ def describe_calibration(finished: FinishedRun) -> str:
 
 def describe_both_eyes(finished: FinishedRun) -> str | None:
     """What both eyes of a patient together are worth; None where it wasn't tried."""
-    both = finished.metrics.both_eyes
+    both = finished.metrics.pairs
     if both is None:
         return None
-    clear = both.qwk.clear or both.accuracy.clear
+    accuracy, qwk = both.difference("accuracy"), both.difference("qwk")
+    clear = qwk.clear or accuracy.clear
     return (
         f"Both eyes together, for the {both.pairs:,} test patients who have both, "
         f"by a second stage fitted on {both.fitted_on:,} pairs held out: "
-        f"accuracy {both.accuracy.difference.format('+.3f')}, "
-        f"QWK {both.qwk.difference.format('+.3f')} against each eye alone"
+        f"accuracy {format_interval(accuracy.value, accuracy.interval, '+.3f')}, "
+        f"QWK {format_interval(qwk.value, qwk.interval, '+.3f')} against each eye alone"
         f"{'' if clear else ', which is inside the noise'}."
     )

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sklearn.metrics import roc_curve
 
+from fastretina.formatting import format_interval
+from fastretina.metrics.bootstrap import CutIntervals
 from fastretina.metrics.figures import GRADE_NAMES
+from fastretina.metrics.scores import CutScores
 from fastretina.report.finished_run import FinishedRun
-from fastretina.report.grade_meanings import CUTS, Cut
+from fastretina.report.grade_meanings import Cut
 from fastretina.report.picture import (
     GRADE_STYLES,
     LineStyle,
@@ -17,7 +20,6 @@ from fastretina.report.picture import (
     blank,
     to_picture,
 )
-from fastretina.report.scores import CutScores
 from loaders.arrays import Bool, Float64
 
 if TYPE_CHECKING:
@@ -55,20 +57,21 @@ def _roc_of_grades(finished: FinishedRun) -> Picture:
     test, areas = finished.test, finished.scores.auc
     curves = [
         _Curve(
-            label=f"{GRADE_NAMES[grade]}: {area.value:.3f}",
+            label=f"{GRADE_NAMES[grade]}: {area:.3f}",
             truth=test.labels == grade,
             probabilities=test.probabilities[:, grade],
             style=GRADE_STYLES[grade],
             width=1.6,
         )
         for grade, area in enumerate(areas)
-        if area.value is not None
+        if area is not None
     ]
     figure, (axis,) = blank(4.3)
     _draw_roc(axis, curves)
+    intervals = finished.scores.intervals.auc
     texts = [
-        f"{name} {area.format('.3f')}"
-        for name, area in zip(GRADE_NAMES, areas, strict=True)
+        f"{name} {format_interval(area, interval, '.3f')}"
+        for name, area, interval in zip(GRADE_NAMES, areas, intervals, strict=True)
     ]
     return to_picture(
         figure,
@@ -84,16 +87,16 @@ def _roc_of_grades(finished: FinishedRun) -> Picture:
 
 
 def _roc_of_cuts(finished: FinishedRun) -> Picture:
-    cuts = list(zip(CUTS, finished.scores.cuts, strict=True))
+    cuts = finished.cuts
     curves = [
         _curve_of_cut(finished, cut, scores, style)
-        for (cut, scores), style in zip(cuts, _CUT_STYLES, strict=True)
-        if scores.auc.value is not None
+        for (cut, scores, _), style in zip(cuts, _CUT_STYLES, strict=True)
+        if scores.auc is not None
     ]
     figure, (axis,) = blank(4.3)
     _draw_roc(axis, curves)
-    texts = "; ".join(_describe_cut(cut, scores) for cut, scores in cuts)
-    referable, sight_threatening = (cut.least for cut in CUTS)
+    texts = "; ".join(_describe_cut(*each) for each in cuts)
+    referable, sight_threatening = (cut.least for cut, *_ in cuts)
     return to_picture(
         figure,
         name="roc_cuts",
@@ -112,13 +115,13 @@ def _curve_of_cut(
     finished: FinishedRun, cut: Cut, scores: CutScores, style: LineStyle
 ) -> _Curve:
     test = finished.test
-    sensitivity, specificity = scores.sensitivity.value, scores.specificity.value
+    sensitivity, specificity = scores.sensitivity, scores.specificity
     if sensitivity is None or specificity is None:
         dot = None
     else:
         dot = (1 - specificity, sensitivity)
     return _Curve(
-        label=f"grade {cut.least} or worse: {scores.auc.value:.3f}",
+        label=f"grade {cut.least} or worse: {scores.auc:.3f}",
         truth=test.labels >= cut.least,
         probabilities=test.probabilities[:, cut.least :].sum(axis=1),
         style=style,
@@ -127,13 +130,13 @@ def _curve_of_cut(
     )
 
 
-def _describe_cut(cut: Cut, scores: CutScores) -> str:
-    text = f"{cut.title}: AUC {scores.auc.format('.3f')}"
-    if scores.auc.value is None:
+def _describe_cut(cut: Cut, scores: CutScores, ends: CutIntervals) -> str:
+    text = f"{cut.title}: AUC {format_interval(scores.auc, ends.auc, '.3f')}"
+    if scores.auc is None:
         return text
     return (
-        f"{text}; as graded, sensitivity {scores.sensitivity.value:.1%} at specificity "
-        f"{scores.specificity.value:.1%}"
+        f"{text}; as graded, sensitivity {scores.sensitivity:.1%} at specificity "
+        f"{scores.specificity:.1%}"
     )
 
 

@@ -6,10 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import NamedTuple
 
-from fastretina.metrics.scores import FIXED_SPECIFICITY
+from fastretina.formatting import format_interval
+from fastretina.metrics.baselines import Baseline
+from fastretina.metrics.bootstrap import (
+    NO_INTERVALS,
+    CutIntervals,
+    GradeIntervals,
+    ScoresWithIntervals,
+)
+from fastretina.metrics.evaluation import OperatingPoint
+from fastretina.metrics.scores import FIXED_SPECIFICITY, CutScores
 from fastretina.report.finished_run import FinishedRun
-from fastretina.report.grade_meanings import CUTS, grade_name
-from fastretina.report.scores import PointScores
+from fastretina.report.grade_meanings import grade_name
 from loaders.grades import GRADES
 
 SPECIFICITY = f"{FIXED_SPECIFICITY:.0%}"  # at which sensitivity is compared
@@ -61,14 +69,16 @@ class Group(NamedTuple):
 
 def grade_rows(finished: FinishedRun) -> list[GradeRow]:
     """A row for each grade."""
-    scores = finished.scores
+    scores, ends = finished.scores, finished.scores.intervals
     return [
         GradeRow(
             name=grade_name(grade),
             support=f"{sum(scores.confusion[grade]):,}",
-            recall=scores.recall[grade].format(".1%"),
-            precision=scores.precision[grade].format(".1%"),
-            auc=scores.auc[grade].format(".3f"),
+            recall=format_interval(scores.recall[grade], ends.recall[grade], ".1%"),
+            precision=format_interval(
+                scores.precision[grade], ends.precision[grade], ".1%"
+            ),
+            auc=format_interval(scores.auc[grade], ends.auc[grade], ".3f"),
         )
         for grade in range(len(GRADES))
     ]
@@ -77,62 +87,81 @@ def grade_rows(finished: FinishedRun) -> list[GradeRow]:
 def cut_rows(finished: FinishedRun) -> list[CutRow]:
     """A row for each clinical cut."""
     return [
-        CutRow(
-            name=cut.title[:1].upper() + cut.title[1:],
-            sensitivity=scores.sensitivity.format(".1%"),
-            specificity=scores.specificity.format(".1%"),
-            auc=scores.auc.format(".3f"),
-            sensitivity_at_specificity=scores.sensitivity_at_specificity.format(".1%"),
-        )
-        for cut, scores in zip(CUTS, finished.scores.cuts, strict=True)
+        _cut_row(cut.title[:1].upper() + cut.title[1:], scores, ends)
+        for cut, scores, ends in finished.cuts
     ]
+
+
+def _cut_row(name: str, scores: CutScores, ends: CutIntervals) -> CutRow:
+    return CutRow(
+        name=name,
+        sensitivity=format_interval(scores.sensitivity, ends.sensitivity, ".1%"),
+        specificity=format_interval(scores.specificity, ends.specificity, ".1%"),
+        auc=format_interval(scores.auc, ends.auc, ".3f"),
+        sensitivity_at_specificity=format_interval(
+            scores.sensitivity_at_specificity, ends.sensitivity_at_specificity, ".1%"
+        ),
+    )
 
 
 def baseline_rows(finished: FinishedRun) -> list[PointRow]:
     """A row for the model, then one for each rule that sees no photograph."""
     return [
-        _point_row("This model", finished.scores.point),
+        _point_row("This model", finished.scores, finished.scores.intervals),
         *(
-            _point_row(f"Without a pixel: {rule.about}", rule.scores)
-            for rule in finished.metrics.baselines
+            _point_row(f"Without a pixel: {rule.about}", rule, NO_INTERVALS)
+            for rule in finished.metrics.rules
         ),
     ]
 
 
 def operating_point_rows(finished: FinishedRun) -> list[PointRow]:
     """A row for each way to choose the grade from the probabilities; one at least."""
-    rows = [_point_row("The likeliest grade", finished.scores.point)]
-    if calibrated := finished.metrics.calibrated:
-        rows.append(
-            _point_row("Thresholds on the expected grade", calibrated.thresholds)
+    metrics = finished.metrics
+    points: list[tuple[str, ScoresWithIntervals | OperatingPoint]] = [
+        ("The likeliest grade", metrics.test)
+    ]
+    if metrics.calibrated:
+        points.append(
+            ("Thresholds on the expected grade", metrics.calibrated.thresholds)
         )
-    if corrected := finished.metrics.prior_corrected:
-        rows.append(_point_row("The likeliest, class weights undone", corrected))
-    return rows
+    if metrics.prior_corrected:
+        points.append(("The likeliest, class weights undone", metrics.prior_corrected))
+    return [_point_row(name, point, point.intervals) for name, point in points]
 
 
-def _point_row(name: str, scores: PointScores) -> PointRow:
+def _point_row(
+    name: str,
+    scores: ScoresWithIntervals | OperatingPoint | Baseline,
+    ends: GradeIntervals,
+) -> PointRow:
+    balanced = format_interval(scores.balanced_accuracy, ends.balanced_accuracy, ".1%")
     return PointRow(
         name=name,
-        accuracy=scores.accuracy.format(".1%"),
-        balanced_accuracy=scores.balanced_accuracy.format(".1%"),
-        qwk=scores.qwk.format(".3f"),
-        macro_f1=scores.macro_f1.format(".3f"),
+        accuracy=format_interval(scores.accuracy, ends.accuracy, ".1%"),
+        balanced_accuracy=balanced,
+        qwk=format_interval(scores.qwk, ends.qwk, ".3f"),
+        macro_f1=format_interval(scores.macro_f1, ends.macro_f1, ".3f"),
     )
 
 
 def environment(finished: FinishedRun) -> list[Group]:
     """Config and environment, without the groups that are empty."""
-    config, metrics = finished.config.raw, finished.metrics.raw
+    config, metrics = finished.saved_config, finished.metrics
     plain = {
         name: value for name, value in config.items() if not isinstance(value, dict)
     }
-    checkpoint = {name: metrics[name] for name in _CHECKPOINT_KEYS if name in metrics}
+    checkpoint = {
+        name: value
+        for name in _CHECKPOINT_KEYS
+        if (value := getattr(metrics, name)) is not None
+    }
     groups = [
         _group("Checkpoint", checkpoint),
         _group("Where and how it ran", plain),
         _group("Recipe", asdict(finished.recipe)),
-        _group("Data", finished.config.data.raw),
+        _group("Data", config.get("data")),
+        _group("Loading", config.get("loading")),
         _group("Decoding", config.get("decoding")),
         _group("Versions", config.get("versions")),
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastretina.formatting import format_interval
+from fastretina.metrics.bootstrap import Interval
 from fastretina.report.finished_run import FinishedRun
-from fastretina.report.scores import Estimate
 from loaders.grades import REFERABLE
 
 
@@ -52,77 +53,83 @@ def tiles(finished: FinishedRun) -> list[Tile]:
 
 
 def _tiles_of_grades(finished: FinishedRun) -> list[Tile]:
-    point, rules = finished.scores.point, finished.metrics.baselines
+    scores, ends = finished.scores, finished.scores.intervals
+    rules = finished.metrics.rules
     return [
         _tile(
             "Accuracy",
-            point.accuracy,
-            ".1%",
             "graded as people did",
-            [(rule.about, rule.scores.accuracy) for rule in rules],
+            (scores.accuracy, ends.accuracy),
+            ".1%",
+            [(rule.about, rule.accuracy) for rule in rules],
         ),
         _tile(
             "QWK",
-            point.qwk,
-            ".3f",
             "agreement beyond chance; far-off grades count most",
-            [(rule.about, rule.scores.qwk) for rule in rules],
+            (scores.qwk, ends.qwk),
+            ".3f",
+            [(rule.about, rule.qwk) for rule in rules],
         ),
         _tile(
             "Balanced accuracy",
-            point.balanced_accuracy,
-            ".1%",
             "the mean over grades: rare ones count as much",
-            [(rule.about, rule.scores.balanced_accuracy) for rule in rules],
+            (scores.balanced_accuracy, ends.balanced_accuracy),
+            ".1%",
+            [(rule.about, rule.balanced_accuracy) for rule in rules],
         ),
     ]
 
 
 def _tiles_of_referable(finished: FinishedRun) -> list[Tile]:
-    cut, name = finished.scores.referable, "Referable DR"
+    scores, ends = finished.scores.referable, finished.scores.intervals.referable
     below = " or ".join(str(grade) for grade in range(REFERABLE))
     return [
         _tile(
-            f"{name}: sensitivity",
-            cut.sensitivity,
-            ".1%",
+            "Referable DR: sensitivity",
             f"found, of grade {REFERABLE} or worse",
+            (scores.sensitivity, ends.sensitivity),
+            ".1%",
         ),
         _tile(
-            f"{name}: specificity",
-            cut.specificity,
-            ".1%",
+            "Referable DR: specificity",
             f"left alone, of grade {below}",
+            (scores.specificity, ends.specificity),
+            ".1%",
         ),
-        _tile(f"{name}: AUC", cut.auc, ".3f", "0.5 is guessing, 1 is perfect"),
+        _tile(
+            "Referable DR: AUC",
+            "0.5 is guessing, 1 is perfect",
+            (scores.auc, ends.auc),
+            ".3f",
+        ),
     ]
 
 
 def _tile(
     name: str,
-    score: Estimate,
-    form: str,
     about: str,
-    rules: Sequence[tuple[str, Estimate]] = (),
+    score: tuple[float | None, Interval],
+    form: str,
+    rules: Sequence[tuple[str, float | None]] = (),
 ) -> Tile:
-    value, _, interval = score.format(form).partition(" ")
-    marks = [(rule, each.value) for rule, each in rules if each.value is not None]
+    value, _, interval = format_interval(*score, form).partition(" ")
+    marks = [(rule, mark) for rule, mark in rules if mark is not None]
     return Tile(
         name=name,
         value=value,
         interval=interval.strip("[]").replace(", ", " to "),
         about=about,
-        bar=_bar(score),
+        bar=_bar(*score),
         best_mark=format(max(mark for _, mark in marks), form) if marks else "",
         marks=tuple(Mark(name=rule, place=_place(mark)) for rule, mark in marks),
     )
 
 
-def _bar(score: Estimate) -> tuple[float, float, float] | None:
-    if score.value is None:
+def _bar(value: float | None, interval: Interval) -> tuple[float, float, float] | None:
+    if value is None:
         return None
-    low, high = score.interval or (score.value, score.value)
-    return _place(low), _place(score.value), _place(high)
+    low, high = interval or (value, value)
+    return _place(low), _place(value), _place(high)
 
 
 def _place(score: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fastretina.metrics.figures import CURVES, draw_panel, mark_phases
@@ -45,7 +46,7 @@ def _curve(finished: FinishedRun, panel: str) -> Picture:
     chosen = finished.metrics.checkpoint_epoch
     majority = max(map(sum, scores.confusion)) / scores.samples
     figure, (axis,) = blank(3.1)
-    draw_panel(axis, panel, [row._asdict() for row in rows], majority)
+    draw_panel(axis, panel, [asdict(row) for row in rows], majority)
     if any(row.epoch == chosen for row in rows):
         axis.axvline(chosen, color="0.5", lw=6, alpha=0.18, zorder=0)
     lines = "; ".join(
@@ -129,7 +130,7 @@ def _draw_rates(axis: Axes, rows: Sequence[EpochRow]) -> None:
     axis.bar([row.epoch for row in rows], rates, color="#4269d0", width=0.75)
     axis.set_ylabel("images/s")
     axis.set_ylim(0, 1.08 * max(*rates, 1e-9))
-    mark_phases(axis, [row._asdict() for row in rows])
+    mark_phases(axis, [asdict(row) for row in rows])
     axis.set_xlabel("")
 
 
@@ -138,7 +139,7 @@ def _draw_waiting(axis: Axes, rows: Sequence[EpochRow]) -> None:
     axis.bar([row.epoch for row in rows], percents, color="#c98500", width=0.75)
     axis.set_ylabel("waiting for data, %")
     axis.set_ylim(0, max(5.0, min(100.0, 1.2 * max(percents))))
-    mark_phases(axis, [row._asdict() for row in rows], named=False)
+    mark_phases(axis, [asdict(row) for row in rows], named=False)
 
 
 def _wait_share(rows: Sequence[EpochRow]) -> float:

@@ -50,15 +50,15 @@ def finish(
     result = {
         **_summary(state, loading, trained),
         "checkpoint_epoch": trained.checkpoint_epoch,
-        "test_accuracy": evaluation.scores.accuracy,
-        "test_qwk": evaluation.scores.qwk,
+        "test_accuracy": evaluation.test.accuracy,
+        "test_qwk": evaluation.test.qwk,
         **_speed(state),
         "skipped": sum(row.skipped for row in state.rows),
         "decoded_again": sum(row.decoded_again for row in state.rows),
         "test_skipped": test.skipped,
         "weights_sha256": trained.weights_sha256,
     }
-    run.write_metrics({**result, **evaluation.summary()})
+    run.write_metrics({**result, **asdict(evaluation)})
     write_card(run)
     _show(state, evaluation, trained)
     return result
@@ -66,7 +66,7 @@ def finish(
 
 def _show(state: TrainState, evaluation: Evaluation, trained: Trained) -> None:
     """Draw the figures and print the table."""
-    run, scores = state.run, evaluation.scores
+    run, scores = state.run, evaluation.test
     if trained.checkpoint == "best":
         chosen = f"epoch {trained.checkpoint_epoch}, the best on validation"
     else:

@@ -37,6 +37,7 @@ from fastretina.audit.split_counts import (
 )
 from fastretina.audit.split_writer import SplitNote, write_split
 from fastretina.audit.survey import AuditResult
+from fastretina.metrics.baselines import Leak
 from loaders.course import COURSE_FILES, IMAGE_WORDS, read_course_split
 
 UInt8 = np.ndarray[Any, np.dtype[np.uint8]]
@@ -1067,7 +1068,7 @@ def test_fellows_are_counted_in_pairs():
 def test_an_empty_split_has_no_baseline():
     found = split_numbers([Eye("1_left", 0, "train", "1", "left")])
     assert found.baselines is None
-    assert found.leak == (0, 0)
+    assert found.leak == Leak(eyes=0, total=0)
     dataset = AuditedDataset(
         data=Path("set"), layout="course", own_split=True, eyes=(), read=bytes
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
-from small_runs import Outcome, call, make_small, words
+from small_runs import Outcome, call, make_haste, make_small, words
 from torch import nn
 
 from fastretina.evaluate import command as evaluate
@@ -55,8 +55,12 @@ def reported(run: Path) -> dict[str, Any]:
 
 
 def test_evaluate_repeats_a_resnet18s_numbers(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
+    make_haste(monkeypatch)
     flags = words(shards, tmp_path / "run", "--max-steps", 2, "--head-epochs", 0)
     call(train.main, flags, capsys).json  # noqa: B018  # asserts that it went well
     found = call(evaluate.main, [str(tmp_path / "run")], capsys).json

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ import numpy as np
 import psutil
 import pytest
 import simplejpeg
-from small_experiments import HOLD, LONG, use_small
-from small_runs import Outcome, call
+from small_experiments import LONG, small_experiment, use_small
+from small_runs import Outcome, call, server
 
 from fastretina import cli
 from fastretina.data.preprocess import equalise
@@ -32,7 +31,6 @@ from fastretina.experiments.budget import BUDGETS
 from fastretina.experiments.options import Options, split_words
 from fastretina.experiments.plans import PLANS, strong, table
 from fastretina.experiments.reasons import INSIDE_THE_NOISE
-from fastretina.experiments.records import CellResult
 from fastretina.experiments.results import CellRuns, Collected, Collection
 from fastretina.experiments.text import differences
 from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT, CLAHE, make_variant
@@ -40,6 +38,7 @@ from fastretina.metrics.baselines import Eyes, leak
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
 from fastretina.recipe import RECIPES, Recipe
+from fastretina.report.experiment_file import CellResult
 from loaders.errors import RunError
 from loaders.shards import open_split
 
@@ -335,7 +334,7 @@ LASTING = ("--full-epochs", "2")  # so that epochs are left when a run is stoppe
 
 
 @contextmanager
-def experiment_held_at(run: Path, shards: Path) -> Iterator[subprocess.Popen[str]]:
+def experiment_held_at(run: Path, shards: Path) -> Iterator[BaseProcess]:
     """A process of its own that waits in this run, once its first checkpoint is there.
 
     It is killed at the end of the block, if it is still there.
@@ -343,27 +342,19 @@ def experiment_held_at(run: Path, shards: Path) -> Iterator[subprocess.Popen[str
     out = run.parents[1]
     words = ["strong", "--shards", str(shards), "--out", str(out), *SMALL]
     words += ["--budget", "tiny", *LASTING]
-    path = Path(__file__).parents[1] / "small_experiments.py"
-    with (
-        out.with_name("output").open("w") as output,
-        subprocess.Popen(
-            [sys.executable, str(path), *words],
-            stderr=output,
-            stdout=output,
-            text=True,
-            # Or the script's folder would give it tests/loaders for loaders.
-            env={**os.environ, HOLD: run.name, "PYTHONPATH": str(path.parents[1])},
-        ) as process,
-    ):
-        try:
-            end = time.monotonic() + LONG
-            while not (run / "last.safetensors").exists():
-                assert process.poll() is None, out.with_name("output").read_text()
-                assert time.monotonic() < end, f"{run.name} has no checkpoint"
-                time.sleep(0.02)
-            yield process
-        finally:
-            process.kill()
+    output = out.with_name("output")
+    process = server.Process(target=small_experiment, args=(words, run.name, output))
+    process.start()
+    try:
+        end = time.monotonic() + LONG
+        while not (run / "last.safetensors").exists():
+            assert process.exitcode is None, output.read_text()
+            assert time.monotonic() < end, f"{run.name} has no checkpoint"
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.timeout(5 * LONG)
@@ -374,8 +365,9 @@ def test_stopped_experiment_leaves_no_process_and_goes_on_to_the_same_weights(
     whole, stopped = tmp_path / "out", tmp_path / "stopped"
     first = stopped / "runs" / "seed-given-seed0"
     with experiment_held_at(first, shards) as process:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(LONG) == 130
+        os.kill(process.pid, signal.SIGINT)
+        process.join(LONG)
+        assert process.exitcode == 130
     output = (tmp_path / "output").read_text().splitlines()
     assert output[-1] == "interrupted: the same command goes on where it was"
     assert not (first / "metrics.json").exists()
@@ -385,7 +377,7 @@ def test_stopped_experiment_leaves_no_process_and_goes_on_to_the_same_weights(
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         process.kill()
-        process.wait(LONG)
+        process.join(LONG)
         _, alive = psutil.wait_procs(children, timeout=LONG)
         assert not alive
 

@@ -16,9 +16,9 @@ from fastretina.experiments.reasons import (
     Shift,
     explain,
 )
-from fastretina.experiments.records import Comparison
 from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.recipe import Recipe
+from fastretina.report.experiment_file import Comparison
 
 REASON = Reason("Because.", Shift("base", "qwk", "worse"))
 

@@ -251,9 +251,11 @@ def test_photographs_resize_as_with_pillow(name, side, retina):
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("dali")])
 def test_dali_resizes_all_but_the_border_as_pillow(name, side, retina):
     config = LoaderConfig(batch_size=64, image_size=side, workers=2)
+    split = open_split(retina.shards, "test")
+    some = split.select(split.rows[:64])  # or they would decode more ahead
     with (
-        make_loader("pil", retina.shards, "test", config) as pil,
-        make_loader(name, retina.shards, "test", config) as dali,
+        make_loader("pil", some, "", config) as pil,
+        make_loader(name, some, "", config) as dali,
     ):
         wanted, resized = next(pil.epoch(0)).images, next(dali.epoch(0)).images
         inside = np.s_[:, 1:-1, 1:-1]

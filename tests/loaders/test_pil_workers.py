@@ -14,6 +14,7 @@ from loaders import LoaderConfig, make_loader
 
 
 def _take_a_batch(shards: Path, pids: Connection) -> None:
+    multiprocessing.set_forkserver_preload(["loaders._pil"])  # not in each worker
     with make_loader("pil", shards, "train", LoaderConfig(workers=2)) as loader:
         batches = loader.epoch(0)
         next(batches)

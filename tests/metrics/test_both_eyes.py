@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -193,7 +193,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_judge_fusion_where_the_fellow_tells_something():
-    found = judge_fusion(made(300, 0.9, 0), made(600, 0.9, 1)).summary()
+    found = asdict(judge_fusion(made(300, 0.9, 0), made(600, 0.9, 1)))
     json.dumps(found)
     assert (found["pairs"], found["fitted_on"]) == (600, 300)
     assert found["single"]["samples"] == found["fused"]["samples"] == 1200
@@ -209,7 +209,7 @@ def test_judge_fusion_where_the_fellow_tells_something():
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("pairs", [40, 300])
 def test_judge_fusion_where_the_fellow_tells_nothing(pairs: int):
-    found = judge_fusion(made(pairs, 0.0, 0), made(600, 0.0, 1)).summary()
+    found = asdict(judge_fusion(made(pairs, 0.0, 0), made(600, 0.0, 1)))
     for difference in found["differences"]:
         assert difference["interval"][1] >= 0, difference  # not worse than the noise
         assert abs(difference["value"]) < 0.03
@@ -223,6 +223,15 @@ def test_judge_fusion_looks_at_paired_eyes_alone():
     paired = judge_fusion(made(100, 0.9, 0), chosen(whole, [*range(60)]))
     assert found == paired
     assert found.pairs == 30
+
+
+@pytest.mark.usefixtures("quick")
+def test_judgement_of_other_differences_than_those_of_the_statistics_is_refused():
+    found = judge_fusion(made(100, 0.9, 0), made(100, 0.9, 1))
+    assert found.difference("qwk").statistic == "qwk"
+    for wrong in ([], found.differences[:3], found.differences[::-1]):
+        with pytest.raises(ValueError, match="differences must be those of accuracy,"):
+            replace(found, differences=wrong)
 
 
 def test_judge_fusion_refuses_a_test_split_without_pairs():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,14 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from fastretina.formatting import format_interval
 from fastretina.metrics import bootstrap as intervals
-from fastretina.metrics.baselines import Eyes, baselines, fellow_eye, leak, majority
+from fastretina.metrics.baselines import (
+    Eyes,
+    Leak,
+    baselines,
+    fellow_eye,
+    leak,
+    majority,
+)
 from fastretina.metrics.bootstrap import (
     GRADE_STATISTICS,
     grade_intervals,
@@ -35,7 +44,7 @@ from fastretina.metrics.calibration import (
     reliability,
 )
 from fastretina.metrics.comparison import Contender, compare, mcnemar
-from fastretina.metrics.evaluation import evaluate
+from fastretina.metrics.evaluation import Evaluation, evaluate
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import calibration_error, quadratic_kappa, score
 from fastretina.metrics.text import table, warnings
@@ -48,6 +57,7 @@ def enough_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 60)
 
 
+Record = TypeVar("Record", Calibration, Evaluation)
 SHARES = [0.735, 0.07, 0.15, 0.025, 0.02]
 
 
@@ -65,13 +75,20 @@ def pairs(samples: int) -> list[str]:
     return [str(n // 2) for n in range(samples)]
 
 
+def read_back(record: Record, kind: type[Record]) -> Record:
+    """A record through the JSON of a run's ``metrics.json``."""
+    return msgspec.convert(
+        json.loads(json.dumps(asdict(record), allow_nan=False)), kind
+    )
+
+
 # ---- intervals
 
 
 def test_intervals_have_the_shape_of_the_scores():
     labels, chances = made(200, 0)
-    found = score_with_intervals(labels, chances, pairs(200)).summary()
-    plain = score(labels, chances).summary()
+    found = asdict(score_with_intervals(labels, chances, pairs(200)))
+    plain = asdict(score(labels, chances))
     assert {k: v for k, v in found.items() if k != "intervals"} == plain
     ends = found["intervals"]
     for name in (*GRADE_STATISTICS, "calibration_error"):
@@ -169,7 +186,7 @@ def test_interval_of_what_is_undefined_is_none():
     found = score_with_intervals(labels, np.eye(5)[labels], list("abcdef"))
     assert found.intervals.referable.auc is None
     assert found.intervals.recall[2] is None
-    assert found.intervals.recall[0] == [1, 1]
+    assert found.intervals.recall[0] == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +225,7 @@ def test_fellow_eye_is_copied_where_it_is_known():
         ]
     )
     assert fellow_eye(train, test).tolist() == [3, 1, 0, 0, 0]
-    assert leak(train, test) == (3, 5)
+    assert leak(train, test) == Leak(eyes=3, total=5)
     commonest = eyes([("5", "left", 2), ("6", "left", 0), ("7", "left", 2)])
     assert majority(commonest, test).tolist() == [2] * 5
 
@@ -229,7 +246,7 @@ def test_baselines_of_the_course_split(real_data: Path):
         split: eyes([(s.patient, s.eye, s.grade) for s in samples if s.split == split])
         for split in ("train", "test")
     }
-    assert leak(sides["train"], sides["test"]) == (5618, 7026)
+    assert leak(sides["train"], sides["test"]) == Leak(eyes=5618, total=7026)
     found = baselines(sides["train"], sides["test"])
     fellow = found["fellow_eye"]
     assert fellow.accuracy == pytest.approx(0.847, abs=5e-4)
@@ -258,7 +275,7 @@ def test_temperature_lowers_the_calibration_error_and_keeps_the_grades():
     assert fitted.temperature > 2
     assert fitted.error_after < fitted.error_before / 2
     assert (fitted.cooled(sure).argmax(axis=1) == sure.argmax(axis=1)).all()
-    assert Calibration.from_json(json.loads(json.dumps(asdict(fitted)))) == fitted
+    assert read_back(fitted, Calibration) == fitted
 
 
 def test_temperature_of_certainties_is_finite():
@@ -314,7 +331,7 @@ def test_comparison_of_the_same_predictions_is_noise():
         labels, Contender("a", [said]), Contender("b", [said]), pairs(300)
     ):
         assert difference.value == 0
-        assert difference.interval == [0, 0]
+        assert difference.interval == (0, 0)
         assert not difference.clear
         assert "inside the noise" in difference.verdict
 
@@ -419,12 +436,48 @@ def test_predictions_that_are_missing_or_damaged_say_so(tmp_path: Path, content)
         Predictions.load(path)
 
 
+CUT = "sensitivity specificity auc sensitivity_at_specificity"
+POINT = "accuracy balanced_accuracy qwk macro_f1"
+BY_GRADE = "recall precision"
+RULE = "(about accuracy qwk balanced_accuracy macro_f1)"
+SCORES = (
+    f"samples {POINT} {BY_GRADE} confusion auc referable({CUT}) "
+    f"sight_threatening({CUT}) calibration_error collapse"
+)
+INTERVALS = (
+    f"intervals({POINT} {BY_GRADE} auc referable({CUT}) sight_threatening({CUT}) "
+    "calibration_error)"
+)
+OTHER_POINT = f"({POINT} confusion intervals({POINT}))"
+NAMES = (
+    f"test({SCORES} {INTERVALS}) baselines(majority{RULE} fellow_eye{RULE}) "
+    "leak(eyes total) "
+    "calibration(temperature thresholds samples error_before error_after) "
+    "calibrated(calibration_error intervals(calibration_error) "
+    f"thresholds{OTHER_POINT}) prior_corrected{OTHER_POINT} "
+    f"pairs(pairs fitted_on share single({SCORES}) fused({SCORES}) "
+    "differences(statistic value interval by_seed mcnemar_p verdict clear))"
+)
+
+
+def names_in(saved: dict[str, object]) -> str:
+    """The names of a JSON object in their order, those within in brackets."""
+    parts = []
+    for name, value in saved.items():
+        within = value[0] if name == "differences" else value
+        parts.append(
+            f"{name}({names_in(within)})" if isinstance(within, dict) else name
+        )
+    return " ".join(parts)
+
+
 def test_evaluation_says_all_of_it_and_is_json():
     test, validation = predictions(200, 14), predictions(150, 15)
     known = eyes([("1", "left", 0), ("999", "left", 0)])
     weights = [1.0, 10.0, 5.0, 30.0, 36.0]
     evaluation = evaluate(test, known, validation, weights)
-    json.dumps(evaluation.summary(), allow_nan=False)
+    assert read_back(evaluation, Evaluation) == evaluation
+    assert names_in(asdict(evaluation)) == NAMES
     text = table(evaluation)
     for words in (
         "95 % intervals over patients",
@@ -438,13 +491,14 @@ def test_evaluation_says_all_of_it_and_is_json():
         "warning: the split leaks: 2 of 200 test images",
     ):
         assert words in text, words
-    known = warnings(evaluation.scores.collapse, evaluation.leak)
+    known = warnings(evaluation.test.collapse, evaluation.leak)
     assert [each[:15] for each in known] == ["the split leaks"]
 
 
 def test_evaluation_without_labels_or_validation_leaves_them_out():
     evaluation = evaluate(predictions(50, 16))
-    saved = evaluation.summary()
+    saved = asdict(evaluation)
+    assert read_back(evaluation, Evaluation) == evaluation
     others = {name: value for name, value in saved.items() if name != "test"}
     assert set(others.values()) == {None}
     assert "without a pixel" not in table(evaluation)
@@ -455,7 +509,7 @@ def test_evaluation_warns_of_a_collapse():
     constant = np.tile([0.9, 0.1, 0, 0, 0], (50, 1))
     fallen = Predictions(**{**_fields(test), "probabilities": constant})
     evaluation = evaluate(fallen)
-    assert "constant predictor" in warnings(evaluation.scores.collapse, None)[0]
+    assert "constant predictor" in warnings(evaluation.test.collapse, None)[0]
     assert "warning: constant predictor" in table(evaluation)
 
 

@@ -123,7 +123,7 @@ def test_score_of_a_single_grade_is_json(grade: int):
     assert (wrong.accuracy, wrong.qwk) == (0, 0)
     assert right.referable.auc is None
     assert right.collapse is None  # one grade is all there is to be said
-    assert "NaN" not in json.dumps([right.summary(), wrong.summary()])
+    assert "NaN" not in json.dumps([asdict(right), asdict(wrong)])
     mixed = score(labels, sure([grade, grade, grade, (grade + 1) % 5]))
     assert mixed.qwk == 0
 

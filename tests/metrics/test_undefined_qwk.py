@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_qwk_of_one_grade_alone_is_none(grade: int):
 def test_interval_of_an_undefined_qwk_is_none():
     found = grade_intervals(HEALTHY, HEALTHY, PATIENTS)
     assert found.qwk is None
-    assert found.accuracy == [1, 1]
+    assert found.accuracy == (1, 1)
 
 
 def test_resamples_without_a_qwk_are_left_out():
@@ -51,21 +52,21 @@ def test_resamples_without_a_qwk_are_left_out():
     assert 0.3 < np.isnan(qwk).mean() < 0.7
     assert set(qwk[~np.isnan(qwk)]) == {1.0}
     found = grade_intervals(labels, labels, patients)
-    assert found.qwk in ([1, 1], None)
+    assert found.qwk in ((1, 1), None)
     drawn = [0]
 
     def half(_weights: np.ndarray) -> np.ndarray:
         drawn[0] += 1
         return np.array([np.nan if drawn[0] % 3 == 0 else 0.5])
 
-    assert patient_intervals(half, PATIENTS, 60) == [[0.5, 0.5]]
+    assert patient_intervals(half, PATIENTS, 60) == [(0.5, 0.5)]
 
 
 def test_scores_of_one_grade_are_json_without_nan():
     found = score_with_intervals(HEALTHY, np.eye(5)[HEALTHY], PATIENTS)
-    assert found.scores.qwk is None
+    assert found.qwk is None
     assert found.intervals.qwk is None
-    assert '"qwk": null' in json.dumps(found.summary(), allow_nan=False)
+    assert '"qwk": null' in json.dumps(asdict(found), allow_nan=False)
 
 
 def test_thresholds_of_one_grade_stay_at_the_halves():
@@ -82,7 +83,7 @@ def test_comparison_of_undefined_qwks_says_so():
     assert qwk.by_seed == [None, None]
     assert qwk.verdict == "QWK: undefined, as there is one grade alone"
     assert found["accuracy"].value == pytest.approx(0.125)
-    json.dumps([each.summary() for each in found.values()], allow_nan=False)
+    json.dumps([asdict(each) for each in found.values()], allow_nan=False)
 
 
 def test_table_of_one_grade_has_a_dash_for_its_qwk():
@@ -100,4 +101,4 @@ def test_table_of_one_grade_has_a_dash_for_its_qwk():
     assert "QWK -, macro-F1 1.000" in text
     assert text.count("QWK -,") == 5  # as trained, two other points, two baselines
     assert "1.000 [" not in text.partition("macro-F1")[0]
-    json.dumps(found.summary(), allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -549,7 +550,7 @@ def test_predict_calibrated(other: Path, course: Path, predicts: Predicts):
     rewrite(other, calibration=found_then)
     outcome = predicts(other, *photos, "--calibrated")
     rows = table(outcome)
-    calibration = Calibration.from_json(found_then)
+    calibration = msgspec.convert(found_then, Calibration)
     found = np.array([shares(row) for row in rows])
     assert np.abs(found - calibration.cooled(raw)).max() < 1e-3
     assert np.abs(found - raw).max() > 0.01
@@ -570,6 +571,10 @@ def test_predict_calibrated_without_a_calibration(
     assert outcome.code == 1
     assert "has no calibration: it held no validation patients out" in outcome.complaint
     assert outcome.out == []
+    rewrite(other, calibration=CALIBRATION | {"thresholds": [0.4, 0.9]})
+    complaint = predicts(other, photo, "--calibrated").complaint
+    assert "metrics.json is damaged" in complaint
+    assert "`$.calibration.thresholds`" in complaint
     rewrite(other, calibration=CALIBRATION, weights_sha256="0" * 64)
     assert "is of other weights" in predicts(other, photo, "--calibrated").complaint
 

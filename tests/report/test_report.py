@@ -8,10 +8,11 @@ import re
 import shutil
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +34,9 @@ from fastretina.metrics.predictions import Predictions
 from fastretina.report import command as report
 from fastretina.report.finished_run import read_finished_run
 from fastretina.report.grade_meanings import MEANINGS
-from fastretina.report.headline import describe_scores
+from fastretina.report.headline import describe_model, describe_scores, warn
 from fastretina.report.mistakes import most_confident
-from fastretina.report.model_card import write_card
+from fastretina.report.model_card import model_card, write_card
 from fastretina.report.remarks import (
     describe_both_eyes,
     describe_calibration,
@@ -43,7 +44,7 @@ from fastretina.report.remarks import (
 )
 from fastretina.report.run_page import Figures
 from fastretina.report.samples import pack_samples
-from fastretina.report.scores import Estimate
+from fastretina.report.tables import environment
 from fastretina.run import Run
 from loaders import open_split
 
@@ -111,37 +112,29 @@ def test_samples_are_packed_in_full_and_in_few_bytes():
     assert len(json.dumps(data, separators=(",", ":"))) < 60 * 7026
 
 
-def plain(value: object, part: Literal["value", "interval"]) -> object:
-    """Estimates as JSON has them: their values, or their intervals."""
-    if isinstance(value, Estimate):
-        got = getattr(value, part)
-        return list(got) if isinstance(got, tuple) else got
-    if isinstance(value, dict):
-        return {name: plain(each, part) for name, each in value.items()}
-    assert isinstance(value, list)
-    return [plain(each, part) for each in value]
-
-
-def test_records_hold_what_the_run_has_written(finished: Path):
-    run = read_finished_run(Run(finished))
-    scores, saved = run.scores, metrics(finished)["test"]
-    estimates = {
-        **scores.point._asdict(),
-        "recall": scores.recall,
-        "precision": scores.precision,
-        "auc": scores.auc,
-        "referable": scores.referable._asdict(),
-        "sight_threatening": scores.sight_threatening._asdict(),
-        "calibration_error": scores.calibration_error,
-    }
-    others = {name: getattr(scores, name) for name in ("samples", "confusion")}
-    collapse = {"collapse": scores.collapse, "intervals": saved["intervals"]}
-    assert {**plain(estimates, "value"), **others, **collapse} == saved
-    assert plain(estimates, "interval") == saved["intervals"]
+def test_records_are_what_the_run_has_written(finished: Path):
+    run, saved = read_finished_run(Run(finished)), metrics(finished)
+    del saved["run"]  # its folder, which may have moved
+    read = json.loads(json.dumps(asdict(run.metrics)))
+    assert read == {**saved, "seconds": None, "test_skipped": 0}
     assert run.short_id == SHA256[:12]
     assert [row.epoch for row in run.log] == [1, 2, 3, 4, 5]
     assert (run.log[0].test_qwk, run.log[3].train_loss) == (None, 1.5 / 4)
     assert run.checkpoint.endswith(f"weights {SHA256[:12]}")
+
+
+def test_run_of_before_there_were_intervals_can_be_read(run: Path):
+    saved = metrics(run)
+    del saved["test"]["intervals"], saved["calibrated"]["intervals"]
+    del saved["calibrated"]["thresholds"]["intervals"], saved["pairs"]
+    (run / "metrics.json").write_text(json.dumps(saved))
+    read = read_finished_run(Run(run))
+    assert read.scores.accuracy == saved["test"]["accuracy"]
+    assert read.scores.intervals.auc == [None] * 5
+    assert read.scores.intervals.referable.auc is None
+    assert read.metrics.calibrated is not None
+    assert read.metrics.calibrated.thresholds.intervals.qwk is None
+    assert f"{saved['test']['accuracy']:.1%} |" in write_card(Run(run)).read_text()
 
 
 def test_words_count_people_out_of_a_hundred(finished: Path):
@@ -162,6 +155,48 @@ def test_words_count_people_out_of_a_hundred(finished: Path):
 
 
 @pytest.mark.parametrize(
+    ("leak", "end"),
+    [
+        ({"eyes": 0, "total": 120}, " of 60 patients that it was not trained on."),
+        (
+            {"eyes": 59, "total": 120},
+            " of 60 patients; for 59 of these photographs it was trained on the "
+            "patient's other eye.",
+        ),
+        (None, " of 60 patients."),
+    ],
+)
+def test_model_is_said_to_know_no_patient_only_where_that_is_so(
+    run: Path, leak: dict[str, int] | None, end: str
+):
+    edit(run / "metrics.json", leak=leak)
+    text = describe_model(read_finished_run(Run(run)))
+    assert text.endswith(f"It is judged here on 120 photographs{end}")
+
+
+def test_names_that_tell_no_eye_tell_nothing_of_patients(run: Path):
+    edit(run / "metrics.json", leak={"eyes": 0, "total": 120})
+    finished = read_finished_run(Run(run))
+    eyes = ["", *finished.test.eyes[1:]]
+    unknown = replace(finished, test=replace(finished.test, eyes=eyes))
+    assert describe_model(unknown).endswith("120 photographs of 60 patients.")
+    assert "shares no patient" in model_card(finished)
+    assert "shares no patient" not in model_card(unknown)
+    assert "can't be told by the names" in model_card(unknown)
+
+
+def test_what_was_left_out_is_said(run: Path):
+    assert "could not be decoded" not in model_card(read_finished_run(Run(run)))
+    edit(run / "metrics.json", test_skipped=2)
+    finished = read_finished_run(Run(run))
+    said = "2 test photographs could not be decoded: in no score here."
+    assert said in warn(finished)
+    assert said in model_card(finished)
+    rows = {row for group in environment(finished) for row in group.rows}
+    assert ("on_corrupt", "skip") in rows
+
+
+@pytest.mark.parametrize(
     ("temperature", "words"),
     [
         (2.0, "it is too sure"),
@@ -179,26 +214,29 @@ def test_intervals_without_width_are_explained(tmp_path: Path):
     test = predicted(60)
     test.probabilities[test.labels == 4] = [1, 0, 0, 0, 0]
     read = read_finished_run(Run(write_run(tmp_path / "run", test)))
-    assert read.scores.recall[4].interval == (0, 0)
+    assert read.scores.intervals.recall[4] == (0, 0)
     assert "too few for the bootstrap" in describe_zero_width(read)
 
 
 def test_both_eyes_are_described_with_their_gain(run: Path):
-    gains = [
-        {"statistic": name, "value": value, "interval": [-0.01, 0.2], "clear": clear}
-        for name, value, clear in (("accuracy", 0.02, False), ("qwk", 0.1, False))
-    ]
-    pairs = {"pairs": 1200, "fitted_on": 300, "differences": gains}
+    pairs = metrics(run)["pairs"] | {"pairs": 1200, "fitted_on": 300}
+    gains = {each["statistic"]: each for each in pairs["differences"]}
+    for name, value in (("accuracy", 0.02), ("qwk", 0.1)):
+        gains[name].update(value=value, interval=[-0.01, 0.2], clear=False)
     edit(run / "metrics.json", pairs=pairs)
     text = describe_both_eyes(read_finished_run(Run(run)))
     assert text is not None
     assert "for the 1,200 test patients who have both" in text
     assert "accuracy +0.020 [-0.010, +0.200], QWK +0.100 [-0.010, +0.200]" in text
     assert text.endswith("against each eye alone, which is inside the noise.")
-    gains[1]["clear"] = True
+    gains["qwk"]["clear"] = True
     edit(run / "metrics.json", pairs=pairs)
     clear = describe_both_eyes(read_finished_run(Run(run)))
     assert (clear or "").endswith("against each eye alone.")
+    gains["qwk"].update(value=None, interval=None, clear=False)  # of one grade alone
+    edit(run / "metrics.json", pairs=pairs)
+    undefined = describe_both_eyes(read_finished_run(Run(run)))
+    assert "QWK - against each eye alone" in (undefined or "")
 
 
 # The page
@@ -672,7 +710,19 @@ def test_damaged_file_is_named(run: Path, reports: Reports, name: str, content: 
         lambda test: test.update(recall=[0.5]),
         lambda test: test.update(referable=3),
         lambda test: test.update(auc=["much"] * 5),
+        lambda test: test.update(samples=True),
+        lambda test: test.update(samples="120"),
+        lambda test: test.update(recall=test["recall"][:4]),
+        lambda test: test["recall"].append(None),
+        lambda test: test["recall"].__setitem__(0, None),
+        lambda test: test["referable"].pop("auc"),
+        lambda test: test["confusion"].pop(),
+        lambda test: test["confusion"][4].pop(),
+        lambda test: test["confusion"][4].__setitem__(4, 1.5),
         lambda test: test["intervals"].update(qwk=[0.5]),
+        lambda test: test["intervals"].update(qwk=[0.5, "1"]),
+        lambda test: test["intervals"].update(qwk=[0.5, 0.6, 0.7]),
+        lambda test: test["intervals"]["auc"].pop(),
         lambda test: test["intervals"].pop("referable"),
         lambda test: test["confusion"][0].reverse(),
         lambda test: test.update(collapse="constant predictor"),
@@ -694,13 +744,30 @@ def test_scores_that_are_not_those_of_the_predictions_are_refused(
     [
         ("calibration", {"temperature": 1.0}),
         ("calibration", {"temperature": "x", "thresholds": [1, 2, 3, 4], "samples": 3}),
+        (
+            "calibration",
+            {
+                "temperature": 1.0,
+                "thresholds": [1, 2, 3],
+                "samples": 3,
+                "error_before": 0.1,
+                "error_after": 0.1,
+            },
+        ),
         ("calibrated", {"calibration_error": 0.1}),
         ("prior_corrected", []),
         ("leak", {"eyes": 3}),
         ("leak", {"eyes": "3", "total": 4}),
+        ("leak", {"eyes": True, "total": 4}),
         ("pairs", {"pairs": 30, "fitted_on": 50}),
         ("baselines", {"majority": {"about": "x", "accuracy": 0.5}}),
         ("baselines", [3]),
+        ("baselines", {"majority": []}),
+        ("checkpoint_epoch", "4"),
+        ("checkpoint_epoch", True),
+        ("epochs", "five"),
+        ("parameters", 0.5),
+        ("test", None),
         ("weights_sha256", None),
     ],
 )
@@ -711,15 +778,40 @@ def test_damaged_part_of_the_metrics_is_named(
     outcome = reports(run)
     assert outcome.code == 1
     assert "metrics.json" in outcome.complaint
-    assert name in outcome.complaint or "checkpoints" in outcome.complaint
+    assert f"`$.{name}" in outcome.complaint
+    assert len(outcome.err) == 1
+
+
+@pytest.mark.parametrize("differences", [[], [{"statistic": "qwk"}], None])
+def test_damaged_gain_of_both_eyes_is_named(
+    run: Path, reports: Reports, differences: object
+):
+    pairs = metrics(run)["pairs"]
+    edit(run / "metrics.json", pairs={**pairs, "differences": differences})
+    outcome = reports(run)
+    assert "metrics.json is damaged, or of an older version" in outcome.complaint
+    assert "differences" in outcome.complaint
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("data", []), ("image_shape", [64]), ("recipe", {"lr": -1})]
+    ("name", "value"),
+    [
+        ("data", []),
+        ("data", {"train": "many"}),
+        ("data", {"preprocessing": {"steps": "clahe"}}),
+        ("image_shape", [64]),
+        ("image_shape", [64, "64"]),
+        ("shards", None),
+        ("recipe", {"lr": -1}),
+        ("recipe", {"arch": "resnet19"}),
+        ("recipe", []),
+    ],
 )
 def test_damaged_config_is_named(run: Path, reports: Reports, name: str, value: object):
     edit(run / "config.json", **{name: value})
-    assert "config.json is damaged" in reports(run).complaint
+    complaint = reports(run).complaint
+    assert "config.json is damaged" in complaint
+    assert f"`$.{name}" in complaint
 
 
 def test_predictions_of_another_checkpoint_are_refused(run: Path, reports: Reports):

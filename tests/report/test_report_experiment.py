@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,17 @@ def test_experiment_links_are_relative_to_where_the_page_lies(
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"cells": None}, "damaged"),
-        ({"cells": [{"title": "no id"}]}, "no 'cell'"),
-        ({"seeds": "many"}, "damaged"),
-        ({"title": 3}, "title must be text, got 3"),
-        ({"comparisons": [{"first": "a"}]}, "no 'second'"),
-        ({"figures": ["x.png"]}, "damaged"),
-        ({"reference": {"rows": [{"title": "x", "qwk": "high"}]}}, "got 'high'"),
+        ({"cells": None}, "`$.cells`"),
+        ({"cells": [{"title": "no id"}]}, "`cell` - at `$.cells[0]`"),
+        ({"seeds": "many"}, "`$.seeds`"),
+        ({"seeds": True}, "`$.seeds`"),
+        ({"title": 3}, "Expected `str`, got `int` - at `$.title`"),
+        ({"comparisons": [{"first": "a"}]}, "`second` - at `$.comparisons[0]`"),
+        ({"figures": ["x.png"]}, "`$.figures[0]`"),
+        (
+            {"reference": {"about": "", "rows": [{"title": "x", "accuracy": "high"}]}},
+            "got `str` - at `$.reference.rows[0].accuracy`",
+        ),
     ],
 )
 def test_damaged_experiment_is_one_line(
@@ -80,3 +85,33 @@ def test_damaged_experiment_is_one_line(
     assert outcome.code == 1
     assert f"{experiment / 'experiment.json'} is damaged" in outcome.complaint
     assert word in outcome.complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mean", "high"),
+        ("interval", [0.1]),
+        ("interval", [0.1, 0.2, 0.3]),
+        ("interval", [0.1, None]),
+        ("by_seed", [True]),
+    ],
+)
+def test_damaged_score_of_an_experiment_is_named(
+    experiment: Path, reports: Reports, name: str, value: object
+):
+    path = experiment / "experiment.json"
+    cells = json.loads(path.read_text())["cells"]
+    cells[0]["scores"]["qwk"][name] = value
+    edit(path, cells=cells)
+    complaint = reports(experiment).complaint
+    assert complaint.startswith(f"error: {path} is damaged")
+    assert f"`$.cells[0].scores[...].{name}" in complaint
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3"])
+def test_experiment_file_of_no_object_is_one_line(
+    experiment: Path, reports: Reports, content: str
+):
+    (experiment / "experiment.json").write_text(content)
+    assert "experiment.json is damaged" in reports(experiment).complaint

@@ -342,7 +342,8 @@ def test_epoch_of_another_order_cannot_be_continued(
 def test_torchrun_trains_in_both_phases(shards: Path, tmp_path: Path):
     """The command of the documents, with the network of the documents."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(free_port()), "-m", "fastretina.train"]
+    command += ["--master-port", str(free_port()), "-m", "few_resamples"]
+    command += ["fastretina.train"]
     command += words(shards, tmp_path / "run", "--recipe", "strong", "--max-steps", 6)
     done = subprocess.run(
         command,
@@ -350,7 +351,11 @@ def test_torchrun_trains_in_both_phases(shards: Path, tmp_path: Path):
         capture_output=True,
         text=True,
         timeout=110,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        },
     )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()[-1:]

@@ -23,6 +23,7 @@ from small_runs import (
     call,
     finish,
     log,
+    make_haste,
     make_small,
     metrics,
     start,
@@ -234,8 +235,10 @@ def test_resume_after_a_kill_from_outside(
 def test_resume_resnet18_after_a_kill(
     shards: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
+    make_haste(monkeypatch)
     flags = ("--full-epochs", 1, "--batch-size", 16, "--checkpoint-every", 0)
     run, said = tmp_path / "run", tmp_path / "said"
     process = start(words(shards, run, *flags), said, (STEP, 4, "before"), real=True)

@@ -15,7 +15,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from small_runs import Outcome, call, log, make_small, metrics, small_network, words
+from small_runs import (
+    Outcome,
+    call,
+    log,
+    make_haste,
+    make_small,
+    metrics,
+    small_network,
+    words,
+)
 
 from fastretina.data.splits import open_data
 from fastretina.evaluate import command as evaluate
@@ -209,9 +218,13 @@ def test_train_repeats_itself_under_any_loader(
 
 
 def test_train_resnet18_ends_in_the_same_weights_under_any_loader(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     """torchvision's own network, in both phases, with the recipe as people run it."""
+    make_haste(monkeypatch)
     found = {}
     for name in PLANNED:
         flags = ("--loader", name, "--max-steps", 7, "--head-epochs", 1)
