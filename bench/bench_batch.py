@@ -8,11 +8,11 @@ import pytest
 
 from bench.data import NO_DATA, BenchData
 from bench.entrant import Entrant, EntrantResult
-from bench.epoch_runner import FinishLine
 from bench.ours import scaled_loader
 from bench.peers import loader_names
 from bench.race import Rules, RunRace
 from bench.replay import Report, clock
+from fastretina.measure.rounds import FinishLine
 from loaders.cores import granted_cores
 
 LINE: FinishLine = "batch"

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from bench.data import NO_DATA, BenchData, number_of
-from bench.entrant import Entrant, EntrantResult
-from bench.epoch_runner import BATCH, EpochRunner, FinishLine, LoadedBatch
+from bench.entrant import Entrant, EntrantResult, Runner
+from bench.epoch_runner import BATCH, AnyFinishLine, EpochRunner, LoadedBatch
 from bench.race import Rules, RunRace
 from bench.replay import Report, clock
 from bench.rows import Setup
 from fastretina.measure.ceilings import memory_copy
 
-LINE: FinishLine = "read"
+LINE: AnyFinishLine = "read"
 
 Item = TypeVar("Item")
 
@@ -36,12 +36,12 @@ def entrants(data: BenchData) -> list[Entrant]:
 
 
 @contextmanager
-def _shards(data: BenchData) -> Iterator[EpochRunner]:
+def _shards(data: BenchData) -> Iterator[Runner]:
     """Our index and memory maps; copied, as a map alone has read nothing."""
     with data.train() as split:
         numbers = [number_of(key) for key in split.column("key")]
 
-        def epoch(number: int) -> Iterator[LoadedBatch]:
+        def epoch(number: int) -> Iterator[LoadedBatch[list[int]]]:
             rows = np.random.default_rng(number).permutation(split.rows).tolist()
             for chosen in _batches(rows):
                 yield LoadedBatch([bytes(split.read(row)) for row in chosen], chosen)
@@ -52,21 +52,21 @@ def _shards(data: BenchData) -> Iterator[EpochRunner]:
 
 
 @contextmanager
-def _files(data: BenchData) -> Iterator[EpochRunner]:
+def _files(data: BenchData) -> Iterator[Runner]:
     """A file for each image, opened and read."""
 
-    def epoch(number: int) -> Iterator[LoadedBatch]:
+    def epoch(number: int) -> Iterator[LoadedBatch[list[int]]]:
         for chosen in _batches(
             random.Random(number).sample(data.files, len(data.files))
         ):
             images = [file.read_bytes() for file in chosen]
             yield LoadedBatch(images, [number_of(file.name) for file in chosen])
 
-    yield EpochRunner(epoch, LINE, data)
+    yield EpochRunner(epoch, LINE, data, list)
 
 
 @contextmanager
-def _webdataset(data: BenchData) -> Iterator[EpochRunner]:
+def _webdataset(data: BenchData) -> Iterator[Runner]:
     """The webdataset library, in sequence, as its documentation reads tars."""
     import webdataset
 
@@ -74,7 +74,7 @@ def _webdataset(data: BenchData) -> Iterator[EpochRunner]:
     dataset = webdataset.WebDataset(urls, shardshuffle=False)
     samples = dataset.to_tuple("jpg", "__key__").batched(BATCH, collation_fn=_columns)
 
-    def epoch(number: int) -> Iterator[LoadedBatch]:
+    def epoch(number: int) -> Iterator[LoadedBatch[tuple[str, ...]]]:
         for images, keys in samples:
             yield LoadedBatch(images, keys)
 
@@ -86,11 +86,11 @@ def _columns(samples: list[tuple[bytes, str]]) -> list[tuple[bytes | str, ...]]:
 
 
 @contextmanager
-def _dali(data: BenchData) -> Iterator[EpochRunner]:
+def _dali(data: BenchData) -> Iterator[Runner]:
     from bench.dali_reader import dali_bytes
 
     with dali_bytes(data) as epoch:
-        yield EpochRunner(epoch, LINE, data)
+        yield EpochRunner(epoch, LINE, data, list)
 
 
 def _batches(items: list[Item]) -> Iterator[list[Item]]:

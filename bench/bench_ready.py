@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bench.entrant import EntrantResult
-from bench.epoch_runner import FinishLine
 from bench.peers import loader_names
 from bench.replay import Report, clock
+from fastretina.measure.rounds import FinishLine
 
 LINE: FinishLine = "ready"
 

@@ -48,8 +48,8 @@ class _Sharding:
         begun = time.perf_counter()
         written = shard.write(shard.Options(data=self._data.photographs, shards=out))
         seconds = time.perf_counter() - begun
-        assert written is not None
-        images = int(written["samples"])
+        images = written["samples"]
+        assert isinstance(images, int)
         return Round(images, seconds, seconds)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +17,7 @@ import torch
 
 from bench.data import NO_DATA, BenchData
 from bench.entrant import Entrant, EntrantResult, Round
-from bench.epoch_runner import HFLIP, VFLIP
+from bench.epoch_runner import HFLIP_CHANCE, VFLIP_CHANCE
 from bench.race import Rules, RunRace
 from bench.replay import Report, clock
 from bench.rows import Setup
@@ -62,9 +62,7 @@ class _Training:
     """A ``Runner`` that takes steps."""
 
     def __init__(self, case: Case, batches: Callable[[int], Iterator[Batch]]) -> None:
-        dtype = torch.bfloat16 if case.precision == "bf16" else None
-        device = torch.device("cuda" if _CUDA else "cpu")
-        self._compute = Compute(device, dtype)
+        self._compute = Compute(torch.device("cuda" if _CUDA else "cpu"), None)
         self._step: Step = make_step(case, self._compute)
         self._batches, self._size = batches, case.batch
 
@@ -98,14 +96,14 @@ def _synthetic(case: Case) -> Iterator[_Training]:
 
 @contextmanager
 def _fed(case: Case, name: str, data: BenchData) -> Iterator[_Training]:
-    """By a loader that goes on from round to round, as within an epoch."""
+    """Steps fed by a loader that goes on from round to round, as within an epoch."""
     config = LoaderConfig(
         batch_size=case.batch,
         image_size=case.pixels,
         shuffle=True,
         drop_last=True,
-        hflip=HFLIP,
-        vflip=VFLIP,
+        hflip=HFLIP_CHANCE,
+        vflip=VFLIP_CHANCE,
         device="cuda" if _CUDA else "cpu",
     )
     with make_loader(name, data.shards, "train", config) as loader:
@@ -116,9 +114,8 @@ def _fed(case: Case, name: str, data: BenchData) -> Iterator[_Training]:
                 yield from loader.epoch(epoch)
                 epoch += 1
 
-        going = endless()
-        yield _Training(case, lambda _: going)
-        going.close()
+        with closing(endless()) as batches:
+            yield _Training(case, lambda _: batches)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -20,11 +20,12 @@ class Change(NamedTuple):
     """How the speed of an entrant changed, from an old run to a new one.
 
     Attributes:
-        line: finish line.
-        entrant: its name.
-        ratio: new to old, of the share of the ceiling, which a faster machine doesn't
-            change; of images/s where there is no ceiling.
-        chance: that the same would differ as much; None with fewer than 4 rounds.
+        line: the finish line.
+        entrant: the entrant's name.
+        ratio: the new share of the ceiling to the old one, which a faster machine does
+            not change; the ratio of images/s where there is no ceiling.
+        chance: probability that two runs of the same differ as much; ``None`` with
+            fewer than 4 rounds.
     """
 
     line: str

@@ -20,7 +20,7 @@ from loaders.cores import granted_cores
 from loaders.shards import MANIFEST
 
 if TYPE_CHECKING:
-    from bench.epoch_runner import FinishLine
+    from fastretina.measure.rounds import FinishLine
 
 _IMAGES, _ROUNDS = 512, 5
 _FULL_IMAGES, _FULL_ROUNDS = 2048, 9
@@ -150,7 +150,7 @@ def shards(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Path:
 def data(pytestconfig: pytest.Config, shards: Path) -> BenchData:
     """The images, laid out for all entrants."""
     sizes = (_SMALL_IMAGES, _IMAGES, _FULL_IMAGES)
-    images = pytestconfig.getoption("images") or _chosen(pytestconfig, sizes)
+    images = pytestconfig.getoption("images") or _number_for(pytestconfig, sizes)
     assert pytestconfig.cache is not None
     return prepare(shards, images, Path(pytestconfig.cache.mkdir("fastretina")))
 
@@ -177,7 +177,7 @@ def rules(pytestconfig: pytest.Config, data: BenchData) -> Rules:
 
     small = pytestconfig.getoption("small")
     return Rules(
-        num_rounds=rounds or _chosen(pytestconfig, numbers),
+        num_rounds=rounds or _number_for(pytestconfig, numbers),
         num_openings=1 if small else 3,
         start="forkserver" if small else "spawn",
         logs=data.logs,
@@ -187,13 +187,14 @@ def rules(pytestconfig: pytest.Config, data: BenchData) -> Rules:
 
 @pytest.fixture(scope="session")
 def decode_rules(rules: Rules, jpegs: list[bytes]) -> Rules:
-    """Those rules, beside libjpeg-turbo alone on all granted cores, in images/s."""
+    """The session's rules, with libjpeg-turbo alone on all granted cores as ceiling."""
     from fastretina.measure.ceilings import decode_only
 
     return replace(rules, ceiling=lambda _: decode_only(jpegs, granted_cores()))
 
 
-def _chosen(config: pytest.Config, values: tuple[int, int, int]) -> int:
+def _number_for(config: pytest.Config, values: tuple[int, int, int]) -> int:
+    """The value for ``--small``, for neither flag, or for ``--full``."""
     small, usual, full = values
     if config.getoption("small"):
         return small

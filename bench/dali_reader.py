@@ -10,13 +10,21 @@ from typing import Any
 import torch
 
 from bench.data import BenchData, number_of
-from bench.epoch_runner import BATCH, HFLIP, VFLIP, EpochRunner, FinishLine, LoadedBatch
+from bench.entrant import Runner
+from bench.epoch_runner import (
+    BATCH,
+    HFLIP_CHANCE,
+    VFLIP_CHANCE,
+    EpochRunner,
+    LoadedBatch,
+)
+from fastretina.measure.rounds import FinishLine
 from fastretina.nn.augment import MEAN, STD
 from loaders.cores import granted_cores
 
 
 @contextmanager
-def own_reader(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
+def own_reader(data: BenchData, line: FinishLine) -> Iterator[Runner]:
     """A pipeline on its WebDataset reader and the iterator for torch."""
     from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
@@ -30,7 +38,7 @@ def own_reader(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
         auto_reset=True,
     )
 
-    def epoch(number: int) -> Iterator[LoadedBatch]:
+    def epoch(number: int) -> Iterator[LoadedBatch[torch.Tensor]]:
         for (batch,) in iterator:
             images = batch["images"]
             ready = images.permute(0, 3, 1, 2) if line == "ready" else images
@@ -48,8 +56,8 @@ def _dali_pipeline(data: BenchData, line: FinishLine, cuda: bool) -> Any:
         images = fn.decoders.image(
             jpegs, device="mixed" if cuda else "cpu", output_type=types.RGB
         )
-        across = fn.random.coin_flip(probability=HFLIP)
-        down = fn.random.coin_flip(probability=VFLIP)
+        across = fn.random.coin_flip(probability=HFLIP_CHANCE)
+        down = fn.random.coin_flip(probability=VFLIP_CHANCE)
         if line == "batch":
             images = fn.flip(images, horizontal=across, vertical=down)
         else:
@@ -70,7 +78,9 @@ def _dali_pipeline(data: BenchData, line: FinishLine, cuda: bool) -> Any:
 
 
 @contextmanager
-def dali_bytes(data: BenchData) -> Iterator[Callable[[int], Iterator[LoadedBatch]]]:
+def dali_bytes(
+    data: BenchData,
+) -> Iterator[Callable[[int], Iterator[LoadedBatch[list[int]]]]]:
     """DALI's reader alone, as a function that yields an epoch of JPEG bytes."""
     from nvidia.dali import pipeline_def
 
@@ -83,7 +93,7 @@ def dali_bytes(data: BenchData) -> Iterator[Callable[[int], Iterator[LoadedBatch
     pipeline.build()
     num_images = pipeline.epoch_size("reader")
 
-    def epoch(number: int) -> Iterator[LoadedBatch]:
+    def epoch(number: int) -> Iterator[LoadedBatch[list[int]]]:
         for first in range(0, num_images, BATCH):
             jpegs, about = pipeline.run()
             size = min(BATCH, num_images - first)
@@ -95,7 +105,7 @@ def dali_bytes(data: BenchData) -> Iterator[Callable[[int], Iterator[LoadedBatch
     yield epoch
 
 
-def _from_json(about: Any) -> list[int]:
+def _from_json(about: torch.Tensor) -> list[int]:
     """Numbers from the members KEY.json, uint8[B, L], whose source names the file."""
     rows = [json.loads(bytes(row.tolist())) for row in about.cpu()]
     return [number_of(row["source"]) for row in rows]

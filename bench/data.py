@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.course_folder import (
+    LabelledJpeg,
+    rows_of_usual_size,
+    write_course_folder,
+)
 from fastretina.shard import command as shard
 from loaders import ShardSplit, open_split
 from loaders.shards import MANIFEST
@@ -98,33 +104,33 @@ def prepare(shards: Path, images: int | None, cache: Path) -> BenchData:
     if data.folder.exists():
         return data
     making = BenchData(cache / f".{data.folder.name}-{os.getpid()}")
-    _lay_out(shards, images, making.photographs)
-    with redirect_stdout(sys.stderr):
-        shard.write(shard.Options(data=making.photographs, shards=making.shards))
-    making.folder.rename(data.folder)
+    try:
+        _lay_out(shards, images, making.photographs)
+        with redirect_stdout(sys.stderr):
+            shard.write(shard.Options(data=making.photographs, shards=making.shards))
+        making.folder.rename(data.folder)
+    except BaseException:
+        shutil.rmtree(making.folder, ignore_errors=True)
+        raise
     return data
 
 
 def _lay_out(shards: Path, images: int | None, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "data").mkdir(parents=True)
     with open_split(shards, "train") as split:
-        rows, held_out = _chosen(split, images)
-        for name, chosen in (("train", rows), ("test", held_out)):
-            names = [f"{row}_left" for row in chosen]
-            for one, row in zip(names, chosen, strict=True):
-                (folder / "data" / f"{one}.jpeg").write_bytes(split.read(row))
-            lines = {"img": names, "label": [str(split.labels[row]) for row in chosen]}
-            for column, values in lines.items():
-                text = "".join(f"{value}\n" for value in values)
-                (folder / f"{name}_{column}.csv").write_text(text)
+        rows, held_out = _rows_to_time(split, images)
+        splits = {"train": _images(split, rows), "test": _images(split, held_out)}
+        write_course_folder(folder, splits)
 
 
-def _chosen(split: ShardSplit, images: int | None) -> tuple[list[int], list[int]]:
+def _images(split: ShardSplit, rows: list[int]) -> Iterator[LabelledJpeg]:
+    for row in rows:
+        jpeg = bytes(split.read(row))
+        yield LabelledJpeg(f"{row}_left", jpeg, int(split.labels[row]))
+
+
+def _rows_to_time(split: ShardSplit, images: int | None) -> tuple[list[int], list[int]]:
     """Rows to time, and two more, as the layout wants a test split."""
-    sizes = list(zip(split.column("width"), split.column("height"), strict=True))
-    usual = max(dict.fromkeys(sizes), key=sizes.count)
-    rows = np.array([row for row in split.rows.tolist() if sizes[row] == usual])
+    rows = rows_of_usual_size(split)
     timed = len(rows) - 2 if images is None else min(images, len(rows) - 2)
     assert timed > 0, "a data set of three images of one size is the least"
     places = np.linspace(0, len(rows) - 1, timed + 2).astype(int)

@@ -61,14 +61,14 @@ class _Decoding:
         self._jpegs = [file.read_bytes() for file in data.files[:IMAGES]]
 
     def run_round(self, number: int, first_only: bool = False) -> Round:
-        """All images; see ``Runner``."""
+        """Decode all images; see ``Runner``."""
         begun = time.perf_counter()
         images = sum(1 for _ in self._decode(self._jpegs))
         seconds = time.perf_counter() - begun
         return Round(images, seconds, seconds)
 
     def check(self) -> str:
-        """As Pillow decodes, and resizes with its antialiased bilinear."""
+        """Compare with Pillow's decoding and its antialiased bilinear resize."""
         mean = largest = 0.0
         number = 0
         for number, image in enumerate(self._decode(self._jpegs), 1):
@@ -118,7 +118,7 @@ def _pil(resize: bool, threads: int) -> DecodeAll:
 
 
 def _simplejpeg(resize: bool, threads: int) -> DecodeAll:
-    """With torch's resize, as ``turbo`` has it."""
+    """simplejpeg decodes, and torch resizes, as in ``turbo``."""
     import simplejpeg
 
     def decode(jpeg: bytes) -> UInt8:

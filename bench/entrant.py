@@ -17,9 +17,9 @@ class Round(NamedTuple):
     """One timed repetition.
 
     Attributes:
-        images: that crossed the finish line.
-        seconds: until the last of them had.
-        first_seconds: until the first batch had.
+        images: number of images that crossed the finish line.
+        seconds: time until the last of them had, s.
+        first_seconds: time until the first batch had, s.
     """
 
     images: int
@@ -49,11 +49,11 @@ class Entrant(NamedTuple):
     """One that takes part.
 
     Attributes:
-        name: as the tables have it.
-        open: picklable; begins with what importing does not do.
-        kind: whose it is.
-        process: entrants of the same one share a process.
-        setup: stands beside its figures.
+        name: the entrant's name in the tables.
+        open: opens it; can be pickled.
+        kind: whose loader it is.
+        process: name of a process that entrants share; ``None`` for one of its own.
+        setup: how it was set up, which stands beside its figures.
     """
 
     name: str
@@ -73,15 +73,15 @@ class EntrantResult:
     """What an entrant took.
 
     Attributes:
-        entrant: whose it is.
-        error: why it has no figures, or only some.
-        pixels: how its images compare with the reference.
-        rounds: warm, in turn with the others.
-        ceilings: images/s of the ceiling, just before each round.
-        first_seconds: from opening to the first batch, warm.
+        entrant: the one that took it.
+        error: why there are no figures, or only some; empty where all went well.
+        pixels: how the images compare with the reference, in words.
+        rounds: the warm rounds, taken in turn with the others.
+        ceilings: speed of the ceiling just before each round, images/s.
+        first_seconds: time from opening to the first batch, warm, s; one each opening.
         cold: a round from opening on, with nothing in the page cache.
-        cpu_seconds: of the process tree, over all rounds.
-        peak_bytes: of the process tree, in a round that is not timed.
+        cpu_seconds: processor time of the process tree over all rounds, s.
+        peak_bytes: most memory of the process tree in a round that is not timed.
     """
 
     entrant: Entrant

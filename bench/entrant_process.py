@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 from bench.entrant import Entrant, Round, Runner
+from bench.error_line import describe_error
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -170,8 +171,7 @@ def _serve(pipe: Connection, log: Path) -> None:
         except Exception as error:
             traceback.print_exc()
             sys.stderr.flush()
-            message = str(error).strip().partition("\n")[0]
-            pipe.send((None, f"{type(error).__name__}: {message}"[:300]))
+            pipe.send((None, describe_error(error)))
     host.close_all()
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,51 +15,58 @@ from PIL import Image
 
 from bench.data import BenchData, number_of
 from bench.entrant import Round
+from fastretina.measure.rounds import FinishLine
 from fastretina.nn.augment import Normaliser
 from loaders.arrays import Float32, UInt8
 
-FinishLine = Literal["read", "batch", "ready"]
+AnyFinishLine = Literal["read"] | FinishLine
 Pixels = UInt8 | Float32  # [H, W, 3]
-Labels = Any  # a tensor or a sequence, as the loader has them
+Labels = TypeVar("Labels", bound=Sized)  # a tensor or a sequence, as the loader has it
 BATCH = 32
-HFLIP, VFLIP = 0.4, 0.5  # as the course report has them
+HFLIP_CHANCE, VFLIP_CHANCE = 0.4, 0.5  # as the course report has them
 
 # Another decoder, such as FFmpeg's, rounds otherwise; a wrong image is 20 and more off.
 _MEAN_ALLOWED = 2.0
 
 
-class LoadedBatch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LoadedBatch(Generic[Labels]):
     """A batch as a loader delivers it.
 
     Attributes:
         images: uint8 or float32 of B images, in either layout; at *read*, JPEG bytes.
-        labels: B numbers of images, or what the runner's ``numbers_of`` takes.
+        labels: one for each image; the runner's ``numbers_of`` turns them into numbers.
     """
 
     images: torch.Tensor | UInt8 | Sequence[bytes]
     labels: Labels
 
 
-Epoch = Callable[[int], Iterator[LoadedBatch]]
-NumbersOf = Callable[[Labels], Iterable[int]]
-
-
-class EpochRunner:
+class EpochRunner(Generic[Labels]):
     """A ``Runner`` whose round is an epoch of a loader."""
 
     def __init__(
         self,
-        epoch: Epoch,
-        line: FinishLine,
+        epoch: Callable[[int], Iterator[LoadedBatch[Labels]]],
+        line: AnyFinishLine,
         data: BenchData,
-        numbers_of: NumbersOf = list,
+        numbers_of: Callable[[Labels], Iterable[int]],
     ) -> None:
+        """Nothing is loaded before the first round.
+
+        Args:
+            epoch: begins the epoch of a number.
+            line: the finish line that its batches are taken to.
+            data: the images that have to come.
+            numbers_of: which images a batch holds, from its labels.
+        """
         self._epoch, self._line, self._data = epoch, line, data
         self._numbers_of = numbers_of
         self._cuda = torch.cuda.is_available() and line != "read"
 
     def run_round(self, number: int, first_only: bool = False) -> Round:
         """An epoch; see ``Runner``."""
+        self._wait()
         images, first, begun = 0, None, time.perf_counter()
         for batch in self._epoch(number):
             if self._cuda:
@@ -94,7 +102,7 @@ class EpochRunner:
         assert worst.mean <= _MEAN_ALLOWED, f"wrong pixels: mean {worst.mean:.1f} off"
         return worst.describe()
 
-    def _arrays(self, batch: LoadedBatch) -> Iterator[Pixels | bytes]:
+    def _arrays(self, batch: LoadedBatch[Labels]) -> Iterator[Pixels | bytes]:
         """Images of a batch as HWC arrays, or bytes at *read*; checks their form."""
         if self._line == "read":
             for jpeg in batch.images:

@@ -9,9 +9,16 @@ from functools import partial
 import torch
 
 from bench.data import BenchData, number_of
-from bench.entrant import Entrant
-from bench.epoch_runner import BATCH, HFLIP, VFLIP, EpochRunner, FinishLine, LoadedBatch
+from bench.entrant import Entrant, Runner
+from bench.epoch_runner import (
+    BATCH,
+    HFLIP_CHANCE,
+    VFLIP_CHANCE,
+    EpochRunner,
+    LoadedBatch,
+)
 from bench.rows import Setup
+from fastretina.measure.rounds import FinishLine
 from fastretina.nn.augment import MEAN, STD, Normaliser
 from loaders import LOADERS, LoaderConfig, make_loader
 from loaders.cores import granted_cores
@@ -59,13 +66,13 @@ def our_loader(
     line: FinishLine,
     workers: int | None = None,
     batch: int = BATCH,
-) -> Iterator[EpochRunner]:
+) -> Iterator[Runner]:
     """A loader on shards; *ready* is ``Normaliser``'s, as in the trainer."""
     config = LoaderConfig(
         batch_size=batch,
         shuffle=True,
-        hflip=HFLIP,
-        vflip=VFLIP,
+        hflip=HFLIP_CHANCE,
+        vflip=VFLIP_CHANCE,
         workers=workers,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
@@ -74,7 +81,7 @@ def our_loader(
             numbers = [number_of(key) for key in split.column("key")]
         normalise = Normaliser()
 
-        def epoch(number: int) -> Iterator[LoadedBatch]:
+        def epoch(number: int) -> Iterator[LoadedBatch[torch.Tensor]]:
             for batch in loader.epoch(number):
                 ready = normalise(batch.images) if line == "ready" else batch.images
                 yield LoadedBatch(ready, batch.index)
@@ -86,14 +93,17 @@ def our_loader(
 
 
 @contextmanager
-def _report(data: BenchData, line: FinishLine, workers: int) -> Iterator[EpochRunner]:
-    """Its transforms and DataLoader; to *ready* in channels-last, as all others are."""
+def _report(data: BenchData, line: FinishLine, workers: int) -> Iterator[Runner]:
+    """The report's transforms and DataLoader; to *ready* in channels-last, as all."""
     import torchvision.transforms as trns
     from torch.utils.data import DataLoader
 
-    from loaders._pil import RetinopathyDataset
+    from loaders.folder import RetinopathyDataset
 
-    flips = [trns.RandomHorizontalFlip(p=HFLIP), trns.RandomVerticalFlip(p=VFLIP)]
+    flips = [
+        trns.RandomHorizontalFlip(p=HFLIP_CHANCE),
+        trns.RandomVerticalFlip(p=VFLIP_CHANCE),
+    ]
     ending = [trns.PILToTensor()]
     if line == "ready":
         ending = [trns.ToTensor(), trns.Normalize(mean=MEAN, std=STD)]
@@ -102,12 +112,13 @@ def _report(data: BenchData, line: FinishLine, workers: int) -> Iterator[EpochRu
     )
     dataset.label = [number_of(name) for name in dataset.img_name]
     loader = DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=workers)
-    yield EpochRunner(partial(each_batch, loader, line), line, data)
+    epoch = partial(each_batch, loader, line)
+    yield EpochRunner(epoch, line, data, torch.Tensor.tolist)
 
 
 def each_batch(
     loader: Iterable[tuple[torch.Tensor, torch.Tensor]], line: FinishLine, number: int
-) -> Iterator[LoadedBatch]:
+) -> Iterator[LoadedBatch[torch.Tensor]]:
     """Batches of a torch DataLoader whose labels are numbers of images."""
     for images, numbers in loader:
         if line == "ready":

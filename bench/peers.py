@@ -22,9 +22,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.dali_reader import own_reader
 from bench.data import NO_DATA, BenchData, number_of
-from bench.entrant import Entrant
-from bench.epoch_runner import BATCH, HFLIP, VFLIP, EpochRunner, FinishLine, LoadedBatch
+from bench.entrant import Entrant, Runner
+from bench.epoch_runner import (
+    BATCH,
+    HFLIP_CHANCE,
+    VFLIP_CHANCE,
+    EpochRunner,
+    LoadedBatch,
+)
 from bench.ours import each_batch, our_loaders, report_loader
+from fastretina.measure.rounds import FinishLine
 from fastretina.nn.augment import MEAN, STD
 from loaders.cores import granted_cores
 
@@ -34,17 +41,17 @@ if TYPE_CHECKING:
 
 Sample = tuple[Tensor, int]  # an image and its number
 Transform = Callable[[Any], Tensor]  # of an image of whatever library
-Opening = Callable[[BenchData, FinishLine], AbstractContextManager[EpochRunner]]
+Opening = Callable[[BenchData, FinishLine], AbstractContextManager[Runner]]
 
 
 class Peer(NamedTuple):
     """A loader of others.
 
     Attributes:
-        name: as the tables have it.
-        open: how it is used.
+        name: the peer's name in the tables.
+        open: opens it, for some images and a finish line.
         flips: what its own operations flip: ``both``, ``left-right`` or ``none``.
-        stores: what it reads.
+        stores: the format that it reads, in words.
     """
 
     name: str
@@ -90,7 +97,11 @@ def loader_names(line: FinishLine, config: pytest.Config) -> list[str]:
 def _transforms(line: FinishLine, first: Transform) -> Transform:
     from torchvision.transforms import v2
 
-    steps = [first, v2.RandomHorizontalFlip(HFLIP), v2.RandomVerticalFlip(VFLIP)]
+    steps = [
+        first,
+        v2.RandomHorizontalFlip(HFLIP_CHANCE),
+        v2.RandomVerticalFlip(VFLIP_CHANCE),
+    ]
     if line == "ready":
         steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     compose: Transform = v2.Compose(steps)
@@ -109,7 +120,7 @@ def _data_loader(dataset: Dataset[Sample]) -> DataLoader[Sample]:
 
 
 @contextmanager
-def _torchvision(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
+def _torchvision(data: BenchData, line: FinishLine) -> Iterator[Runner]:
     """ImageFolder and transforms v2."""
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
@@ -118,7 +129,8 @@ def _torchvision(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
     dataset = ImageFolder(folder, _transforms(line, v2.ToImage()))
     dataset.samples = [(path, number_of(path)) for path, _ in dataset.samples]
     loader = _data_loader(dataset)
-    yield EpochRunner(partial(each_batch, loader, line), line, data)
+    epoch = partial(each_batch, loader, line)
+    yield EpochRunner(epoch, line, data, Tensor.tolist)
 
 
 def _by_grade(data: BenchData, folder: Path) -> None:
@@ -128,13 +140,14 @@ def _by_grade(data: BenchData, folder: Path) -> None:
 
 
 @contextmanager
-def _torchcodec(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
+def _torchcodec(data: BenchData, line: FinishLine) -> Iterator[Runner]:
     """A Dataset that decodes to tensors, and transforms v2."""
     from torchcodec.decoders import decode_image
     from torchvision.transforms import v2
 
     dataset = _Files(data, decode_image, _transforms(line, v2.Identity()))
-    yield EpochRunner(partial(each_batch, _data_loader(dataset), line), line, data)
+    epoch = partial(each_batch, _data_loader(dataset), line)
+    yield EpochRunner(epoch, line, data, Tensor.tolist)
 
 
 class _Files(Dataset[Sample]):
@@ -158,7 +171,7 @@ class _Files(Dataset[Sample]):
 
 
 @contextmanager
-def _ffcv(mode: str, data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
+def _ffcv(mode: str, data: BenchData, line: FinishLine) -> Iterator[Runner]:
     import numpy as np
     from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -171,7 +184,7 @@ def _ffcv(mode: str, data: BenchData, line: FinishLine) -> Iterator[EpochRunner]
     )
 
     file = _cached(data.folder / f"ffcv-{mode}", partial(_write_beton, data, mode))
-    steps = [SimpleRGBImageDecoder(), RandomHorizontalFlip(HFLIP)]
+    steps = [SimpleRGBImageDecoder(), RandomHorizontalFlip(HFLIP_CHANCE)]
     if line == "ready":
         mean, std = (np.array(values) * 255 for values in (MEAN, STD))
         steps.append(NormalizeImage(mean, std, np.float32))
@@ -188,15 +201,15 @@ def _ffcv(mode: str, data: BenchData, line: FinishLine) -> Iterator[EpochRunner]
         },
     )
 
-    def epoch(number: int) -> Iterator[LoadedBatch]:
+    def epoch(number: int) -> Iterator[LoadedBatch[Tensor]]:
         for images, numbers in loader:
             yield LoadedBatch(images, numbers)
 
-    yield EpochRunner(epoch, line, data)
+    yield EpochRunner(epoch, line, data, Tensor.tolist)
 
 
 def _write_beton(data: BenchData, mode: str, folder: Path) -> None:
-    """Its JPEG mode encodes anew, here at quality 95, that of most of the originals."""
+    """FFCV's JPEG mode encodes anew, at quality 95, that of most of the originals."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
@@ -229,7 +242,7 @@ class _Pictures:
 
 
 @contextmanager
-def _spdl(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
+def _spdl(data: BenchData, line: FinishLine) -> Iterator[Runner]:
     """A pipeline whose threads load a batch each."""
     import random
 
@@ -239,7 +252,7 @@ def _spdl(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
 
     paths = [str(file) for file in data.files]
 
-    def load(chosen: list[str]) -> LoadedBatch:
+    def load(chosen: list[str]) -> LoadedBatch[list[str]]:
         # Any width asks for FFmpeg's scaler, even where there is nothing to scale.
         buffer = spdl.io.load_image_batch(chosen, width=None, height=None)
         images = spdl.io.to_torch(buffer)
@@ -248,7 +261,7 @@ def _spdl(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
             images = normalize(images.float().div_(255), MEAN, STD, inplace=True)
         return LoadedBatch(images, chosen)
 
-    def epoch(number: int) -> Iterator[LoadedBatch]:
+    def epoch(number: int) -> Iterator[LoadedBatch[list[str]]]:
         order = random.Random(number).sample(paths, len(paths))
         pipeline = (
             PipelineBuilder()
@@ -268,7 +281,7 @@ def _spdl(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
 
 
 @contextmanager
-def _litdata(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
+def _litdata(data: BenchData, line: FinishLine) -> Iterator[Runner]:
     import litdata
 
     folder = _cached(data.folder / "litdata", partial(_optimize, data))
@@ -279,7 +292,8 @@ def _litdata(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
     loader = litdata.StreamingDataLoader(
         dataset, batch_size=BATCH, num_workers=granted_cores()
     )
-    yield EpochRunner(partial(each_batch, loader, line), line, data)
+    epoch = partial(each_batch, loader, line)
+    yield EpochRunner(epoch, line, data, Tensor.tolist)
 
 
 def _to_image() -> Transform:
@@ -312,7 +326,7 @@ def _litdata_sample(path: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _streaming(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
+def _streaming(data: BenchData, line: FinishLine) -> Iterator[Runner]:
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
@@ -331,7 +345,8 @@ def _streaming(data: BenchData, line: FinishLine) -> Iterator[EpochRunner]:
         num_workers=granted_cores(),
         persistent_workers=True,
     )
-    yield EpochRunner(partial(each_batch, loader, line), line, data)
+    epoch = partial(each_batch, loader, line)
+    yield EpochRunner(epoch, line, data, Tensor.tolist)
 
 
 def _write_mds(data: BenchData, folder: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tyro.conf import Positional
 
@@ -61,7 +62,7 @@ def report(options: Options) -> dict[str, Any]:
         "ratios": len(targets),
     }
     if options.compare is not None:
-        return summary | _compare(read(options.compare), run)
+        return summary | _compare(read(options.compare), run)._asdict()
     if options.out is None:
         print(tables.markdown(run))
         return summary
@@ -69,17 +70,21 @@ def report(options: Options) -> dict[str, Any]:
     return summary | {"report": str(file)}
 
 
-def _compare(old: BenchmarkRun, new: BenchmarkRun) -> dict[str, Any]:
+class _Comparison(NamedTuple):
+    """How many entrants are in two runs, and how many changed beyond the noise."""
+
+    compared: int
+    faster: int
+    slower: int
+
+
+def _compare(old: BenchmarkRun, new: BenchmarkRun) -> _Comparison:
     from bench import compare
 
     changes = compare.changes(old, new)
     print(compare.format_changes(changes))
     verdicts = [change.verdict for change in changes]
-    return {
-        "compared": len(changes),
-        "faster": verdicts.count("faster"),
-        "slower": verdicts.count("SLOWER"),
-    }
+    return _Comparison(len(changes), verdicts.count("faster"), verdicts.count("SLOWER"))
 
 
 def _write(run: BenchmarkRun, out: Path, stem: str) -> Path:
@@ -119,13 +124,10 @@ def merged(runs: Sequence[BenchmarkRun]) -> BenchmarkRun:
 
     Lines are races of their own, so nothing is set against what did not run beside it.
     """
-    first, *later = runs
-    for run in later:
-        first = _merged(first, run)
-    return first
+    return functools.reduce(_with_newer, runs)
 
 
-def _merged(old: BenchmarkRun, new: BenchmarkRun) -> BenchmarkRun:
+def _with_newer(old: BenchmarkRun, new: BenchmarkRun) -> BenchmarkRun:
     lines = {row["line"] for row in rows_of(new)}
     kept = [
         entry

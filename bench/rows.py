@@ -10,14 +10,14 @@ class Setup(TypedDict, total=False):
 
     Attributes:
         flips: what its own operations flip: ``both``, ``left-right`` or ``none``.
-        stores: what it reads.
+        stores: the format that it reads, in words.
         batch_size: images in a batch.
-        workers: threads or processes.
-        loader: of ours, where workers and batch size are varied.
+        workers: number of threads or processes.
+        loader: name of our loader whose workers and batch size are varied.
         case: the kind of training step, in words.
-        decoder: name of a JPEG decoder.
-        resize: whether it also resizes.
-        threads: that decode.
+        decoder: name of the JPEG decoder.
+        resize: whether the decoder also resizes.
+        threads: number of threads that decode.
     """
 
     flips: str
@@ -35,15 +35,15 @@ class _Measured(TypedDict):
     """What every row holds.
 
     Attributes:
-        line: finish line.
-        entrant: its name.
+        line: the finish line.
+        entrant: the entrant's name.
         kind: ``ours``, ``report``, ``peer`` or ``ceiling``.
-        pixels: how its images compare with the reference.
-        images_per_second: the median of the rounds.
-        slowest: images/s of the slowest round.
-        fastest: images/s of the fastest round.
-        rounds: that were timed.
-        cpu_ms_per_image: processor time of the process tree.
+        pixels: how the images compare with the reference, in words.
+        images_per_second: median speed of the rounds, images/s.
+        slowest: speed of the slowest round, images/s.
+        fastest: speed of the fastest round, images/s.
+        rounds: number of rounds that were timed.
+        cpu_ms_per_image: processor time of the process tree for an image, ms.
     """
 
     line: str
@@ -61,14 +61,16 @@ class Row(_Measured, Setup, total=False):
     """An entrant's figures at a finish line.
 
     Attributes:
-        images_per_round: counted in the first round.
-        first_batch_seconds: from opening to the first batch, everything imported.
-        peak_bytes: memory of the process tree (PSS).
-        ceiling_images_per_second: the median of the ceilings of the same rounds.
-        share_of_ceiling: the median of the rounds' own shares.
-        shares: round by round.
-        cold_images_per_second: of a round with nothing in the page cache.
-        cold_first_batch_seconds: from opening, in that round.
+        images_per_round: number of images in the first round.
+        first_batch_seconds: time from opening to the first batch, with everything
+            imported, s.
+        peak_bytes: most memory of the process tree (PSS).
+        ceiling_images_per_second: median ceiling of the same rounds, images/s.
+        share_of_ceiling: median of the rounds' own shares.
+        shares: share of the ceiling, round by round.
+        cold_images_per_second: speed of a round with nothing in the page cache,
+            images/s.
+        cold_first_batch_seconds: time from opening to the first batch in that round, s.
     """
 
     images_per_round: int

@@ -84,7 +84,7 @@ def markdown(run: BenchmarkRun, plots: Sequence[str] = ()) -> str:
         title = LINES.get(line, line.replace("decode,", "Decoders on"))
         parts += [f"## {title}", _table(line, rows)]
     parts += ["## Ratios", _targets_table(run), "## What was not faster"]
-    parts.append("\n".join(f"- {line}" for line in not_faster(run)))
+    parts.append("\n".join(f"- {sentence}" for sentence in not_faster(run)))
     skipped = run["commit_info"].get("skipped", {})
     if skipped:
         parts.append("## What did not run")

@@ -19,6 +19,11 @@ def format_interval(
     return f"{value:{form}} [{low}, {high}]"
 
 
+def format_count(number: int, noun: str) -> str:
+    """A number with its noun, e.g. ``1 thread`` or ``2,000 threads``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_duration(seconds: float) -> str:
     """Seconds for people, e.g. ``45 s``, ``12 minutes``, ``3.2 hours``."""
     if seconds < 1:

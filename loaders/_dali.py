@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +27,13 @@ from torch.utils.dlpack import from_dlpack
 from loaders._dali_pipeline import (
     built,
     consumer,
-    decode,
+    decode_operator,
     describe_decoding,
     new_pipeline,
 )
 from loaders._epoch import EpochLoader, Made, Prefetcher
 from loaders._threads import decode_plan
-from loaders.arrays import UInt8
+from loaders.arrays import Int32, UInt8
 from loaders.base import LoaderConfig, Source
 from loaders.errors import SampleError
 from loaders.schedule import Plan, Schedule
@@ -53,10 +53,10 @@ class DaliLoader(EpochLoader):
         """Nothing is built before the first epoch.
 
         Args:
-            source: of the JPEG bytes.
+            source: where the JPEG bytes come from.
             config: what to deliver.
-            fancy_upsampling: of chroma on a GPU, as libjpeg-turbo does; without it,
-                values differ by up to 36 of 255.
+            fancy_upsampling: whether a GPU upsamples chroma as libjpeg-turbo does; if
+                not, values differ by up to 36 of 255.
         """
         schedule = Schedule(source, config)
         device = torch.device(config.device)
@@ -106,11 +106,13 @@ class DaliLoader(EpochLoader):
         again = 0
         if feed.jpegs:
             try:
-                return self._finish(feed.plan, self._take())
+                images = self._take()
             except RuntimeError:
                 feed.jpegs.clear()  # or whoever keeps the error would keep the map
                 self._start_anew()
                 again = 1
+            else:
+                return self._finish(feed.plan, images)
         if feed.error is not None:
             raise feed.error
         images, failures = decode_plan(self._source, feed.plan, self._schedule.shape)
@@ -162,7 +164,9 @@ class DaliLoader(EpochLoader):
                 dtype=[types.UINT8, *flips],
                 ndim=[1, *(0 for _ in flips)],
             )
-            images = decode(jpegs, self._schedule, self.device, fancy=self._fancy)
+            images = decode_operator(
+                jpegs, self._schedule, self.device, fancy=self._fancy
+            )
             if mirrored:
                 images = fn.flip(images, horizontal=mirrored[0], vertical=mirrored[1])
             pipeline.set_outputs(images)
@@ -220,7 +224,7 @@ class BatchFeeder:
         self.under_way.clear()
         self._recent.clear()
 
-    def __call__(self, info: object) -> tuple[Any, ...]:
+    def __call__(self, info: object) -> tuple[list[UInt8] | Int32, ...]:
         """The next batch's JPEGs, uint8[n] each, and flips, int32[B] either way."""
         for feed in self._feeds:
             self.under_way.append(feed)

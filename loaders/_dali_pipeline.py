@@ -56,7 +56,9 @@ def describe_decoding(device: torch.device, fancy: bool, resizes: bool) -> Decod
     return Decoding(f"DALI {dali.__version__}", jpeg, "DALI" if resizes else None)
 
 
-def decode(jpegs: Any, schedule: Schedule, device: torch.device, *, fancy: bool) -> Any:
+def decode_operator(
+    jpegs: Any, schedule: Schedule, device: torch.device, *, fancy: bool
+) -> Any:
     """DALI's decoder, set so that its pixels are libjpeg-turbo's, and its resize.
 
     Orientation is not looked at, as shards hold upright images and PIL doesn't either.

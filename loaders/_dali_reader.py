@@ -22,7 +22,7 @@ from torch.utils.dlpack import from_dlpack
 from loaders._dali_pipeline import (
     built,
     consumer,
-    decode,
+    decode_operator,
     describe_decoding,
     new_pipeline,
 )
@@ -33,7 +33,13 @@ from loaders.base import Batch, LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError
 from loaders.order import flips, stream_key
 from loaders.place import Url
-from loaders.schedule import WINDOW, PieceSchedule, Plan, Schedule, whole_shards
+from loaders.schedule import (
+    DEFAULT_WINDOW,
+    PieceSchedule,
+    Plan,
+    Schedule,
+    whole_shards,
+)
 from loaders.shards import ShardSplit
 
 _SHUFFLE = 100  # keeps DALI's draws apart from the streams of order.py
@@ -65,7 +71,7 @@ class DaliReaderLoader(EpochLoader):
         device = torch.device(config.device)
         super().__init__(schedule, describe_decoding(device, True, schedule.resizes))
         self._buffer = max(self._split.shard_sizes, default=0) * (
-            config.window or WINDOW
+            config.window or DEFAULT_WINDOW
         )
 
     def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
@@ -87,7 +93,8 @@ class DaliReaderLoader(EpochLoader):
                 if place >= first_batch:
                     labels = torch.from_numpy(self._split.labels[taken])
                     batch = Batch(images, labels, torch.from_numpy(taken))
-                    yield Made(batch, bad).to(self.device)
+                    made = Made(batch, bad)
+                    yield made.to(self.device, non_blocking=True)
 
     def _take(
         self, reading: _Reading, size: int
@@ -124,11 +131,11 @@ class _Reading:
         """Nothing is read before the first ``take``.
 
         Args:
-            schedule: of the loader.
-            rows: int64[n], to read.
-            epoch: fixes the order.
-            buffer: samples to shuffle among.
-            folder: for index files of shards that are not read whole.
+            schedule: the loader's, whose source is a ``ShardSplit``.
+            rows: int64[n], the rows of the split that are read.
+            epoch: the epoch's number, which fixes the order.
+            buffer: how many samples are shuffled among.
+            folder: where index files of shards that are not read whole are written.
         """
         assert isinstance(schedule.source, ShardSplit)
         split = schedule.source
@@ -188,10 +195,7 @@ class _Reading:
         raise LoaderError(f"DALI can't go on: {reason}")
 
     def _build(self) -> Pipeline:
-        config, device = (
-            self._schedule.config,
-            torch.device(self._schedule.config.device),
-        )
+        config, device = self._schedule.config, self._device
         tars, indices = self._files()
         seed = stream_key(config.seed, self._epoch, _SHUFFLE) & 0x7FFFFFFF
         with new_pipeline(config, self._schedule, device) as pipeline:
@@ -207,7 +211,7 @@ class _Reading:
                 pad_last_batch=True,
                 stick_to_shard=True,
             )
-            images = decode(jpegs, self._schedule, device, fancy=True)
+            images = decode_operator(jpegs, self._schedule, device, fancy=True)
             pipeline.set_outputs(images, fn.get_property(jpegs, key="source_info"))
         return built(pipeline, device)
 

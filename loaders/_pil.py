@@ -1,8 +1,7 @@
 """The plain way, which every other loader is measured against.
 
-``RetinopathyDataset`` is the course report's Dataset over the image folder, made right
-about header lines. ``PilLoader`` decodes with Pillow in a torch DataLoader, from shards
-or (through ``FolderSource``) from such a Dataset.
+Pillow in a torch DataLoader, from shards or (through ``loaders.folder.FolderSource``)
+from the files of a folder.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ import select
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
-from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Generator, Iterator
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -29,102 +26,10 @@ from loaders._epoch import Decoded, EpochLoader, Failure, Made, to_device
 from loaders.arrays import UInt8
 from loaders.base import Decoding, LoaderConfig, Source
 from loaders.cores import granted_cores
-from loaders.course import find_course_csvs, index_images, read_course_split
-from loaders.errors import DataError, LabelError, SampleError
+from loaders.errors import DataError, SampleError
 from loaders.schedule import Plan, Schedule
 
-
-class RetinopathyDataset(Dataset[tuple[Any, int]]):
-    """The report's Dataset: PIL image and grade, one file at a time.
-
-    Attributes:
-        img_name: image names as the CSV lists them, without extension.
-        label: their grades, 0 to 4.
-        paths: their files.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        mode: Literal["train", "test"],
-        transform: Callable[[Image.Image], Any] | None = None,
-    ) -> None:
-        """Read the course's CSV files, which lie in ``root`` or beside it.
-
-        Args:
-            root: the folder with the images.
-            mode: ``train`` or ``test``.
-            transform: applied to the RGB image; ``None`` returns the image itself.
-
-        Raises:
-            LabelError: the lists are missing, malformed, or name a missing image.
-        """
-        self.root = Path(root)
-        folder = find_course_csvs(self.root)
-        if folder is None:
-            raise LabelError(
-                f"no {mode}_img.csv and {mode}_label.csv in {root} or beside it"
-            )
-        self.img_name, self.label = read_course_split(folder, mode)
-        self.mode = mode
-        self.transform = transform
-        files = index_images(self.root)
-        missing = [name for name in self.img_name if name not in files]
-        if missing:
-            raise LabelError(
-                f"{len(missing):,} of {len(self.img_name):,} images listed in "
-                f"{folder / f'{mode}_img.csv'} are missing from {root}: "
-                + ", ".join(missing[:3])
-            )
-        self.paths = [files[name] for name in self.img_name]
-
-    def __len__(self) -> int:
-        return len(self.img_name)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = Image.open(self.paths[index]).convert("RGB")
-        return (self.transform(image) if self.transform else image), self.label[index]
-
-
-class FolderSource:
-    """A ``RetinopathyDataset`` as a loader's source: one shard, in the CSV's order."""
-
-    def __init__(self, dataset: RetinopathyDataset) -> None:
-        self._dataset = dataset
-        self.labels = np.asarray(dataset.label, np.int64)
-        self.rows = np.arange(len(dataset))
-
-    @property
-    def shard_sizes(self) -> tuple[int, ...]:
-        """The number of images in the folder, which counts as one shard."""
-        return (len(self.rows),)
-
-    @cached_property
-    def dimensions(self) -> tuple[tuple[int, int], ...]:
-        """The distinct (height, width): opens every file once, 0.1 ms each."""
-        return tuple(sorted({self._size_of(row) for row in self.rows.tolist()}))
-
-    def _size_of(self, row: int) -> tuple[int, int]:
-        try:
-            with Image.open(self._dataset.paths[row]) as image:
-                return image.height, image.width
-        except (OSError, SyntaxError) as error:
-            raise self.failure(row, str(error)) from error
-
-    def read(self, row: int) -> bytes:
-        """The bytes of a row's file."""
-        return self._dataset.paths[row].read_bytes()
-
-    def key(self, row: int) -> str:
-        """The image's name."""
-        return self._dataset.img_name[row]
-
-    def failure(self, row: int, reason: str) -> SampleError:
-        """The error that names the file of a row."""
-        return SampleError(str(self._dataset.paths[row]), self.key(row), reason)
-
-    def close(self) -> None:
-        """Do nothing, as no file is held open."""
+T = TypeVar("T")
 
 
 class PilLoader(EpochLoader):
@@ -164,7 +69,7 @@ class PilLoader(EpochLoader):
             yield Decoded(plan, *decoded)
 
 
-def _unchanged(decoded: Any) -> Any:  # DataLoader types it for a list of samples
+def _unchanged(decoded: T) -> T:  # DataLoader types it for a list of samples
     return decoded
 
 
@@ -173,17 +78,26 @@ def _start_worker(owner: int, worker: int) -> None:
 
     A signal to the whole group must not kill the workers before their owner saves.
     torch's own watch is on the parent, which is a fork server where the owner was
-    forked by one, and would outlive it with its workers.
+    forked by one, and would outlive it with its workers. Only Linux can watch another
+    process; elsewhere torch's watch has to do.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(os, "pidfd_open"):  # elsewhere the parent is the owner
+    if hasattr(os, "pidfd_open"):
         threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
 
 
 def _end_with(owner: int) -> None:
-    with suppress(ProcessLookupError):  # it has ended already
-        select.select([os.pidfd_open(owner)], [], [])
+    """Wait for the end of a process, and end this one; return where none may wait."""
+    try:
+        watched = os.pidfd_open(owner)
+    except ProcessLookupError:  # it has ended already
+        os._exit(1)
+    except OSError:  # an old kernel or a sandbox: torch's watch is left
+        return
+    poll = select.poll()  # select.select fails for descriptors from 1,024 on
+    poll.register(watched, select.POLLIN)
+    poll.poll()
     os._exit(1)
 
 
@@ -208,7 +122,8 @@ class _PlanImages(Dataset[ImagesOrError]):
         for place, row in enumerate(plan.rows.tolist()):
             flip = (bool(plan.flips[place, 0]), bool(plan.flips[place, 1]))
             try:
-                images[place] = decode(self._source.read(row), flip, self._shape)
+                jpeg = self._source.read(row)
+                images[place] = decode_with_pillow(jpeg, flip, self._shape)
             except SampleError as error:
                 failures.append((place, error))
             except DataError as error:
@@ -220,7 +135,7 @@ class _PlanImages(Dataset[ImagesOrError]):
         return torch.from_numpy(images), failures
 
 
-def decode(
+def decode_with_pillow(
     jpeg: memoryview | bytes, flip: tuple[bool, bool], shape: tuple[int, int]
 ) -> UInt8:
     """Decode, resize (antialiased bilinear) and flip one image with Pillow alone.

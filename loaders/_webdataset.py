@@ -19,7 +19,6 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from http.client import HTTPException
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from loaders.arrays import Int64
 from loaders.base import LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError, ShardError
 from loaders.place import Url
-from loaders.schedule import WINDOW, PieceSchedule, Plan, whole_shards
+from loaders.schedule import DEFAULT_WINDOW, PieceSchedule, Plan, whole_shards
 from loaders.shards import ShardSplit
 
 # Read when webdataset is imported: no shell commands in URLs, no unpickling. What is
@@ -58,7 +57,7 @@ class WebDatasetLoader(EpochLoader):
             LoaderError: the source holds no shards.
         """
         self._stream = _StreamedSource(whole_shards("webdataset", source, config))
-        config = replace(config, window=config.window or WINDOW)
+        config = replace(config, window=config.window or DEFAULT_WINDOW)
         schedule = PieceSchedule(self._stream, config)
         self._decoder = ThreadedDecoder(schedule)
         super().__init__(schedule, self._decoder.decoding)
@@ -268,7 +267,7 @@ class _EpochStream:
             self._arrived[row] = jpeg
             self._changed.notify_all()
 
-    def _checked(self, row: int, sample: Mapping[str, Any]) -> bytes | SampleError:
+    def _checked(self, row: int, sample: Mapping[str, bytes]) -> bytes | SampleError:
         """The JPEG of a sample, if it is what the index says of it."""
         jpeg, grade = sample.get("jpg", b""), sample.get("cls", b"")
         listed, label = self._split.jpeg_size(row), self._split.labels[row]

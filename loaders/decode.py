@@ -25,11 +25,11 @@ FLIP_CODE = {(True, False): 1, (False, True): 0, (True, True): -1}
 class Decoder:
     """Decodes, resizes and flips one image into a given place, as PIL would.
 
-    Bit-identical to ``loaders._pil.decode``, as simplejpeg carries the libjpeg-turbo
-    that Pillow does. So is torch's antialiased bilinear resize from 512 to 128, 224,
-    256 or 384, at 0.3 ms instead of 1.7; for other sizes its fixed-point weights are
-    shorter, and some values differ by 1 or 2 of 255. What libjpeg-turbo does not turn
-    into RGB (CMYK) is left to Pillow. Owned by one thread.
+    Bit-identical to ``loaders._pil.decode_with_pillow``, as simplejpeg carries the
+    libjpeg-turbo that Pillow does. So is torch's antialiased bilinear resize from 512
+    to 128, 224, 256 or 384, at 0.3 ms instead of 1.7; for other sizes its fixed-point
+    weights are shorter, and some values differ by 1 or 2 of 255. What libjpeg-turbo
+    does not turn into RGB (CMYK) is left to Pillow. Owned by one thread.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
@@ -96,7 +96,7 @@ def flip_in_place(image: UInt8, code: int) -> None:
 
 @lru_cache(maxsize=1)
 def _cv2_flips_in_place() -> bool:
-    """Whether this build of OpenCV does, as those known do without promising it."""
+    """Whether this build of OpenCV flips in place; those known do, unpromised."""
     for shape in ((33, 70, 3), (32, 64, 3)):
         image = np.arange(np.prod(shape), dtype=np.uint32).astype(np.uint8)
         for code in FLIP_CODE.values():

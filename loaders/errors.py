@@ -5,7 +5,7 @@
     |-- ShardError          a shard folder that cannot be used as it stands
     |   |-- NoShards        there is none; the message names the commands that make one
     |   `-- SampleError     one image that cannot be decoded: shard, key and reason
-    |-- LoaderError         a loader that cannot be had here
+    |-- LoaderError         a loader that cannot be had here, or cannot go on
     |   `-- LoaderUnavailable   its package is missing; the message names the extra
     `-- RunError            a run folder that cannot be used as it stands
 
@@ -55,7 +55,7 @@ class SampleError(ShardError):
 
 
 class LoaderError(DataError):
-    """A loader that cannot be had."""
+    """A loader that cannot be had, or cannot go on."""
 
 
 class LoaderUnavailable(LoaderError):

@@ -36,8 +36,8 @@ class EpochOrder:
 
     Attributes:
         sizes: samples in each shard, in file order; row numbers count through them.
-        seed: of the run.
-        epoch: counted from 0.
+        seed: the number that fixes every draw of a run.
+        epoch: the epoch's number, counted from 0.
         shuffle: ``False`` gives rows 0, 1, 2, ... in every epoch.
         window: shards per window; ``None`` for all.
     """
@@ -102,8 +102,8 @@ class WeightedOrder:
 
     Attributes:
         cumulative: float64[N], running sum of the rows' weights.
-        seed: of the run.
-        epoch: counted from 0.
+        seed: the number that fixes every draw of a run.
+        epoch: the epoch's number, counted from 0.
     """
 
     cumulative: Float64
@@ -151,8 +151,8 @@ def flips(seed: int, epoch: int, rows: Int64, chances: tuple[float, float]) -> B
     """Whether each sample is mirrored: bool[n, 2], left-right and upside-down.
 
     Args:
-        seed: of the run.
-        epoch: counted from 0.
+        seed: the number that fixes every draw of a run.
+        epoch: the epoch's number, counted from 0.
         rows: int64[n] rows of the samples: where in the epoch they stand plays no part.
         chances: probability of either flip.
     """

@@ -24,7 +24,7 @@ from loaders.shards import ShardSplit
 
 # Shards to a window by default, for loaders that read whole shards. Two of 512
 # photographs of 53 KB, and the next two being read, are 110 MB.
-WINDOW = 2
+DEFAULT_WINDOW = 2
 
 
 class Plan(NamedTuple):

@@ -29,7 +29,8 @@ CC="cc -mavx2" "$folder/bin/python" -m pip install --quiet --disable-pip-version
     --no-deps --no-binary pillow-simd pillow-simd
 "$folder/bin/python" -c 'import PIL; print("Pillow is now pillow-simd", PIL.__version__)'
 
-"$folder/bin/python" -m pytest -q tests/test_loader_contract.py tests/test_parity.py -k pil
+"$folder/bin/python" -m pytest -q tests/loaders/test_loader_contract.py \
+    tests/loaders/test_parity.py -k pil
 for python in .venv "$folder"; do
     "$python/bin/python" -m pytest bench/bench_decode.py bench/bench_batch.py \
         --benchmark-only -q --no-peers -k 'illow or pil or report' \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import unified_diff
 from pathlib import Path
 
@@ -41,9 +41,26 @@ def compare(name: str, text: str, *, update: bool, folder: Path = FOLDER) -> Non
     )
 
 
-_VARYING = (
+Pattern = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+def _nine_digits(number: re.Match[str]) -> str:
+    """Sums differ in the last digits from processor to processor."""
+    return f"{float(number[0]):.9g}"
+
+
+OF_RELEASE: tuple[Pattern, ...] = (
     (r"\x1b\[[0-9;]*m", ""),
     (re.escape(__version__) + r"(?![\d.])", "VERSION"),
+)
+OF_MINUTE: tuple[Pattern, ...] = (
+    *OF_RELEASE,
+    (r"\b\d+\.\d+\.\d+[\w.+]*", "VERSION"),  # of other packages
+    (r'seconds": [\d.]+', r'seconds": N'),
+    (r"\b\d+\.\d{9,}(e-\d+)?\b", _nine_digits),
+)
+OF_MACHINE: tuple[Pattern, ...] = (
+    *OF_RELEASE,
     (r"\b\d+\.\d+\.\d+[\w.+]*", "VERSION"),  # of other packages
     (r"\b(?=[a-f]*\d)[0-9a-f]{12}\b|\b[0-9a-f]{40,64}\b", "HASH"),
     (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?\S*", "TIME"),
@@ -56,17 +73,22 @@ _VARYING = (
 )
 
 
-def steady(text: str, places: Mapping[str, str] = {}) -> str:  # read only
-    """A command's output without what differs by machine and minute.
-
-    Digits after a point go: sums differ in the last ones from processor to processor.
+def steady(
+    text: str,
+    places: Mapping[str, str] = {},  # read only
+    varying: Sequence[Pattern] = OF_MACHINE,
+) -> str:
+    """A command's output without what differs by release, minute or machine.
 
     Args:
         text: the output.
         places: what to write for parts of paths, e.g. of a temporary folder.
+        varying: what differs, and what to write for it. A help text differs by release
+            alone, and counts by the minute; sums differ in their last digits by the
+            machine, so that by default all digits go that follow a point.
     """
     for place, name in sorted(places.items(), key=lambda item: -len(item[0])):
         text = text.replace(place, name)
-    for pattern, word in _VARYING:
+    for pattern, word in varying:
         text = re.sub(pattern, word, text)
     return text

@@ -12,6 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *ROOT.glob("docs/*.md")]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+SCRIPTS = [*ROOT.glob("scripts/*"), *ROOT.glob("bench/*.sh"), ROOT / "Makefile"]
+SCRIPTS += [ROOT / ".ci" / "run"]
+OURS = "tests|bench|scripts|docs|loaders|fastretina"
+PATH = re.compile(rf"(?<![\w./-])(?:{OURS})/[\w./-]*\w")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -19,6 +23,21 @@ def test_links_lead_to_files(page: Path) -> None:
     links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    "file",
+    [path for path in (*PAGES, *SCRIPTS) if path.is_file()],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_paths_that_are_named_are_there(file: Path) -> None:
+    named = PATH.findall(file.read_text())
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_paths_of_tests_are_seen() -> None:
+    named = PATH.findall((ROOT / "scripts" / "pillow_simd.sh").read_text())
+    assert "tests/loaders/test_parity.py" in named
 
 
 def test_readme_is_short() -> None:

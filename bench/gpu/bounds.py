@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
-from bench.gpu.data import ODD_KINDS
-from bench.gpu.scope import Row, SectionResults
+from bench.gpu.photographs import ODD_KINDS
+from bench.gpu.scope import SectionResults
+from bench.gpu.section_rows import (
+    DamagedFileRow,
+    MarkedTestsRow,
+    ParityRow,
+    RareKindsRow,
+    SectionRow,
+    StepRow,
+    TrainedRunRow,
+)
 
-PARITY_MEAN, PARITY_MAX = 1.0, 8
+PARITY_MEAN, PARITY_MAX = 1.0, 8  # difference to Pillow, of 255
 WAIT_SHARE = 0.02
 BF16_FACTOR = 1.8
 
 State = Literal["held", "NOT held", "not measured"]
 Differences = tuple[str, float, float]  # of what, mean, largest
 Results = Mapping[str, SectionResults]
+OneRow = TypeVar("OneRow", bound=SectionRow)
 
 
 class Bound(NamedTuple):
@@ -37,16 +47,17 @@ def judge(results: Results) -> list[Bound]:
             PARITY_MAX,
         ),
         _pixels("libjpeg-turbo, exact", _turbo(results), 0.0, 0),
-        _corrupt(_rows(results, "corrupt")),
-        _waiting(_rows(results, "end_to_end")),
-        *_factors(_rows(results, "steps")),
-        _tests(_rows(results, "tests")),
+        _corrupt(_rows(results, "corrupt", DamagedFileRow)),
+        _waiting(_rows(results, "end_to_end", TrainedRunRow)),
+        *_factors(_rows(results, "steps", StepRow)),
+        _tests(_rows(results, "tests", MarkedTestsRow)),
     ]
 
 
-def _rows(results: Results, section: str) -> list[Row]:
+def _rows(results: Results, section: str, kind: type[OneRow]) -> list[OneRow]:
+    """A section's rows but for those of loaders that have failed."""
     rows = results[section].rows if section in results else []
-    return [row for row in rows if not row.get("error")]
+    return [row for row in rows if isinstance(row, kind)]
 
 
 def _bound(name: str, rule: str, measured: Iterable[tuple[str, bool]]) -> Bound:
@@ -79,41 +90,42 @@ def _pixels(
 
 
 def _mixed(results: Results) -> Iterator[Differences]:
-    for row in _rows(results, "parity"):
-        if row["fancy"]:
-            yield f"load {row['hw_decoder_load']:g}", row["worst_mean"], row["max"]
+    for setting, differences, _ in _rows(results, "parity", ParityRow):
+        if setting.fancy:
+            what = f"load {setting.hw_decoder_load:g}"
+            yield what, differences.worst_mean, differences.max
 
 
 def _kinds(results: Results) -> Iterator[Differences]:
-    for row in _rows(results, "rare_kinds"):
+    for setting, kinds in _rows(results, "rare_kinds", RareKindsRow):
         for kind in ODD_KINDS.values():
-            if row["fancy"] and kind in row:
-                what = f"{kind}, load {row['hw_decoder_load']:g}"
-                yield what, row[kind]["mean"], row[kind]["max"]
+            if setting.fancy and kind in kinds:
+                what = f"{kind}, load {setting.hw_decoder_load:g}"
+                yield what, kinds[kind].mean, kinds[kind].max
 
 
 def _turbo(results: Results) -> Iterator[Differences]:
-    for row in _rows(results, "parity"):
-        if row["fancy"] is None:
-            yield row["decoder"], row["worst_mean"], row["max"]
+    for setting, differences, _ in _rows(results, "parity", ParityRow):
+        if setting.fancy is None:
+            yield setting.decoder, differences.worst_mean, differences.max
 
 
-def _corrupt(rows: Sequence[Row]) -> Bound:
+def _corrupt(rows: Sequence[DamagedFileRow]) -> Bound:
     rule = "the rest of the batch and the next epoch are whole"
     return _bound(
         "damaged files",
         rule,
         (
             (
-                f"{row['file']}: rest {row['rest']}, next epoch {row['next_epoch']}",
-                row["rest_good"] and row["next_epoch_good"],
+                f"{row.file}: rest {row.rest}, next epoch {row.next_epoch}",
+                row.rest_good and row.next_epoch_good,
             )
             for row in rows
         ),
     )
 
 
-def _waiting(rows: Sequence[Row]) -> Bound:
+def _waiting(rows: Sequence[TrainedRunRow]) -> Bound:
     """The share of the second epoch that a GPU waits for its loader."""
     rule = f"<= {WAIT_SHARE:.0%} of a full-phase ResNet18 step"
     return _bound(
@@ -122,24 +134,20 @@ def _waiting(rows: Sequence[Row]) -> Bound:
         (
             (f"{share:.2%}", share <= WAIT_SHARE)
             for row in rows
-            if row["loader"] == "dali" and _on_gpu(row)
-            for share in [row["steady_wait_fraction"]]
+            if row.loader == "dali" and row.device.startswith("cuda")
+            for share in [row.steady_wait_fraction]
         ),
     )
 
 
-def _on_gpu(row: Row) -> bool:
-    return str(row["device"]).startswith("cuda")
-
-
-def _factors(rows: Sequence[Row]) -> Iterator[Bound]:
+def _factors(rows: Sequence[StepRow]) -> Iterator[Bound]:
     rule = f">= {BF16_FACTOR}x float32 NCHW, full phase, eager"
     for arch in ("resnet18", "resnet50"):
         kinds = {
-            (row["precision"], row["layout"]): row["ms"]
+            (row.case.precision, row.case.layout): row.ms
             for row in rows
-            if (row["arch"], row["phase"]) == (arch, "full")
-            and not (row["compiled"] or row["strong"])
+            if (row.case.arch, row.case.phase) == (arch, "full")
+            and not (row.case.compiled or row.case.strong)
         }
         fast, slow = kinds.get(("bf16", "channels-last")), kinds.get(("fp32", "NCHW"))
         measured = []
@@ -148,15 +156,15 @@ def _factors(rows: Sequence[Row]) -> Iterator[Bound]:
         yield _bound(f"channels-last bf16, {arch}", rule, measured)
 
 
-def _tests(rows: Sequence[Row]) -> Bound:
+def _tests(rows: Sequence[MarkedTestsRow]) -> Bound:
     return _bound(
         "tests marked gpu",
         "all pass",
         (
             (
-                f"{row['passed']} passed, {row['failed']} failed, "
-                f"{row['skipped']} skipped{', out of time' * row['timed_out']}",
-                not row["failed"] and not row["timed_out"] and row["passed"] > 0,
+                f"{row.passed} passed, {row.failed} failed, "
+                f"{row.skipped} skipped{', out of time' * row.timed_out}",
+                not row.failed and not row.timed_out and row.passed > 0,
             )
             for row in rows
         ),

@@ -68,9 +68,9 @@ class Options:
             raise ValueError("--data and --shards must not both be given")
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    return cli.run(command, Options, argv, prog=prog, about=ABOUT)
+    return cli.run(command, Options, argv, prog=PROG, about=ABOUT)
 
 
 def command(options: Options) -> dict[str, Any]:
@@ -134,20 +134,20 @@ def prepare(options: Options, device: str, deadline: float) -> Scope:
     Raises:
         DataError: the photographs can't be used.
     """
-    from bench.gpu import data
+    from bench.gpu import photographs
     from bench.gpu.scope import FULL, QUICK, Scope
 
     sizes = QUICK if options.quick else FULL
     steps = min(options.steps, sizes.most_steps)
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
-    shards = options.shards or data.photographs(options.data, out, sizes)
+    shards = options.shards or photographs.shard_photographs(options.data, out, sizes)
     images, held_out = steps * sizes.batch, 2 * sizes.batch
     return Scope(
         out=out,
         shards=shards,
-        long=data.long_epoch(shards, out / "work" / "long", images, held_out),
-        odd=data.odd_jpegs(shards, out / "work" / "odd"),
+        long=photographs.long_epoch(shards, out / "work" / "long", images, held_out),
+        odd=photographs.odd_jpegs(shards, out / "work" / "odd"),
         device=device,
         steps=steps,
         sizes=sizes,
@@ -184,7 +184,8 @@ class CheckRecord:
     def save(self) -> None:
         """Write both files."""
         from bench.gpu.bounds import judge
-        from bench.gpu.report import markdown
+        from bench.gpu.markdown import render
+        from bench.gpu.section_rows import as_json
         from loaders.files import write_atomically
 
         summary = self.summary()
@@ -195,14 +196,14 @@ class CheckRecord:
             "sections": {
                 name: {
                     "seconds": results.seconds,
-                    "rows": results.rows,
+                    "rows": [as_json(row) for row in results.rows],
                     "failures": [failure._asdict() for failure in results.failures],
                     "left_out": [left._asdict() for left in results.left_out],
                 }
                 for name, results in self.results.items()
             },
         }
-        text = markdown(self.results, {**summary, "date": self._date})
+        text = render(self.results, {**summary, "date": self._date})
         for name, content in (
             ("gpu_check.json", json.dumps(record, indent=1) + "\n"),
             ("gpu_check.md", text),
@@ -242,9 +243,10 @@ class CheckRecord:
 
     def _environment(self) -> dict[str, Any]:
         from bench.gpu.scope import SectionResults
+        from bench.gpu.section_rows import Fact
 
         scope = self._scope
         results = self.results.get("environment", SectionResults())
-        facts = {row["what"]: row["value"] for row in results.rows}
+        facts = {row.what: row.value for row in results.rows if isinstance(row, Fact)}
         sizes = asdict(scope.sizes)
         return {"date": self._date, **facts, "steps": scope.steps, "sizes": sizes}

@@ -11,9 +11,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from bench.gpu.data import usual_size
+from bench.error_line import describe_error
+from bench.gpu.bounds import PARITY_MAX, PARITY_MEAN
+from bench.gpu.photographs import usual_size
 from bench.gpu.pixels import PixelDifferences, pillow
-from bench.gpu.scope import Measurement, Row, Scope, describe_error
+from bench.gpu.scope import Measurement, Scope
+from bench.gpu.section_rows import DamagedFileRow
 from loaders import Batch, Loader, LoaderConfig, make_loader, missing
 from loaders.arrays import Int64
 from loaders.errors import SampleError
@@ -22,7 +25,6 @@ from loaders.shards import ShardSplit
 BATCH = 8
 PLACE = 11  # of the damaged file: in the middle of the second batch of three
 IMAGES = 3 * BATCH
-MEAN, MAX = 1.0, 8  # difference to Pillow up to which a good image is called good
 
 
 def _png(jpeg: bytes) -> bytes:
@@ -54,8 +56,8 @@ class DamagedSplit:
     """A split with other bytes in place of one image's.
 
     Attributes:
-        row: of that image.
-        content: the bytes; ``None`` for its own.
+        row: the image's row.
+        content: the bytes that stand in; ``None`` for the image's own.
     """
 
     def __init__(self, split: ShardSplit, row: int, content: bytes | None) -> None:
@@ -66,12 +68,12 @@ class DamagedSplit:
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
-        """The split's."""
+        """Samples in each shard of the split."""
         return self._split.shard_sizes
 
     @property
     def dimensions(self) -> tuple[tuple[int, int], ...]:
-        """The split's."""
+        """The distinct (height, width) of the split's images, pixels."""
         return self._split.dimensions
 
     def read(self, row: int) -> memoryview | bytes:
@@ -98,11 +100,11 @@ def plan_corrupt(scope: Scope) -> list[Measurement]:
     ]
 
 
-def _try(scope: Scope, damage: str) -> list[Row]:
+def _try(scope: Scope, damage: str) -> list[DamagedFileRow]:
     return [try_damage(scope, "dali", damage)]
 
 
-def try_damage(scope: Scope, loader: str, damage: str) -> Row:
+def try_damage(scope: Scope, loader: str, damage: str) -> DamagedFileRow:
     """Put a damaged file among good ones, and see what comes of all of them."""
     with usual_size(scope.shards, IMAGES) as split:
         wanted = dict(zip(split.rows.tolist(), pillow(split, BATCH), strict=True))
@@ -113,25 +115,25 @@ def try_damage(scope: Scope, loader: str, damage: str) -> Row:
             outcome = _outcome(strict, split.key(row), row, wanted)
             damaged_split.content = None
             mended = _compared(strict.epoch(1), wanted)
-            again = getattr(strict, "decoded_again", 0)
+            again = strict.decoded_again
         damaged_split.content = content
         with _open(scope, loader, damaged_split, "skip") as skipping:
             rest = _compared(skipping.epoch(0), wanted, but=row)
             skipped = [error.key for error in skipping.skipped]
     num_rest = len(wanted) - 1
-    return {
-        "file": damage,
-        "loader": f"{loader} on {scope.device}",
-        "outcome": outcome,
-        "skipped": len(skipped),
-        "rest": f"{rest.images} of {num_rest}",
-        "rest_mean": rest.worst_mean,
-        "rest_max": rest.largest,
-        "rest_good": _good(rest, num_rest) and set(skipped) <= {split.key(row)},
-        "next_epoch": f"{mended.images} of {len(wanted)}",
-        "next_epoch_good": _good(mended, len(wanted)),
-        "batches_by_host": again,
-    }
+    return DamagedFileRow(
+        file=damage,
+        loader=f"{loader} on {scope.device}",
+        outcome=outcome,
+        skipped=len(skipped),
+        rest=f"{rest.images} of {num_rest}",
+        rest_mean=rest.worst_mean,
+        rest_max=rest.largest,
+        rest_good=_good(rest, num_rest) and set(skipped) <= {split.key(row)},
+        next_epoch=f"{mended.images} of {len(wanted)}",
+        next_epoch_good=_good(mended, len(wanted)),
+        batches_by_host=again,
+    )
 
 
 def _open(
@@ -156,24 +158,25 @@ def _outcome(loader: Loader, key: str, row: int, wanted: dict[int, Tensor]) -> s
         return f"SampleError that {named}: {error.reason[:80]}"
     except Exception as error:
         return f"no SampleError, but {describe_error(error)[:120]}"
-    gap = PixelDifferences()
-    gap.add(key, images[row], wanted[row])
-    mean = gap.worst_mean
-    return f"decodes silently, {mean:.2f} from the undamaged (max {gap.largest})"
+    differences = PixelDifferences()
+    differences.add(key, images[row], wanted[row])
+    mean, largest = differences.worst_mean, differences.largest
+    return f"decodes silently, {mean:.2f} from the undamaged (max {largest})"
 
 
 def _compared(
     batches: Iterator[Batch], wanted: dict[int, Tensor], but: int = -1
 ) -> PixelDifferences:
     """Differences of all images but one to what they should be."""
-    gap = PixelDifferences()
+    differences = PixelDifferences()
     for batch in batches:
         for image, row in zip(batch.images, batch.index.tolist(), strict=True):
             if row != but:
-                gap.add(str(row), image, wanted[row])
-    return gap
+                differences.add(str(row), image, wanted[row])
+    return differences
 
 
-def _good(gap: PixelDifferences, images: int) -> bool:
+def _good(found: PixelDifferences, images: int) -> bool:
     """Whether these are all the images, and each is what it should be."""
-    return gap.images == images and gap.worst_mean <= MEAN and gap.largest <= MAX
+    close = found.worst_mean <= PARITY_MEAN and found.largest <= PARITY_MAX
+    return close and found.images == images

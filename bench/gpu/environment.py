@@ -6,7 +6,8 @@ from math import inf
 
 import torch
 
-from bench.gpu.scope import Measurement, Row, Scope
+from bench.gpu.scope import Measurement, Scope
+from bench.gpu.section_rows import Fact
 from fastretina.measure.machine import gpu_facts, host_facts, package_facts
 
 
@@ -21,7 +22,7 @@ def plan_environment(scope: Scope) -> list[Measurement]:
     ]
 
 
-def _host() -> list[Row]:
+def _host() -> list[Fact]:
     facts = host_facts().summary() | package_facts().summary()
     for what, kind in (
         ("convolutions", torch.backends.cudnn),
@@ -31,5 +32,5 @@ def _host() -> list[Row]:
     return _rows(facts)
 
 
-def _rows(facts: dict[str, object]) -> list[Row]:
-    return [{"what": what, "value": value} for what, value in facts.items()]
+def _rows(facts: dict[str, object]) -> list[Fact]:
+    return [Fact(what, value) for what, value in facts.items()]

@@ -9,7 +9,8 @@ from types import TracebackType
 
 import torch
 
-from bench.gpu.scope import Measurement, Row, Scope
+from bench.gpu.scope import Measurement, Scope
+from bench.gpu.section_rows import LoaderMemoryRow
 from bench.gpu.speed import Candidate, candidates
 from loaders import available
 
@@ -78,7 +79,7 @@ class MemoryWatch:
         return total - free
 
 
-def _memory(scope: Scope, one: Candidate) -> list[Row]:
+def _memory(scope: Scope, one: Candidate) -> list[LoaderMemoryRow]:
     device = torch.device(scope.device)
     _release(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -88,14 +89,14 @@ def _memory(scope: Scope, one: Candidate) -> list[Row]:
                 break
         torch.cuda.synchronize(device)
     return [
-        {
-            "loader": one.name,
-            "before_bytes": watch.before,
-            "largest_bytes": watch.largest,
-            "after_bytes": watch.after,
-            "taken_bytes": watch.largest - watch.before,
-            "torch_peak_bytes": torch.cuda.max_memory_allocated(device),
-        }
+        LoaderMemoryRow(
+            loader=one.name,
+            before_bytes=watch.before,
+            largest_bytes=watch.largest,
+            after_bytes=watch.after,
+            taken_bytes=watch.largest - watch.before,
+            torch_peak_bytes=torch.cuda.max_memory_allocated(device),
+        )
     ]
 
 

@@ -10,22 +10,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.gpu.data import ODD_KINDS, usual_size
-from bench.gpu.scope import Measurement, Row, Scope
+from bench.gpu.photographs import ODD_KINDS, usual_size
+from bench.gpu.scope import Measurement, Scope
+from bench.gpu.section_rows import (
+    DecoderSettingRow,
+    DifferencesRow,
+    KindDifference,
+    ParityRow,
+    RareKindsRow,
+)
 from loaders import Loader, LoaderConfig, make_loader, missing, open_split
 from loaders.shards import ShardSplit
 
 LOADS = (0.65, 0.0, 1.0)  # of the JPEG engine, DALI's default first
 
 
-class Decoder(NamedTuple):
-    """A loader with how its decoder is set.
+class DecoderSetting(NamedTuple):
+    """A loader, and how its decoder is set.
 
     Attributes:
-        loader: its name.
-        device: where its batches lie.
-        fancy: upsampling, and
-        load: share of the JPEG engine; ``None`` where nothing is decoded on a GPU.
+        loader: name of the loader.
+        device: the device that its batches lie on.
+        fancy: whether chroma is upsampled as libjpeg-turbo does; ``None`` where the
+            host decodes.
+        load: share of the images that a GPU's JPEG engine decodes; ``None`` where the
+            host does.
     """
 
     loader: str
@@ -35,21 +44,17 @@ class Decoder(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As the tables have it."""
+        """The setting's name in the tables."""
         if self.load is None:
             return f"{self.loader}, libjpeg-turbo"
         return f"mixed, fancy {'on' if self.fancy else 'off'}, load {self.load:g}"
 
     @property
-    def row(self) -> Row:
-        """The columns of a row that name the decoder and its settings."""
-        return {
-            "decoder": self.name,
-            "loader": self.loader,
-            "device": self.device,
-            "fancy": self.fancy,
-            "hw_decoder_load": self.load,
-        }
+    def row(self) -> DecoderSettingRow:
+        """The setting and its name, for the rows of a table."""
+        return DecoderSettingRow(
+            self.name, self.loader, self.device, self.fancy, self.load
+        )
 
     def open(self, split: ShardSplit, batch_size: int) -> Loader:
         """A loader in the index's order, without flips."""
@@ -62,16 +67,16 @@ class Decoder(NamedTuple):
         return make_loader(self.loader, split, split.name, config)
 
 
-def decoders(scope: Scope) -> list[tuple[Decoder, str]]:
-    """Those to be compared, each with why it can't be had here."""
+def decoder_settings(scope: Scope) -> list[tuple[DecoderSetting, str]]:
+    """The settings to be compared, each with why it can't be had here."""
     lacks = missing("dali") or ""
     mixed = [
-        (Decoder("dali", scope.device, fancy, load), scope.lacks_cuda or lacks)
+        (DecoderSetting("dali", scope.device, fancy, load), scope.lacks_cuda or lacks)
         for fancy in (True, False)
         for load in LOADS
     ]
-    on_cpu = [] if scope.cuda else [(Decoder("dali", "cpu"), lacks)]
-    return [*mixed, (Decoder("turbo", scope.device), ""), *on_cpu]
+    on_cpu = [] if scope.cuda else [(DecoderSetting("dali", "cpu"), lacks)]
+    return [*mixed, (DecoderSetting("turbo", scope.device), ""), *on_cpu]
 
 
 def plan_parity(scope: Scope) -> list[Measurement]:
@@ -79,12 +84,12 @@ def plan_parity(scope: Scope) -> list[Measurement]:
     reference = cache(partial(_photographs, scope))
     return [
         Measurement(
-            f"parity of {decoder.name}",
+            f"parity of {setting.name}",
             5.0,
-            partial(_compare_photographs, scope, decoder, reference),
+            partial(_compare_photographs, scope, setting, reference),
             lacks,
         )
-        for decoder, lacks in decoders(scope)
+        for setting, lacks in decoder_settings(scope)
     ]
 
 
@@ -92,12 +97,12 @@ def plan_odd(scope: Scope) -> list[Measurement]:
     """JPEGs of rare kinds, decoder by decoder."""
     return [
         Measurement(
-            f"rare kinds of JPEG under {decoder.name}",
+            f"rare kinds of JPEG under {setting.name}",
             5.0,
-            partial(_compare_odd, scope, decoder),
+            partial(_compare_odd, scope, setting),
             lacks,
         )
-        for decoder, lacks in decoders(scope)
+        for setting, lacks in decoder_settings(scope)
     ]
 
 
@@ -105,11 +110,11 @@ class PixelDifferences:
     """Differences to Pillow, image by image.
 
     Attributes:
-        images: compared.
-        same: of them, equal in every value.
-        largest: difference of a value.
-        worst: key of the image with it.
-        worst_mean: the largest mean difference of an image.
+        images: number of images compared.
+        same: number of images that are equal in every value.
+        largest: the largest difference of a value, of 255.
+        worst: key of the image with the largest difference.
+        worst_mean: the largest mean difference of an image, of 255.
     """
 
     def __init__(self) -> None:
@@ -120,34 +125,34 @@ class PixelDifferences:
 
     def add(self, key: str, image: Tensor, wanted: Tensor) -> None:
         """Compare uint8[H, W, 3] with uint8[H, W, 3], on the image's device."""
-        gap = (image.to(torch.int16) - wanted.to(image.device).to(torch.int16)).abs()
-        parts = [gap.max(), gap.sum(), (gap == 0).sum(), (gap > 2).sum()]
+        apart = (image.to(torch.int16) - wanted.to(image.device).to(torch.int16)).abs()
+        parts = [apart.max(), apart.sum(), (apart == 0).sum(), (apart > 2).sum()]
         numbers: list[int] = torch.stack([part.long() for part in parts]).tolist()
         largest, total, equal, above = numbers
         self.images += 1
-        self.same += equal == gap.numel()
+        self.same += equal == apart.numel()
         if largest > self.largest or not self.worst:
             self.largest, self.worst = largest, key
-        self.worst_mean = max(self.worst_mean, total / gap.numel())
-        self._values += gap.numel()
+        self.worst_mean = max(self.worst_mean, total / apart.numel())
+        self._values += apart.numel()
         self._equal += equal
         self._above_2 += above
         self._sum += total
 
     @property
-    def row(self) -> Row:
-        """The numbers, values in shares of all."""
+    def row(self) -> DifferencesRow:
+        """The numbers so far, for the rows of a table."""
         values = max(self._values, 1)
-        return {
-            "images": self.images,
-            "images_exact": self.same / max(self.images, 1),
-            "values_exact": self._equal / values,
-            "values_above_2": self._above_2 / values,
-            "mean": self._sum / values,
-            "worst_mean": self.worst_mean,
-            "max": self.largest,
-            "worst_key": self.worst,
-        }
+        return DifferencesRow(
+            images=self.images,
+            images_exact=self.same / max(self.images, 1),
+            values_exact=self._equal / values,
+            values_above_2=self._above_2 / values,
+            mean=self._sum / values,
+            worst_mean=self.worst_mean,
+            max=self.largest,
+            worst_key=self.worst,
+        )
 
 
 def pillow(
@@ -166,39 +171,36 @@ def _photographs(scope: Scope) -> list[Tensor]:
 
 
 def _compare_photographs(
-    scope: Scope, decoder: Decoder, reference: Callable[[], list[Tensor]]
-) -> list[Row]:
-    wanted, gap = reference(), PixelDifferences()
+    scope: Scope, setting: DecoderSetting, reference: Callable[[], list[Tensor]]
+) -> list[ParityRow]:
+    wanted, differences = reference(), PixelDifferences()
     with (
         usual_size(scope.shards, scope.sizes.compared) as split,
-        decoder.open(split, scope.sizes.batch) as loader,
+        setting.open(split, scope.sizes.batch) as loader,
     ):
         place = {row: n for n, row in enumerate(split.rows.tolist())}
         for batch in loader.epoch(0):
             for image, row in zip(batch.images, batch.index.tolist(), strict=True):
-                gap.add(split.key(row), image, wanted[place[row]])
-        again = getattr(loader, "decoded_again", 0)
-    return [{**decoder.row, **gap.row, "batches_by_host": again}]
+                differences.add(split.key(row), image, wanted[place[row]])
+        by_host = loader.decoded_again
+    return [ParityRow(setting.row, differences.row, by_host)]
 
 
-def _compare_odd(scope: Scope, decoder: Decoder) -> list[Row]:
+def _compare_odd(scope: Scope, setting: DecoderSetting) -> list[RareKindsRow]:
     """One row, with the differences of each kind."""
-    row = decoder.row
+    kinds: dict[str, KindDifference] = {}
     with (
         open_split(scope.odd, "train") as split,
-        decoder.open(split, 1) as loader,
+        setting.open(split, 1) as loader,
     ):
         wanted, by_host = list(pillow(split, 1)), 0
         for batch in loader.epoch(0):
-            gap, number = PixelDifferences(), int(batch.index)
-            key = split.key(number)
-            gap.add(key, batch.images[0], wanted[number])
-            again = getattr(loader, "decoded_again", 0)
+            differences, row = PixelDifferences(), int(batch.index)
+            key = split.key(row)
+            differences.add(key, batch.images[0], wanted[row])
             kind = ODD_KINDS[int(key.partition("_")[0])]
-            row[kind] = {
-                "mean": gap.row["mean"],
-                "max": gap.largest,
-                "by_host": again > by_host,
-            }
-            by_host = again
-    return [row]
+            again, by_host = loader.decoded_again > by_host, loader.decoded_again
+            kinds[kind] = KindDifference(
+                differences.row.mean, differences.largest, again
+            )
+    return [RareKindsRow(setting.row, kinds)]

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 
 from bench.gpu.memory import MemoryWatch
-from bench.gpu.scope import Measurement, Row, Scope
+from bench.gpu.scope import Measurement, Scope
+from bench.gpu.section_rows import MarkedTestsRow, TrainedRunRow
 from fastretina.train import command as train
 from loaders import missing
 
 ROOT = Path(__file__).parents[2]
-LOADERS = ("dali", "turbo")
+TRAINED_WITH = ("dali", "turbo")
 
 _RUN_SECONDS = 45.0
 _TEST_SECONDS, _TEST_LIMIT = 60.0, 150.0
@@ -42,7 +43,7 @@ def plan_end_to_end(scope: Scope) -> list[Measurement]:
             partial(_rows, scope, loader),
             missing(loader) or "",
         )
-        for loader in LOADERS
+        for loader in TRAINED_WITH
     ]
 
 
@@ -52,11 +53,11 @@ def _seconds_on_cpu(scope: Scope) -> float:
     return 5.0 + images * (scope.sizes.pixels / 512) ** 2 / 5
 
 
-def _rows(scope: Scope, loader: str) -> list[Row]:
+def _rows(scope: Scope, loader: str) -> list[TrainedRunRow]:
     return [train_with(scope, loader)]
 
 
-def train_with(scope: Scope, loader: str) -> Row:
+def train_with(scope: Scope, loader: str) -> TrainedRunRow:
     """Two epochs of ``scope.steps`` steps: one with all that is slow at first, one not.
 
     Raises:
@@ -74,23 +75,23 @@ def train_with(scope: Scope, loader: str) -> Row:
     if len(epochs) < 2:
         raise RuntimeError(f"the run has {len(epochs)} epochs in its log, not 2")
     steady = epochs[-1]
-    return {
-        "loader": loader,
-        "device": result["device"],
-        "precision": result["precision"],
-        "batch_size": scope.sizes.batch,
-        "steps": result["steps"],
-        "images_per_second": result["images_per_second"],
-        "wait_fraction": result["wait_fraction"],
-        "steady_steps": scope.steps,
-        "steady_images_per_second": steady["images_per_second"],
-        "steady_wait_fraction": steady["wait_seconds"] / max(steady["seconds"], 1e-9),
-        "first_epoch_wait_seconds": epochs[0]["wait_seconds"],
-        "torch_peak_bytes": (
+    return TrainedRunRow(
+        loader=loader,
+        device=result["device"],
+        precision=result["precision"],
+        batch_size=scope.sizes.batch,
+        steps=result["steps"],
+        images_per_second=result["images_per_second"],
+        wait_fraction=result["wait_fraction"],
+        steady_steps=scope.steps,
+        steady_images_per_second=steady["images_per_second"],
+        steady_wait_fraction=steady["wait_seconds"] / max(steady["seconds"], 1e-9),
+        first_epoch_wait_seconds=epochs[0]["wait_seconds"],
+        torch_peak_bytes=(
             torch.cuda.max_memory_allocated(device) if scope.cuda else None
         ),
-        "largest_bytes": watch.largest if scope.cuda else None,
-    }
+        largest_bytes=watch.largest if scope.cuda else None,
+    )
 
 
 def _flags(scope: Scope, loader: str, run: Path) -> list[str]:
@@ -129,20 +130,17 @@ def _log(path: Path) -> list[dict[str, float]]:
 
 def plan_tests(scope: Scope) -> list[Measurement]:
     """The tests marked ``gpu``."""
-    lacks = scope.lacks_cuda
-    if not lacks and not (ROOT / "tests").is_dir():
-        lacks = f"no tests in {ROOT}: only a checkout has them"
     return [
         Measurement(
             "the tests marked gpu",
             _TEST_SECONDS,
             lambda: [run_tests(ROOT, min(_TEST_LIMIT, scope.seconds_left()))],
-            lacks,
+            scope.lacks_cuda,
         )
     ]
 
 
-def run_tests(root: Path, limit: float) -> Row:
+def run_tests(root: Path, limit: float) -> MarkedTestsRow:
     """Run a checkout's tests that are marked ``gpu``; those not ended by then failed.
 
     Raises:
@@ -155,19 +153,19 @@ def run_tests(root: Path, limit: float) -> Row:
         raise RuntimeError(f"pytest ends with {code}: {' '.join(lines[-3:])}")
     counts = {kind.rstrip("s"): int(n) for n, kind in _COUNT.findall(_last(lines))}
     failures = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
-    return {
-        "passed": counts.get("passed", 0),
-        "failed": counts.get("failed", 0) + counts.get("error", 0),
-        "skipped": counts.get("skipped", 0),
-        "timed_out": timed_out,
-        "limit_seconds": limit,
-        "failures": failures,
-        "last_lines": lines[-40:] if failures or timed_out else lines[-1:],
-    }
+    return MarkedTestsRow(
+        passed=counts.get("passed", 0),
+        failed=counts.get("failed", 0) + counts.get("error", 0),
+        skipped=counts.get("skipped", 0),
+        timed_out=timed_out,
+        limit_seconds=limit,
+        failures=failures,
+        last_lines=lines[-40:] if failures or timed_out else lines[-1:],
+    )
 
 
 def _run_pytest(root: Path, limit: float) -> tuple[int | None, str]:
-    """Its exit code, ``None`` where it is out of time, and its output until then."""
+    """pytest's exit code, ``None`` where time ran out, and its output until then."""
     words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
     words += ["-p", "no:cacheprovider", "--color=no"]
     try:

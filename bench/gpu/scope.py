@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Row = dict[str, Any]
+from bench.error_line import describe_error
+from bench.gpu.section_rows import FailedLoaderRow, SectionRow
 
 _LEAST_LIMIT = 60.0  # seconds: the first use of a GPU may take half of it
 _PATIENCE = 4.0  # times the expected seconds
@@ -26,15 +27,15 @@ class Sizes:
     """How much is measured.
 
     Attributes:
-        photographs: to draw where no data is given.
-        pixels: their side, and that of synthetic batches.
-        compared: photographs held against Pillow.
-        batch: images of a batch, for the loaders and for ResNet18.
-        rounds: timed epochs of each loader.
-        most_steps: of training, at most.
-        warmup_steps: before steps are timed.
-        timed_steps: of which the median is taken.
-        amp: precision of the training runs.
+        photographs: number of photographs drawn where no data is given.
+        pixels: side of these photographs and of synthetic batches, pixels.
+        compared: number of photographs held against Pillow.
+        batch: images in a batch, for the loaders and for ResNet18.
+        rounds: number of timed epochs of each loader.
+        most_steps: the most training steps in an epoch.
+        warmup_steps: number of steps taken before steps are timed.
+        timed_steps: number of steps whose median is taken.
+        amp: precision of the training runs, as ``--amp`` has it.
     """
 
     photographs: int
@@ -78,13 +79,13 @@ class Scope:
 
     Attributes:
         out: folder of the results.
-        shards: the photographs.
-        long: the same over and over, an epoch of ``steps`` batches to train on.
-        odd: JPEGs of rare kinds, one of each.
+        shards: shards of the photographs.
+        long: shards of the photographs over and over, an epoch of ``steps`` batches.
+        odd: shards of JPEGs of rare kinds, one of each.
         device: ``cpu``, ``cuda:0``, ...
-        steps: of training, per epoch.
+        steps: number of training steps in an epoch.
         sizes: how much is measured.
-        deadline: on the monotonic clock, which all processes share.
+        deadline: time on the monotonic clock, which all processes share, s.
     """
 
     out: Path
@@ -116,15 +117,15 @@ class Measurement(NamedTuple):
 
     Attributes:
         name: what the reports call it.
-        seconds: that it takes; it does not begin where fewer are left.
-        take: measures; a row with an ``error`` counts as a failure.
+        seconds: time that it is expected to take, s; with less left it is not begun.
+        take: measures, and returns the rows.
         lacks: why it can't be measured here; empty where it can.
-        least_limit: seconds that it may take at least.
+        least_limit: the least time after which it may be taken to hang, s.
     """
 
     name: str
     seconds: float
-    take: Callable[[], list[Row]]
+    take: Callable[[], Sequence[SectionRow]]
     lacks: str = ""
     least_limit: float = _LEAST_LIMIT
 
@@ -160,7 +161,7 @@ class LeftOut(NamedTuple):
 class SectionResults:
     """What has come of a section so far."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[SectionRow] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: float = 0.0
@@ -170,9 +171,9 @@ class SectionResults:
         if isinstance(event, Measured):
             self.rows += event.rows
             self.failures += [
-                Failure(event.what, row["error"], [])
+                Failure(event.what, row.error, [])
                 for row in event.rows
-                if row.get("error")
+                if isinstance(row, FailedLoaderRow)
             ]
         elif isinstance(event, Failure):
             self.failures.append(event)
@@ -191,7 +192,7 @@ class Measured(NamedTuple):
     """A measurement has been taken."""
 
     what: str
-    rows: list[Row]
+    rows: Sequence[SectionRow]
 
 
 Event = Begun | Measured | Failure | LeftOut
@@ -240,9 +241,3 @@ def failure_of(what: str, error: BaseException) -> Failure:
     """The failure that an exception stands for."""
     lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
     return Failure(what, describe_error(error), lines[-_TRACE_LINES:])
-
-
-def describe_error(error: BaseException) -> str:
-    """An exception in one line."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}"[:300]

@@ -11,28 +11,37 @@ from typing import NamedTuple
 
 import torch
 
-from bench.gpu.data import usual_size
-from bench.gpu.scope import Measurement, Row, Scope, describe_error
+from bench.epoch_runner import HFLIP_CHANCE, VFLIP_CHANCE
+from bench.error_line import describe_error
+from bench.gpu.photographs import usual_size
+from bench.gpu.scope import Measurement, Scope
+from bench.gpu.section_rows import FailedLoaderRow, ThroughputRow
 from fastretina.measure.ceilings import decode_only, read_all
-from fastretina.measure.rounds import Line, Rate, drain
+from fastretina.measure.rounds import FinishLine, Rate, drain
 from fastretina.nn.device import Compute
 from loaders import Loader, LoaderConfig, available, make_loader
 from loaders.cores import granted_cores
 
-_LINES: tuple[Line, ...] = ("batch", "ready")
+_LINES: tuple[FinishLine, ...] = ("batch", "ready")
 _FORKING = ("pil",)
 _PER_CORE, _OTHERS_PER_CORE = {"pil": 150}, 500  # images/s of 512 pixels, at least
 
 
 class Candidate(NamedTuple):
-    """A loader to be timed, with the share of the JPEG engine under DALI."""
+    """A loader to be timed.
+
+    Attributes:
+        loader: name of the loader.
+        load: share of the images that a GPU's JPEG engine decodes; ``None`` for the
+            loader's default.
+    """
 
     loader: str
     load: float | None = None
 
     @property
     def name(self) -> str:
-        """As the tables have it."""
+        """The candidate's name in the tables."""
         load = "" if self.load is None else f", load {self.load:g}"
         return f"{self.loader}{load}"
 
@@ -41,8 +50,8 @@ class Candidate(NamedTuple):
         config = LoaderConfig(
             batch_size=scope.sizes.batch,
             shuffle=True,
-            hflip=0.4,
-            vflip=0.5,
+            hflip=HFLIP_CHANCE,
+            vflip=VFLIP_CHANCE,
             device=scope.device,
         )
         if self.load is not None:
@@ -86,7 +95,9 @@ def _seconds(scope: Scope, one: Candidate) -> float:
     return images * (sizes.pixels / 512) ** 2 / (per_core * granted_cores())
 
 
-def _rounds(scope: Scope, line: Line, group: Sequence[Candidate]) -> list[Row]:
+def _rounds(
+    scope: Scope, line: FinishLine, group: Sequence[Candidate]
+) -> list[ThroughputRow | FailedLoaderRow]:
     """A row for each loader: medians of its speed, and of its share of the ceiling."""
     compute = Compute(torch.device(scope.device), None)
     jpegs, cores = _jpegs(scope), granted_cores()
@@ -103,24 +114,39 @@ def _rounds(scope: Scope, line: Line, group: Sequence[Candidate]) -> list[Row]:
             for name, loader in loaders.items():
                 with rounds[name].record_error():
                     rounds[name].add(*drain(loader, number, compute, line))
-    about = {"batch_size": scope.sizes.batch, "cores": cores}
     return [
-        {"line": line, "loader": name, **taken.row(ceilings), **about}
+        FailedLoaderRow(line, name, taken.error, scope.sizes.batch, cores)
+        if taken.error
+        else ThroughputRow(
+            line=line,
+            loader=name,
+            rate=taken.rate,
+            images_per_round=taken.images,
+            ceiling_images_per_second=statistics.median(ceilings),
+            share_of_ceiling=taken.share_of(ceilings),
+            batch_size=scope.sizes.batch,
+            cores=cores,
+        )
         for name, taken in rounds.items()
     ]
 
 
 class TimedEpochs:
-    """The timed epochs of a loader, up to the first that fails."""
+    """The timed epochs of a loader, up to the first that fails.
+
+    Attributes:
+        error: the first error in one line; empty where there was none.
+        images: number of images in the last epoch.
+    """
 
     def __init__(self) -> None:
         self.error = ""
-        self._images = 0
+        self.images = 0
         self._speeds: list[float] = []
 
     def add(self, images: int, seconds: float) -> None:
         """Note an epoch."""
-        self._images = images
+        self.images = images
         self._speeds.append(images / seconds)
 
     @contextmanager
@@ -131,19 +157,17 @@ class TimedEpochs:
         except Exception as error:
             self.error = self.error or describe_error(error)
 
-    def row(self, ceilings: Sequence[float]) -> Row:
-        """The numbers, or the error; ceilings are those of the same rounds."""
-        if self.error:
-            return {"error": self.error}
-        speeds = self._speeds
-        return {
-            **Rate.of(speeds)._asdict(),
-            "images_per_round": self._images,
-            "ceiling_images_per_second": statistics.median(ceilings),
-            "share_of_ceiling": statistics.median(
-                speed / ceiling for speed, ceiling in zip(speeds, ceilings, strict=True)
-            ),
-        }
+    @property
+    def rate(self) -> Rate:
+        """The speed over the epochs, images/s."""
+        return Rate.of(self._speeds)
+
+    def share_of(self, ceilings: Sequence[float]) -> float:
+        """The median share of the ceilings of the same rounds, images/s."""
+        return statistics.median(
+            speed / ceiling
+            for speed, ceiling in zip(self._speeds, ceilings, strict=True)
+        )
 
 
 def _jpegs(scope: Scope) -> list[bytes]:

@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import torch
 
-from bench.gpu.scope import Measurement, Row, Scope
+from bench.gpu.scope import Measurement, Scope
+from bench.gpu.section_rows import StepRow
 from fastretina.measure.steps import Case, make_step, synthetic
 from fastretina.nn.device import Compute
 from fastretina.recipe import Arch, Phase
@@ -63,17 +64,15 @@ def _measurement(case: Case, scope: Scope) -> Measurement:
     )
 
 
-def _rows(case: Case, scope: Scope) -> list[Row]:
+def _rows(case: Case, scope: Scope) -> list[StepRow]:
     sizes = scope.sizes
     return [time_step(case, scope.device, sizes.warmup_steps, sizes.timed_steps)]
 
 
-def time_step(case: Case, device: str, warmup: int, timed: int) -> Row:
+def time_step(case: Case, device: str, warmup: int, timed: int) -> StepRow:
     """The median step, after some that warm up."""
-    dtype = torch.bfloat16 if case.precision == "bf16" else None
-    compute = Compute(torch.device(device), dtype)
+    compute = Compute(torch.device(device), None)
     on_gpu = compute.device.type == "cuda"
-    torch.backends.cudnn.benchmark = True  # as the trainer has it
     if case.compiled:
         torch.compiler.reset()
     begun = time.perf_counter()
@@ -90,23 +89,23 @@ def time_step(case: Case, device: str, warmup: int, timed: int) -> Row:
         torch.cuda.reset_peak_memory_stats(compute.device)
     times = (_by_events if on_gpu else _by_clock)(step, warmup, timed)
     median = statistics.median(times)
-    row = {
-        **case._asdict(),
-        "ms": median * 1e3,
-        "fastest_ms": min(times) * 1e3,
-        "slowest_ms": max(times) * 1e3,
-        "steps": timed,
-        "images_per_second": case.batch / median,
-        "peak_bytes": None,
-        "warmup_seconds": ready,
-        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
-        "tf32_products": torch.backends.cuda.matmul.allow_tf32,
-    }
+    peak = None
     if on_gpu:
-        row["peak_bytes"] = torch.cuda.max_memory_allocated(compute.device)
+        peak = torch.cuda.max_memory_allocated(compute.device)
         del step, take, batch
         torch.cuda.empty_cache()
-    return row
+    return StepRow(
+        case=case,
+        ms=median * 1e3,
+        fastest_ms=min(times) * 1e3,
+        slowest_ms=max(times) * 1e3,
+        steps=timed,
+        images_per_second=case.batch / median,
+        peak_bytes=peak,
+        warmup_seconds=ready,
+        tf32_convolutions=torch.backends.cudnn.allow_tf32,
+        tf32_products=torch.backends.cuda.matmul.allow_tf32,
+    )
 
 
 def _by_events(step: Callable[[int], None], first: int, steps: int) -> list[float]:

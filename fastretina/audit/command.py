@@ -12,13 +12,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastretina import cli
+from fastretina.data.layout_names import LAYOUTS, TEST_SHARE, Layout
 
 if TYPE_CHECKING:
+    from fastretina.audit.audited_data_set import ReadingOptions
     from fastretina.audit.findings import Finding
     from fastretina.audit.survey import AuditResult
 
@@ -30,8 +32,6 @@ they are there. --fix writes a split that doesn't leak.
 
 Example: {PROG} data --fix fixed
 """
-
-_SHARE = 0.2  # to test on, where the labels have no test split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +49,8 @@ class Options:
             CSVs and a link to the photographs, as scripts/shard.py takes them.
         test_share: Share to test on, in the split of --fix, and where the labels have
             no test split.
-        seed: Of the split of --fix, and of the one that sharding makes where the labels
-            have none.
+        seed: Seed of the split of --fix, and of the one that sharding makes where the
+            labels have none.
         out: Write all that was found, with every name, to this JSON file.
         strict: Exit with 1 if the split leaks or a photograph has several grades.
         workers: Threads that look at images.
@@ -58,9 +58,9 @@ class Options:
 
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     layout: Annotated[
-        Literal["course", "kaggle", "aptos", "folders"] | None,
+        Layout | None,
         arg(
-            metavar="{course,kaggle,aptos,folders}",
+            metavar=f"{{{','.join(LAYOUTS)}}}",
             help_behavior_hint="(default: recognised)",
         ),
     ] = None
@@ -73,7 +73,10 @@ class Options:
     ] = None
     test_share: Annotated[
         float | None,
-        arg(metavar="FLOAT", help_behavior_hint=f"(default: as it is, else {_SHARE})"),
+        arg(
+            metavar="FLOAT",
+            help_behavior_hint=f"(default: as it is, else {TEST_SHARE})",
+        ),
     ] = None
     seed: int = 0
     out: Annotated[
@@ -104,7 +107,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     return cli.run(command, Options, argv, prog=prog, about=ABOUT)
 
 
-def command(options: Options) -> dict[str, Any]:
+def command(options: Options) -> dict[str, object]:
     """Audit, print the report, and split anew; returns what the JSON line holds.
 
     Raises:
@@ -113,28 +116,21 @@ def command(options: Options) -> dict[str, Any]:
         DataError: DATA is no data set.
         OSError: a file can't be written.
     """
-    from fastretina.audit.dataset import AuditError, ReadingOptions, open_dataset
+    from fastretina.audit.audited_data_set import AuditError, open_data_set
     from fastretina.audit.findings import list_findings
+    from fastretina.audit.report_text import format_report
     from fastretina.audit.split_writer import refuse_to_write
-    from fastretina.audit.survey import audit_dataset
-    from fastretina.audit.text import format_report
+    from fastretina.audit.survey import audit_data_set
     from loaders.cores import granted_cores
 
     started = time.perf_counter()
-    reading = ReadingOptions(
-        layout=options.layout,
-        labels=options.labels,
-        images=options.images or options.fix is not None,
-        test_share=options.test_share or _SHARE,
-        seed=options.seed,
-    )
-    with open_dataset(options.data, reading) as dataset:
-        for warning in dataset.warnings:
+    with open_data_set(options.data, _reading(options)) as data_set:
+        for warning in data_set.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if options.fix is not None:
-            refuse_to_write(options.fix, dataset)
+            refuse_to_write(options.fix, data_set)
         workers = options.workers or granted_cores()
-        result = audit_dataset(dataset, look=options.images, workers=workers)
+        result = audit_data_set(data_set, look=options.images, workers=workers)
         findings = list_findings(result)
         print(format_report(result, findings, shutil.get_terminal_size().columns))
         summary = {
@@ -152,9 +148,22 @@ def command(options: Options) -> dict[str, Any]:
     return summary
 
 
+def _reading(options: Options) -> ReadingOptions:
+    """How DATA is to be read; a new split needs to know where the images are."""
+    from fastretina.audit.audited_data_set import ReadingOptions
+
+    return ReadingOptions(
+        layout=options.layout,
+        labels=options.labels,
+        images=options.images or options.fix is not None,
+        test_share=options.test_share or TEST_SHARE,
+        seed=options.seed,
+    )
+
+
 def _write_details(
     out: Path,
-    summary: dict[str, Any],
+    summary: dict[str, object],
     result: AuditResult,
     findings: Sequence[Finding],
 ) -> None:
@@ -169,40 +178,40 @@ def _write_details(
     write_atomically(out, json.dumps(everything, indent=1) + "\n")
 
 
-def _fix(result: AuditResult, out: Path, options: Options) -> dict[str, Any]:
+def _fix(result: AuditResult, out: Path, options: Options) -> dict[str, object]:
     """Write a new split and report it; returns its part of the JSON line."""
     from fastretina.audit.fix import inseparable, new_split
+    from fastretina.audit.report_text import format_comparison
     from fastretina.audit.split_counts import split_numbers
     from fastretina.audit.split_writer import SplitNote, write_split
-    from fastretina.audit.text import format_comparison
 
-    dataset, old = result.dataset, result.numbers.images
+    data_set, old = result.data_set, result.numbers.images
     groups = result.duplicates.groups if result.duplicates else []
-    own = old["test"] / sum(old.values()) if dataset.own_split else _SHARE
-    share = options.test_share or (own if 0 < own < 1 else _SHARE)
-    eyes = new_split(dataset.eyes, groups, share, options.seed)
+    own = old["test"] / sum(old.values()) if data_set.own_split else TEST_SHARE
+    share = options.test_share or (own if 0 < own < 1 else TEST_SHARE)
+    eyes = new_split(data_set.eyes, groups, share, options.seed)
     numbers = split_numbers(eyes)
     note = SplitNote(
-        source_layout=dataset.layout,
+        source_layout=data_set.layout,
         seed=options.seed,
         test_share=share,
         images=numbers.images,
-        kept_together=len(set(inseparable(dataset.eyes, groups))),
+        kept_together=len(set(inseparable(data_set.eyes, groups))),
         looked_for_copies=result.duplicates is not None,
     )
-    write_split(out, dataset, eyes, note)
+    write_split(out, data_set, eyes, note)
     print(f"\n{format_comparison(result.numbers, numbers)}\n\n{_where(result, out)}")
     return {"out": str(out), **asdict(note), **numbers.summary()}
 
 
 def _where(result: AuditResult, out: Path) -> str:
     """Say what was written, and what it is good for."""
-    dataset = result.dataset
+    data_set = result.data_set
     lines = [f"Written in {out}: the four CSVs of the course's layout"]
-    if dataset.layout != "course":
+    if data_set.layout != "course":
         lines[0] += ", the only one that carries a split"
     next_step = f"python scripts/shard.py {out} shards"
-    if dataset.paths:
+    if data_set.paths:
         lines[0] += f", and {out / 'data'}, a link to the photographs"
         lines.append(f"Next: {next_step}")
     else:

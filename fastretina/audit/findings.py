@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 from fastretina.audit.duplicates import KINDS, Group
 from fastretina.audit.survey import AuditResult
-from fastretina.formatting import format_interval
+from fastretina.formatting import format_count, format_interval
 from loaders.grades import GRADES
 
 # fault: scores or labels can't be trusted. warning: mind it. note: good to know.
@@ -51,7 +51,8 @@ def list_findings(result: AuditResult) -> list[Finding]:
         *_must_beat(result),
         *_left_and_right(result),
         *_header(result),
-        *_images(result),
+        *_coverage(result),
+        *_decoded(result),
     ]
     return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
 
@@ -66,7 +67,7 @@ def _fellow_eyes(result: AuditResult) -> Finding:
             "patients whose other eye is in train, so a score is partly memory.",
             "--fix OUT writes a split by patient.",
         )
-    if not any(eye.side for eye in result.dataset.eyes):
+    if not any(eye.side for eye in result.data_set.eyes):
         return Finding(
             "note",
             name,
@@ -74,7 +75,7 @@ def _fellow_eyes(result: AuditResult) -> Finding:
             "can't be told.",
             "Name images PATIENT_left and PATIENT_right where you know whose they are.",
         )
-    if not result.dataset.own_split:
+    if not result.data_set.own_split:
         return Finding(
             "ok",
             name,
@@ -93,7 +94,7 @@ def _duplicates(result: AuditResult) -> Iterator[Finding]:
             "fault",
             "in both splits",
             f"{_are(len(across), 'photograph')} in train and in test, as "
-            f"{_counted(len(result.leaking), 'test image')} ({_kinds(across)}).",
+            f"{format_count(len(result.leaking), 'test image')} ({_kinds(across)}).",
             "--fix OUT writes a split that keeps all copies on one side.",
             _examples(result, across),
         )
@@ -118,7 +119,7 @@ def _duplicates(result: AuditResult) -> Iterator[Finding]:
             _examples(result, rest),
         )
     if not groups:
-        number = len(result.dataset.there) - len(result.unreadable)
+        number = len(result.data_set.there) - len(result.unreadable)
         yield Finding("ok", "duplicates", f"None among {number:,} images.")
 
 
@@ -190,9 +191,9 @@ def _must_beat(result: AuditResult) -> Iterator[Finding]:
         yield Finding(
             "note",
             "to beat",
-            f"Labels alone score {best['accuracy']:.1%} accuracy, QWK "
-            f"{format_interval(best['qwk'], None, '.3f')}, "
-            f"{best['balanced_accuracy']:.1%} balanced accuracy on "
+            f"Labels alone score {best.accuracy:.1%} accuracy, QWK "
+            f"{format_interval(best.qwk, None, '.3f')}, "
+            f"{best.balanced_accuracy:.1%} balanced accuracy on "
             "this test split. "
             "A network that scores less has not shown that it looks at the images.",
         )
@@ -205,7 +206,7 @@ def _left_and_right(result: AuditResult) -> Iterator[Finding]:
             "note",
             "left and right",
             f"The two eyes have the same grade in {pairs.same / pairs.pairs:.1%} of "
-            f"{_counted(pairs.pairs, 'pair')}, and are within one grade in "
+            f"{format_count(pairs.pairs, 'pair')}, and are within one grade in "
             f"{pairs.near / pairs.pairs:.1%} (QWK "
             f"{format_interval(pairs.qwk, None, '.3f')}).",
         )
@@ -235,14 +236,15 @@ def _header(result: AuditResult) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", "header", f"{pair} have a header line.")
-    if not result.files and result.dataset.layout in ("kaggle", "aptos"):
+    if not result.files and result.data_set.layout in ("kaggle", "aptos"):
         yield Finding("ok", "header", "The label file has a header line.")
 
 
-def _images(result: AuditResult) -> Iterator[Finding]:
-    dataset, missing = result.dataset, result.dataset.missing
+def _coverage(result: AuditResult) -> Iterator[Finding]:
+    """Images that are not here, not listed, or were set aside: the names alone."""
+    data_set, missing = result.data_set, result.data_set.missing
     if result.duplicates is None:
-        why = "were not looked at" if dataset.there else "are not here"
+        why = "were not looked at" if data_set.there else "are not here"
         yield Finding(
             "note", "images", f"The images {why}, so duplicates are not looked for."
         )
@@ -253,21 +255,33 @@ def _images(result: AuditResult) -> Iterator[Finding]:
             f"{_are(len(missing), 'listed image')} missing: {_names(missing)}.",
             "scripts/shard.py --allow-missing goes on without them.",
         )
-    if dataset.unlisted:
+    if data_set.unlisted:
         yield Finding(
             "note",
             "images",
-            f"{_are(dataset.unlisted, 'image')} in no label file, and left out.",
+            f"{_are(data_set.unlisted, 'image')} in no label file, and left out.",
         )
+    if data_set.set_aside:
+        yield Finding(
+            "note",
+            "set aside",
+            f"{_are(data_set.set_aside, 'image')} quarantined by sharding.",
+            "manifest.json names them, with reasons.",
+        )
+
+
+def _decoded(result: AuditResult) -> Iterator[Finding]:
+    """Images that were looked at, and show nothing or can't be decoded."""
+    data_set = result.data_set
     if result.unreadable:
         named = [
-            f"{dataset.eyes[place].name}: {why}"
+            f"{data_set.eyes[place].name}: {why}"
             for place, why in list(result.unreadable.items())[:_NAMED]
         ]
         yield Finding(
             "warning",
             "unreadable",
-            f"{_counted(len(result.unreadable), 'image')} can't be decoded.",
+            f"{format_count(len(result.unreadable), 'image')} can't be decoded.",
             "Sharding sets them aside.",
             tuple(named),
         )
@@ -276,15 +290,8 @@ def _images(result: AuditResult) -> Iterator[Finding]:
             "warning",
             "blank",
             f"{_have(len(blank), 'image')} next to nothing on it: "
-            f"{_names(dataset.eyes[place].name for place in blank)}.",
+            f"{_names(data_set.eyes[place].name for place in blank)}.",
             "Look whether it can have been graded.",
-        )
-    if dataset.set_aside:
-        yield Finding(
-            "note",
-            "set aside",
-            f"{_are(dataset.set_aside, 'image')} quarantined by sharding.",
-            "manifest.json names them, with reasons.",
         )
 
 
@@ -294,13 +301,9 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(listed[:_NAMED]) + more
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def _are(number: int, what: str) -> str:
-    return f"{_counted(number, what)} {'is' if number == 1 else 'are'}"
+    return f"{format_count(number, what)} {'is' if number == 1 else 'are'}"
 
 
 def _have(number: int, what: str) -> str:
-    return f"{_counted(number, what)} {'has' if number == 1 else 'have'}"
+    return f"{format_count(number, what)} {'has' if number == 1 else 'have'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastretina.audit.dataset import Eye
+from fastretina.audit.audited_data_set import Eye
 from fastretina.audit.duplicates import Group, components
 from fastretina.data.split import group_split
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from loaders.course import (
     GRADE_WORDS,
@@ -48,7 +48,7 @@ class LabelFiles(NamedTuple):
         """Whether that reader pairs every image with the grade of its neighbour."""
         return self.image_header != self.grade_header
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The two files' part of the JSON line."""
         lost = None if self.image_header else {"name": self.first, "grade": self.grade}
         return {
@@ -71,9 +71,7 @@ def read_label_files(data: Path, layout: str) -> Sequence[LabelFiles]:
         return ()
     files = []
     for split in SPLITS:
-        names, grades = read_course_split(
-            folder, "test" if split == "test" else "train"
-        )
+        names, grades = read_course_split(folder, split)
         files.append(
             LabelFiles(
                 split,

@@ -40,7 +40,7 @@ _STEPS = 40  # of a detail's int8 to the local contrast
 _INNER = 0.8  # of the width, that is looked for in the other image
 _SCALES = (1.0, 1.03, 0.97, 1.06, 0.94)
 
-Turn = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+Turn = Callable[[Int8], Int8]
 # The ways to turn the last two axes of an array. Each undoes itself, or another here
 # does, so that a pair of images is found from either of them.
 TURNS: dict[str, Turn] = {

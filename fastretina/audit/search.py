@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from fastretina.audit.dataset import AuditError
+from fastretina.audit.audited_data_set import AuditError
 from fastretina.audit.phash import GRID, TURNS, Int8
 from loaders.arrays import Float32, Int64
 
@@ -39,6 +39,8 @@ class Candidates(NamedTuple):
 
 def search(signs: Int8, zoomed: Int8) -> Candidates:
     """Find the pairs whose likeness is at least `ALIKE`, turned in the best way.
+
+    Likeness is the cosine of two hashes: the same signs in the same places are 1.
 
     Args:
         signs: int8[N, 16, 16], hashes.
@@ -71,12 +73,6 @@ def search(signs: Int8, zoomed: Int8) -> Candidates:
     return Candidates(
         low[first], high[first], [names[number] for number in turn[first]]
     )
-
-
-def likeness(one: Int8, other: Int8) -> float:
-    """Cosine of two hashes, -1 to 1: the same signs in the same places are 1."""
-    a, b = _flat(one[np.newaxis]), _flat(other[np.newaxis])
-    return float((a @ b.T).item())
 
 
 def _search(signs: Int8, zoomed: Int8) -> Iterator[tuple[Int64, Int64, Float32, Int64]]:

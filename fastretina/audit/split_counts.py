@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import chi2_contingency
 
-from fastretina.audit.dataset import Eye
+from fastretina.audit.audited_data_set import Eye
 from fastretina.metrics.baselines import Baseline, Eyes, Leak, baselines, leak
 from fastretina.metrics.scores import quadratic_kappa
 from loaders.grades import GRADES
@@ -84,7 +84,7 @@ class SplitNumbers:
         """Split to the number of images."""
         return {split: sum(counts) for split, counts in self.counts.items()}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The split's part of the JSON line."""
         return {
             "splits": {
@@ -108,7 +108,7 @@ def split_numbers(eyes: Sequence[Eye]) -> SplitNumbers:
     parts = {split: [eye for eye in eyes if eye.split == split] for split in SPLITS}
     known = {split: as_columns(part) for split, part in parts.items()}
     patients = {split: {eye.patient for eye in part} for split, part in parts.items()}
-    counts = {split: grade_counts(part) for split, part in parts.items()}
+    counts: dict[str, list[int]] = {s: grade_counts(part) for s, part in parts.items()}
     train, test = known["train"], known["test"]
     both = bool(parts["train"] and parts["test"])
     return SplitNumbers(

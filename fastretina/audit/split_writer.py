@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fastretina.audit.dataset import AuditedDataset, AuditError, Eye
+from fastretina.audit.audited_data_set import AuditedDataSet, AuditError, Eye
 from loaders.course import COURSE_FILES, IMAGE_WORDS, find_course_csvs, strip_suffix
 from loaders.files import is_partial, write_atomically
 from loaders.shards import SPLITS
@@ -47,18 +47,18 @@ class SplitNote:
     looked_for_copies: bool
 
 
-def refuse_to_write(out: Path, dataset: AuditedDataset) -> None:
+def refuse_to_write(out: Path, data_set: AuditedDataSet) -> None:
     """Let only what is new, empty, or another split of ours be written over.
 
     Raises:
         AuditError: OUT is something else, or can't be made of this.
     """
-    if dataset.layout == "shards":
+    if data_set.layout == "shards":
         raise AuditError(
-            f"--fix needs the photographs' folder, and {dataset.data} holds shards: "
+            f"--fix needs the photographs' folder, and {data_set.data} holds shards: "
             "audit the folder that they were made of, then shard the new split"
         )
-    labels = find_course_csvs(dataset.data) if dataset.layout == "course" else None
+    labels = find_course_csvs(data_set.data) if data_set.layout == "course" else None
     if labels is not None and labels.resolve() == out.resolve():
         raise AuditError(
             f"--fix must name another folder than that of the labels, {out}"
@@ -83,13 +83,13 @@ def refuse_to_write(out: Path, dataset: AuditedDataset) -> None:
 
 
 def write_split(
-    out: Path, dataset: AuditedDataset, eyes: Sequence[Eye], note: SplitNote
+    out: Path, data_set: AuditedDataSet, eyes: Sequence[Eye], note: SplitNote
 ) -> None:
     """Write the folder, whose four CSVs are complete only when all else is.
 
     Args:
         out: a folder that `refuse_to_write` lets pass.
-        dataset: the audited data set, which holds the photographs.
+        data_set: the audited data set, which holds the photographs.
         eyes: all of the data set, each with its new split.
         note: what the split was made of.
 
@@ -113,8 +113,8 @@ def write_split(
         (out / name).unlink(missing_ok=True)
     content = {"made_by": _MADE_BY, **asdict(note)}
     write_atomically(out / NOTE, json.dumps(content, indent=2) + "\n")
-    if dataset.paths:
-        _link_images(out / LINKS, dataset)
+    if data_set.paths:
+        _link_images(out / LINKS, data_set)
     for name in COURSE_FILES:
         write_atomically(out / name, _as_csv(columns[name]))
 
@@ -160,20 +160,20 @@ def _as_csv(cells: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def _link_images(links: Path, dataset: AuditedDataset) -> None:
+def _link_images(links: Path, data_set: AuditedDataSet) -> None:
     """Make OUT/data a link to the photographs' folder, or a folder of links to them.
 
     Raises:
         AuditError: OUT/data holds files of its own.
     """
     _clear(links)
-    if len(dataset.folders) == 1:
-        links.symlink_to(_relative(dataset.folders[0], links.parent), True)
+    if len(data_set.folders) == 1:
+        links.symlink_to(_relative(data_set.folders[0], links.parent), True)
         return
     links.mkdir()
-    for place, path in sorted(dataset.paths.items()):
+    for place, path in sorted(data_set.paths.items()):
         target = _relative(path.parent, links) / path.name
-        (links / f"{dataset.eyes[place].name}{path.suffix}").symlink_to(target)
+        (links / f"{data_set.eyes[place].name}{path.suffix}").symlink_to(target)
 
 
 def _clear(links: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
-from fastretina.audit.dataset import AuditedDataset, Eye
+from fastretina.audit.audited_data_set import AuditedDataSet, Eye
 from fastretina.audit.duplicates import KINDS, Duplicates, Group, find_duplicates
 from fastretina.audit.fingerprints import Fingerprints, take_fingerprints
 from fastretina.audit.headers import LabelFiles, read_label_files
@@ -16,8 +16,23 @@ from fastretina.audit.split_counts import (
     compare_fellow_eyes,
     split_numbers,
 )
+from fastretina.formatting import format_count
 
-_METRICS = ("accuracy", "qwk", "balanced_accuracy", "macro_f1")
+
+class BestBaseline(NamedTuple):
+    """The best score of each kind that any rule reaches without a pixel.
+
+    Attributes:
+        accuracy: share of test images with the true grade predicted, 0 to 1.
+        qwk: quadratic weighted kappa, -1 to 1; None where it is undefined.
+        balanced_accuracy: mean recall over the grades that test holds, 0 to 1.
+        macro_f1: mean F1 over the grades that test holds, 0 to 1.
+    """
+
+    accuracy: float
+    qwk: float | None
+    balanced_accuracy: float
+    macro_f1: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +40,7 @@ class AuditResult:
     """All that an audit has measured.
 
     Attributes:
-        dataset: the data set that was audited.
+        data_set: the data set that was audited.
         numbers: train and test in numbers.
         fellows: how left and right agree; None where no patient has both.
         files: the course's label files; empty for other layouts.
@@ -33,7 +48,7 @@ class AuditResult:
         unreadable: an image's place to the reason why it can't be decoded.
     """
 
-    dataset: AuditedDataset
+    data_set: AuditedDataSet
     numbers: SplitNumbers
     fellows: FellowEyes | None
     files: Sequence[LabelFiles] = ()
@@ -42,7 +57,7 @@ class AuditResult:
 
     def eyes(self, group: Group) -> list[Eye]:
         """The images of a group, as the labels have them."""
-        return [self.dataset.eyes[place] for place in group.places]
+        return [self.data_set.eyes[place] for place in group.places]
 
     @property
     def across(self) -> list[Group]:
@@ -64,20 +79,18 @@ class AuditResult:
         return self.duplicates.groups if self.duplicates else []
 
     @property
-    def must_beat(self) -> dict[str, float | None] | None:
-        """The best that any rule reaches without a pixel, by metric."""
-        rules = self.numbers.baselines
-        if rules is None:
+    def must_beat(self) -> BestBaseline | None:
+        """The best that any rule reaches without a pixel; None with an empty split."""
+        if self.numbers.baselines is None:
             return None
-        known = {
-            name: [
-                value
-                for rule in rules.values()
-                if (value := getattr(rule, name)) is not None
-            ]
-            for name in _METRICS
-        }
-        return {name: max(values, default=None) for name, values in known.items()}
+        rules = self.numbers.baselines.values()
+        kappas = [rule.qwk for rule in rules if rule.qwk is not None]
+        return BestBaseline(
+            accuracy=max(rule.accuracy for rule in rules),
+            qwk=max(kappas, default=None),
+            balanced_accuracy=max(rule.balanced_accuracy for rule in rules),
+            macro_f1=max(rule.macro_f1 for rule in rules),
+        )
 
     def complaint(self) -> str | None:
         """What makes a score worth little, in a line; None if nothing does."""
@@ -87,36 +100,38 @@ class AuditResult:
                 f"{leak.eyes:,} of {leak.total:,} test images are of patients in train"
             )
         if self.across:
-            faults.append(f"{_photographs(len(self.across))} in both splits")
+            copies = format_count(len(self.across), "photograph")
+            faults.append(f"{copies} in both splits")
         if self.conflicting:
-            faults.append(f"{_photographs(len(self.conflicting))} of several grades")
-        return f"{self.dataset.data}: {', '.join(faults)}" if faults else None
+            several = format_count(len(self.conflicting), "photograph")
+            faults.append(f"{several} of several grades")
+        return f"{self.data_set.data}: {', '.join(faults)}" if faults else None
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The audit's part of the JSON line."""
-        dataset, duplicates = self.dataset, self.duplicates
+        data_set, duplicates = self.data_set, self.duplicates
         return {
-            "data": str(dataset.data),
-            "layout": dataset.layout,
-            "own_split": dataset.own_split,
-            "samples": len(dataset.eyes),
-            "patients": len({eye.patient for eye in dataset.eyes}),
+            "data": str(data_set.data),
+            "layout": data_set.layout,
+            "own_split": data_set.own_split,
+            "samples": len(data_set.eyes),
+            "patients": len({eye.patient for eye in data_set.eyes}),
             **self.numbers.summary(),
-            "must_beat": self.must_beat,
+            "must_beat": self.must_beat._asdict() if self.must_beat else None,
             "left_and_right": self.fellows._asdict() if self.fellows else None,
             "label_files": [files.summary() for files in self.files],
             "images": {
-                "there": len(dataset.there),
-                "missing": len(dataset.missing),
-                "unlisted": dataset.unlisted,
-                "set_aside": dataset.set_aside,
+                "there": len(data_set.there),
+                "missing": len(data_set.missing),
+                "unlisted": data_set.unlisted,
+                "set_aside": data_set.set_aside,
                 "unreadable": len(self.unreadable),
                 "blank": len(duplicates.blank) if duplicates else 0,
             },
             "duplicates": self._duplicates() if duplicates else None,
         }
 
-    def _duplicates(self) -> dict[str, Any]:
+    def _duplicates(self) -> dict[str, object]:
         groups = self._groups
         return {
             **{kind: sum(group.kind == kind for group in groups) for kind in KINDS},
@@ -126,19 +141,19 @@ class AuditResult:
             "conflicting_grades": len(self.conflicting),
         }
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         """Every name that the summary counts."""
-        eyes, duplicates = self.dataset.eyes, self.duplicates
+        eyes, duplicates = self.data_set.eyes, self.duplicates
         blank = duplicates.blank if duplicates else []
         return {
-            "missing": self.dataset.missing,
+            "missing": self.data_set.missing,
             "unreadable": {eyes[p].name: why for p, why in self.unreadable.items()},
             "blank": [eyes[place].name for place in blank],
             "groups": [self._group(group) for group in self._groups],
         }
 
-    def _group(self, group: Group) -> dict[str, Any]:
-        eyes = self.dataset.eyes
+    def _group(self, group: Group) -> dict[str, object]:
+        eyes = self.data_set.eyes
         members = self.eyes(group)
         return {
             "same": group.kind,
@@ -161,30 +176,28 @@ class AuditResult:
         }
 
 
-def audit_dataset(dataset: AuditedDataset, *, look: bool, workers: int) -> AuditResult:
+def audit_data_set(
+    data_set: AuditedDataSet, *, look: bool, workers: int
+) -> AuditResult:
     """Audit a data set.
 
     Args:
-        dataset: the data set to audit.
+        data_set: the data set to audit.
         look: whether to look at the images that are there.
-        workers: threads that do so.
+        workers: number of threads that look at images.
 
     Raises:
         DataError: its files changed under our hands, or its shards are damaged.
     """
     duplicates, prints = None, Fingerprints({}, {})
-    if look and dataset.there:
-        prints = take_fingerprints(dataset.read, dataset.there, workers)
-        duplicates = find_duplicates(prints.by_place, dataset.read, workers)
+    if look and data_set.there:
+        prints = take_fingerprints(data_set.read, data_set.there, workers)
+        duplicates = find_duplicates(prints.by_place, data_set.read, workers)
     return AuditResult(
-        dataset=dataset,
-        numbers=split_numbers(dataset.eyes),
-        fellows=compare_fellow_eyes(dataset.eyes),
-        files=read_label_files(dataset.data, dataset.layout),
+        data_set=data_set,
+        numbers=split_numbers(data_set.eyes),
+        fellows=compare_fellow_eyes(data_set.eyes),
+        files=read_label_files(data_set.data, data_set.layout),
         duplicates=duplicates,
         unreadable=prints.unreadable,
     )
-
-
-def _photographs(number: int) -> str:
-    return "1 photograph" if number == 1 else f"{number:,} photographs"

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastretina.data.keys import assign_keys
+from fastretina.data.layout_names import LAYOUTS, TEST_SHARE
 from fastretina.data.layouts import (
-    LAYOUTS,
     describe_unlisted,
     find_layout,
     first_names,
@@ -43,7 +43,7 @@ class HoldOut(NamedTuple):
         seed: another seed holds out other patients.
     """
 
-    share: float = 0.2
+    share: float = TEST_SHARE
     seed: int = 0
 
 
@@ -77,7 +77,7 @@ class SampleTable:
 
     Attributes:
         samples: in file order for CSVs, sorted by name for folders.
-        layout: one of ``layouts.LAYOUTS``.
+        layout: one of ``layout_names.LAYOUTS``.
         warnings: what was noticed and did not stop the reading, one line each.
         missing: listed names without an image, left out of ``samples``.
     """
@@ -112,7 +112,7 @@ def read_table(
 
     Args:
         root: the data set's folder, or its image folder.
-        layout: one of ``layouts.LAYOUTS``; None recognises it.
+        layout: one of ``layout_names.LAYOUTS``; None recognises it.
         labels: the CSV to read, for the layouts kaggle and aptos; None looks for it.
         images: False takes the label files at their word (``path`` is then only where
             an image is expected). Grade folders are listed all the same.

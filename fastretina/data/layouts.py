@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fastretina.data.layout_names import LAYOUTS
 from loaders.course import (
     COURSE_FILES,
     Listed,
@@ -38,8 +39,6 @@ from loaders.course import (
 )
 from loaders.errors import LabelError
 from loaders.grades import GRADES
-
-LAYOUTS = ("course", "kaggle", "aptos", "folders")
 
 _COLUMNS = {"kaggle": ("image", "level"), "aptos": ("id_code", "diagnosis")}
 _USUAL_NAMES = ("trainlabels.csv", "train.csv", "labels.csv")
@@ -82,7 +81,7 @@ def find_layout(
 
     Args:
         root: the data set's folder, or its image folder.
-        layout: one of `LAYOUTS`; None recognises it.
+        layout: one of ``layout_names.LAYOUTS``; None recognises it.
         labels: the CSV to read; None looks for it.
 
     Returns:

@@ -110,13 +110,12 @@ class LoadingOptions:
         }
         return replace(self, **unset)
 
-    def resolve(self, device: str, ranks: Ranks, *, speaks: bool = True) -> Loading:
-        """Choose the loader.
+    def resolve(self, device: str, ranks: Ranks) -> Loading:
+        """Choose the loader; the first rank says on stderr what one would not expect.
 
         Args:
             device: where the batches go.
             ranks: the processes that share out each batch.
-            speaks: whether the first rank says on stderr what one would not expect.
 
         Raises:
             LoaderUnavailable: it is not installed, and no other is to take its place.
@@ -125,7 +124,7 @@ class LoadingOptions:
             self.loader or "auto",
             device,
             fallback=self.fallback,
-            speaks=speaks and ranks.first,
+            verbose=ranks.first,
         )
         return Loading(name, self, device, ranks)
 
@@ -238,7 +237,7 @@ class Loading:
 
 
 def choose_loader(
-    name: LoaderName, device: str, *, fallback: bool, speaks: bool = True
+    name: LoaderName, device: str, *, fallback: bool, verbose: bool = True
 ) -> str:
     """The loader to use: the named one, or ``pil`` where that is not installed.
 
@@ -249,7 +248,7 @@ def choose_loader(
         name: a loader, or ``auto``.
         device: where the batches go.
         fallback: whether another may take its place.
-        speaks: whether to say so on stderr.
+        verbose: whether to say so on stderr.
 
     Raises:
         LoaderUnavailable: it is not installed, and no other is to take its place.
@@ -258,7 +257,7 @@ def choose_loader(
 
     known = recall(device) if name == "auto" else None
     if known is not None and missing(known.loader) is None:
-        if speaks:
+        if verbose:
             print(f"note: {known.reason}", file=sys.stderr)
         return known.loader
     chosen = resolve_loader(name, device)
@@ -270,7 +269,7 @@ def choose_loader(
         note, chosen = f"{note}; pil takes its place", "pil"
     elif chosen.startswith("dali") and not on_gpu:
         note = f"DALI decodes on the CPU, as the device is {device}"
-    if note is not None and speaks:
+    if note is not None and verbose:
         print(f"note: {note}", file=sys.stderr)
     return chosen
 

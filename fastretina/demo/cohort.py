@@ -52,7 +52,7 @@ def plan_cohort(
     people = [_people(part, rng) for part in (train, test)]
     num_people = sum(map(len, people))
     numbers = iter((1 + rng.permutation(int(num_people * 1.25))).tolist())
-    cohort = {}
+    cohort: dict[str, list[Sample]] = {}
     for split, group in zip(SPLITS, people, strict=True):
         samples = [
             Sample(patient, eye, grade)

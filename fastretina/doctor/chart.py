@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from fastretina.doctor.measurements import Stage
+from fastretina.doctor.measurements import Stage, StageKind
 from fastretina.formatting import format_rate
+from loaders.files import write_atomically
 
-_COLOURS = {
+_COLOURS: dict[StageKind, str] = {
     "read": "#9aa5b1",
     "decode": "#6cc5b0",
     "batch": "#4269d0",
@@ -57,7 +58,7 @@ def draw(path: Path, stages: Sequence[Stage], title: str, caption: str) -> None:
     """Write the chart as a PNG: the old one or the new one is there, never a part.
 
     Args:
-        path: of the PNG.
+        path: the PNG.
         stages: its bars, from top to bottom.
         title: what the bars show, in a few words.
         caption: the machine and what was measured.
@@ -122,12 +123,9 @@ def _bar(axis: Axes, place: int, stage: Stage) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(partial, dpi=130, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    png = BytesIO()
+    figure.savefig(png, dpi=130, format="png")
+    write_atomically(path, png.getvalue(), durable=False)
 
 
 def _share(speed: float, low: float, high: float) -> float:

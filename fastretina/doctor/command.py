@@ -53,7 +53,7 @@ class Options:
         amp: Mixed precision: auto takes bf16 where the device has it, fp16 on older
             GPUs.
         device: auto, cpu, cuda, cuda:N or mps.
-        seconds: To take for it, about.
+        seconds: Seconds that it takes, about.
         out: The chart.
     """
 
@@ -100,16 +100,16 @@ def command(options: Options) -> dict[str, object]:
         DataError: the shards or the device can't be used.
         OSError: the chart can't be written.
     """
-    from fastretina.doctor import text
+    from fastretina.doctor import report_text
     from fastretina.doctor.installation import inspect, load
     from fastretina.nn.device import choose
 
     begun = time.perf_counter()
     compute = choose(options.device, options.amp)
     shards = _shards(options)
-    machine, checks = text.describe_machine(compute), inspect()
+    machine, checks = report_text.describe_machine(compute), inspect()
     columns = shutil.get_terminal_size().columns
-    print(f"{machine}\n\n{text.format_checks(checks, columns)}\n", flush=True)
+    print(f"{machine}\n\n{report_text.format_checks(checks, columns)}\n", flush=True)
     measurements = _measure(options, compute, shards)
     quiet = load().state == "ok" and all(
         check.state == "ok" for check in checks if check.name == "load"
@@ -167,10 +167,9 @@ def _judge(
     """Print and draw what limits and what to use; returns its part of the JSON line."""
     from fastretina.doctor import bottleneck
     from fastretina.doctor.advice import advise
-    from fastretina.doctor.forecast import forecast_run
 
     recipe = replace(STRONG, arch=measurements.arch, batch_size=measurements.batch_size)
-    advice, forecast = advise(measurements), forecast_run(measurements, recipe)
+    advice, forecast = advise(measurements), measurements.forecast(recipe)
     _show(measurements, advice, forecast)
     _draw(measurements, out, machine)
     phases = tuple(measurements.training.step)
@@ -191,12 +190,12 @@ def _show(
     measurements: Measurements, advice: Advice | None, forecast: Forecast | None
 ) -> None:
     """Print the bars, the sentences and the flags to use."""
-    from fastretina.doctor import text
+    from fastretina.doctor import report_text
     from fastretina.doctor.chart import bars
 
     columns = shutil.get_terminal_size().columns
-    print(f"{bars(measurements.stages(), columns, text.block())}\n")
-    print(text.format_measurements(measurements, advice, forecast, columns))
+    print(f"{bars(measurements.stages(), columns, report_text.block())}\n")
+    print(report_text.format_measurements(measurements, advice, forecast, columns))
     if advice is not None:
         print(f"\nUse: {advice.flags}")
 
@@ -205,7 +204,7 @@ def _draw(measurements: Measurements, out: Path, machine: str) -> None:
     """Write the chart as a PNG and name it."""
     from fastretina.doctor.bottleneck import headline
     from fastretina.doctor.chart import draw
-    from fastretina.doctor.text import describe_work
+    from fastretina.doctor.report_text import describe_work
 
     caption = f"{describe_work(measurements)}\n{machine}"
     draw(out, measurements.stages(), headline(measurements), caption)

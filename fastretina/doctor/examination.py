@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fastretina.doctor.loader_rates import measure_loading
-from fastretina.doctor.measurements import DataSet, Loading, Measurements
+from fastretina.doctor.measurements import DataSetFacts, LoadingRates, Measurements
 from fastretina.doctor.sample import ExaminedShards, sample_jpegs
 from fastretina.doctor.setup import (
     LoadingSetup,
@@ -41,8 +41,8 @@ class Examination:
         compute: device and precision of training.
         image_size: side of made-up images, pixels; None takes 512.
         batch_size: images of a step.
-        seconds: for all of it, about.
-        progress: called with what is measured next.
+        seconds: seconds that all of it takes, about.
+        progress: function that is called with what is measured next.
     """
 
     shards: ExaminedShards | None
@@ -78,7 +78,6 @@ def _measure(
     return Measurements(
         arch=examination.arch,
         device=str(examination.compute.device),
-        cores=granted_cores(),
         memory_granted=memory_granted(),
         batch_size=examination.batch_size,
         data=data,
@@ -88,7 +87,7 @@ def _measure(
 
 
 def _training_loader(
-    setup: LoadingSetup | None, loading: Loading | None
+    setup: LoadingSetup | None, loading: LoadingRates | None
 ) -> TrainingLoader | None:
     """The best loader of those that were measured, if any was."""
     if setup is None or loading is None or loading.ready is None:
@@ -122,13 +121,13 @@ def _training_setup(
     )
 
 
-def _data_set(setup: LoadingSetup) -> DataSet:
+def _data_set(setup: LoadingSetup) -> DataSetFacts:
     """The data set, and how its images are stored."""
     shards = setup.shards
     setup.progress("how the images are stored")
     storage = survey(setup.jpegs, shards.shape)
     better = tuple(changes(setup.jpegs, shards.shape, setup.cores))
-    return DataSet(
+    return DataSetFacts(
         train=shards.train,
         test=shards.test,
         bytes=shards.bytes,

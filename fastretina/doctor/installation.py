@@ -34,7 +34,7 @@ class Check(NamedTuple):
     """The result of one check.
 
     Attributes:
-        name: of what was checked, e.g. ``Pillow``.
+        name: what was checked, e.g. ``Pillow``.
         state: ``ok``, ``warn`` (it works, but) or ``fail`` (something won't work).
         line: what there is, with the remedy where one is needed.
     """
@@ -128,7 +128,7 @@ def pillow(version: str, plain: str | None, simd: str | None, *, turbo: bool) ->
     """Which Pillow it is that the ``pil`` loader decodes with.
 
     Args:
-        version: of PIL, by its own account; ``.post`` is pillow-simd's.
+        version: version of PIL, by its own account; ``.post`` is pillow-simd's.
         plain: version of the distribution pillow, if installed.
         simd: version of pillow-simd, if installed.
         turbo: whether it was built with libjpeg-turbo.

@@ -54,7 +54,7 @@ class JpegHeader:
         return _CHROMA.get((across // chroma_across, down // chroma_down), "other")
 
 
-def read_header(jpeg: bytes) -> JpegHeader:
+def read_jpeg_header(jpeg: bytes) -> JpegHeader:
     """Parse a JPEG up to its frame header.
 
     Raises:

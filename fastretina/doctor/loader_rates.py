@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from fastretina.doctor.advice import best_loader
-from fastretina.doctor.measurements import LoaderRate, Loading, format_count
+from fastretina.doctor.measurements import LoaderRate, LoadingRates
 from fastretina.doctor.setup import LoadingSetup
+from fastretina.formatting import format_count
 from fastretina.measure import page_cache
 from fastretina.measure.ceilings import decode_only
-from fastretina.measure.rounds import Line, Rate, drain, rounds
+from fastretina.measure.rounds import FinishLine, Rate, drain, rounds
 from loaders import LOADERS, Loader, make_loader, missing
 from loaders.errors import DataError
 
@@ -32,7 +33,7 @@ _WARM_IMAGES = 2048
 _CHUNK = 32  # images between two looks at the clock
 
 
-def measure_loading(setup: LoadingSetup) -> Loading:
+def measure_loading(setup: LoadingSetup) -> LoadingRates:
     """Measure all stages of loading, each in its share of the time."""
     seconds = setup.seconds
     setup.progress("reading")
@@ -46,7 +47,7 @@ def measure_loading(setup: LoadingSetup) -> Loading:
     for names in _groups():
         race.run(names, 0.7 * seconds * len(names) / len(LOADERS))
     ready = _ready(race, 0.1 * seconds)
-    return Loading(
+    return LoadingRates(
         read_warm=warm,
         read_cold=cold,
         decode=decode,
@@ -143,7 +144,7 @@ class _Race:
 
     Attributes:
         setup: what is measured with.
-        images: of an epoch, with all workers.
+        images: number of images of an epoch, with all workers.
         failed: name of a loader to the reason why it could not be measured.
     """
 
@@ -175,7 +176,7 @@ class _Race:
                 self.time_rounds(names, number, share, "batch")
 
     def time_rounds(
-        self, names: Sequence[str], workers: int, seconds: float, line: Line
+        self, names: Sequence[str], workers: int, seconds: float, line: FinishLine
     ) -> None:
         """Time epochs of the loaders in turn while time lasts, one each at least."""
         deadline = time.monotonic() + seconds
@@ -191,7 +192,7 @@ class _Race:
                         speeds.append(epoch.images_per_second)
 
     def _open(
-        self, opened: ExitStack, names: Sequence[str], workers: int, line: Line
+        self, opened: ExitStack, names: Sequence[str], workers: int, line: FinishLine
     ) -> dict[str, Loader]:
         """Open the loaders and take a first epoch of each, which is not timed."""
         setup, loaders = self.setup, {}

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from fastretina.doctor.storage import Storage
+from fastretina.formatting import format_count
+from fastretina.measure.forecast import Forecast, forecast
 from fastretina.measure.rounds import Rate
-from fastretina.recipe import PHASES, Arch, Phase
+from fastretina.recipe import PHASES, Arch, Phase, Recipe
 
 CLEARLY_FASTER = 1.10  # times as fast: more than what chance does to a median
 
@@ -54,7 +56,7 @@ class EndToEnd(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataSet:
+class DataSetFacts:
     """The data set that is trained on.
 
     Attributes:
@@ -80,7 +82,7 @@ class DataSet:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loading:
+class LoadingRates:
     """How fast images are loaded, stage by stage.
 
     Attributes:
@@ -106,10 +108,10 @@ class Memory:
     """Bytes of memory that training takes.
 
     Attributes:
-        before: of the process, with all that is imported, before training.
-        peak: of the process and its workers while training.
-        gpu: taken on the GPU by torch and DALI; None without a GPU.
-        gpu_total: that the GPU has; None without a GPU.
+        before: bytes of the process, with all that is imported, before training.
+        peak: most bytes of the process and its workers while training.
+        gpu: bytes that torch and DALI took on the GPU; None without a GPU.
+        gpu_total: bytes that the GPU has; None without a GPU.
     """
 
     before: int
@@ -161,8 +163,7 @@ class Measurements:
     Attributes:
         arch: the network.
         device: the device that it was trained on.
-        cores: that this process was granted.
-        memory_granted: to this process, bytes.
+        memory_granted: bytes that this process may take.
         batch_size: images of a step, as asked for.
         data: the data set; None where there are no shards.
         loading: speeds of loading; None where there are no shards.
@@ -171,11 +172,10 @@ class Measurements:
 
     arch: Arch
     device: str
-    cores: int
     memory_granted: int
     batch_size: int
-    data: DataSet | None
-    loading: Loading | None
+    data: DataSetFacts | None
+    loading: LoadingRates | None
     training: TrainingRates
 
     @property
@@ -191,6 +191,14 @@ class Measurements:
         step = training.step[phase].images_per_second
         ready = self.loading.ready if self.loading else None
         return min(step, ready.images_per_second) if ready else step
+
+    def forecast(self, recipe: Recipe) -> Forecast | None:
+        """How long a recipe takes on the data set; None where nothing was loaded."""
+        if self.data is None or self.loading is None:
+            return None
+        speeds = {phase: self.training_speed(phase) for phase in PHASES}
+        # A step of the head is a forward pass and little more, as evaluation is.
+        return forecast(recipe, self.data.train, self.data.test, speeds, speeds["head"])
 
     def stages(self) -> list[Stage]:
         """What was measured, in the order in which an image goes through it."""
@@ -220,12 +228,7 @@ class Measurements:
         }
 
 
-def format_count(number: int, noun: str) -> str:
-    """A number with its noun, e.g. ``1 thread`` or ``2 threads``."""
-    return f"{number} {noun}{'s' if number > 1 else ''}"
-
-
-def _loading_stages(loading: Loading) -> Iterator[Stage]:
+def _loading_stages(loading: LoadingRates) -> Iterator[Stage]:
     if loading.read_cold is not None:
         yield Stage("read", "read from disk", loading.read_cold)
     yield Stage("read", "read from cache", loading.read_warm)

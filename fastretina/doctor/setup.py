@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-
 from fastretina.doctor.sample import ExaminedShards
 from fastretina.measure.steps import Case
 from fastretina.nn.device import Compute
 from fastretina.recipe import STRONG, Arch, Phase
-from loaders import Batch, Loader, LoaderConfig, make_loader
+from loaders import Loader, LoaderConfig, make_loader
 
 Progress = Callable[[str], None]  # called with what is measured next
 
@@ -27,9 +25,9 @@ class LoadingSetup:
         jpegs: a sample of its images.
         compute: device that the batches go to.
         batch_size: images of a batch.
-        cores: granted to this process.
-        seconds: for all measurements of loading.
-        progress: called with what is measured next.
+        cores: number of cores that this process was granted.
+        seconds: seconds that all measurements of loading may take.
+        progress: function that is called with what is measured next.
     """
 
     shards: ExaminedShards
@@ -58,7 +56,7 @@ class TrainingLoader(NamedTuple):
 
     Attributes:
         setup: the data set that it loads, and how.
-        name: of the loader.
+        name: the loader, one of ``loaders.LOADERS``.
         workers: its threads or processes.
     """
 
@@ -85,8 +83,8 @@ class TrainingSetup(NamedTuple):
         shape: height and width of the images, pixels.
         compute: device and precision of training.
         batch_size: images of a step, as asked for.
-        seconds: for all measurements of training.
-        progress: called with what is measured next.
+        seconds: seconds that all measurements of training may take.
+        progress: function that is called with what is measured next.
     """
 
     arch: Arch
@@ -107,11 +105,3 @@ class TrainingSetup(NamedTuple):
             phase=phase,
             strong=True,
         )
-
-    def batch(self, images: int) -> Batch:
-        """Noise on the device: uint8[images, H, W, 3]."""
-        random = torch.Generator().manual_seed(0)
-        size = (images, *self.shape, 3)
-        made = torch.randint(0, 256, size, dtype=torch.uint8, generator=random)
-        labels, rows = torch.arange(images) % 5, torch.arange(images)
-        return Batch(*(part.to(self.compute.device) for part in (made, labels, rows)))

@@ -8,7 +8,7 @@ import torch
 
 from fastretina.doctor import gpu_memory
 from fastretina.doctor.setup import TrainingSetup
-from fastretina.measure.steps import make_step
+from fastretina.measure.steps import make_step, synthetic
 from fastretina.nn.device import DeviceError
 from fastretina.recipe import Phase
 
@@ -24,8 +24,10 @@ class RepeatedStep:
     """
 
     def __init__(self, setup: TrainingSetup, phase: Phase, batch: int) -> None:
-        self.step = make_step(setup.case(phase, batch), setup.compute)
-        self._batch, self._wait = setup.batch(batch), setup.compute.wait
+        case, compute = setup.case(phase, batch), setup.compute
+        self.step = make_step(case, compute)
+        self._batch = synthetic(case, compute.device, setup.shape)
+        self._wait = compute.wait
         self._steps = 1 if setup.compute.device.type == "cpu" else _AHEAD
         self._number = 0
 

@@ -7,11 +7,11 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
-from fastretina.doctor.jpeg_header import JpegHeader, read_header
+from fastretina.doctor.jpeg_header import JpegHeader, read_jpeg_header
 from fastretina.measure.ceilings import decode_only
 
 _TRIED = 16  # images that are encoded anew: a second for 2,592 x 1,944 pixels
@@ -21,18 +21,19 @@ _OVERSIZED = 2.0  # times the pixels that are delivered
 
 
 Reencode = Callable[[bytes], bytes]  # a JPEG, encoded anew
+ChangeKind = Literal["baseline", "4:2:0", "smaller"]
 
 
 class Change(NamedTuple):
     """Another way to store some of the images.
 
     Attributes:
-        name: ``baseline``, ``4:2:0`` or ``smaller``.
+        name: what is done to the images.
         share: share of the images that would change, 0 to 1.
         times: how many times as fast those images decode then; measured.
     """
 
-    name: str
+    name: ChangeKind
     share: float
     times: float
 
@@ -42,11 +43,11 @@ class Storage:
     """How a sample of the images is stored.
 
     Attributes:
-        images: how many were looked at.
+        images: number of images that were looked at.
         mean_bytes: mean size of an image.
-        progressive: how many are progressive JPEGs.
-        oversized: how many have at least twice the pixels that are delivered.
-        chroma: kind of chroma sampling to how many images have it.
+        progressive: number of progressive JPEGs.
+        oversized: number with at least twice the pixels that are delivered.
+        chroma: kind of chroma sampling to the number of images that have it.
         changes: other ways to store them, with which decoding would be faster.
     """
 
@@ -79,7 +80,7 @@ def survey(jpegs: Sequence[bytes], shape: tuple[int, int]) -> Storage:
     Raises:
         ValueError: one of them has no header.
     """
-    headers = [read_header(jpeg) for jpeg in jpegs]
+    headers = [read_jpeg_header(jpeg) for jpeg in jpegs]
     return Storage(
         images=len(jpegs),
         mean_bytes=statistics.fmean(map(len, jpegs)),
@@ -93,8 +94,8 @@ def changes(
     jpegs: Sequence[bytes], shape: tuple[int, int], threads: int
 ) -> Iterator[Change]:
     """Encode some images anew and time their decoding, for what could be changed."""
-    headers = [read_header(jpeg) for jpeg in jpegs]
-    kinds: dict[str, tuple[list[bool], Reencode]] = {
+    headers = [read_jpeg_header(jpeg) for jpeg in jpegs]
+    kinds: dict[ChangeKind, tuple[list[bool], Reencode]] = {
         "baseline": ([header.progressive for header in headers], _baseline),
         "4:2:0": ([header.chroma == "4:4:4" for header in headers], _half_chroma),
         "smaller": (
@@ -150,7 +151,7 @@ def _encoded(
     stream = io.BytesIO()
     with Image.open(io.BytesIO(jpeg)) as image:
         tables = image.quantization
-        chroma = subsampling or _pillows_chroma(read_header(jpeg))
+        chroma = subsampling or _pillows_chroma(read_jpeg_header(jpeg))
         picture = image.convert("RGB")
     if size is not None:
         picture = picture.resize(size, Image.Resampling.BILINEAR)

@@ -16,8 +16,6 @@ from contextlib import closing
 from itertools import count
 from typing import NamedTuple
 
-import torch
-
 from fastretina.doctor import gpu_memory
 from fastretina.doctor.measurements import EndToEnd, Memory, TrainingRates
 from fastretina.doctor.setup import TrainingLoader, TrainingSetup
@@ -54,7 +52,6 @@ def measure_training(
     Raises:
         DeviceError: not even one image fits in the device's memory.
     """
-    torch.backends.cudnn.benchmark = True  # as in training
     compute, gpu = setup.compute, None
     gpu_before, before = gpu_memory.used(compute), memory_bytes()
     batch = choose_step_batch(setup)

@@ -11,7 +11,7 @@ from fastretina.nn.augment import Normaliser
 from fastretina.nn.device import Compute
 from loaders import Batch, Loader
 
-Line = Literal["batch", "ready"]
+FinishLine = Literal["batch", "ready"]
 AnyBatch = TypeVar("AnyBatch")
 
 
@@ -19,8 +19,8 @@ class Drained(NamedTuple):
     """An epoch that was taken to a finish line.
 
     Attributes:
-        images: how many there were.
-        seconds: until the device had all of them.
+        images: number of images that crossed the finish line.
+        seconds: time until the device had all of them, s.
     """
 
     images: int
@@ -32,7 +32,7 @@ class Drained(NamedTuple):
         return self.images / max(self.seconds, 1e-9)
 
 
-def drain(loader: Loader, epoch: int, compute: Compute, line: Line) -> Drained:
+def drain(loader: Loader, epoch: int, compute: Compute, line: FinishLine) -> Drained:
     """Take an epoch of one of our loaders to *batch* or to *ready*."""
     normalise = Normaliser()
 
@@ -112,12 +112,12 @@ def rounds(
     if warm_up:
         work()
     speeds: list[float] = []
-    lap = 0.0
+    round_seconds = 0.0
     while not speeds or (
-        len(speeds) < most and time.perf_counter() - begun + lap < seconds
+        len(speeds) < most and time.perf_counter() - begun + round_seconds < seconds
     ):
         start = time.perf_counter()
         images = work()
-        lap = time.perf_counter() - start
-        speeds.append(images / max(lap, 1e-9))
+        round_seconds = time.perf_counter() - start
+        speeds.append(images / max(round_seconds, 1e-9))
     return speeds

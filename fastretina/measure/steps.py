@@ -67,9 +67,10 @@ def make_step(case: Case, compute: Compute) -> Step:
     """The trainer's own step, with a network that starts anew.
 
     Args:
-        case: its precision is the one that the step is taken in.
-        compute: the device.
+        case: the kind of step, whose precision is the one that it is taken in.
+        compute: the device; its own precision plays no part.
     """
+    torch.backends.cudnn.benchmark = True  # as the trainer has it
     network = build_model(case.arch, "none", 0).to(compute.device)
     if case.layout == "NCHW":
         network = network.to(memory_format=torch.contiguous_format)
@@ -94,11 +95,19 @@ def make_step(case: Case, compute: Compute) -> Step:
     return step
 
 
-def synthetic(case: Case, device: torch.device) -> Batch:
-    """A batch of noise on the device."""
+def synthetic(
+    case: Case, device: torch.device, shape: tuple[int, int] | None = None
+) -> Batch:
+    """A batch of noise on the device.
+
+    Args:
+        case: says how many images, and their side.
+        device: where the batch lies.
+        shape: height and width in pixels, of images that are not square.
+    """
     random = torch.Generator().manual_seed(0)
-    size = (case.batch, case.pixels, case.pixels, 3)
+    size = (case.batch, *(shape or (case.pixels, case.pixels)), 3)
     images = torch.randint(0, 256, size, dtype=torch.uint8, generator=random)
-    labels = torch.arange(case.batch) % 5
+    labels = torch.arange(case.batch) % len(GRADES)
     rows = torch.arange(case.batch)
     return Batch(images.to(device), labels.to(device), rows.to(device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import PIL
 
@@ -102,7 +102,7 @@ class Certificate:
             f"against plain PIL (Pillow {PIL.__version__})"
         )
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The certificate's part of the JSON line."""
         return {
             "loader": self.loader,

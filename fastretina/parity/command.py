@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     return cli.run(command, Options, argv, prog=prog, about=ABOUT)
 
 
-def command(options: Options) -> dict[str, Any]:
+def command(options: Options) -> dict[str, object]:
     """Compare; returns what the JSON line holds.
 
     Raises:
@@ -142,6 +142,7 @@ def certify(options: Options) -> Certificate:
         ):
             keys = source.column("key")
             comparisons.append(compare_epoch(loader, keys, expected, threads, watch))
+            loading.report_skipped(loader)
     return Certificate(
         loader=loading.loader,
         device=loading.device,
@@ -158,6 +159,7 @@ def prepare(
     Raises:
         RunError: the run can't be used.
         ParityError: it was trained on images of another size than is asked for.
+        LoaderUnavailable: the loader is not installed.
     """
     from fastretina.nn.device import choose, choose_again
     from fastretina.nn.distributed import ALONE
@@ -169,9 +171,7 @@ def prepare(
 
     if options.run is None:
         device = choose(options.device, "off").device
-        loading = options.loading.resolve(
-            str(device), ALONE, speaks=options.loading.fallback
-        )
+        loading = options.loading.resolve(str(device), ALONE)
         return loading, LoaderConfig(image_size=options.image_size), None
     run = Run(options.run)
     config = run.config()
@@ -182,8 +182,28 @@ def prepare(
         wanted = "left out, as the run's is" if size is None else f"{size}, the run's"
         raise ParityError(f"--image-size must be {wanted}, got {options.image_size}")
     trained.use_threads()
-    loading = options.loading.or_of_run(config).resolve(
-        str(compute.device), ALONE, speaks=options.loading.fallback
-    )
+    loading = _loading_of_run(options.loading, config, str(compute.device))
     delivered = LoaderConfig(batch_size=trained.recipe.batch_size, image_size=size)
     return loading, delivered, NetworkComparison(trained.network, compute)
+
+
+def _loading_of_run(
+    options: LoadingOptions, config: Mapping[str, Any], device: str
+) -> Loading:
+    """What loads as the run did, but for what the flags say.
+
+    Raises:
+        LoaderUnavailable: the loader is not installed.
+    """
+    from fastretina.nn.distributed import ALONE
+    from loaders.errors import LoaderUnavailable
+
+    try:
+        return options.or_of_run(config).resolve(device, ALONE)
+    except LoaderUnavailable as error:
+        if options.loader is not None:
+            raise
+        raise LoaderUnavailable(
+            f"{error}; the run was trained under {config['loader']}: name another with "
+            "--loader"
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -36,18 +36,19 @@ EXACT = Bound(0, 0.0)
 
 # The bounds, by who decodes, who resizes, and whether sharding had to encode the image
 # again; they add up. Anyone not listed must be exact.
-_DECODED = {
+_DECODER_BOUNDS = {
     "libjpeg-turbo": EXACT,
     "nvJPEG": Bound(8, 1.0),
 }
-_RESIZED = {
+_RESIZER_BOUNDS = {
     "Pillow": EXACT,
     "torch": Bound(
         2, 0.1
     ),  # shorter weights: 2, and 0.012 of photographs, 0.082 of noise
     "DALI": Bound(32, 0.5),  # repeats the border: 21 there, 1 elsewhere; 0.13
 }
-_ENCODED_AGAIN = Bound(48, 4.0)  # measured: 31 after Ben Graham, 3.4 of white noise
+# Measured: 31 after Ben Graham, 3.4 of white noise.
+_ENCODED_AGAIN_BOUND = Bound(48, 4.0)
 
 
 def bound_for(decoding: Decoding, *, encoded_again: bool = False) -> Bound:
@@ -55,12 +56,12 @@ def bound_for(decoding: Decoding, *, encoded_again: bool = False) -> Bound:
 
     Args:
         decoding: who made its pixels.
-        encoded_again: its bytes are not the source's: at quality 95, as shards have it.
+        encoded_again: whether it was encoded again, at quality 95, when it was sharded.
     """
     parts = [
-        _DECODED.get(decoding.jpeg.partition(",")[0], EXACT),
-        _RESIZED.get((decoding.resize or "").partition(" ")[0], EXACT),
-        _ENCODED_AGAIN if encoded_again else EXACT,
+        _DECODER_BOUNDS.get(decoding.jpeg.partition(",")[0], EXACT),
+        _RESIZER_BOUNDS.get((decoding.resize or "").partition(" ")[0], EXACT),
+        _ENCODED_AGAIN_BOUND if encoded_again else EXACT,
     ]
     return Bound(sum(part.largest for part in parts), sum(part.mean for part in parts))
 
@@ -131,7 +132,7 @@ class Tally:
         """Mean absolute difference over all values of all images."""
         return self.total / self.values if self.values else 0.0
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The tally's part of the JSON line."""
         return {
             "images": self.images,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
@@ -19,50 +19,23 @@ from fastretina.parity.differences import (
     difference,
 )
 from fastretina.parity.faults import (
+    Fault,
     UnexplainedImage,
     diagnose,
     find_owners,
-    remember,
+    keep_unexplained,
 )
-from fastretina.parity.reference import Original, Reference
+from fastretina.parity.reference import Original, PilReference
 from loaders.arrays import UInt8
 
 if TYPE_CHECKING:
     from loaders import Batch, Decoding, Loader
 
 
-_NAMED = 5  # keys of each fault that are listed
 _UNEXPLAINED = 64  # images whose owner is looked for, which takes a pass of its own
 
 # Takes each batch, and for each of its samples what it should be (None: unknown).
 Watch = Callable[["Batch", list["Sample | None"], list["Original | None"]], None]
-
-
-@dataclass(slots=True)
-class Fault:
-    """A kind of mistake: how many samples have it, and the first five of them.
-
-    Attributes:
-        samples: number of samples with the mistake.
-        keys: keys of the first five.
-        examples: the same five, each with what is wrong in brackets.
-    """
-
-    samples: int = 0
-    keys: list[str] = field(default_factory=list)
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, key: str, detail: str = "") -> None:
-        """Count a sample in; ``detail`` says what is wrong with it."""
-        self.samples += 1
-        if len(self.keys) < _NAMED:
-            self.keys.append(key)
-            self.examples.append(f"{key} ({detail})" if detail else key)
-
-    def __str__(self) -> str:
-        noun = "sample" if self.samples == 1 else "samples"
-        more = ", ..." if self.samples > len(self.examples) else ""
-        return f"{self.samples:,} {noun}: {', '.join(self.examples)}{more}"
 
 
 @dataclass(slots=True)
@@ -110,7 +83,7 @@ class EpochComparison:
         )
         return [group for group in both if group[1].images]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The split's part of the JSON line."""
         groups = {
             name.replace(" ", "_"): {**tally.summary(), "bound": list(bound)}
@@ -143,7 +116,7 @@ class Expected:
     split: str
     samples: Mapping[str, Sample]
     set_aside: int
-    reference: Reference
+    reference: PilReference
 
 
 class _Examined(NamedTuple):
@@ -176,7 +149,7 @@ def compare_epoch(
         loader: one that neither shuffles nor flips.
         keys: the key of each row of the split's index.
         expected: the samples that should come, and who decodes them.
-        threads: that decode and compare.
+        threads: number of threads that decode and compare.
         watch: sees every batch beside its originals.
 
     Raises:
@@ -257,7 +230,7 @@ class _Pass:
         if examined.mistake:
             comparison.add_fault(examined.mistake, key)
         elif examined.mistake is not None and len(self._unexplained) < _UNEXPLAINED:
-            image = remember(key, delivered, examined.bound)
+            image = keep_unexplained(key, delivered, examined.bound)
             self._unexplained.append((image, examined.difference))
         elif examined.mistake is not None:
             comparison.add_fault("differs", key, str(examined.difference))

@@ -1,15 +1,16 @@
 """Whether a network says the same of a loader's images as of plain PIL's.
 
-Three verdicts. *identical*: the logits are the same bit for bit. *equivalent*: 95 %
+Four verdicts. *identical*: the logits are the same bit for bit. *equivalent*: 95 %
 intervals of the differences in accuracy and in QWK, from a paired bootstrap over the
-samples, lie within 0.01 of zero. *different*: that can't be shown.
+samples, lie within 0.01 of zero. *different*: an interval excludes zero, or more
+predictions than 1 % have changed for sure. *undecided*: too few samples to tell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from fastretina.nn.augment import normalise
 from fastretina.parity.reference import ParityError
 from loaders.arrays import Float32, Float64, Int64
 from loaders.errors import RunError
+from loaders.grades import GRADES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 MARGIN = 0.01
 _ROUNDS, _SEED = 2000, 0
-_GRADES = 5
 _NAMED = 5  # samples with another prediction that are listed
 
 Verdict = Literal["identical", "equivalent", "different", "undecided"]
@@ -44,12 +45,12 @@ class SideScores(NamedTuple):
     Attributes:
         accuracy: share of right grades, 0 to 1.
         balanced_accuracy: mean recall over the grades, 0 to 1.
-        qwk: quadratic weighted kappa.
+        qwk: quadratic weighted kappa, -1 to 1; None where it is undefined.
     """
 
     accuracy: float
     balanced_accuracy: float
-    qwk: float
+    qwk: float | None
 
 
 class SidePredictions(NamedTuple):
@@ -73,7 +74,11 @@ class SidePredictions(NamedTuple):
         """Score the predictions by this side's own labels."""
         chances = torch.from_numpy(self.logits).softmax(1).double().numpy()
         scores = score(self.labels, chances)
-        return SideScores(*(getattr(scores, name) for name in SideScores._fields))
+        return SideScores(
+            accuracy=scores.accuracy,
+            balanced_accuracy=scores.balanced_accuracy,
+            qwk=scores.qwk,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +94,7 @@ class NetworkResult:
         predictions_changed: number of samples whose predicted grade differs.
         changed_keys: the first five of these samples.
         intervals: ``accuracy`` and ``qwk`` to the 95 % interval of the loader's score
-            less plain PIL's.
+            less plain PIL's; None where it is undefined.
         verdict: ``identical``, ``equivalent``, ``different`` or ``undecided``.
     """
 
@@ -100,10 +105,10 @@ class NetworkResult:
     mean_logit_difference: float
     predictions_changed: int
     changed_keys: list[str]
-    intervals: Mapping[str, list[float]]
+    intervals: Mapping[str, list[float] | None]
     verdict: Verdict
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The network's part of the JSON line."""
         return {
             **asdict(self),
@@ -127,9 +132,9 @@ class NetworkComparison:
     that comes twice counts twice, and one that doesn't come not at all.
 
     Attributes:
-        network: in eval mode.
+        network: the network, in eval mode.
         compute: device and precision.
-        keys: of the samples seen so far.
+        keys: keys of the samples seen so far.
     """
 
     network: nn.Module
@@ -216,15 +221,15 @@ def _same(one: SidePredictions, other: SidePredictions) -> bool:
 
 
 def verdict(
-    intervals: Mapping[str, Sequence[float]], changed: int, samples: int
+    intervals: Mapping[str, Sequence[float] | None], changed: int, samples: int
 ) -> Verdict:
-    """What the differences show.
+    """What the differences show, of the scores that are defined.
 
     ``equivalent`` where all intervals lie within the margin; ``different`` where one
     excludes zero, or more predictions than the margin have changed for sure (Clopper
     and Pearson); else ``undecided``: there are too few samples to tell.
     """
-    ends = list(intervals.values())
+    ends = [interval for interval in intervals.values() if interval is not None]
     if binomtest(changed, samples).proportion_ci().low > MARGIN:
         return "different"
     if all(low >= -MARGIN and high <= MARGIN for low, high in ends):
@@ -234,39 +239,48 @@ def verdict(
 
 def difference_intervals(
     one: SidePredictions, other: SidePredictions
-) -> dict[str, list[float]]:
+) -> dict[str, list[float] | None]:
     """95 % intervals of ``one``'s accuracy and QWK less the ``other``'s.
 
-    Each round draws samples with replacement, the same ones for both sides.
+    Each round draws samples with replacement, the same ones for both sides. Rounds in
+    which a score is undefined are left out; None where it is so in all of them.
     """
     rng = np.random.Generator(np.random.PCG64(_SEED))
     total = len(one.labels)
-    cells = [side.labels * _GRADES + side.predicted for side in (one, other)]
-    counts = np.empty((2, _ROUNDS, _GRADES**2), np.int64)
+    size = len(GRADES)
+    cells = [side.labels * size + side.predicted for side in (one, other)]
+    counts = np.empty((2, _ROUNDS, size**2), np.int64)
     for n in range(_ROUNDS):
         drawn = rng.integers(0, total, total)
         for side in (0, 1):
-            counts[side, n] = np.bincount(cells[side][drawn], minlength=_GRADES**2)
-    matrices = counts.reshape(2, _ROUNDS, _GRADES, _GRADES)
+            counts[side, n] = np.bincount(cells[side][drawn], minlength=size**2)
+    matrices = counts.reshape(2, _ROUNDS, size, size)
     accuracy = matrices.trace(axis1=2, axis2=3) / total
     scores = {"accuracy": accuracy, "qwk": kappas(matrices)}
-    return {
-        name: np.percentile(both[0] - both[1], (2.5, 97.5)).tolist()
-        for name, both in scores.items()
-    }
+    return {name: _interval(both[0] - both[1]) for name, both in scores.items()}
+
+
+def _interval(gaps: Float64) -> list[float] | None:
+    """The middle 95 % of the finite ones; None where there are none."""
+    finite = gaps[np.isfinite(gaps)]
+    if not len(finite):
+        return None
+    low, high = np.percentile(finite, (2.5, 97.5)).tolist()
+    return [low, high]
 
 
 def kappas(matrices: Int64) -> Float64:
     """Quadratic weighted kappas, float64[...], of confusion matrices int64[..., 5, 5].
 
-    The same as ``metrics.scores.quadratic_kappa``, for thousands of matrices at once.
+    The same as ``metrics.scores.quadratic_kappa``, for thousands of matrices at once;
+    NaN where that is undefined.
     """
-    grades = np.arange(_GRADES)
+    grades = np.arange(len(GRADES))
     weights = (grades[:, None] - grades) ** 2
     true, predicted = matrices.sum(-1), matrices.sum(-2)
     by_chance = (weights * true[..., :, None] * predicted[..., None, :]).sum((-1, -2))
     observed = (weights * matrices).sum((-1, -2)) * true.sum(-1)
     # Nothing to disagree on: one grade is all there is, and all of it is right.
     safe = np.where(by_chance, by_chance, 1)
-    kappa: Float64 = np.where(by_chance, 1 - observed / safe, 1.0)
+    kappa: Float64 = np.where(by_chance, 1 - observed / safe, np.nan)
     return kappa

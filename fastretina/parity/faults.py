@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from fastretina.data.labels import Sample
+from fastretina.formatting import format_count
 from fastretina.parity.differences import Bound, difference
-from fastretina.parity.reference import Original, ParityError, Reference
+from fastretina.parity.reference import Original, ParityError, PilReference
 from loaders.arrays import UInt8
 
 _REARRANGED: Mapping[str, Callable[[UInt8], UInt8]] = {
@@ -28,19 +30,48 @@ _REARRANGED: Mapping[str, Callable[[UInt8], UInt8]] = {
     "turned by 180 degrees": lambda image: image[::-1, ::-1],
     "turned by 270 degrees": lambda image: np.rot90(image),
 }
-_DECODED = {  # nearest chroma, fast DCT
+_HURRIED_DECODERS = {  # nearest chroma, fast DCT
     "nearest chroma upsampling": (True, False),
     "fast DCT": (False, True),
     "nearest chroma upsampling and fast DCT": (True, True),
 }
 _SIDE = 32  # of the grid of pixels that an image is recognised by
+_NAMED = 5  # keys of each fault that are listed
+
+
+@dataclass(slots=True)
+class Fault:
+    """A kind of mistake: how many samples have it, and the first five of them.
+
+    Attributes:
+        samples: number of samples with the mistake.
+        keys: keys of the first five.
+        examples: the same five, each with what is wrong in brackets.
+    """
+
+    samples: int = 0
+    keys: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, key: str, detail: str = "") -> None:
+        """Count a sample in; ``detail`` says what is wrong with it."""
+        self.samples += 1
+        if len(self.keys) < _NAMED:
+            self.keys.append(key)
+            self.examples.append(f"{key} ({detail})" if detail else key)
+
+    def __str__(self) -> str:
+        more = ", ..." if self.samples > len(self.examples) else ""
+        return (
+            f"{format_count(self.samples, 'sample')}: {', '.join(self.examples)}{more}"
+        )
 
 
 def diagnose(
     delivered: UInt8,
     original: Original,
     sample: Sample,
-    reference: Reference,
+    reference: PilReference,
     bound: Bound,
 ) -> str | None:
     """The mistake that explains an image, if it is a usual one.
@@ -62,12 +93,12 @@ def diagnose(
 
 
 def _mistaken(
-    original: Original, sample: Sample, reference: Reference
+    original: Original, sample: Sample, reference: PilReference
 ) -> Iterator[tuple[str, UInt8]]:
     """Yield each usual mistake, and what it makes of the image."""
     for name, rearrange in _REARRANGED.items():
         yield name, rearrange(original.pixels)
-    for name, (nearest, fast) in _DECODED.items():
+    for name, (nearest, fast) in _HURRIED_DECODERS.items():
         pixels = reference.decode_otherwise(
             sample.path, nearest_chroma=nearest, fast_dct=fast
         )
@@ -99,7 +130,7 @@ class UnexplainedImage(NamedTuple):
     bound: Bound
 
 
-def remember(key: str, delivered: UInt8, bound: Bound) -> UnexplainedImage:
+def keep_unexplained(key: str, delivered: UInt8, bound: Bound) -> UnexplainedImage:
     """Keep what an image is recognised by, in 3 KB."""
     return UnexplainedImage(key, delivered.shape, _grid(delivered), bound)
 
@@ -107,7 +138,7 @@ def remember(key: str, delivered: UInt8, bound: Bound) -> UnexplainedImage:
 def find_owners(
     images: list[UnexplainedImage],
     samples: Iterable[Sample],
-    reference: Reference,
+    reference: PilReference,
     pool: Executor,
 ) -> dict[str, str]:
     """Find the samples whose images were delivered under another key.

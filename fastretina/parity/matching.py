@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastretina.data.labels import Sample, SampleTable, read_table
-from fastretina.parity.reference import ParityError, Reference
+from fastretina.parity.reference import ParityError, PilReference
 from loaders.place import place
 from loaders.shards import SPLITS, Manifest, open_split, read_manifest
 
@@ -29,11 +29,11 @@ class MatchedData:
     samples: Mapping[str, Mapping[str, Sample]]
     set_aside: Mapping[str, int]
 
-    def reference(self, image_size: int | None) -> Reference:
+    def reference(self, image_size: int | None) -> PilReference:
         """Plain PIL for the folder's images, pre-processed as the shards are."""
         done: Mapping[str, Any] = self.manifest.raw.get("preprocessing") or {}
         steps = tuple(done.get("steps") or ())
-        return Reference(steps=steps, size=done.get("size"), image_size=image_size)
+        return PilReference(steps=steps, size=done.get("size"), image_size=image_size)
 
 
 def match(data: Path, shards: str, labels: Path | None) -> MatchedData:
@@ -56,7 +56,7 @@ def match(data: Path, shards: str, labels: Path | None) -> MatchedData:
     chosen = {} if _has_splits(table) else _split_of(indexed)
     left_out = {bad["key"] for bad in manifest.raw.get("quarantine", ())}
     expected: dict[str, dict[str, Sample]] = {split: {} for split in SPLITS}
-    set_aside = dict.fromkeys(SPLITS, 0)
+    set_aside: dict[str, int] = dict.fromkeys(SPLITS, 0)
     for key, sample in samples.items():
         split = chosen.get(key, sample.split)
         if key in left_out:

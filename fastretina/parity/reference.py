@@ -1,7 +1,9 @@
 """Plain PIL on the image folder: what every loader is held against.
 
 It shares no line with the loaders or with sharding but the pre-processing itself, so a
-mistake of theirs is not repeated here.
+mistake of theirs is not repeated here. What a decoder in a hurry would have made of a
+photograph is asked of libjpeg-turbo, by simplejpeg as in the loader turbo: that only
+names a difference which is found already.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class Original(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reference:
+class PilReference:
     """Decodes photographs with Pillow alone. Thread-safe.
 
     Attributes:

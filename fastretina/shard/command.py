@@ -28,11 +28,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastretina import cli
+from fastretina.data.layout_names import LAYOUTS, TEST_SHARE, Layout
 from fastretina.data.preprocess_steps import STEPS
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Options:
         workers: Threads that read and check images, up to four in a process; with
             --verify, processes.
         samples_per_shard: Images in a tar: 512 are some 26 MB of 512-pixel photographs.
-        seed: Of the one global shuffle, and of the test split where the labels have
-            none.
+        seed: Seed of the one global shuffle, and of the test split where the labels
+            have none.
         layout: How the labels are kept.
         labels: The file with the grades, where more than one could be meant.
         test_share: Share of the patients to test on, where the labels have no test
@@ -98,16 +99,16 @@ class Options:
     samples_per_shard: int = 512
     seed: int = 0
     layout: Annotated[
-        Literal["course", "kaggle", "aptos", "folders"] | None,
+        Layout | None,
         arg(
-            metavar="{course,kaggle,aptos,folders}",
+            metavar=f"{{{','.join(LAYOUTS)}}}",
             help_behavior_hint="(default: recognised)",
         ),
     ] = None
     labels: Annotated[
         Path | None, arg(metavar="CSV", help_behavior_hint="(default: found)")
     ] = None
-    test_share: float = 0.2
+    test_share: float = TEST_SHARE
     preprocess: Annotated[
         str, arg(metavar="STEP,...", help_behavior_hint="(default: none)")
     ] = ""
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     return cli.run(command, Options, argv, prog=prog, about=ABOUT)
 
 
-def command(options: Options) -> dict[str, Any]:
+def command(options: Options) -> dict[str, object]:
     """Write the shards, or verify them; returns what the JSON line holds."""
     if options.verify is not None:
         from fastretina.shard.verify import verify
@@ -162,7 +163,7 @@ def command(options: Options) -> dict[str, Any]:
     return write(options)
 
 
-def write(options: Options) -> dict[str, Any]:
+def write(options: Options) -> dict[str, object]:
     """Write a whole data set, or finish one.
 
     Raises:
@@ -205,7 +206,7 @@ def write(options: Options) -> dict[str, Any]:
     return _report(options.shards, data_set, time.perf_counter() - started)
 
 
-def _report(folder: Path, data_set: DataSet, seconds: float) -> dict[str, Any]:
+def _report(folder: Path, data_set: DataSet, seconds: float) -> dict[str, object]:
     """Print what the data set holds; returns what the JSON line holds."""
     manifest, quarantined = data_set.manifest, data_set.quarantined
     for image in quarantined[:10]:

@@ -17,18 +17,17 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fastretina import __version__
 from fastretina.processes import in_processes
-from fastretina.shard.plan import PROGRESS, ShardOptions, ShardTask, fingerprint
+from fastretina.shard.plan import PROGRESS, ShardOptions, ShardTask, plan_fingerprint
 from fastretina.shard.writer import (
     QuarantinedImage,
     WrittenShard,
-    read_rows,
+    read_index_rows,
     read_written,
     write_shard,
 )
@@ -62,9 +61,9 @@ class DataSet:
     """A finished data set, and how much of it this call has written.
 
     Attributes:
-        manifest: its shards and grades.
-        shards_written: by this call; the others were there already.
-        images_written: listed samples of these shards.
+        manifest: what the data set holds.
+        shards_written: number of shards that this call has written.
+        images_written: number of samples listed for these shards.
     """
 
     manifest: Manifest
@@ -89,8 +88,9 @@ def write_data_set(
 
     Args:
         tasks: the plan; all for the same folder.
-        layout: of the labels, for the manifest.
-        workers: threads, up to four in a process; ``None`` for one per granted core.
+        layout: how the labels are kept, for the manifest.
+        workers: number of threads, up to four in a process; ``None`` for one per
+            granted core.
         overwrite: replace a different data set.
 
     Raises:
@@ -99,7 +99,7 @@ def write_data_set(
     """
     folder = tasks[0].folder
     progress = folder / PROGRESS
-    identity = fingerprint(tasks)
+    identity = plan_fingerprint(tasks)
     if not overwrite and not progress.exists():
         manifest = _finished(folder, identity)  # which may be on a read-only disk
         if manifest is not None:
@@ -259,7 +259,7 @@ def _write_index(
 
 def _describe_source(
     shards: Iterable[WrittenShard], layout: str, options: ShardOptions
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The manifest's part on what the data set was made of, and how."""
     listed = sum(shard.samples + len(shard.quarantined) for shard in shards)
     return {
@@ -277,7 +277,7 @@ def _count_changes(shards: Iterable[WrittenShard]) -> dict[str, int]:
     return dict(sorted(changed.items()))
 
 
-def _describe(shards: Sequence[WrittenShard]) -> dict[str, Any]:
+def _describe(shards: Sequence[WrittenShard]) -> dict[str, object]:
     """The manifest's part on one split."""
     grades = range(len(GRADES))
     return {
@@ -304,15 +304,13 @@ def _write_table(path: Path, tasks: Iterable[ShardTask]) -> None:
         [(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
     )
     part = path.with_name(f".{path.name}.part")
-    none: list[list[Any]] = [[] for _ in schema]
     with naming(path), part.open("wb") as file:
         with pq.ParquetWriter(file, schema) as writer:
             for task in tasks:
-                rows = read_rows(task)
-                columns = zip(*rows, strict=True) if rows else none
+                rows = read_index_rows(task)
                 arrays = [
-                    pa.array(column, field.type)
-                    for column, field in zip(columns, schema, strict=True)
+                    pa.array([getattr(row, field.name) for row in rows], field.type)
+                    for field in schema
                 ]
                 writer.write_table(pa.table(arrays, schema=schema))
         file.flush()

@@ -22,7 +22,7 @@ class ShardOptions:
 
     Attributes:
         samples_per_shard: images in a tar; the last of a split may hold fewer.
-        seed: of the one global shuffle.
+        seed: seed of the one global shuffle.
         steps: some of ``preprocess_steps.STEPS``, applied to every image.
         size: pixels square to resize to, or ``None``.
     """
@@ -38,11 +38,11 @@ class ShardTask:
     """One shard to write: everything that a worker process needs to know.
 
     Attributes:
-        folder: the data set's.
+        folder: folder of the data set.
         split: ``train`` or ``test``.
-        number: of the shard within its split, from 0.
-        samples: in the order in which they are written.
-        options: how they are pre-processed.
+        number: number of the shard within its split, from 0.
+        samples: samples of the shard, in the order in which they are written.
+        options: how the samples are pre-processed.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ def plan_shards(
     return tasks
 
 
-def fingerprint(tasks: Sequence[ShardTask]) -> str:
+def plan_fingerprint(tasks: Sequence[ShardTask]) -> str:
     """Hex digest of what the shards are made of: labels, file sizes and options.
 
     The images' bytes are not read. File times are left out, so that a copy of the

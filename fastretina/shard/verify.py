@@ -15,16 +15,16 @@ import json
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 from tqdm import tqdm
 
 from fastretina.data.prepare import Preparer, Rejected
 from fastretina.processes import in_processes
+from fastretina.shard.writer import IndexRow
 from loaders.cores import granted_cores
 from loaders.errors import ShardError
 from loaders.files import hash_file
@@ -38,15 +38,13 @@ from loaders.shards import (
     shard_name,
 )
 
-Row = Mapping[str, Any]
 
-
-def verify(folder: Path, workers: int | None = None) -> dict[str, Any]:
+def verify(folder: Path, workers: int | None = None) -> dict[str, object]:
     """Check every shard, index, label and image of a data set.
 
     Args:
         folder: the data set.
-        workers: processes; ``None`` for one per granted core.
+        workers: number of processes; ``None`` for one per granted core.
 
     Returns:
         What the JSON line holds.
@@ -56,41 +54,48 @@ def verify(folder: Path, workers: int | None = None) -> dict[str, Any]:
     """
     started = time.perf_counter()
     manifest = read_manifest(folder)
-    work = [
-        (folder, split, number)
-        for split, shards in manifest.splits.items()
-        for number in range(len(shards))
-    ]
+    shards = [shard for split in manifest.splits.values() for shard in split]
     try:
-        samples = sum(s.samples for shards in manifest.splits.values() for s in shards)
+        samples = sum(shard.samples for shard in shards)
     except TypeError as error:
         raise ShardError(f"{folder / MANIFEST} is damaged ({error})") from error
-    by_shard: dict[int, list[str]] = {}
-    with (
-        tqdm(total=samples, unit=" images", desc="verifying", disable=None) as bar,
-        closing(in_processes(_check, work, workers or granted_cores())) as checks,
-    ):
-        for place, by_shard[place] in checks:
-            _, split, number = work[place]
-            bar.update(manifest.splits[split][number].samples)
-    problems = [*_check_folder(folder, manifest)]
-    problems += [problem for place in sorted(by_shard) for problem in by_shard[place]]
-    problems = list(dict.fromkeys(problems))  # an index is read for each of its shards
+    found = _check_shards(folder, manifest, workers or granted_cores())
+    # Once each: an index is read for each of its shards.
+    problems = list(dict.fromkeys([*_check_folder(folder, manifest), *found]))
     for problem in problems:
         print(problem)
     if problems:
         more = f" (and {len(problems) - 1:,} more)" if problems[1:] else ""
         raise ShardError(f"{folder} is damaged: {problems[0]}{more}; shard it again")
     seconds = time.perf_counter() - started
-    print(f"{samples:,} images in {len(work)} shards: all as the manifest says")
+    print(f"{samples:,} images in {len(shards)} shards: all as the manifest says")
     return {
         "shards": str(folder),
         "samples": samples,
-        "num_shards": len(work),
+        "num_shards": len(shards),
         "problems": 0,
         "seconds": round(seconds, 3),
         "images_per_second": round(samples / seconds, 1),
     }
+
+
+def _check_shards(folder: Path, manifest: Manifest, workers: int) -> list[str]:
+    """List the faults of all shards, in their order, one line each."""
+    work = [
+        (folder, split, number)
+        for split, shards in manifest.splits.items()
+        for number in range(len(shards))
+    ]
+    samples = sum(s.samples for shards in manifest.splits.values() for s in shards)
+    by_shard: dict[int, list[str]] = {}
+    with (
+        tqdm(total=samples, unit=" images", desc="verifying", disable=None) as bar,
+        closing(in_processes(_check, work, workers)) as checks,
+    ):
+        for place, by_shard[place] in checks:
+            _, split, number = work[place]
+            bar.update(manifest.splits[split][number].samples)
+    return [problem for place in sorted(by_shard) for problem in by_shard[place]]
 
 
 def _check(work: tuple[Path, str, int]) -> list[str]:
@@ -132,11 +137,12 @@ def _check_shard(folder: Path, split: ShardSplit, number: int) -> Iterator[str]:
         return
     if hash_file(path) != info.sha256:
         yield f"{info.name}: its SHA-256 is not the manifest's"
-    rows = split.table.filter(pc.field("shard") == number).to_pylist()
+    known = split.table.filter(pc.field("shard") == number).to_pylist()
+    rows = [IndexRow(*(row[name] for name in IndexRow._fields)) for row in known]
     yield from _check_tar(path, info, rows)
 
 
-def _check_tar(path: Path, info: ShardInfo, rows: list[Row]) -> Iterator[str]:
+def _check_tar(path: Path, info: ShardInfo, rows: list[IndexRow]) -> Iterator[str]:
     """Compare the tar's members with the index, the DALI index and the decoder."""
     prepare = Preparer()
     lines = [f"v1.2 {len(rows)}"]
@@ -145,8 +151,8 @@ def _check_tar(path: Path, info: ShardInfo, rows: list[Row]) -> Iterator[str]:
         if len(members) != 3 * len(rows):
             yield f"{info.name}: {len(members)} members for {len(rows)} samples"
         for row in rows:
-            where = f"{info.name}, sample {row['key']}"
-            own = [members.get(f"{row['key']}.{e}") for e in ("jpg", "cls", "json")]
+            where = f"{info.name}, sample {row.key}"
+            own = [members.get(f"{row.key}.{e}") for e in ("jpg", "cls", "json")]
             present = [member for member in own if member is not None]
             if len(present) < 3:
                 yield f"{where}: a member is missing"
@@ -157,10 +163,7 @@ def _check_tar(path: Path, info: ShardInfo, rows: list[Row]) -> Iterator[str]:
             ]
             lines.append(" ".join(parts))
             content = [_read(tar, member) for member in present]
-            if (present[0].offset_data, present[0].size) != (
-                row["offset"],
-                row["size"],
-            ):
+            if (present[0].offset_data, present[0].size) != (row.offset, row.size):
                 yield f"{where}: the index points elsewhere"
             yield from (f"{where}: {fault}" for fault in _check_sample(row, content))
             try:
@@ -168,7 +171,7 @@ def _check_tar(path: Path, info: ShardInfo, rows: list[Row]) -> Iterator[str]:
             except Rejected as reason:
                 yield f"{where}: {reason}"
                 continue
-            if (ready.width, ready.height) != (row["width"], row["height"]):
+            if (ready.width, ready.height) != (row.width, row.height):
                 yield f"{where}: {ready.width}x{ready.height} pixels, not as indexed"
     index = path.with_suffix(".idx")
     if not index.exists() or index.read_bytes() != ("\n".join(lines) + "\n").encode():
@@ -180,13 +183,13 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read() if file is not None else b""
 
 
-def _check_sample(row: Row, content: list[bytes]) -> Iterator[str]:
+def _check_sample(row: IndexRow, content: list[bytes]) -> Iterator[str]:
     jpeg, label, about = content
-    if hashlib.sha256(jpeg).hexdigest() != row["sha256"]:
+    if hashlib.sha256(jpeg).hexdigest() != row.sha256:
         yield "the image's SHA-256 is not the index's"
-    if label != str(row["label"]).encode():
-        yield f"grade {label!r} in the tar, {row['label']} in the index"
-    known = {name: row[name] for name in ("patient", "eye")} | {"grade": row["label"]}
+    if label != str(row.label).encode():
+        yield f"grade {label!r} in the tar, {row.label} in the index"
+    known = {"patient": row.patient, "eye": row.eye, "grade": row.label}
     try:
         listed = json.loads(about)
         listed = {name: listed.get(name) for name in known}

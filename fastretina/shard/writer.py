@@ -1,8 +1,7 @@
 """Write one shard: its tar, its DALI index, and the marker that says it is finished.
 
 A shard's bytes depend on its samples and the options alone, so any process may write
-it, in any order, and again after a kill. Engines (a process pool, Ray) only decide
-where ``write_shard`` runs.
+it, in any order, and again after a kill.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ class IndexRow(NamedTuple):
 
     Attributes:
         key: the sample's name in the shards.
-        shard: number of its shard in the split.
-        offset: of the JPEG's first byte in the tar.
-        size: of the JPEG, in bytes.
+        shard: number of the sample's shard in the split.
+        offset: byte offset of the JPEG in the tar.
+        size: bytes of the JPEG.
         label: the grade, 0 to 4.
-        patient: whose eye it is.
+        patient: name of the patient whose eye it is.
         eye: ``left``, ``right`` or empty.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
         sha256: hex digest of the JPEG's bytes.
     """
 
@@ -79,8 +78,8 @@ class WrittenShard:
 
     Attributes:
         name: the shard's file name.
-        samples: how many are in it.
-        num_bytes: size of the tar.
+        samples: number of samples in the tar.
+        num_bytes: bytes of the tar.
         sha256: hex digest of the tar.
         index_sha256: hex digest of the DALI index beside it.
         grades: number of samples of each grade, 0 to 4.
@@ -110,7 +109,8 @@ def write_shard(task: ShardTask, threads: int = 1) -> WrittenShard:
 
     Args:
         task: the shard.
-        threads: that read and check images; they are written in order.
+        threads: number of threads that read and check images, which are written in
+            order all the same.
 
     Raises:
         OSError: a source can't be read, or the shard can't be written. Nothing is left
@@ -192,7 +192,7 @@ def _as_written(marker: Mapping[str, Any]) -> WrittenShard:
     return WrittenShard(**{**marker, "quarantined": quarantined})
 
 
-def read_rows(task: ShardTask) -> list[IndexRow]:
+def read_index_rows(task: ShardTask) -> list[IndexRow]:
     """A finished shard's rows of the index, in the order in which they were written.
 
     They stay in the marker until then, so that memory does not grow with the set.

@@ -9,16 +9,16 @@ import numpy as np
 
 from bench.data import BenchData, number_of
 from bench.epoch_runner import EpochRunner, LoadedBatch
-from loaders._pil import decode
+from loaders._pil import decode_with_pillow
 
 
 @contextmanager
-def delivering(data: BenchData, fault: str) -> Iterator[EpochRunner]:
+def delivering(data: BenchData, fault: str) -> Iterator[EpochRunner[list[int]]]:
     """The images of a data set by Pillow, with one fault."""
 
-    def epoch(number: int) -> Iterator[LoadedBatch]:
+    def epoch(number: int) -> Iterator[LoadedBatch[list[int]]]:
         for place, file in enumerate(data.files):
-            image = decode(
+            image = decode_with_pillow(
                 file.read_bytes(), (place % 2 == 0, place % 3 == 0), (64, 64)
             )
             numbers = [number_of(file.name)]
@@ -38,4 +38,4 @@ def delivering(data: BenchData, fault: str) -> Iterator[EpochRunner]:
                 numbers = [number_of(data.files[7 - place].name)]
             yield LoadedBatch(images, numbers)
 
-    yield EpochRunner(epoch, "batch", data)
+    yield EpochRunner(epoch, "batch", data, list)

@@ -8,28 +8,29 @@ import signal
 import time
 from multiprocessing import get_context
 
-from bench.gpu.scope import Measurement, Row, Scope, Section
+from bench.gpu.scope import Measurement, Scope, Section
+from bench.gpu.section_rows import Fact
 
 
-def fine() -> list[Row]:
-    return [{"what": "fine", "value": 1}]
+def fine() -> list[Fact]:
+    return [Fact("fine", 1)]
 
 
-def dies() -> list[Row]:
+def dies() -> list[Fact]:
     os.kill(os.getpid(), signal.SIGSEGV)
     return []
 
 
-def raises() -> list[Row]:
+def raises() -> list[Fact]:
     raise RuntimeError("CUDA error: an illegal memory access\nand more lines")
 
 
-def hangs() -> list[Row]:
+def hangs() -> list[Fact]:
     time.sleep(600)
     return []
 
 
-def leaves() -> list[Row]:
+def leaves() -> list[Fact]:
     os._exit(3)
 
 
@@ -44,8 +45,8 @@ def plan_troubled(scope: Scope) -> list[Measurement]:
     ]
 
 
-def method() -> list[Row]:
-    return [{"method": get_context().get_start_method()}]
+def method() -> list[Fact]:
+    return [Fact("method", get_context().get_start_method())]
 
 
 def plan_after(scope: Scope) -> list[Measurement]:
@@ -59,9 +60,9 @@ def plan_badly(scope: Scope) -> list[Measurement]:
 def plan_looking(scope: Scope) -> list[Measurement]:
     """The second finds in the file what the first has measured."""
 
-    def look() -> list[Row]:
+    def look() -> list[Fact]:
         record = json.loads((scope.out / "gpu_check.json").read_text())
-        return [{"what": "seen", "value": record["sections"]["environment"]["rows"]}]
+        return [Fact("seen", record["sections"]["environment"]["rows"])]
 
     return [
         Measurement("first", 0.0, fine),

@@ -33,6 +33,25 @@ def steady(name: str, notes: Path, seconds: float = 0.01) -> Iterator[Steady]:
     yield Steady(name, notes, seconds)
 
 
+OPENING = 0.3  # seconds
+
+
+@contextmanager
+def slow_to_open() -> Iterator[Opened]:
+    time.sleep(OPENING)
+    yield Opened()
+
+
+class Opened:
+    """Has its first batch at once."""
+
+    def check(self) -> str:
+        return "exact"
+
+    def run_round(self, number: int, first_only: bool = False) -> Round:
+        return Round(10, 0.002, 0.001)
+
+
 @contextmanager
 def burning() -> Iterator[Burning]:
     yield Burning()

@@ -22,15 +22,15 @@ from small_runs import make_small, small_network
 
 from bench.gpu import check as gpu_check
 from bench.gpu import corrupt as gpu_corrupt
-from bench.gpu import data as gpu_data
 from bench.gpu import memory as gpu_memory
+from bench.gpu import photographs as gpu_photographs
 from bench.gpu import pixels as gpu_pixels
 from bench.gpu import runs as gpu_runs
 from bench.gpu import speed as gpu_speed
 from bench.gpu import steps as gpu_steps
 from bench.gpu.bounds import judge
+from bench.gpu.markdown import TABLES, render
 from bench.gpu.process import in_own_process
-from bench.gpu.report import TABLES, markdown
 from bench.gpu.scope import (
     FULL,
     QUICK,
@@ -44,7 +44,24 @@ from bench.gpu.scope import (
     SectionResults,
     measure,
 )
+from bench.gpu.section_rows import (
+    DamagedFileRow,
+    DecoderSettingRow,
+    DifferencesRow,
+    Fact,
+    FailedLoaderRow,
+    KindDifference,
+    LoaderMemoryRow,
+    MarkedTestsRow,
+    ParityRow,
+    RareKindsRow,
+    StepRow,
+    ThroughputRow,
+    TrainedRunRow,
+    as_json,
+)
 from fastretina.measure import steps
+from fastretina.measure.rounds import Rate
 from fastretina.nn.device import Compute
 from loaders import available, make_loader, open_split
 
@@ -156,8 +173,8 @@ def test_quick_check_lists_by_name_what_it_could_not_do(quick):
 
 def test_report_has_every_table_and_every_bound(quick):
     text = (quick[0] / "gpu_check.md").read_text()
-    for title, _ in TABLES.values():
-        assert text.count(f"## {title}\n") == 1
+    for table in TABLES.values():
+        assert text.count(f"## {table.title}\n") == 1
     for bound in read_record(quick[0])["bounds"]:
         assert f"| {bound['name']} | {bound['rule']} |" in text
     assert text.partition("## Failed\n")[2].startswith("\nNothing.\n")
@@ -287,7 +304,7 @@ def test_what_no_time_is_left_for_is_listed(scope):
     for name, section in found.items():
         lacking = [one.what for one in section.left_out]
         if name == "environment":  # needed whatever the time
-            assert {row["what"] for row in section.rows} >= {"torch", "cores granted"}
+            assert {row.what for row in section.rows} >= {"torch", "cores granted"}
             assert lacking == ["GPU"]
         else:
             assert lacking == listed[name]
@@ -317,12 +334,15 @@ def test_training_of_an_hour_on_a_cpu_is_left_out(scope):
     events = measure([Section("end_to_end", gpu_runs.plan_end_to_end)], real)
     whys = [event.why for _, event in events]
     assert [why for why in whys if why.startswith("out of time: takes 5125 s,")]
-    assert len(whys) == len(gpu_runs.LOADERS)
+    assert len(whys) == len(gpu_runs.TRAINED_WITH)
+
+
+FAILED = FailedLoaderRow("batch", "b", "E: x", 8, 2)
 
 
 def test_row_with_an_error_counts_as_failed():
     found = SectionResults()
-    found.add(Measured("speed", [{"loader": "a"}, {"loader": "b", "error": "E: x"}]))
+    found.add(Measured("speed", [Fact("a", 1), FAILED]))
     assert found.failures == [Failure("speed", "E: x", [])]
     assert len(found.rows) == 2
 
@@ -349,7 +369,7 @@ def test_process_that_dies_or_hangs_loses_only_one_measurement(scope):
     assert begun == ["first", "dies", "raises", "hangs", "last", "after"]
     assert len(found["troubled"].rows) == 2
     usual = get_context().get_start_method()  # that of a loader's workers, unspoilt
-    assert found["after"].rows == [{"method": usual}]
+    assert found["after"].rows == [Fact("method", usual)]
     assert [(one.what, one.error) for one in found["troubled"].failures] == [
         ("dies", "crash: ended by SIGSEGV"),
         ("raises", "RuntimeError: CUDA error: an illegal memory access"),
@@ -371,78 +391,89 @@ def test_process_that_never_starts_is_not_tried_for_ever(scope):
 
 
 def mixed(fancy=True, load=0.65, mean=0.4, largest=5):
-    return {
-        "decoder": f"mixed, fancy {fancy}, load {load}",
-        "loader": "dali",
-        "device": "cuda:0",
-        "fancy": fancy,
-        "hw_decoder_load": load,
-        "images": 512,
-        "images_exact": 0.0,
-        "values_exact": 0.7,
-        "values_above_2": 0.01,
-        "mean": mean / 2,
-        "worst_mean": mean,
-        "max": largest,
-        "worst_key": "7_left",
-        "batches_by_host": 0,
-    }
+    name = f"mixed, fancy {fancy}, load {load}"
+    setting = DecoderSettingRow(name, "dali", "cuda:0", fancy, load)
+    differences = DifferencesRow(
+        images=512,
+        images_exact=0.0,
+        values_exact=0.7,
+        values_above_2=0.01,
+        mean=mean / 2,
+        worst_mean=mean,
+        max=largest,
+        worst_key="7_left",
+    )
+    return ParityRow(setting, differences, batches_by_host=0)
 
 
 def kinds(fancy=True, mean=0.4, largest=5):
-    each = {"mean": mean, "max": largest, "by_host": False}
-    about = {"decoder": "mixed", "fancy": fancy, "hw_decoder_load": 1.0}
-    return {**about, **dict.fromkeys(gpu_data.ODD_KINDS.values(), each)}
+    each = KindDifference(mean, largest, by_host=False)
+    setting = DecoderSettingRow("mixed", "dali", "cuda:0", fancy, 1.0)
+    every = dict.fromkeys(gpu_photographs.ODD_KINDS.values(), each)
+    return RareKindsRow(setting, every)
 
 
 def step(ms, precision="bf16", layout="channels-last", arch="resnet18", **more):
-    case = steps.Case(arch, 64, 512, precision, layout, "full")._asdict()
-    times = {
-        "ms": ms,
-        "fastest_ms": ms,
-        "slowest_ms": ms,
-        "images_per_second": 64e3 / ms,
-    }
-    return {**case, **times, "peak_bytes": 2**33, "warmup_seconds": 3.0, **more}
+    case = steps.Case(arch, 64, 512, precision, layout, "full")
+    return StepRow(
+        case=case._replace(**more),
+        ms=ms,
+        fastest_ms=ms,
+        slowest_ms=ms,
+        steps=20,
+        images_per_second=64e3 / ms,
+        peak_bytes=2**33,
+        warmup_seconds=3.0,
+        tf32_convolutions=True,
+        tf32_products=False,
+    )
 
 
 def trained(share, loader="dali", device="cuda:0"):
-    return {
-        "loader": loader,
-        "device": device,
-        "precision": "bf16",
-        "batch_size": 64,
-        "steps": 400,
-        "images_per_second": 1900.0,
-        "wait_fraction": 0.05,
-        "steady_images_per_second": 2000.0,
-        "steady_wait_fraction": share,
-        "torch_peak_bytes": 2**33,
-        "largest_bytes": 2**34,
-    }
+    return TrainedRunRow(
+        loader=loader,
+        device=device,
+        precision="bf16",
+        batch_size=64,
+        steps=400,
+        images_per_second=1900.0,
+        wait_fraction=0.05,
+        steady_steps=200,
+        steady_images_per_second=2000.0,
+        steady_wait_fraction=share,
+        first_epoch_wait_seconds=1.0,
+        torch_peak_bytes=2**33,
+        largest_bytes=2**34,
+    )
 
 
 def damaged(rest=True, following=True):
-    return {
-        "file": "garbage",
-        "loader": "dali on cuda:0",
-        "outcome": "SampleError that names it",
-        "skipped": 1,
-        "rest": "23 of 23",
-        "rest_good": rest,
-        "next_epoch": "24 of 24",
-        "next_epoch_good": following,
-    }
+    return DamagedFileRow(
+        file="garbage",
+        loader="dali on cuda:0",
+        outcome="SampleError that names it",
+        skipped=1,
+        rest="23 of 23",
+        rest_mean=0.1,
+        rest_max=2,
+        rest_good=rest,
+        next_epoch="24 of 24",
+        next_epoch_good=following,
+        batches_by_host=1,
+    )
 
 
 def counted(passed=9, failed=0, timed_out=False):
-    return {
-        "passed": passed,
-        "failed": failed,
-        "skipped": 1,
-        "timed_out": timed_out,
-        "failures": ["FAILED tests/test_gpu.py::test_a"] * failed,
-    }
+    path = "tests/loaders/test_loaders_on_gpu.py"
+    return MarkedTestsRow(
+        passed=passed,
+        failed=failed,
+        skipped=1,
+        timed_out=timed_out,
+        limit_seconds=150.0,
+        failures=[f"FAILED {path}::test_a"] * failed,
+        last_lines=[],
+    )
 
 
 def results(**sections):
@@ -513,7 +544,7 @@ def test_bound_is_judged(bound, section, rows, state):
 
 
 def test_row_that_failed_is_not_judged():
-    assert states(parity=[{"error": "E: x"}])["mixed, fancy on"] == "not measured"
+    assert states(parity=[FAILED])["mixed, fancy on"] == "not measured"
 
 
 def test_broken_bound_names_what_breaks_it():
@@ -535,23 +566,17 @@ def test_broken_bound_makes_the_command_fail(staged, monkeypatch):
 def test_report_of_a_gpu_machine_has_its_numbers():
     speed = gpu_speed.TimedEpochs()
     speed.add(6400, 0.5)
-    timed = {"line": "ready", "loader": "dali, load 1", **speed.row([25600.0])}
-    took = {"before_bytes": 2**29, "largest_bytes": 2**31, "after_bytes": 2**30}
-    text = markdown(
+    share = speed.share_of([25600.0])
+    timed = ("ready", "dali, load 1", speed.rate, speed.images, 25600.0, share)
+    worst = kinds()._replace(kinds={"CMYK": KindDifference(9.0, 99, by_host=True)})
+    text = render(
         results(
-            environment=[{"what": "GPU", "value": "NVIDIA | X"}],
+            environment=[Fact("GPU", "NVIDIA | X")],
             parity=[mixed()],
-            rare_kinds=[{**kinds(), "CMYK": {"mean": 9.0, "max": 99, "by_host": True}}],
+            rare_kinds=[worst],
             corrupt=[damaged()],
-            throughput=[{**timed, "batch_size": 64, "cores": 16}],
-            memory=[
-                {
-                    **took,
-                    "loader": "dali",
-                    "taken_bytes": 2**31 - 2**29,
-                    "torch_peak_bytes": 0,
-                }
-            ],
+            throughput=[ThroughputRow(*timed, batch_size=64, cores=16), FAILED],
+            memory=[LoaderMemoryRow("dali", 2**29, 2**31, 2**30, 2**31 - 2**29, 0)],
             steps=[FAST, SLOW],
             end_to_end=[trained(0.011)],
             tests=[counted(failed=1)],
@@ -568,38 +593,129 @@ def test_report_of_a_gpu_machine_has_its_numbers():
         "| dali | 0.50 | 2.00 | 1.50 | 1.00 | 0.00 |",
         "| bf16 | channels-last | plain | 30.00 | 30.00 | 30.00 | 2,133.3 | 8.00 |",
         "| 2,000.0 | 1.10% | 8.00 | 16.00 |",
-        "| 9 | 1 | 1 | no | FAILED tests/test_gpu.py::test_a |",
+        "| 9 | 1 | 1 | no | FAILED tests/loaders/test_loaders_on_gpu.py::test_a |",
         ">= 1.8x float32 NCHW, full phase, eager | 2.00x | held |",
     ):
         assert cells in text, cells
 
 
+ABOUT_MIXED = {
+    "decoder": "mixed, fancy True, load 0.65",
+    "loader": "dali",
+    "device": "cuda:0",
+    "fancy": True,
+    "hw_decoder_load": 0.65,
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "values"),
+    [
+        (Fact("torch", "2.9"), {"what": "torch", "value": "2.9"}),
+        (
+            mixed(),
+            {
+                **ABOUT_MIXED,
+                "images": 512,
+                "images_exact": 0.0,
+                "values_exact": 0.7,
+                "values_above_2": 0.01,
+                "mean": 0.2,
+                "worst_mean": 0.4,
+                "max": 5,
+                "worst_key": "7_left",
+                "batches_by_host": 0,
+            },
+        ),
+        (
+            RareKindsRow(mixed().setting, {"4:4:4": KindDifference(0.1, 2, True)}),
+            {**ABOUT_MIXED, "4:4:4": {"mean": 0.1, "max": 2, "by_host": True}},
+        ),
+        (
+            ThroughputRow("ready", "pil", Rate(9.0, 8.0, 9.5, 3), 24, 18.0, 0.5, 8, 2),
+            {
+                "line": "ready",
+                "loader": "pil",
+                "images_per_second": 9.0,
+                "slowest": 8.0,
+                "fastest": 9.5,
+                "rounds": 3,
+                "images_per_round": 24,
+                "ceiling_images_per_second": 18.0,
+                "share_of_ceiling": 0.5,
+                "batch_size": 8,
+                "cores": 2,
+            },
+        ),
+        (
+            FAILED,
+            {
+                "line": "batch",
+                "loader": "b",
+                "error": "E: x",
+                "batch_size": 8,
+                "cores": 2,
+            },
+        ),
+        (
+            step(30.0),
+            {
+                "arch": "resnet18",
+                "batch": 64,
+                "pixels": 512,
+                "precision": "bf16",
+                "layout": "channels-last",
+                "phase": "full",
+                "compiled": False,
+                "strong": False,
+                "ms": 30.0,
+                "fastest_ms": 30.0,
+                "slowest_ms": 30.0,
+                "steps": 20,
+                "images_per_second": 64e3 / 30,
+                "peak_bytes": 2**33,
+                "warmup_seconds": 3.0,
+                "tf32_convolutions": True,
+                "tf32_products": False,
+            },
+        ),
+        (counted(failed=1), counted(failed=1)._asdict()),
+    ],
+)
+def test_json_of_a_row_is_flat(row, values):
+    found = as_json(row)
+    assert found == values
+    assert list(found) == list(values)
+    json.dumps(found)
+
+
 # ------------------------------------------------------------------- what is measured
 
 
-def test_gap_counts_values_and_names_the_worst():
-    gap = gpu_pixels.PixelDifferences()
+def test_differences_count_values_and_name_the_worst():
+    differences = gpu_pixels.PixelDifferences()
     zeros = torch.zeros(2, 2, 3, dtype=torch.uint8)
-    gap.add("same", zeros, zeros)
-    gap.add("off", torch.full_like(zeros, 1), zeros)
+    differences.add("same", zeros, zeros)
+    differences.add("off", torch.full_like(zeros, 1), zeros)
     far = zeros.clone()
     far[0, 0] = torch.tensor([3, 255, 2])
-    gap.add("far", zeros, far)
-    assert gap.row == {
-        "images": 3,
-        "images_exact": 1 / 3,
-        "values_exact": 21 / 36,
-        "values_above_2": 2 / 36,
-        "mean": (12 + 260) / 36,
-        "worst_mean": 260 / 12,
-        "max": 255,
-        "worst_key": "far",
-    }
+    differences.add("far", zeros, far)
+    assert differences.row == DifferencesRow(
+        images=3,
+        images_exact=1 / 3,
+        values_exact=21 / 36,
+        values_above_2=2 / 36,
+        mean=(12 + 260) / 36,
+        worst_mean=260 / 12,
+        max=255,
+        worst_key="far",
+    )
 
 
 def test_mixed_is_tried_with_every_load_and_upsampling(scope):
     on_gpu = replace(scope, device="cuda:0")
-    found = [decoder for decoder, lacks in gpu_pixels.decoders(on_gpu) if not lacks]
+    settings = gpu_pixels.decoder_settings(on_gpu)
+    found = [setting for setting, lacks in settings if not lacks]
     tried = {(one.fancy, one.load) for one in found if one.loader == "dali"}
     assert tried == (
         {(f, n) for f in (True, False) for n in (0, 0.65, 1)} if DALI else set()
@@ -608,19 +724,20 @@ def test_mixed_is_tried_with_every_load_and_upsampling(scope):
 
 
 def test_parity_sees_another_pixel(scope):
-    turbo = gpu_pixels.Decoder("turbo", "cpu")
-    with gpu_data.usual_size(scope.shards, 16) as split:
+    turbo = gpu_pixels.DecoderSetting("turbo", "cpu")
+    with gpu_photographs.usual_size(scope.shards, 16) as split:
         wanted = list(gpu_pixels.pillow(split, 8))
         key = split.key(int(split.rows[13]))
     wanted[13] = wanted[13].clone()
     wanted[13][5, 7, 2] ^= 64
     (row,) = gpu_pixels._compare_photographs(scope, turbo, lambda: wanted)
-    assert (row["max"], row["worst_key"], row["images_exact"]) == (64, key, 15 / 16)
+    found = row.differences
+    assert (found.max, found.worst_key, found.images_exact) == (64, key, 15 / 16)
 
 
 def test_long_epoch_repeats_the_photographs(shards, tmp_path):
     with redirect_stdout(io.StringIO()):
-        folder = gpu_data.long_epoch(shards, tmp_path, 90, 5)
+        folder = gpu_photographs.long_epoch(shards, tmp_path, 90, 5)
     with open_split(folder, "train") as split, open_split(shards, "train") as own:
         counts = {}
         for row in split.rows:
@@ -643,7 +760,7 @@ def test_photographs_of_another_size_are_left_out(make_course, tmp_path):
     with redirect_stdout(io.StringIO()):
         options = gpu_check.Options(out=tmp_path / "out", data=course, quick=True)
         scope = gpu_check.prepare(options, "cpu", 0.0)
-    with gpu_data.usual_size(scope.shards) as split:
+    with gpu_photographs.usual_size(scope.shards) as split:
         assert len(split) == 8
         assert split.dimensions == ((64, 64),)
     with open_split(scope.long, "train") as split:
@@ -651,12 +768,12 @@ def test_photographs_of_another_size_are_left_out(make_course, tmp_path):
 
 
 def test_rare_kinds_are_what_they_are_called(shards):
-    with gpu_data.usual_size(shards, 1) as split:
+    with gpu_photographs.usual_size(shards, 1) as split:
         jpeg = io.BytesIO(split.read(int(split.rows[0])))
     picture = Image.open(jpeg).convert("RGB")
     made = {
-        kind: Image.open(io.BytesIO(gpu_data.encoded(picture, kind)))
-        for kind in gpu_data.ODD_KINDS.values()
+        kind: Image.open(io.BytesIO(gpu_photographs.encoded(picture, kind)))
+        for kind in gpu_photographs.ODD_KINDS.values()
     }
     sampling = {kind: JpegImagePlugin.get_sampling(made[kind]) for kind in made}
     assert (sampling["4:4:4"], sampling["4:2:2"]) == (0, 1)
@@ -672,19 +789,19 @@ SILENT = "64 bytes zeroed mid-stream"
 @pytest.mark.parametrize("damage", [d for d in gpu_corrupt.DAMAGES if d != SILENT])
 def test_damaged_file_is_named_and_the_rest_is_whole(scope, damage):
     row = gpu_corrupt.try_damage(scope, "turbo", damage)
-    assert row["outcome"].startswith("SampleError that names it: ")
-    assert (row["skipped"], row["rest"], row["rest_good"]) == (1, "23 of 23", True)
-    assert (row["next_epoch"], row["next_epoch_good"]) == ("24 of 24", True)
+    assert row.outcome.startswith("SampleError that names it: ")
+    assert (row.skipped, row.rest, row.rest_good) == (1, "23 of 23", True)
+    assert (row.next_epoch, row.next_epoch_good) == ("24 of 24", True)
 
 
 @needs_dali
 def test_damaged_file_that_decodes_silently_is_reported(scope):
     row = gpu_corrupt.try_damage(scope, "dali", SILENT)
-    assert re.match(r"decodes silently, [1-9]\d*\.\d\d from the undam", row["outcome"])
-    assert (row["skipped"], row["rest_good"]) == (0, True)
+    assert re.match(r"decodes silently, [1-9]\d*\.\d\d from the undam", row.outcome)
+    assert (row.skipped, row.rest_good) == (0, True)
     row = gpu_corrupt.try_damage(scope, "dali", "garbage")
-    assert row["outcome"].startswith("SampleError that names it: ")
-    assert row["batches_by_host"] == 1
+    assert row.outcome.startswith("SampleError that names it: ")
+    assert row.batches_by_host == 1
 
 
 class Careless:
@@ -693,6 +810,7 @@ class Careless:
     def __init__(self, loader):
         self._loader = loader
         self.skipped = loader.skipped
+        self.decoded_again = loader.decoded_again
 
     def __enter__(self):
         return self
@@ -715,8 +833,8 @@ def test_rest_that_is_not_whole_is_seen(scope, monkeypatch):
 
     monkeypatch.setattr(gpu_corrupt, "make_loader", careless)
     row = gpu_corrupt.try_damage(scope, "turbo", "garbage")
-    assert (row["rest"], row["rest_good"]) == ("22 of 23", False)
-    assert (row["next_epoch"], row["next_epoch_good"]) == ("24 of 24", False)
+    assert (row.rest, row.rest_good) == ("22 of 23", False)
+    assert (row.next_epoch, row.next_epoch_good) == ("24 of 24", False)
 
 
 def test_loader_that_fails_leaves_the_others_times(scope, monkeypatch):
@@ -728,9 +846,9 @@ def test_loader_that_fails_leaves_the_others_times(scope, monkeypatch):
     monkeypatch.setattr(gpu_speed, "make_loader", fails)
     group = [gpu_speed.Candidate("pil"), gpu_speed.Candidate("turbo")]
     bad, good = gpu_speed._rounds(scope, "batch", group)
-    assert bad["error"] == "RuntimeError: no such thing"
-    assert (good["rounds"], good["images_per_round"]) == (3, 37)
-    assert good["slowest"] <= good["images_per_second"] <= good["fastest"]
+    assert bad.error == "RuntimeError: no such thing"
+    assert (good.rate.rounds, good.images_per_round) == (3, 37)
+    assert good.rate.slowest <= good.rate.images_per_second <= good.rate.fastest
 
 
 def test_dali_is_timed_at_other_loads_on_a_gpu_only(scope):
@@ -773,6 +891,14 @@ def test_step_trains_what_it_says(monkeypatch, phase, layout, strong):
     assert seen[0].shape == (2, 3, 64, 64)
     assert seen[0].is_contiguous(memory_format=format)
     assert network.conv2.weight.is_contiguous(memory_format=format)
+
+
+def test_step_lets_cudnn_choose_its_convolutions_as_the_trainer_does(monkeypatch):
+    monkeypatch.setattr("torchvision.models.resnet18", small_network)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    case = steps.Case("resnet18", 2, 64, "fp32", "NCHW", "full")
+    steps.make_step(case, Compute(torch.device("cpu"), None))
+    assert torch.backends.cudnn.benchmark
 
 
 def test_all_steps_of_the_issue_are_planned(scope):
@@ -823,28 +949,22 @@ def checkout(tmp_path):
 
 def test_gpu_tests_are_counted(checkout):
     row = gpu_runs.run_tests(checkout(CHECKOUT), 60)
-    assert [row[kind] for kind in ("passed", "failed", "skipped")] == [1, 1, 1]
-    assert row["failures"] == [
+    assert (row.passed, row.failed, row.skipped) == (1, 1, 1)
+    assert row.failures == [
         "FAILED tests/test_some.py::test_bad - AssertionError: wrong pixels"
     ]
-    assert not row["timed_out"]
-    assert "wrong pixels" in "\n".join(row["last_lines"])
+    assert not row.timed_out
+    assert "wrong pixels" in "\n".join(row.last_lines)
 
 
 def test_gpu_tests_that_hang_are_ended(checkout):
     text = CHECKOUT.replace('assert 0, "wrong pixels"', "time.sleep(600)")
     begun = time.monotonic()
     row = gpu_runs.run_tests(checkout(text), 3)
-    assert row["timed_out"]
+    assert row.timed_out
     assert time.monotonic() - begun < 30
 
 
 def test_gpu_tests_that_cannot_run_are_an_error(checkout):
     with pytest.raises(RuntimeError, match="pytest ends with 2"):
         gpu_runs.run_tests(checkout("import nothing_of_that_name"), 60)
-
-
-def test_gpu_tests_are_left_out_of_an_installed_package(scope, monkeypatch, tmp_path):
-    monkeypatch.setattr(gpu_runs, "ROOT", tmp_path)
-    (one,) = gpu_runs.plan_tests(replace(scope, device="cuda:0"))
-    assert one.lacks.startswith("no tests in ")

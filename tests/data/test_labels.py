@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fastretina.data.keys import assign_keys
 from fastretina.data.labels import HoldOut, Sample, read_table
-from fastretina.data.layouts import LAYOUTS
+from fastretina.data.layout_names import LAYOUTS
 from loaders.course import (
     COURSE_FILES,
     GRADE_WORDS,

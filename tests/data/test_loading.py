@@ -145,7 +145,7 @@ def test_doctors_choice_is_for_auto_on_that_device_alone(
 ):
     assert choose_loader("turbo", "cpu", fallback=True) == "turbo"
     assert choose_loader("auto", "mps", fallback=True) == "turbo"
-    assert choose_loader("auto", "cpu", fallback=True, speaks=False) == "pil"
+    assert choose_loader("auto", "cpu", fallback=True, verbose=False) == "pil"
     assert capsys.readouterr().err == ""
 
 
@@ -204,7 +204,7 @@ def test_balance_with_a_loader_that_cannot_is_wrong_usage(trains: Trains, name: 
     assert f"--balance must be 0 with --loader {name}" in outcome.complaint
 
 
-def test_order_of_planned_loaders_is_one():
+def test_loaders_of_the_common_order_have_one():
     def order(name: str, ranks: Ranks) -> str:
         return Loading(name, LoadingOptions(), "cpu", ranks).order
 
@@ -581,13 +581,13 @@ def test_bad_image_is_skipped_named_and_counted(
 def test_skipping_ends_in_the_same_weights_under_any_loader(
     trains: Trains, damaged: Path
 ):
-    planned = [name for name in available() if not LOADERS[name].own_order]
+    common_order = [name for name in available() if not LOADERS[name].own_order]
     flags = ("--on-corrupt", "skip", "--recipe", "seed", "--workers", 1)
     found = {
         name: trains(name, "--loader", name, *flags, data=damaged).json[
             "weights_sha256"
         ]
-        for name in planned
+        for name in common_order
     }
     assert len(found) >= 2
     assert len(set(found.values())) == 1

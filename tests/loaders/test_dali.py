@@ -118,6 +118,18 @@ def test_batch_that_only_dali_fails_on_comes_whole(shards: Path, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_error_of_our_own_is_not_taken_for_dalis(shards: Path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(DaliLoader, "_finish", fails)
+    config = LoaderConfig(batch_size=8, workers=2)
+    with DaliLoader(open_split(shards, "train"), config) as loader:
+        with pytest.raises(RuntimeError, match="a bug of ours"):
+            next(loader.epoch(0))
+        assert loader.decoded_again == 0
+
+
 def test_pipeline_serves_one_epoch_after_the_other(shards: Path):
     config = LoaderConfig(batch_size=8, workers=2, **AUGMENTED)
     with DaliLoader(open_split(shards, "train"), config) as loader:

@@ -22,14 +22,14 @@ import torch
 from PIL import Image
 
 from loaders import LOADERS, LoaderConfig, _epoch, available, make_loader, open_split
-from loaders._pil import FolderSource, RetinopathyDataset
 from loaders.errors import LoaderError, SampleError, ShardError
+from loaders.folder import FolderSource, RetinopathyDataset
 from loaders.order import EpochOrder, flips
 
 # Processes for pil, where 0 is none; threads for turbo. Later loaders join by name.
 WORKERS = {"pil": (0, 2), "turbo": (1, 2), "webdataset": (1, 3)}
 VARIANTS = [(name, n) for name in available() for n in WORKERS.get(name, (2,))]
-PLANNED = [variant for variant in VARIANTS if not LOADERS[variant[0]].own_order]
+COMMON_ORDER = [variant for variant in VARIANTS if not LOADERS[variant[0]].own_order]
 
 # Loaders that start processes per epoch are tried for fewer of them.
 pytestmark = [
@@ -43,11 +43,11 @@ AUGMENTED = {"shuffle": True, "hflip": 0.4, "vflip": 0.5}
 
 
 def pytest_generate_tests(metafunc):
-    """Every loader; those of an order of their own not where a test is ``planned``."""
+    """Every loader; no own order where a test is ``common_order``."""
     if "variant" not in metafunc.fixturenames:
         return
-    planned = metafunc.definition.get_closest_marker("planned")
-    variants = PLANNED if planned else VARIANTS
+    common = metafunc.definition.get_closest_marker("common_order")
+    variants = COMMON_ORDER if common else VARIANTS
     names = [f"{name}-{workers}" for name, workers in variants]
     if "source" not in metafunc.fixturenames:
         metafunc.parametrize("variant", variants, ids=names)
@@ -56,12 +56,12 @@ def pytest_generate_tests(metafunc):
         pytest.param(variant, kind, id=f"{name}-{kind}")
         for variant, name in zip(variants, names, strict=True)
         for kind in ("shards", "folder")
-        if kind == "shards" or variant in PLANNED
+        if kind == "shards" or variant in COMMON_ORDER
     ]
     metafunc.parametrize(("variant", "kind"), both)
 
 
-planned = pytest.mark.planned
+common_order = pytest.mark.common_order
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_epoch_visits_every_index_once(make, source, shuffle):
     assert (rows == list(range(TRAIN))) is not shuffle
 
 
-@planned
+@common_order
 def test_order_is_that_of_order_py(make, source):
     rows = flat(make(source, seed=4, shuffle=True, window=2).epoch(3))
     order = EpochOrder(sizes=source.shard_sizes, seed=4, epoch=3, window=2)
@@ -204,7 +204,7 @@ def test_no_samples_make_no_batches(make, shards, shuffle):
     assert list(loader.epoch(0)) == []
 
 
-@planned
+@common_order
 def test_no_samples_make_no_balanced_batches(make, shards):
     nothing = open_split(shards, "train").select(np.empty(0, np.int64))
     assert list(make(nothing, shuffle=True, balance=1.0).epoch(0)) == []
@@ -280,7 +280,7 @@ def test_first_batch_continues_the_very_sequence(make, drop_last):
     check_every_first_batch(make(batch_size=11, drop_last=drop_last, **AUGMENTED))
 
 
-@planned
+@common_order
 def test_first_batch_continues_a_balanced_sequence(make):
     check_every_first_batch(make(batch_size=11, balance=0.7, **AUGMENTED))
 
@@ -298,7 +298,7 @@ def test_negative_place_is_refused_where_it_is_given(make, number, first):
         loader.epoch(number, first)
 
 
-@planned
+@common_order
 def test_balance_repeats_and_draws_rare_grades_more_often(make):
     loader = make(balance=1.0, **AUGMENTED)
     first = collect(loader.epoch(0))
@@ -311,7 +311,7 @@ def test_balance_repeats_and_draws_rare_grades_more_often(make):
     assert flat(collect(loader.epoch(1))) != rows
 
 
-@planned
+@common_order
 def test_balanced_images_are_flipped_by_their_place_in_the_epoch(make):
     plain = {}
     for images, _, index in make().epoch(0):
@@ -327,7 +327,7 @@ def test_balanced_images_are_flipped_by_their_place_in_the_epoch(make):
     assert place == TRAIN
 
 
-@planned
+@common_order
 def test_balance_decay_lets_go_of_balance(make):
     loader = make(balance=1.0, balance_decay=0.0, shuffle=True)
     zeros = [
@@ -337,7 +337,7 @@ def test_balance_decay_lets_go_of_balance(make):
     assert zeros[0] < TRAIN / 2 < zeros[1]
 
 
-@planned
+@common_order
 def test_sample_drawn_twice_is_not_flipped_the_same_each_time(make, shards):
     few = open_split(shards, "train").select(np.array([0, 1, 2, 15]))
     looks = {}
@@ -374,7 +374,7 @@ def test_global_seed_changes_nothing(make):
 # ----------------------------------------------------------------------------- ranks
 
 
-@planned
+@common_order
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("batch_size", [6, 12])
 def test_ranks_together_make_the_batches_of_one(make, batch_size, drop_last):
@@ -413,7 +413,7 @@ def test_rank_without_a_sample_still_gets_its_batch(make):
     assert sorted(lengths) == [0, 0, 1]
 
 
-@planned
+@common_order
 def test_ranks_draw_one_balanced_epoch_between_them(make):
     options = {"batch_size": 6, "balance": 0.5, **AUGMENTED}
     whole = collect(make(**options).epoch(0))
@@ -724,7 +724,7 @@ def test_damaged_image_names_shard_and_sample(make, damaged):
     assert next(batches, None) is None
 
 
-@planned
+@common_order
 def test_rubbish_then_good_sample(make, shards, damaged):
     wanted = collect(make(shards).epoch(0))
     loader = make(damaged)
@@ -750,7 +750,7 @@ def test_skipped_image_leaves_its_batch_shorter(make, damaged, batch_size):
     assert loader.skipped[0].shard == str(damaged / "train-000001.tar")
 
 
-@planned
+@common_order
 def test_skipped_image_changes_no_other(make, shards, damaged):
     wanted = collect(make(shards, **AUGMENTED).epoch(0))
     found = collect(make(damaged, on_corrupt="skip", **AUGMENTED).epoch(0))
@@ -834,7 +834,7 @@ def test_failed_epoch_leaves_no_workers(make, damaged):
     assert caught.value.key
 
 
-@planned
+@common_order
 def test_damaged_image_of_a_rank_is_only_that_ranks(make, damaged):
     options = {"batch_size": 8, "world_size": 2}
     collect(make(damaged, rank=1, **options).epoch(0))  # rows 20 to 23 of that batch
@@ -842,7 +842,7 @@ def test_damaged_image_of_a_rank_is_only_that_ranks(make, damaged):
         collect(make(damaged, rank=0, **options).epoch(0))
 
 
-@planned
+@common_order
 @pytest.mark.parametrize("length", [0, 400, 1500])  # nothing, half a header, half
 def test_damaged_file_of_a_folder_is_named(make, make_course, tmp_path, length):
     course = make_course(tmp_path / "course", train=9, test=2)
@@ -854,7 +854,7 @@ def test_damaged_file_of_a_folder_is_named(make, make_course, tmp_path, length):
     assert (caught.value.shard, caught.value.key) == (str(path), "12_left")
 
 
-@planned
+@common_order
 def test_file_gone_from_a_folder_is_named(make, make_course, tmp_path):
     course = make_course(tmp_path / "course", train=9, test=2)
     source = FolderSource(RetinopathyDataset(course / "data", "train"))
@@ -887,7 +887,7 @@ class Broken:
         return self._source.read(row)
 
 
-@planned
+@common_order
 @pytest.mark.timeout(20)
 def test_unforeseen_failure_is_raised_and_not_waited_for(make, shards):
     loader = make(Broken(open_split(shards, "train")))

@@ -15,7 +15,7 @@ from PIL import Image
 from fastretina.nn.augment import MEAN, STD, normalise
 from fastretina.shard import command as shard
 from loaders import LOADERS, LoaderConfig, available, make_loader, open_split
-from loaders._pil import FolderSource, RetinopathyDataset
+from loaders.folder import FolderSource, RetinopathyDataset
 from loaders.order import flips
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -42,7 +42,7 @@ ROUNDING = (2, 0.05)  # measured on 1,083 photographs: 2, and 0.042 for the wors
 DALIS, DALIS_INSIDE = (32, 0.5), 1
 NAMES = available()
 CC0 = Path(__file__).parents[2] / "fastretina" / "demo" / "assets" / "retina_cc0.jpg"
-PLANNED = [name for name in NAMES if not LOADERS[name].own_order]
+COMMON_ORDER = [name for name in NAMES if not LOADERS[name].own_order]
 
 
 def resize_tolerance(name, side):
@@ -114,13 +114,13 @@ def test_shards_equal_the_plain_dataset(name, workers, split, shards, course):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", PLANNED)
+@pytest.mark.parametrize("name", COMMON_ORDER)
 def test_folder_equals_the_plain_dataset(name, workers, course):
     dataset = RetinopathyDataset(course / "data", "train")
     compare(name, FolderSource(dataset), dataset, workers=workers)
 
 
-@pytest.mark.parametrize("name", PLANNED)
+@pytest.mark.parametrize("name", COMMON_ORDER)
 def test_batches_are_bit_identical_to_pils(name, shards):
     """With everything on that changes order or pixels, over several epochs."""
     config = LoaderConfig(batch_size=8, balance=0.5, workers=2, window=2, **AUGMENTED)
@@ -196,7 +196,7 @@ def test_photographs_equal_the_plain_dataset(split, retina):
         pool = opened.enter_context(ThreadPoolExecutor(2))
         made = {
             name: opened.enter_context(make_loader(name, source, split, config))
-            for name in PLANNED
+            for name in COMMON_ORDER
         }
         assert {"pil", "turbo"} <= set(made)
         epochs = [loader.epoch(0) for loader in made.values()]
@@ -213,7 +213,7 @@ def test_photographs_equal_the_plain_dataset(split, retina):
     assert sorted(seen) == list(range(len(source)))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in PLANNED])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in COMMON_ORDER])
 def test_photographs_are_the_same_in_another_order(name, retina):
     config = LoaderConfig(batch_size=16, workers=2, **AUGMENTED)
     with (
@@ -298,7 +298,7 @@ def write_lists(root, train, test):
 
 
 @pytest.mark.parametrize(
-    ("name", "side"), [*product(PLANNED, [*EXACT_SIDES, *OTHER_SIDES, 512])]
+    ("name", "side"), [*product(COMMON_ORDER, [*EXACT_SIDES, *OTHER_SIDES, 512])]
 )
 def test_resized_batches_equal_pillows(name, side, smooth):
     dataset = RetinopathyDataset(smooth / "data", "train")
@@ -360,7 +360,7 @@ def test_odd_kinds_are_what_they_say(odd):
 
 
 @pytest.mark.parametrize("size", [None, 48])
-@pytest.mark.parametrize("name", PLANNED)
+@pytest.mark.parametrize("name", COMMON_ORDER)
 def test_odd_shards_are_the_same_in_every_loader(name, odd_shards, size):
     if size and name == "dali":
         pytest.skip("DALI resizes the border otherwise: tested above, with its bounds")
@@ -393,7 +393,7 @@ def test_rotated_image_is_upright_in_shards(odd, odd_shards):
     assert differ(batch.images[place], np.asarray(upright))[1] < 2  # encoded again
 
 
-@pytest.mark.parametrize("name", PLANNED)
+@pytest.mark.parametrize("name", COMMON_ORDER)
 def test_odd_folder_equals_the_plain_dataset(name, odd, tmp_path):
     """A folder is read as the report's Dataset reads it: nothing is turned upright."""
     write_lists(tmp_path, list(KINDS), ["9_right"])

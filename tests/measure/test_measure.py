@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastretina.measure import ceilings, machine, page_cache, rounds, usage
+from fastretina.measure.steps import Case, synthetic
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 
@@ -38,6 +40,17 @@ def test_decode_only_decodes_every_image(threads, monkeypatch):
     speed = ceilings.decode_only(images, threads)
     assert sorted(decoded) == [(48, 48, 3)] * 3 + [(64, 64, 3)] * 4
     assert speed >= len(images) / (time.perf_counter() - begun)
+
+
+@pytest.mark.parametrize(("shape", "sides"), [(None, (16, 16)), ((8, 24), (8, 24))])
+def test_synthetic_batch_is_noise_of_the_shape_asked_for(shape, sides):
+    case = Case("resnet18", 7, 16, "fp32", "channels-last", "full")
+    images, labels, index = synthetic(case, torch.device("cpu"), shape)
+    assert images.shape == (7, *sides, 3)
+    assert images.dtype == torch.uint8
+    assert images.float().std() > 60
+    assert labels.tolist() == [0, 1, 2, 3, 4, 0, 1]
+    assert index.tolist() == list(range(7))
 
 
 def test_memory_copy_counts_every_byte(monkeypatch):

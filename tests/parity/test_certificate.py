@@ -37,7 +37,7 @@ from fastretina.parity.equivalence import (
     kappas,
     verdict,
 )
-from fastretina.parity.reference import Reference
+from fastretina.parity.reference import PilReference
 from fastretina.shard import command as shard
 from fastretina.train import command as train
 from loaders import Batch, Decoding, available, open_split
@@ -91,7 +91,9 @@ def test_every_loader_is_exact(
     name: str, course: Path, shards: Path, certifies: Certifies
 ):
     outcome = certifies(course, shards, "--loader", name)
-    assert (outcome.code, outcome.err) == (0, [])
+    notes = ["note: DALI decodes on the CPU, as the device is cpu"]
+    assert outcome.err == (notes if name.startswith("dali") else [])
+    assert outcome.code == 0
     found = summary(outcome)
     assert found["exact"] is True
     assert found["loader"] == name
@@ -492,6 +494,35 @@ def test_wrong_label_from_the_loader(
     assert faults(outcome) == {"wrong label": [key_of(shards)]}
 
 
+@pytest.fixture
+def damaged(shards: Path, tmp_path: Path) -> Path:
+    """The shards with 200 bytes of one image lost."""
+    folder = Path(shutil.copytree(shards, tmp_path / "damaged"))
+    row = pq.read_table(folder / "train.parquet").slice(ROW, 1).to_pylist()[0]
+    with (folder / f"train-{row['shard']:06d}.tar").open("r+b") as tar:
+        tar.seek(row["offset"])
+        tar.write(bytes(200))
+    return folder
+
+
+def test_image_that_cant_be_decoded_ends_it(
+    course: Path, damaged: Path, certifies: Certifies
+):
+    outcome = certifies(course, damaged)
+    assert (outcome.code, len(outcome.err), outcome.out) == (1, 1, [])
+    assert f"sample {key_of(damaged)}: " in outcome.complaint
+
+
+def test_skipped_image_is_named_and_lost(
+    course: Path, damaged: Path, certifies: Certifies
+):
+    outcome = certifies(course, damaged, "--on-corrupt", "skip")
+    assert faults(outcome) == {"lost sample": [key_of(damaged)]}
+    skipped, _ = outcome.err
+    assert skipped.startswith("skipped: ")
+    assert f"sample {key_of(damaged)}: " in skipped
+
+
 def without(batch: Batch, row: int = ROW) -> Batch:
     kept = batch.index != row
     return Batch(*(part[kept] for part in batch))
@@ -604,7 +635,7 @@ def test_reference_turns_as_pillow_does(orientation: int, tmp_path: Path):
     image.save(path, exif=exif)
     with Image.open(path) as opened:
         wanted = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    found = Reference()(path)
+    found = PilReference()(path)
     assert np.array_equal(found.pixels, wanted)
     assert found.encoded_again is (2 <= orientation <= 8)
 
@@ -680,8 +711,8 @@ def test_kappas_are_those_of_the_metrics():
     for labels, predicted in cases:
         matrix = np.bincount(labels * 5 + predicted, minlength=25).reshape(1, 5, 5)
         wanted = quadratic_kappa(labels, predicted)
-        wanted = 1.0 if wanted is None else wanted  # there only differences count
-        assert kappas(matrix)[0] == pytest.approx(wanted, abs=1e-12)
+        wanted = np.nan if wanted is None else wanted
+        assert kappas(matrix)[0] == pytest.approx(wanted, abs=1e-12, nan_ok=True)
 
 
 def side(labels: np.ndarray, predicted: np.ndarray) -> SidePredictions:
@@ -700,6 +731,19 @@ def test_intervals_of_a_known_difference():
     assert difference_intervals(one, other) == difference_intervals(one, other)
     assert difference_intervals(one, one) == {"accuracy": [0, 0], "qwk": [0, 0]}
     assert difference_intervals(other, one)["qwk"][0] > 0
+
+
+def test_score_that_is_undefined_decides_nothing():
+    """Labels of one grade alone have no QWK, and one prediction of 1,000 is little."""
+    labels = np.full(1000, 2)
+    once = np.where(np.arange(1000) == 7, 1, labels)
+    right, changed = side(labels, labels), side(labels, once)
+    intervals = difference_intervals(changed, right)
+    assert intervals["qwk"] is None
+    assert -0.01 < intervals["accuracy"][0] <= intervals["accuracy"][1] == 0
+    assert verdict(intervals, 1, 1000) == "equivalent"
+    assert right.score().qwk is None
+    assert difference_intervals(right, right) == {"accuracy": [0, 0], "qwk": None}
 
 
 # ---- with a network
@@ -829,6 +873,9 @@ def test_verdict_alone_can_fail(
         ([(0.001, 0.014), (-0.002, 0.002)], 2, "different"),
         ([(-0.3, 0.3), (-0.5, -0.1)], 2, "different"),
         ([(0.0, 0.0), (0.0, 0.0)], 20, "different"),  # as many better as worse
+        ([(-0.01, 0.0), None], 1, "equivalent"),
+        ([(-0.011, 0.0), None], 1, "undecided"),
+        ([(-0.3, -0.1), None], 2, "different"),
     ],
 )
 def test_verdict_follows_from_the_differences(intervals, changed, wanted):
@@ -865,6 +912,52 @@ def test_network_computes_on_as_many_threads_as_the_run(
     monkeypatch.setattr("torch.set_num_threads", used.append)
     summary(certifies(course, shards, "--run", run))
     assert 3 in used
+
+
+def run_under(runs: Path, folder: Path, **loading: str) -> Path:
+    """A run that was trained under another loader, or skipped what is damaged."""
+    run = Path(shutil.copytree(runs / "native", folder / "run"))
+    config = json.loads((run / "config.json").read_text())
+    config |= {"loader": loading.get("loader", config["loader"])}
+    config["loading"] |= loading
+    (run / "config.json").write_text(json.dumps(config))
+    return run
+
+
+@pytest.mark.usefixtures("small")
+def test_run_loads_as_it_was_trained(
+    course: Path, damaged: Path, runs: Path, tmp_path: Path, certifies: Certifies
+):
+    run = run_under(runs, tmp_path, loader="pil", on_corrupt="skip")
+    outcome = certifies(course, damaged, "--run", run)
+    assert summary(outcome)["loader"] == "pil"
+    assert faults(outcome) == {"lost sample": [key_of(damaged)]}
+    assert outcome.err[0].startswith("skipped: ")
+    outcome = certifies(course, damaged, "--run", run, "--loader", "turbo")
+    assert summary(outcome)["loader"] == "turbo"
+    outcome = certifies(course, damaged, "--run", run, "--on-corrupt", "raise")
+    assert (outcome.code, len(outcome.err), outcome.out) == (1, 1, [])
+
+
+@pytest.fixture
+def no_dali(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = loaders.LOADERS["dali"]._replace(module="no_such_package.loader")
+    monkeypatch.setitem(loaders.LOADERS, "dali", entry)
+
+
+@pytest.mark.usefixtures("small", "no_dali")
+def test_run_whose_loader_is_not_installed_says_that_the_run_chose_it(
+    course: Path, shards: Path, runs: Path, tmp_path: Path, certifies: Certifies
+):
+    run = ("--run", run_under(runs, tmp_path, loader="dali"))
+    outcome = certifies(course, shards, *run)
+    assert (outcome.code, len(outcome.err), outcome.out) == (1, 1, [])
+    chosen = "; the run was trained under dali: name another with --loader"
+    assert outcome.complaint.endswith(chosen)
+    outcome = certifies(course, shards, *run, "--loader", "dali")
+    assert "pip install 'fastretina[dali]'" in outcome.complaint
+    assert chosen not in outcome.complaint
+    assert certifies(course, shards, *run, "--loader", "turbo").code == 0
 
 
 # ---- what can't be compared
@@ -947,14 +1040,24 @@ def test_empty_split_is_compared_too(
     assert (part["samples"], part["delivered"], part["set_aside"]) == (0, 0, 1)
 
 
+@pytest.mark.usefixtures("no_dali")
 def test_loader_that_is_not_installed_is_one_line(
-    course: Path, shards: Path, certifies: Certifies, monkeypatch: pytest.MonkeyPatch
+    course: Path, shards: Path, certifies: Certifies
 ):
-    entry = loaders.LOADERS["dali"]._replace(module="no_such_package.loader")
-    monkeypatch.setitem(loaders.LOADERS, "dali", entry)
     outcome = certifies(course, shards, "--loader", "dali")
     assert (outcome.code, len(outcome.err)) == (1, 1)
     assert "pip install 'fastretina[dali]'" in outcome.complaint
+
+
+@pytest.mark.usefixtures("no_dali")
+def test_another_loader_takes_its_place_where_that_is_asked_for(
+    course: Path, shards: Path, certifies: Certifies
+):
+    outcome = certifies(course, shards, "--loader", "dali", "--fallback")
+    assert summary(outcome)["loader"] == "pil"
+    (note,) = outcome.err
+    assert note.startswith("note: ")
+    assert note.endswith("; pil takes its place")
 
 
 @pytest.mark.parametrize(

@@ -84,22 +84,22 @@ def test_from_a_shell(course: Path, shards: Path, tmp_path: Path, read_folder: R
         command, shell=True, cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["splits"] == {
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["splits"] == {
         split: {
             str(grade): list(listed_course(course, split).values()).count(grade)
             for grade in range(5)
         }
         for split in ("train", "test")
     }
-    assert told["samples"] == 48
-    assert told["num_shards"] == told["shards_written"] == 6
-    assert told["bytes"] == sum(p.stat().st_size for p in tmp_path.glob("out/*.tar"))
-    assert told["quarantined"] == 0
-    assert told["changed"] == {}
-    assert told["shards"] == "out"
-    assert 0 < told["seconds"] < 60
-    assert told["images_per_second"] == pytest.approx(48 / told["seconds"], rel=0.1)
+    assert result["samples"] == 48
+    assert result["num_shards"] == result["shards_written"] == 6
+    assert result["bytes"] == sum(p.stat().st_size for p in tmp_path.glob("out/*.tar"))
+    assert result["quarantined"] == 0
+    assert result["changed"] == {}
+    assert result["shards"] == "out"
+    assert 0 < result["seconds"] < 60
+    assert result["images_per_second"] == pytest.approx(48 / result["seconds"], rel=0.1)
     assert read_folder(tmp_path / "out") == read_folder(shards)  # workers: 1
 
 
@@ -256,6 +256,29 @@ def test_tomorrow_elsewhere_the_same_bytes(
     assert read_folder(tmp_path / "x" / "y") == read_folder(shards)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a file's name")
+def test_all_is_on_the_disk_before_the_manifest(
+    course: Path, tmp_path: Path, run_shard: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves no manifest without its data: each file is waited for."""
+    synced: dict[Path, int] = {}  # final name to bytes, in the order of the calls
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        name = re.sub(r"^\.(.*?)(\.\d+)?\.part$", r"\1", path.name)
+        synced[path.with_name(name)] = os.fstat(descriptor).st_size
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    out = (tmp_path / "out").resolve()
+    assert run_shard(course, out, "--samples-per-shard", 10, "--workers", 2)[0] == 0
+    assert list(synced)[-1] == out / "manifest.json"
+    written = {path: path.stat().st_size for path in out.iterdir()}
+    assert len(written) == 15
+    assert {path: synced.get(path) for path in written} == written
+
+
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     measure = (
         "import re, sys; from fastretina.shard.command import main;"
@@ -366,8 +389,8 @@ def test_bad_images_are_quarantined_with_their_reasons(
     out = tmp_path / "out"
     code, lines, err = run_shard(data, out, "--samples-per-shard", 6, "--workers", 1)
     assert code == 0
-    told = json.loads(lines[-1])
-    assert (told["quarantined"], told["samples"]) == (7, 20)
+    result = json.loads(lines[-1])
+    assert (result["quarantined"], result["samples"]) == (7, 20)
     assert "7 images are quarantined" in err[-1]
     assert str(out / "manifest.json") in err[-1]
     entries = manifest_of(out)["quarantine"]
@@ -486,9 +509,9 @@ def test_same_data_set_again(written: Path, course: Path, run_shard: Run) -> Non
     code, out, err = run_shard(course, written, "--samples-per-shard", 10)
     assert (code, err) == (0, [])
     assert "was complete already" in out[-2]
-    told = json.loads(out[-1])
-    assert (told["shards_written"], told["images_per_second"]) == (0, 0)
-    assert told["samples"] == 48
+    result = json.loads(out[-1])
+    assert (result["shards_written"], result["images_per_second"]) == (0, 0)
+    assert result["samples"] == 48
     assert stamps(written) == before
 
 

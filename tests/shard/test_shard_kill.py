@@ -130,9 +130,9 @@ def test_killed_again_and_again(
     with started(many, folder, workers) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    told = json.loads(out.splitlines()[-1])
-    assert told["shards_written"] == NUM_SHARDS - len(finished)
-    assert told["samples"] == 600
+    result = json.loads(out.splitlines()[-1])
+    assert result["shards_written"] == NUM_SHARDS - len(finished)
+    assert result["samples"] == 600
     assert {name: stamp(folder / name) for name in finished} == finished
     assert read_folder(folder) == whole
 
@@ -235,8 +235,8 @@ def test_damaged_shard_of_an_unfinished_set_is_written_again(
     markers[5].write_text("[]")
     markers[6].write_text('{"name": "train-000000.tar"}')
     assert shard.main(words(many, folder, 2)) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["shards_written"] == NUM_SHARDS - len(names) + 7
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["shards_written"] == NUM_SHARDS - len(names) + 7
     assert read_folder(folder) == whole
 
 

@@ -79,10 +79,10 @@ def edit_manifest(folder: Path, change: Callable[[dict], None]) -> None:
 def test_good_data_set(workers: int, shards: Path, run_shard: Run) -> None:
     code, out, err = run_shard("--verify", shards, "--workers", workers)
     assert (code, err) == (0, [])
-    told = json.loads(out[-1])
-    assert told["shards"] == str(shards)
-    assert (told["samples"], told["num_shards"], told["problems"]) == (48, 6, 0)
-    assert told["images_per_second"] > 0
+    result = json.loads(out[-1])
+    assert result["shards"] == str(shards)
+    assert (result["samples"], result["num_shards"], result["problems"]) == (48, 6, 0)
+    assert result["images_per_second"] > 0
 
 
 def test_flipped_byte_in_a_jpeg(damaged: Path, run_shard: Run) -> None:

@@ -37,7 +37,7 @@ from fastretina.train.loop import TrainingLoop
 from loaders import LOADERS, available
 
 Trains = Callable[..., Outcome]
-PLANNED = [name for name in available() if not LOADERS[name].own_order]
+COMMON_ORDER = [name for name in available() if not LOADERS[name].own_order]
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_train_repeats_itself_under_any_loader(
 ):
     flags = ("--recipe", recipe, "--balance", "0.5")
     turbo = trains("turbo", "--loader", "turbo", *flags)
-    others = {"again": ("turbo", 1)} | {name: (name, 0) for name in PLANNED}
+    others = {"again": ("turbo", 1)} | {name: (name, 0) for name in COMMON_ORDER}
     for name, (loader, workers) in others.items():
         other = trains(f"{name}-2", "--loader", loader, "--workers", workers, *flags)
         run = tmp_path / f"{name}-2"
@@ -226,7 +226,7 @@ def test_train_resnet18_ends_in_the_same_weights_under_any_loader(
     """torchvision's own network, in both phases, with the recipe as people run it."""
     make_haste(monkeypatch)
     found = {}
-    for name in PLANNED:
+    for name in COMMON_ORDER:
         flags = ("--loader", name, "--max-steps", 7, "--head-epochs", 1)
         told = call(train.main, words(shards, tmp_path / name, *flags), capsys)
         found[name] = told.json["weights_sha256"]

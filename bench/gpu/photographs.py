@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from bench.course_folder import (
+    LabelledJpeg,
+    rows_of_usual_size,
+    write_course_folder,
+)
 from bench.gpu.scope import Sizes
 from fastretina.demo import command as demo
 from fastretina.shard import command as shard
@@ -28,10 +33,8 @@ ODD_KINDS = {
 
 _PER_SHARD = 128  # so that there are shards enough for all cores to write
 
-Photograph = tuple[str, bytes, int]  # name, JPEG bytes, grade
 
-
-def photographs(data: Path | None, out: Path, sizes: Sizes) -> Path:
+def shard_photographs(data: Path | None, out: Path, sizes: Sizes) -> Path:
     """Shards of a folder of photographs, or of demo photographs; returns their folder.
 
     Raises:
@@ -58,7 +61,8 @@ def long_epoch(shards: Path, folder: Path, images: int, held_out: int) -> Path:
             "train": _over_and_over(split, images, 1),
             "test": _over_and_over(split, held_out, images + 1),
         }
-        data = _course_folder(folder / "photographs", splits)
+        data = folder / "photographs"
+        write_course_folder(data, splits)
     made = _shard(data, folder / "shards")
     shutil.rmtree(data)
     return made
@@ -67,10 +71,7 @@ def long_epoch(shards: Path, folder: Path, images: int, held_out: int) -> Path:
 def usual_size(shards: Path, images: int | None = None) -> ShardSplit:
     """The first training images, or all, of the size that most of them have."""
     with open_split(shards, "train") as split:
-        sizes = list(zip(split.column("width"), split.column("height"), strict=True))
-        usual = max(dict.fromkeys(sizes), key=sizes.count)
-        rows = [row for row in split.rows.tolist() if sizes[row] == usual]
-        return split.select(np.array(rows[:images], np.int64))
+        return split.select(rows_of_usual_size(split)[:images])
 
 
 def odd_jpegs(shards: Path, folder: Path) -> Path:
@@ -78,9 +79,13 @@ def odd_jpegs(shards: Path, folder: Path) -> Path:
     with usual_size(shards, 1) as split:
         jpeg = bytes(split.read(int(split.rows[0])))
     picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    odd = [(f"{n}_left", encoded(picture, kind), 0) for n, kind in ODD_KINDS.items()]
-    whole = [("99_left", jpeg, 0)]
-    data = _course_folder(folder / "photographs", {"train": odd, "test": whole})
+    odd = [
+        LabelledJpeg(f"{number}_left", encoded(picture, kind), 0)
+        for number, kind in ODD_KINDS.items()
+    ]
+    whole = [LabelledJpeg("99_left", jpeg, 0)]
+    data = folder / "photographs"
+    write_course_folder(data, {"train": odd, "test": whole})
     return _shard(data, folder / "shards")
 
 
@@ -99,24 +104,12 @@ def encoded(picture: Image.Image, kind: str) -> bytes:
     return jpeg.getvalue()
 
 
-def _over_and_over(split: ShardSplit, images: int, first: int) -> Iterable[Photograph]:
+def _over_and_over(
+    split: ShardSplit, images: int, first: int
+) -> Iterator[LabelledJpeg]:
     for number, row in enumerate(np.resize(split.rows, images).tolist(), first):
         grade = int(split.labels[row])
-        yield f"{number}_left", bytes(split.read(row)), grade
-
-
-def _course_folder(folder: Path, splits: dict[str, Iterable[Photograph]]) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "data").mkdir(parents=True)
-    for split, photos in splits.items():
-        names, grades = [], []
-        for name, jpeg, grade in photos:
-            (folder / "data" / f"{name}.jpeg").write_bytes(jpeg)
-            names.append(f"{name}\n")
-            grades.append(f"{grade}\n")
-        (folder / f"{split}_img.csv").write_text("".join(names))
-        (folder / f"{split}_label.csv").write_text("".join(grades))
-    return folder
+        yield LabelledJpeg(f"{number}_left", bytes(split.read(row)), grade)
 
 
 def _shard(data: Path, folder: Path) -> Path:

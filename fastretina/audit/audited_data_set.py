@@ -26,7 +26,7 @@ class Eye(NamedTuple):
         name: the image's name as the labels list it; in shards, its key.
         grade: 0 to 4.
         split: ``train`` or ``test``.
-        patient: whose eye it is.
+        patient: name of the patient whose eye it is.
         side: ``left``, ``right``, or empty where the name doesn't say.
     """
 
@@ -38,12 +38,12 @@ class Eye(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AuditedDataset:
+class AuditedDataSet:
     """A data set under audit.
 
     Attributes:
         data: the data set's folder.
-        layout: one of ``layouts.LAYOUTS``, or ``shards``.
+        layout: one of ``layout_names.LAYOUTS``, or ``shards``.
         own_split: whether the labels say what is test; else it was made by patient.
         eyes: all that is listed, train before test.
         read: gives the bytes of an image by its place in ``eyes``.
@@ -81,7 +81,7 @@ class ReadingOptions:
     """How a folder is to be read.
 
     Attributes:
-        layout: one of ``layouts.LAYOUTS``; None recognises it.
+        layout: one of ``layout_names.LAYOUTS``; None recognises it.
         labels: the CSV with the grades; None looks for it.
         images: whether to look for the images, too.
         test_share: share of the patients to test on, where the labels don't say.
@@ -96,7 +96,7 @@ class ReadingOptions:
 
 
 @contextmanager
-def open_dataset(data: Path, options: ReadingOptions) -> Iterator[AuditedDataset]:
+def open_data_set(data: Path, options: ReadingOptions) -> Iterator[AuditedDataSet]:
     """Open a data set of any kind.
 
     A folder with a ``manifest.json`` is a set of shards, unless layout or labels are
@@ -126,7 +126,7 @@ def open_dataset(data: Path, options: ReadingOptions) -> Iterator[AuditedDataset
     yield _from_folder(data, table, look_for_images=options.images)
 
 
-def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
+def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataSet:
     eyes, places = [], []
     for split in splits:
         columns = (split.column(name) for name in ("key", "label", "patient", "eye"))
@@ -138,7 +138,7 @@ def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
         split, row = places[place]
         return bytes(split.read(row))
 
-    return AuditedDataset(
+    return AuditedDataSet(
         data=data,
         layout="shards",
         own_split=True,
@@ -151,7 +151,7 @@ def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataset:
 
 def _from_folder(
     data: Path, table: SampleTable, *, look_for_images: bool
-) -> AuditedDataset:
+) -> AuditedDataSet:
     samples = table.samples
     folders: tuple[Path, ...] = ()
     paths: dict[int, Path] = {}
@@ -171,7 +171,7 @@ def _from_folder(
         with naming(paths[place]):
             return paths[place].read_bytes()
 
-    return AuditedDataset(
+    return AuditedDataSet(
         data=data,
         layout=table.layout,
         own_split=_has_own_split(data, table),

@@ -1,39 +1,26 @@
-"""What only a GPU can tell of the loaders and the trainer; ``pytest -m gpu tests``."""
+"""The loaders' contract, as only a GPU can try it."""
 
 from __future__ import annotations
 
 import gc
-import signal
 import time
 from itertools import islice
 
-import numpy as np
 import pytest
 import torch
-from small_runs import call, finish, log, make_small, start, words
+from on_gpu import DEVICE, MARKS, OURS
 
+from bench.gpu.bounds import PARITY_MAX, PARITY_MEAN
 from bench.gpu.corrupt import DAMAGES, DamagedSplit
-from fastretina.run import Run
-from fastretina.train import command as train
-from loaders import LOADERS, LoaderConfig, available, make_loader, open_split
+from loaders import LoaderConfig, available, make_loader, open_split
 from loaders.errors import SampleError
 
-DEVICE = "cuda"
-CUDA = torch.cuda.is_available()
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not CUDA, reason="needs CUDA, and there is none here"),
-    pytest.mark.timeout(120),
-    # A new driver or torch warns of this and that; the rare GPU is for what they do.
-    pytest.mark.filterwarnings("default"),
-]
+pytestmark = MARKS
 
 TRAIN = 37  # samples in the fixture's split
 AUGMENTED = {"shuffle": True, "hflip": 0.4, "vflip": 0.5, "seed": 3}
 # Largest and mean difference to Pillow; DALI decodes with nvJPEG.
-TOLERANCE = {"dali": (8, 1.0), "dali-reader": (8, 1.0)}
-OURS = [name for name in available() if not LOADERS[name].own_order]
+TOLERANCE = dict.fromkeys(("dali", "dali-reader"), (PARITY_MAX, PARITY_MEAN))
 SLOW = 20_000_000  # cycles of a GPU, some 10 ms
 MIB = 2**20
 
@@ -78,8 +65,8 @@ def assert_alike(name, found, wanted):
     for (images, labels, _), (theirs, grades, _) in zip(found, wanted, strict=True):
         assert torch.equal(labels, grades)
         assert images.shape == theirs.shape
-        gap = (images.to(torch.int16) - theirs.to(torch.int16)).abs().float()
-        for image in gap:
+        apart = (images.to(torch.int16) - theirs.to(torch.int16)).abs().float()
+        for image in apart:
             assert image.max() <= largest
             assert image.mean() <= mean
 
@@ -291,67 +278,3 @@ def test_damaged_image_is_skipped_alone(make, name, shards):
     rest = torch.tensor([row != 11 for row in wanted[1][2].tolist()])
     wanted[1] = tuple(part[rest] for part in wanted[1])
     assert_alike(name, found, wanted)
-
-
-# ------------------------------------------------------------------------- the trainer
-
-
-@pytest.fixture
-def small(monkeypatch):
-    make_small(monkeypatch)
-
-
-def flags(shards, out, name, *more):
-    given = ("--loader", name, "--device", DEVICE, "--lr", 0.01, *more)
-    return words(shards, out, *given)
-
-
-def test_trainer_trains_with_every_loader(name, shards, tmp_path, capsys, small):
-    found = call(train.main, flags(shards, tmp_path / "run", name), capsys).json
-    assert found["device"].startswith(DEVICE)
-    assert found["loader"] == name
-    assert found["steps"] == 12
-    assert 0 <= found["wait_fraction"] <= 1
-    losses = [float(row["train_loss"]) for row in log(tmp_path / "run")]
-    assert len(losses) == 3
-    assert np.isfinite(losses).all()
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_loaders_train_alike(name, shards, tmp_path, capsys, small):
-    """Not to the last bit, as convolutions on a GPU don't repeat."""
-    runs = {}
-    for loader in ("turbo", name):
-        run = tmp_path / loader
-        call(train.main, flags(shards, run, loader, "--amp", "off"), capsys)
-        runs[loader] = [float(row["train_loss"]) for row in log(run)]
-    assert runs[name] == pytest.approx(runs["turbo"], rel=0.02)
-
-
-def test_resnet18_takes_a_step_in_bf16(shards, tmp_path, capsys):
-    given = ("--loader", "auto", "--max-steps", 2, "--head-epochs", 0)
-    argv = words(shards, tmp_path / "run", "--device", DEVICE, *given)
-    found = call(train.main, argv, capsys).json
-    assert found["steps"] == 2
-    assert found["loader"] == ("dali" if "dali" in available() else "turbo")
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_run_that_was_stopped_resumes(name, shards, tmp_path, capsys, small):
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    call(train.main, flags(shards, whole, name, "--amp", "off"), capsys)
-    argv = flags(shards, run, name, "--amp", "off")
-    at = ("fastretina.train.state:TrainState.count", 8, "after")
-    output = tmp_path / "output"
-    stopped = finish(start(argv, output, at, signal.SIGTERM), output)
-    assert stopped.code == 130, stopped.err
-    assert not (run / "metrics.json").exists()
-    resumed = call(
-        train.main,
-        ["--resume", str(run), "--loader", name, "--device", DEVICE],
-        capsys,
-    )
-    assert resumed.json["steps"] == 12
-    assert Run(run).metrics()["epochs"] == 3
-    losses = [[float(row["train_loss"]) for row in log(path)] for path in (run, whole)]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from fastretina.audit.dataset import AuditedDataset
+from fastretina.audit.audited_data_set import AuditedDataSet
 from fastretina.audit.findings import Finding
 from fastretina.audit.split_counts import SplitNumbers
 from fastretina.audit.survey import AuditResult
@@ -14,18 +14,12 @@ from fastretina.metrics.baselines import Baseline
 from loaders.grades import GRADES
 
 _NARROWEST = 60  # columns
-_SHOWN = {
-    "accuracy": ".1%",
-    "qwk": ".3f",
-    "balanced_accuracy": ".1%",
-    "macro_f1": ".3f",
-}
 
 
 def format_report(result: AuditResult, findings: Sequence[Finding], width: int) -> str:
     """Format the whole report, wrapped to a width in columns."""
     numbers = result.numbers
-    parts = [format_head(result.dataset), format_shares(("", numbers))]
+    parts = [format_head(result.data_set), format_shares(("", numbers))]
     if numbers.baselines:
         parts.append(format_rules(numbers.baselines))
     width = max(width, _NARROWEST)
@@ -33,15 +27,15 @@ def format_report(result: AuditResult, findings: Sequence[Finding], width: int) 
     return "\n\n".join([*parts, "\n".join(paragraphs)])
 
 
-def format_head(dataset: AuditedDataset) -> str:
+def format_head(data_set: AuditedDataSet) -> str:
     """Format the line that says what was audited."""
-    patients = len({eye.patient for eye in dataset.eyes})
-    there = len(dataset.there)
+    patients = len({eye.patient for eye in data_set.eyes})
+    there = len(data_set.there)
     images = f"{there:,} of them here" if there else "no image here, labels alone"
-    if there == len(dataset.eyes):
+    if there == len(data_set.eyes):
         images = "all of them here"
     return (
-        f"{dataset.data} ({dataset.layout}): {len(dataset.eyes):,} photographs of "
+        f"{data_set.data} ({data_set.layout}): {len(data_set.eyes):,} photographs of "
         f"{patients:,} patients, {images}"
     )
 
@@ -84,11 +78,11 @@ def format_rules(baselines: Mapping[str, Baseline], prefix: str = "") -> str:
     )
     lines = [f"{f'{prefix}test, without a pixel':<40}{columns}"]
     for rule in baselines.values():
-        cells = "".join(
-            f"{format_interval(getattr(rule, name), None, form):>10}"
-            for name, form in _SHOWN.items()
+        lines.append(
+            f"{rule.about:<40}{rule.accuracy:>10.1%}"
+            f"{format_interval(rule.qwk, None, '.3f'):>10}"
+            f"{rule.balanced_accuracy:>10.1%}{rule.macro_f1:>10.3f}"
         )
-        lines.append(f"{rule.about:<40}{cells}")
     return "\n".join(lines)
 
 

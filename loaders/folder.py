@@ -1,0 +1,115 @@
+"""A folder of photographs as it is: the course report's Dataset, and a source of it.
+
+    dataset = RetinopathyDataset("data", "train")
+    loader = make_loader("pil", FolderSource(dataset), "train", config)
+
+``RetinopathyDataset`` is the course report's, made right about header lines. Importing
+this module imports torch, as the Dataset is one of torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from loaders.course import find_course_csvs, index_images, read_course_split
+from loaders.errors import LabelError, SampleError
+
+
+class RetinopathyDataset(Dataset[tuple[Any, int]]):
+    """The report's Dataset: PIL image and grade, one file at a time.
+
+    Attributes:
+        img_name: image names as the CSV lists them, without extension.
+        label: their grades, 0 to 4.
+        paths: their files.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        mode: Literal["train", "test"],
+        transform: Callable[[Image.Image], Any] | None = None,
+    ) -> None:
+        """Read the course's CSV files, which lie in ``root`` or beside it.
+
+        Args:
+            root: the folder with the images.
+            mode: ``train`` or ``test``.
+            transform: applied to the RGB image; ``None`` returns the image itself.
+
+        Raises:
+            LabelError: the lists are missing, malformed, or name a missing image.
+        """
+        self.root = Path(root)
+        folder = find_course_csvs(self.root)
+        if folder is None:
+            raise LabelError(
+                f"no {mode}_img.csv and {mode}_label.csv in {root} or beside it"
+            )
+        self.img_name, self.label = read_course_split(folder, mode)
+        self.mode = mode
+        self.transform = transform
+        files = index_images(self.root)
+        missing = [name for name in self.img_name if name not in files]
+        if missing:
+            raise LabelError(
+                f"{len(missing):,} of {len(self.img_name):,} images listed in "
+                f"{folder / f'{mode}_img.csv'} are missing from {root}: "
+                + ", ".join(missing[:3])
+            )
+        self.paths = [files[name] for name in self.img_name]
+
+    def __len__(self) -> int:
+        return len(self.img_name)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = Image.open(self.paths[index]).convert("RGB")
+        return (self.transform(image) if self.transform else image), self.label[index]
+
+
+class FolderSource:
+    """A ``RetinopathyDataset`` as a loader's source: one shard, in the CSV's order."""
+
+    def __init__(self, dataset: RetinopathyDataset) -> None:
+        self._dataset = dataset
+        self.labels = np.asarray(dataset.label, np.int64)
+        self.rows = np.arange(len(dataset))
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """The number of images in the folder, which counts as one shard."""
+        return (len(self.rows),)
+
+    @cached_property
+    def dimensions(self) -> tuple[tuple[int, int], ...]:
+        """The distinct (height, width): opens every file once, 0.1 ms each."""
+        return tuple(sorted({self._size_of(row) for row in self.rows.tolist()}))
+
+    def _size_of(self, row: int) -> tuple[int, int]:
+        try:
+            with Image.open(self._dataset.paths[row]) as image:
+                return image.height, image.width
+        except (OSError, SyntaxError) as error:
+            raise self.failure(row, str(error)) from error
+
+    def read(self, row: int) -> bytes:
+        """The bytes of a row's file."""
+        return self._dataset.paths[row].read_bytes()
+
+    def key(self, row: int) -> str:
+        """The image's name."""
+        return self._dataset.img_name[row]
+
+    def failure(self, row: int, reason: str) -> SampleError:
+        """The error that names the file of a row."""
+        return SampleError(str(self._dataset.paths[row]), self.key(row), reason)
+
+    def close(self) -> None:
+        """Do nothing, as no file is held open."""
