@@ -31,7 +31,7 @@ Make = Callable[[bool, int], DecodeAll]  # whether to resize, on how many thread
 
 def pillow_name() -> str:
     """Pillow, or what has taken its place under the same name."""
-    from fastretina.measure.machine import installed
+    from fastretina.versions import installed
 
     return "pillow-simd" if installed("pillow-simd") else "Pillow"
 

@@ -11,6 +11,7 @@ from math import inf
 from typing import Literal
 
 Arch = Literal["resnet18", "resnet50"]
+Amp = Literal["auto", "bf16", "fp16", "off"]
 Phase = Literal["head", "full"]
 PHASES: tuple[Phase, ...] = ("head", "full")
 
@@ -32,20 +33,22 @@ class Recipe:
         head_epochs: Phase 1: epochs that train the fc head alone.
         full_epochs: Phase 2: epochs that train the whole network.
         max_steps: Stop after this many steps, wherever they end.
-        optimizer: Made anew for each phase.
+        optimizer: What changes the weights; made anew for each phase.
         head_lr: Peak learning rate of phase 1.
         lr: Peak learning rate of phase 2.
-        momentum: Of SGD.
-        weight_decay: On all parameters.
-        schedule: Of the learning rate, within each phase.
+        momentum: Share of the step before that SGD adds to each step.
+        weight_decay: How strongly all parameters are drawn towards 0.
+        schedule: How the learning rate goes within each phase.
         warmup_epochs: Epochs of linear warm-up at the start of phase 2, with cosine.
         final_lr_share: Where cosine ends, as a share of the peak.
         ema_decay: Average the weights of phase 2 with this decay per step, and evaluate
             the average; 0 switches it off.
         label_smoothing: Share of the target spread over all grades.
         distance_cost: Weight of the expected squared distance to the true grade
-            (Galdran 2020), which is what QWK punishes; added to the cross-entropy.
-        class_weights: Of the loss: max/n as the report tried, or its square root.
+            (Galdran et al. 2020), which is what QWK punishes; added to the
+            cross-entropy.
+        class_weights: What each grade weighs in the loss: balanced is max/n, as the
+            report tried, and sqrt its square root.
         weighted_phases: Whether the class weights count in both phases, or only when
             the whole network is trained.
         balance: Draw samples with replacement: 1 draws each grade equally often, values
@@ -66,13 +69,13 @@ class Recipe:
             0 trains on all and reports the last epoch.
         train_samples: Train on about so many images, whole patients of every grade; the
             others are left out. For a quick look.
-        test_samples: The same of the test images.
+        test_samples: Test on about so many images, chosen in the same way.
         test_each_epoch: Log the test accuracy after every epoch. It never chooses
             anything.
         amp: Mixed precision: auto takes bf16 where the device has it, fp16 on older
             GPUs.
-        seed: Of the head, the order, the flips, the augmentation and the validation
-            split.
+        seed: Another seed gives another head, order and validation split, other flips
+            and another augmentation.
     """
 
     recipe: Literal["strong", "seed"] = "strong"
@@ -111,7 +114,7 @@ class Recipe:
     train_samples: int | None = None
     test_samples: int | None = None
     test_each_epoch: bool = False
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    amp: Amp = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

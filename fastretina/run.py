@@ -1,11 +1,15 @@
 """The run folder: what a run was made with, how it went, and what it ended with.
 
 config.json        recipe, data, loader, device, versions
+.lock              there while a process trains here
 log.csv            a line per epoch
 tensorboard/       the same as events
 last.safetensors   where to resume: weights, average, optimizer, progress
 best.safetensors   the epoch with the best validation QWK, if any is held out
+test.parquet       every test sample's probabilities
+validation.parquet the same of the patients held out, if any are
 metrics.json       the final evaluation
+model_card.md      what the network is, and what it is not for
 curves.png  confusion.png
 """
 
@@ -17,32 +21,16 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from fastretina.recipe import Recipe
+from fastretina.recipe import Phase, Recipe
+from fastretina.versions import installed
 from loaders.errors import RunError
-from loaders.files import FileLock, write_atomically
+from loaders.files import write_atomically
 
-COLUMNS = (
-    "epoch",
-    "phase",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "validation_accuracy",
-    "validation_qwk",
-    "test_accuracy",
-    "test_qwk",
-    "images_per_second",
-    "wait_seconds",
-    "seconds",
-    "skipped",
-    "decoded_again",
-)
 _NEEDED = (  # of config.json, by who reads a run
     "recipe",
     "weights",
@@ -67,11 +55,56 @@ _PACKAGES = (
 _Record = TypeVar("_Record")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoggedEpoch:
+    """A line of ``log.csv``: how an epoch went.
+
+    Attributes:
+        epoch: number of the epoch, counted from 1 over both phases.
+        phase: the phase that it belongs to.
+        lr: learning rate of its last step.
+        train_loss: mean loss over its samples.
+        train_accuracy: share of its samples that were predicted right, 0 to 1.
+        validation_accuracy: share of the validation samples predicted right, 0 to 1.
+        validation_qwk: QWK on validation; None of one grade alone.
+        test_accuracy: share of the test samples predicted right, 0 to 1.
+        test_qwk: QWK on test; None of one grade alone.
+        images_per_second: training speed of all ranks together.
+        wait_seconds: time that the mean rank has waited for its loader.
+        seconds: time that training took; evaluations are left out.
+        skipped: images that could not be decoded.
+        decoded_again: batches that DALI could not decode.
+    """
+
+    epoch: int
+    phase: Phase
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    validation_accuracy: float | None = None
+    validation_qwk: float | None = None
+    test_accuracy: float | None = None
+    test_qwk: float | None = None
+    images_per_second: float
+    wait_seconds: float
+    seconds: float
+    skipped: int = 0
+    decoded_again: int = 0
+
+
+COLUMNS = tuple(field.name for field in fields(LoggedEpoch))
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run folder."""
 
     path: Path
+
+    @property
+    def lock_file(self) -> Path:
+        """What a process that trains here keeps locked."""
+        return self.path / ".lock"
 
     @property
     def last(self) -> Path:
@@ -82,20 +115,6 @@ class Run:
     def best(self) -> Path:
         """The checkpoint that validation has chosen."""
         return self.path / "best.safetensors"
-
-    def lock(self) -> FileLock:
-        """Keep other processes from training here.
-
-        Raises:
-            RunError: another process does.
-        """
-        try:
-            return FileLock(self.path / ".lock")
-        except BlockingIOError:
-            raise RunError(
-                f"another process is training in {self.path}: wait for it to end, or "
-                "choose another --out"
-            ) from None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Record what the run depends on."""
@@ -256,12 +275,5 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     return {
         "recipe": asdict(recipe),
         "python": platform.python_version(),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in _PACKAGES if (found := installed(name))},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

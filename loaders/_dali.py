@@ -29,13 +29,12 @@ from loaders._dali_pipeline import (
     consumer,
     decode_operator,
     describe_decoding,
-    move_batch,
     new_pipeline,
 )
-from loaders._epoch import EpochLoader, Prefetcher
+from loaders._epoch import EpochLoader, Made, Prefetcher
 from loaders._threads import decode_plan
 from loaders.arrays import Int32, UInt8
-from loaders.base import Batch, LoaderConfig, Source
+from loaders.base import LoaderConfig, Source
 from loaders.errors import SampleError
 from loaders.schedule import Plan, Schedule
 
@@ -73,14 +72,14 @@ class DaliLoader(EpochLoader):
         super().close()
         self._pipeline = None
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
         plans = self._schedule.plans(number, first_batch)
         with Prefetcher(map(self._read, plans), self._config.prefetch) as feeds:
             self._feeder.begin(feeds)
             try:
                 while (feed := self._next_feed()) is not None:
                     # Labels and rows follow the images, which DALI leaves there.
-                    yield move_batch(self._batch(feed), self.device)
+                    yield self._make(feed).to(self.device, non_blocking=True)
             finally:
                 self._discard()
 
@@ -102,21 +101,23 @@ class DaliLoader(EpochLoader):
             self._built().schedule_run()
         return feeder.under_way.popleft() if feeder.under_way else None
 
-    def _batch(self, feed: _Feed) -> Batch:
+    def _make(self, feed: _Feed) -> Made:
         """The batch, from DALI or else from the host."""
+        again = 0
         if feed.jpegs:
             try:
                 images = self._take()
             except RuntimeError:
                 feed.jpegs.clear()  # or whoever keeps the error would keep the map
                 self._start_anew()
-                self.decoded_again += 1
+                again = 1
             else:
                 return self._finish(feed.plan, images)
         if feed.error is not None:
             raise feed.error
         images, failures = decode_plan(self._source, feed.plan, self._schedule.shape)
-        return self._finish(feed.plan, images.to(self.device), failures)
+        made = self._finish(feed.plan, images.to(self.device), failures)
+        return made._replace(decoded_again=again)
 
     def _take(self) -> torch.Tensor:
         """The images that DALI has made, uint8[B, H, W, 3], without a copy.

@@ -9,7 +9,7 @@ from nvidia import dali
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from loaders.base import Batch, Decoding, LoaderConfig
+from loaders.base import Decoding, LoaderConfig
 from loaders.cores import granted_cores
 from loaders.errors import LoaderUnavailable
 from loaders.schedule import Schedule
@@ -18,11 +18,6 @@ from loaders.schedule import Schedule
 def consumer(device: torch.device) -> torch.cuda.Stream | None:
     """The stream that DALI's outputs are handed to; None for the host."""
     return torch.cuda.current_stream(device) if device.type == "cuda" else None
-
-
-def move_batch(batch: Batch, device: torch.device) -> Batch:
-    """The batch on the device; a part that lies there already is not copied."""
-    return Batch(*(part.to(device, non_blocking=True) for part in batch))
 
 
 def new_pipeline(

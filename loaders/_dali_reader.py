@@ -24,10 +24,9 @@ from loaders._dali_pipeline import (
     consumer,
     decode_operator,
     describe_decoding,
-    move_batch,
     new_pipeline,
 )
-from loaders._epoch import EpochLoader
+from loaders._epoch import EpochLoader, Made
 from loaders._threads import decode_plan, flip_batch
 from loaders.arrays import Int64
 from loaders.base import Batch, LoaderConfig, Source
@@ -75,7 +74,7 @@ class DaliReaderLoader(EpochLoader):
             config.window or DEFAULT_WINDOW
         )
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
         config, size = self._config, self._schedule.local_size
         parts = [plan.rows for plan in self._schedule.plans(number)]
         rows = np.concatenate(parts or [np.empty(0, np.int64)])
@@ -86,7 +85,7 @@ class DaliReaderLoader(EpochLoader):
             ) as reading,
         ):
             for place in range(len(self)):
-                images, taken = self._take(reading, min(size, len(reading.left)))
+                images, taken, bad = self._take(reading, min(size, len(reading.left)))
                 mirrored = flips(
                     config.seed, number, taken, (config.hflip, config.vflip)
                 )
@@ -94,22 +93,28 @@ class DaliReaderLoader(EpochLoader):
                 if place >= first_batch:
                     labels = torch.from_numpy(self._split.labels[taken])
                     batch = Batch(images, labels, torch.from_numpy(taken))
-                    yield move_batch(batch, self.device)
+                    made = Made(batch, bad)
+                    yield made.to(self.device, non_blocking=True)
 
-    def _take(self, reading: _Reading, size: int) -> tuple[torch.Tensor, Int64]:
-        """The next images and their rows.
+    def _take(
+        self, reading: _Reading, size: int
+    ) -> tuple[torch.Tensor, Int64, list[SampleError]]:
+        """The next images, their rows, and what was skipped on the way to them.
 
         Raises:
             SampleError: one can't be decoded, unless it is to be skipped.
         """
+        bad: list[SampleError] = []
         while size:
             taken = reading.take(size)
             if not isinstance(taken, SampleError):
-                return taken
-            self._skip_or_raise([taken])
+                return *taken, bad
+            if self._config.on_corrupt == "raise":
+                raise taken
+            bad.append(taken)
             size = min(size, len(reading.left))
         shape = (0, *self._schedule.shape, 3)
-        return torch.empty(shape, dtype=torch.uint8), np.empty(0, np.int64)
+        return torch.empty(shape, dtype=torch.uint8), np.empty(0, np.int64), bad
 
 
 class _Reading:

@@ -1,8 +1,8 @@
 """What back ends share: how epochs begin and end, prefetching, copying to the device.
 
-Schedule --plans--> [ the back end's own decoding ] --> _finish --> to_device --> Batch
-Prefetcher: a thread that reads      bad images
-ahead of it, under DALI              left out
+Schedule --plans--> [ the back end's own decoding ] --> finish --> to_device --> epoch
+Prefetcher: a thread that reads      bad images                  counts what it hands
+ahead of it, under DALI              left out                    out, or raises
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from queue import Empty, Queue
 from types import TracebackType
@@ -44,6 +44,25 @@ class Decoded(NamedTuple):
     plan: Plan
     images: torch.Tensor
     failures: Sequence[Failure] = ()
+
+
+class Made(NamedTuple):
+    """A batch that is not handed out yet, and what went wrong while it was made.
+
+    Attributes:
+        batch: without the images that failed.
+        errors: of those images, in the order of the batch.
+        decoded_again: 1 where the host has decoded it in DALI's place.
+    """
+
+    batch: Batch
+    errors: Sequence[SampleError] = ()
+    decoded_again: int = 0
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Made:
+        """The same with its batch on a device."""
+        moved = (part.to(device, non_blocking=non_blocking) for part in self.batch)
+        return self._replace(batch=Batch(*moved))
 
 
 class EpochLoader(ABC):
@@ -82,7 +101,7 @@ class EpochLoader(ABC):
         """Yield the epoch's batches; see ``loaders.base.Loader.epoch``."""
         check_place(number, first_batch)
         self._end_epoch()
-        batches = self._batches(number, first_batch)
+        batches = self._hand_out(self._batches(number, first_batch))
         self._running = weakref.ref(batches)
         return batches
 
@@ -92,8 +111,28 @@ class EpochLoader(ABC):
         self._source.close()
 
     @abstractmethod
-    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
         """An epoch's batches on the device; closing it leaves nothing behind."""
+
+    def _hand_out(
+        self, batches: Generator[Made, None, None]
+    ) -> Generator[Batch, None, None]:
+        """Count what was skipped, batch by batch as they go.
+
+        Not when they are made, which may be ahead: a checkpoint must hold what went
+        wrong up to its own batch, and no more.
+
+        Raises:
+            SampleError: the first image that failed, unless these are to be skipped.
+        """
+        with closing(batches):
+            for batch, errors, decoded_again in batches:
+                self.decoded_again += decoded_again
+                if errors and self._config.on_corrupt == "raise":
+                    raise errors[0]
+                self.skipped.extend(errors)
+                yield batch
+                del batch  # not to be kept while the next one is made
 
     def _end_epoch(self) -> None:
         running = self._running() if self._running else None
@@ -103,23 +142,18 @@ class EpochLoader(ABC):
 
     def _finish_all(
         self, decoded: Generator[Decoded, None, None]
-    ) -> Generator[Batch, None, None]:
+    ) -> Generator[Made, None, None]:
         """The batches of decoded plans, in host memory; see ``_finish``."""
         with closing(decoded):
-            for plan, images, failures in decoded:
-                yield self._finish(plan, images, failures)
+            for each in decoded:
+                yield self._finish(*each)
 
     def _finish(
         self, plan: Plan, images: torch.Tensor, failures: Sequence[Failure] = ()
-    ) -> Batch:
-        """The batch of a decoded plan, without the images that failed.
-
-        Raises:
-            SampleError: the first of these, unless they are to be skipped.
-        """
+    ) -> Made:
+        """The batch of a decoded plan, without the images that failed."""
+        failures = sorted(failures, key=_place)
         if failures:
-            failures = sorted(failures, key=_place)
-            self._skip_or_raise(error for _, error in failures)
             kept = np.ones(len(plan.rows), np.bool_)
             kept[[place for place, _ in failures]] = False
             plan = Plan(plan.rows[kept], plan.flips[kept])
@@ -128,18 +162,7 @@ class EpochLoader(ABC):
         rows = torch.from_numpy(plan.rows)
         if self.device.type == "cuda":  # or their copies would wait for the device
             labels, rows = labels.pin_memory(), rows.pin_memory()
-        return Batch(images, labels, rows)
-
-    def _skip_or_raise(self, errors: Iterable[SampleError]) -> None:
-        """Count images that can't be decoded as skipped.
-
-        Raises:
-            SampleError: the first of them, unless they are to be skipped.
-        """
-        for error in errors:
-            if self._config.on_corrupt == "raise":
-                raise error
-            self.skipped.append(error)
+        return Made(Batch(images, labels, rows), [error for _, error in failures])
 
 
 def _place(failure: Failure) -> int:
@@ -209,8 +232,8 @@ class Prefetcher(Generic[T]):
 
 
 def to_device(
-    batches: Generator[Batch, None, None], device: torch.device
-) -> Generator[Batch, None, None]:
+    batches: Generator[Made, None, None], device: torch.device
+) -> Generator[Made, None, None]:
     """Move host batches to ``device``; on a CPU they pass through.
 
     On a GPU the copies run on a stream of their own, from pinned memory, while the
@@ -221,33 +244,33 @@ def to_device(
     elif device.type == "cpu":
         yield from batches
     else:  # MPS has neither pinned memory nor streams of this kind
-        for batch in batches:
-            yield Batch(*(tensor.to(device) for tensor in batch))
+        for made in batches:
+            yield made.to(device)
 
 
 def _copy_ahead(
-    batches: Generator[Batch, None, None], device: torch.device
-) -> Generator[Batch, None, None]:
+    batches: Generator[Made, None, None], device: torch.device
+) -> Generator[Made, None, None]:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    pending: deque[tuple[Batch, torch.cuda.Event]] = deque()
+    pending: deque[tuple[Made, torch.cuda.Event]] = deque()
     with closing(batches):
         for host in batches:
             with torch.cuda.stream(stream):
-                moved = Batch(*(part.to(device, non_blocking=True) for part in host))
+                moved = host.to(device, non_blocking=True)
                 pending.append((moved, stream.record_event()))
             if len(pending) > 1:
-                yield from _hand_over(pending, device)
+                yield from _when_copied(pending, device)
         while pending:
-            yield from _hand_over(pending, device)
+            yield from _when_copied(pending, device)
 
 
-def _hand_over(
-    pending: deque[tuple[Batch, torch.cuda.Event]], device: torch.device
-) -> Generator[Batch, None, None]:
-    batch, copied = pending.popleft()
+def _when_copied(
+    pending: deque[tuple[Made, torch.cuda.Event]], device: torch.device
+) -> Generator[Made, None, None]:
+    made, copied = pending.popleft()
     consumer = torch.cuda.current_stream(device)
     consumer.wait_event(copied)
-    for tensor in batch:  # the allocator must not reuse it while the consumer reads
+    for tensor in made.batch:  # the allocator must not reuse it while it is read
         tensor.record_stream(consumer)
-    yield batch
+    yield made
     copied.synchronize()  # the host slot is overwritten two batches on

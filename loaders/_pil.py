@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from loaders._epoch import Decoded, EpochLoader, Failure, to_device
+from loaders._epoch import Decoded, EpochLoader, Failure, Made, to_device
 from loaders.arrays import UInt8
-from loaders.base import Batch, Decoding, LoaderConfig, Source
+from loaders.base import Decoding, LoaderConfig, Source
 from loaders.cores import granted_cores
 from loaders.errors import DataError, SampleError
 from loaders.schedule import Plan, Schedule
@@ -44,7 +44,7 @@ class PilLoader(EpochLoader):
         decoding = Decoding(f"Pillow {PIL.__version__}", "libjpeg-turbo", resize)
         super().__init__(schedule, decoding)
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
         plans = self._schedule.plans(number, first_batch)
         return to_device(self._finish_all(self._decode(plans)), self.device)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from loaders._epoch import EpochLoader, to_device
+from loaders._epoch import EpochLoader, Made, to_device
 from loaders._threads import ThreadedDecoder
-from loaders.base import Batch, LoaderConfig, Source
+from loaders.base import LoaderConfig, Source
 from loaders.schedule import Schedule
 
 
@@ -26,6 +26,6 @@ class TurboLoader(EpochLoader):
         super().close()
         self._decoder.close()
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
         plans = self._schedule.plans(number, first_batch)
         return to_device(self._finish_all(self._decoder.decode(plans)), self.device)

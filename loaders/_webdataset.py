@@ -22,10 +22,10 @@ from http.client import HTTPException
 
 import numpy as np
 
-from loaders._epoch import EpochLoader, to_device
+from loaders._epoch import EpochLoader, Made, to_device
 from loaders._threads import ThreadedDecoder
 from loaders.arrays import Int64
-from loaders.base import Batch, LoaderConfig, Source
+from loaders.base import LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError, ShardError
 from loaders.place import Url
 from loaders.schedule import DEFAULT_WINDOW, PieceSchedule, Plan, whole_shards
@@ -67,11 +67,11 @@ class WebDatasetLoader(EpochLoader):
         super().close()
         self._decoder.close()
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Batch, None, None]:
+    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
         plans = self._schedule.plans(number, first_batch)
         return to_device(self._host_batches(plans), self.device)
 
-    def _host_batches(self, plans: Iterator[Plan]) -> Generator[Batch, None, None]:
+    def _host_batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
         """The planned batches in host memory, while their shards are streamed."""
         listed = list(plans)
         batches = self._finish_all(self._decoder.decode(iter(listed)))

@@ -67,8 +67,10 @@ class Loader(Protocol):
     Attributes:
         device: where the batches lie.
         decoding: who makes the pixels.
-        skipped: the images left out so far, with ``on_corrupt="skip"``.
-        decoded_again: batches so far that the host has decoded, in DALI's place.
+        skipped: the images left out of the batches handed out so far, with
+            ``on_corrupt="skip"``.
+        decoded_again: those of these batches that the host has decoded, in DALI's
+            place.
     """
 
     device: torch.device

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def partial_name(path: Path) -> Path:
@@ -58,38 +63,69 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-class FileLock:
-    """A lock of one process on a path, which ends with that process, however it ends.
+class ProcessLock:
+    """A lock of this process on a path, which ends with it, however it ends.
 
-    A record lock and not ``flock``'s, which a worker process forked off would go on
-    holding after its parent was killed.
+    It belongs to the whole process, which must not take it twice: letting go of one
+    would let go of both. It is a record lock and not ``flock``'s, which a worker
+    process forked off would go on holding after its parent was killed. Use it in a
+    ``with``.
     """
+
+    _held: ClassVar[set[tuple[int, str]]] = set()  # by process, as forks copy it
 
     def __init__(self, path: Path) -> None:
         """Take the lock, which makes the file.
 
         Raises:
             BlockingIOError: another process has it.
+            OSError: the system or the file system has no such locks.
         """
         self._path = path
+        self._entry = (os.getpid(), os.path.realpath(path))
+        assert self._entry not in self._held, f"{path} is locked by this process"
         while True:
             self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
             try:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(self._descriptor), os.stat(path)):
-                    return
-            except FileNotFoundError:
-                os.close(self._descriptor)
-                continue  # let go, and removed, since it was opened
+                if _lock(self._descriptor, path):
+                    break
             except BaseException:
                 os.close(self._descriptor)
                 raise
             os.close(self._descriptor)
+        self._held.add(self._entry)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
 
     def release(self) -> None:
         """Remove the file and let go."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
+        self._held.discard(self._entry)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Lock an open file; False where it has lost its name since it was opened."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        reason = "this system has no record locks"
+        raise OSError(errno.ENOSYS, reason, str(path)) from None
+    with naming(path):
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def hash_file(path: Path) -> str:

@@ -14,7 +14,7 @@ from fastretina import cli
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {*cli.COMMANDS, "demo"}
-SHARED = {"recipe", "run", "formatting", "processes", "interrupts", "cli"}
+SHARED = {"recipe", "run", "formatting", "processes", "interrupts", "versions", "cli"}
 LAYERS = {"data", "nn", "metrics", "measure"}
 
 # What does not keep to a rule yet, and why.

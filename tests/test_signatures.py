@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import FunctionType, ModuleType
 
 from golden_files import Golden
@@ -16,6 +17,9 @@ from golden_files import Golden
 import fastretina
 import loaders
 from fastretina import cli
+
+# What docs/api.md publishes beside the loaders.
+PUBLISHED = ("data.loading", "nn.step", "metrics.predictions")
 
 
 def of_callable(name: str, value: object) -> Iterator[str]:
@@ -42,17 +46,21 @@ _NONE = inspect.Signature.empty
 
 def _bare(parameter: inspect.Parameter) -> inspect.Parameter:
     """Without its annotation; a default that has fields of its own in short."""
-    if dataclasses.is_dataclass(parameter.default):
-        parameter = parameter.replace(default=_Short(parameter.default))
+    default = parameter.default
+    if dataclasses.is_dataclass(default):
+        parameter = parameter.replace(default=_Text(f"{type(default).__name__}(...)"))
+    elif isinstance(default, PurePath):  # of every system alike
+        parameter = parameter.replace(default=_Text(f"Path({default.as_posix()!r})"))
+    elif isinstance(default, FunctionType):  # without its address
+        parameter = parameter.replace(default=_Text(default.__name__))
     return parameter.replace(annotation=_NONE)
 
 
-class _Short:
-    def __init__(self, value: object) -> None:
-        self._name = type(value).__name__
+class _Text(str):
+    """What is printed in place of a default."""
 
     def __repr__(self) -> str:
-        return f"{self._name}(...)"
+        return str(self)
 
 
 def of_class(name: str, cls: type) -> Iterator[str]:
@@ -83,10 +91,21 @@ def of_module(module: ModuleType, names: list[str]) -> Iterator[str]:
             yield where  # a constant or a type
 
 
+def defined_in(module: ModuleType) -> list[str]:
+    """The public classes and functions that a module defines, in their order."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and isinstance(value, (type, FunctionType))
+        and value.__module__ == module.__name__
+    ]
+
+
 def options() -> Iterator[str]:
     """The fields of what flags are parsed into, in order, of all of the package."""
     for found in pkgutil.walk_packages(fastretina.__path__, "fastretina."):
-        if found.name.endswith("__main__"):
+        if found.name.endswith(("__main__", *PUBLISHED)):
             continue
         module = import_module(found.name)
         for name, value in sorted(vars(module).items()):
@@ -97,29 +116,37 @@ def options() -> Iterator[str]:
 
 def test_signatures(golden: Golden) -> None:
     recipe = import_module("fastretina.recipe")
+    published = [import_module(f"fastretina.{name}") for name in PUBLISHED]
     mains = [f"fastretina.{name}.command" for name in (*cli.COMMANDS, "demo")]
     lines = [
         *of_module(loaders, loaders.__all__),
         *of_module(cli, ["run", "guard", "main"]),
         *of_module(recipe, ["Recipe"]),
         *options(),
+        *(line for each in published for line in of_module(each, defined_in(each))),
         *(line for name in mains for line in of_module(import_module(name), ["main"])),
     ]
     golden("signatures.txt", "\n".join(lines))
 
 
+def test_published_modules_are_frozen() -> None:
+    pages = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    shown = re.findall(r"^::: fastretina\.(\S+)", pages, re.MULTILINE)
+    assert shown == list(PUBLISHED)
+
+
 def test_signature_shows_kinds_defaults_and_order() -> None:
     def few(a: int, /, b: str = "x", *more: int, c: float) -> None: ...
 
-    def many(first: str, *, second_is_long: Path, third: int = 3, **rest: object): ...
+    def many(first: str, *, second_is_long=Path("a", "b"), third=few, **rest): ...
 
     assert [*of_callable("few", few)] == ["few(a, /, b='x', *more, c)"]
     assert [*of_callable("many" * 12, many)] == [
         "many" * 12 + "(",
         "    first,",
         "    *,",
-        "    second_is_long,",
-        "    third=3,",
+        "    second_is_long=Path('a/b'),",
+        "    third=few,",
         "    **rest,",
         ")",
     ]

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fastretina import __version__
-from fastretina.measure.machine import host_facts, installed
+from fastretina.measure.machine import host_facts
+from fastretina.versions import installed
 from loaders import LOADERS
+from loaders.files import write_atomically
 
 _FORMAT = 1
 _PACKAGES = ("torch", "simplejpeg", "pillow", "pillow-simd")
@@ -27,10 +29,10 @@ class Choice:
     """The fastest loader of the common order on a machine.
 
     Attributes:
-        loader: its name.
-        workers: with which it is fastest.
-        images_per_second: to *batch*.
-        pixels: of the images' longer side.
+        loader: the name of the loader.
+        workers: how many threads or processes it is fastest with.
+        images_per_second: its speed to the finish line *batch*.
+        pixels: the longer side of the images that it was measured on.
     """
 
     loader: str
@@ -59,7 +61,7 @@ class Choice:
 
 
 def cache_file() -> Path | None:
-    """Where it is kept; None for a user without a home."""
+    """The file that choices are kept in; None for a user without a home."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         # A relative one is to be ignored, says the XDG specification.
@@ -96,12 +98,7 @@ def remember(device: str, choice: Choice) -> Path | None:
     machines = _machines(path) | {machine_key(device): asdict(choice)}
     text = json.dumps({"format": _FORMAT, "machines": machines}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, text, durable=False)
     return path
 
 

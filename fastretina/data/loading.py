@@ -100,7 +100,7 @@ class LoadingOptions:
         """Flags in which what is not set is as a run's ``config.json`` has it.
 
         Args:
-            config: of the run; one of an older version only knows its loader.
+            config: what the run recorded; an older version only its loader.
         """
         kept = {"loader": config["loader"], **config.get("loading", {})}
         unset = {
@@ -110,13 +110,12 @@ class LoadingOptions:
         }
         return replace(self, **unset)
 
-    def resolve(self, device: str, ranks: Ranks, *, speaks: bool = True) -> Loading:
-        """Choose the loader.
+    def resolve(self, device: str, ranks: Ranks) -> Loading:
+        """Choose the loader; the first rank says on stderr what one would not expect.
 
         Args:
             device: where the batches go.
-            ranks: among whom they are shared out.
-            speaks: whether the first rank says on stderr what one would not expect.
+            ranks: the processes that share out each batch.
 
         Raises:
             LoaderUnavailable: it is not installed, and no other is to take its place.
@@ -125,7 +124,7 @@ class LoadingOptions:
             self.loader or "auto",
             device,
             fallback=self.fallback,
-            speaks=speaks and ranks.first,
+            verbose=ranks.first,
         )
         return Loading(name, self, device, ranks)
 
@@ -141,14 +140,14 @@ class Loading:
         loader: one of ``loaders.LOADERS``.
         options: the flags.
         device: where the batches go.
-        ranks: among whom each batch is shared out.
+        ranks: the processes that share out each batch.
     """
 
     loader: str
     options: LoadingOptions
     device: str
     ranks: Ranks
-    _named: set[str] = field(default_factory=set, repr=False)
+    _named: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def on_corrupt(self) -> Literal["raise", "skip"]:
@@ -238,7 +237,7 @@ class Loading:
 
 
 def choose_loader(
-    name: LoaderName, device: str, *, fallback: bool, speaks: bool = True
+    name: LoaderName, device: str, *, fallback: bool, verbose: bool = True
 ) -> str:
     """The loader to use: the named one, or ``pil`` where that is not installed.
 
@@ -246,10 +245,10 @@ def choose_loader(
     ``dali`` on a GPU and ``turbo`` elsewhere.
 
     Args:
-        name: as in ``--loader``.
+        name: a loader, or ``auto``.
         device: where the batches go.
         fallback: whether another may take its place.
-        speaks: whether to say so on stderr.
+        verbose: whether to say so on stderr.
 
     Raises:
         LoaderUnavailable: it is not installed, and no other is to take its place.
@@ -258,7 +257,7 @@ def choose_loader(
 
     known = recall(device) if name == "auto" else None
     if known is not None and missing(known.loader) is None:
-        if speaks:
+        if verbose:
             print(f"note: {known.reason}", file=sys.stderr)
         return known.loader
     chosen = resolve_loader(name, device)
@@ -270,7 +269,7 @@ def choose_loader(
         note, chosen = f"{note}; pil takes its place", "pil"
     elif chosen.startswith("dali") and not on_gpu:
         note = f"DALI decodes on the CPU, as the device is {device}"
-    if note is not None and speaks:
+    if note is not None and verbose:
         print(f"note: {note}", file=sys.stderr)
     return chosen
 
@@ -279,7 +278,7 @@ def other_pixels(config: Mapping[str, Any], now: Decoding) -> str | None:
     """A sentence where a run was trained on other pixels than ``now`` makes.
 
     Args:
-        config: of the run; one of an older version says nothing.
+        config: what the run recorded; an older version nothing of this.
         now: who makes the pixels now.
     """
     if "decoding" not in config:
@@ -288,8 +287,9 @@ def other_pixels(config: Mapping[str, Any], now: Decoding) -> str | None:
     differ = []
     if then.jpeg != now.jpeg:
         differ.append(f"decoded by {then.jpeg}, now by {now.jpeg}")
-    if then.resize != now.resize:
-        differ.append(f"resized by {then.resize or 'nobody'}, now by {now.resize}")
+    # A split whose images have the delivered size already is resized by nobody.
+    if then.resize and now.resize and then.resize != now.resize:
+        differ.append(f"resized by {then.resize}, now by {now.resize}")
     if not differ:
         return None
     return (

@@ -61,12 +61,12 @@ def group_split(
         strata.setdefault(grade, []).append(group)
     held_out: set[str] = set()
     for members in strata.values():
-        members.sort(key=lambda group: _rank(seed, group))
+        members.sort(key=lambda group: _order_key(seed, group))
         held_out.update(members[: _num_held_out(len(members), share)])
     return np.fromiter((group in held_out for group in groups), bool, len(groups))
 
 
-def _rank(seed: int, group: str) -> tuple[bytes, str]:
+def _order_key(seed: int, group: str) -> tuple[bytes, str]:
     # File names that are no UTF-8 reach Python as lone surrogates: hash those too.
     text = f"{seed}:{group}".encode(errors="surrogatepass")
     return blake2b(text, digest_size=8).digest(), group

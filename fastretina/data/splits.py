@@ -88,8 +88,8 @@ def open_data(
     """Open a data set and hold out the recipe's validation patients.
 
     Args:
-        shards: its folder, or an http(s) URL.
-        recipe: of the run.
+        shards: the data set's folder, or its http(s) URL.
+        recipe: says how many patients and samples to take.
         test_shards: another data set to test on.
 
     Raises:

@@ -20,6 +20,7 @@ from loaders.errors import DataError
 if TYPE_CHECKING:
     from fastretina.metrics.baselines import Eyes
     from fastretina.metrics.predictions import Predictions
+    from fastretina.nn.device import Compute
     from fastretina.nn.trained import Trained
     from fastretina.recipe import Recipe
     from fastretina.run import Run
@@ -64,20 +65,13 @@ def command(options: Options) -> dict[str, Any]:
     from fastretina.metrics.evaluation import evaluate
     from fastretina.metrics.predictions import predict_with_checkpoint
     from fastretina.metrics.text import table
-    from fastretina.nn.device import choose_again
     from fastretina.nn.distributed import ALONE
     from fastretina.nn.trained import load_trained
     from fastretina.run import Run
 
     run = Run(options.run)
     config = run.config()
-    compute = choose_again(options.device, config["precision"])
-    if compute.precision != config["precision"]:
-        print(
-            f"note: the run computed in {config['precision']}, {compute.device} does "
-            f"in {compute.precision}: last digits may differ",
-            file=sys.stderr,
-        )
+    compute = _compute_of(config, options.device)
     trained = load_trained(run, compute.device)
     shards = options.shards or _own_shards(config, options.split)
     loading = options.loading.or_of_run(config).resolve(str(compute.device), ALONE)
@@ -91,7 +85,7 @@ def command(options: Options) -> dict[str, Any]:
         predictions,
         _known_eyes(trained, options),
         _validation(run),
-        _loss_weights(trained),
+        trained.loss_weights(config.get("train_counts")),
     )
     print(table(evaluation))
     points = asdict(evaluation)
@@ -110,15 +104,18 @@ def command(options: Options) -> dict[str, Any]:
     }
 
 
-def _loss_weights(trained: Trained) -> list[float] | None:
-    """Each grade's weight in the run's loss; None where it was plain, or unrecorded."""
-    from fastretina.nn.step import class_weights
+def _compute_of(config: Mapping[str, Any], device: str) -> Compute:
+    """The run's precision on a device; says so where that has another one."""
+    from fastretina.nn.device import choose_again
 
-    counts = trained.config.get("train_counts")
-    if counts is None:
-        return None
-    weights = class_weights(trained.recipe.class_weights, counts)
-    return None if weights is None else list(weights.tolist())
+    compute = choose_again(device, config["precision"])
+    if compute.precision != config["precision"]:
+        print(
+            f"note: the run computed in {config['precision']}, {compute.device} does "
+            f"in {compute.precision}: last digits may differ",
+            file=sys.stderr,
+        )
+    return compute
 
 
 def _own_shards(config: Mapping[str, Any], split: str) -> str:

@@ -11,11 +11,12 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastretina import __version__
+from fastretina.versions import installed as installed
 from loaders import available
 from loaders.cores import granted_cores
 
@@ -216,14 +217,6 @@ def memory_granted() -> int:
     return min(total, limit) if limit < _UNLIMITED else total
 
 
-def installed(package: str) -> str | None:
-    """A package's version; None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _mount(place: Path) -> tuple[str, str]:
     """Device and kind of the file system that a path lies on, as Linux lists them."""
     longest, mount = "", ("unknown disk", "unknown file system")
@@ -238,6 +231,7 @@ def _mount(place: Path) -> tuple[str, str]:
     return mount
 
 
+@cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

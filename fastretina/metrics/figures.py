@@ -37,8 +37,8 @@ def draw_curves(
     """Loss, accuracy and QWK by epoch, with the phases marked.
 
     Args:
-        path: the PNG.
-        rows: of ``log.csv``.
+        path: the PNG to write.
+        rows: the lines of ``log.csv``, an epoch each.
         majority: share of the most frequent grade: what a constant predictor scores.
         title: names the run.
     """

@@ -39,13 +39,13 @@ class Predictions:
     """What a network says of each sample of a split, in row order.
 
     Attributes:
-        rows: int64[N], of the split's index.
+        rows: int64[N], each sample's row in the split's index.
         keys: names of the samples.
         patients: whose eyes they are.
         eyes: ``left``, ``right`` or empty.
         labels: int64[N], the grades that people gave.
-        probabilities: float64[N, 5].
-        about: of which checkpoint, as JSON.
+        probabilities: float64[N, 5], of each grade.
+        about: which checkpoint has predicted which split, as JSON.
         skipped: images of the split that could not be decoded, and are left out.
     """
 
@@ -60,7 +60,7 @@ class Predictions:
 
     @property
     def grades(self) -> Int64:
-        """int64[N], the likeliest ones."""
+        """The likeliest grade of each sample: int64[N]."""
         found: Int64 = self.probabilities.argmax(axis=1)
         return found
 
@@ -157,22 +157,26 @@ class Predictions:
             raise RunError(f"{path} is damaged ({error})") from error
 
 
+def _go_on() -> None:
+    """Stop at nothing."""
+
+
 def predict_split(
     network: nn.Module,
     split: ShardSplit,
     loader: Loader,
     compute: Compute,
     ranks: Ranks,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = _go_on,
 ) -> Predictions:
     """Run the network over one epoch: every sample once, but for those skipped.
 
     Args:
         network: in eval mode; takes float32[B, 3, H, W], gives float32[B, 5] logits.
         split: what is predicted.
-        loader: of that split, which does not shuffle.
+        loader: delivers the split, unshuffled.
         compute: device and precision.
-        ranks: that each have a part of the split, and get all of the predictions.
+        ranks: the processes that predict a part each, and get all of the predictions.
         check: called after each batch; may raise to stop.
 
     Raises:
@@ -180,11 +184,35 @@ def predict_split(
     """
     import torch
 
+    assert not network.training, "a network must be evaluated in eval mode"
+    skipped_before = len(loader.skipped)
+    found = _probabilities(network, loader, compute, check)
+    rows, labels, probabilities = ranks.gather(*found)
+    skipped = int(ranks.sum(torch.tensor(len(loader.skipped) - skipped_before)))
+    assert len(rows) + skipped == len(split), "a loader lost or doubled samples"
+    if not len(rows):
+        raise RunError(f"{split.folder}: all {skipped} images of {split.name} are bad")
+    if not np.isfinite(probabilities).all():
+        raise RunError(
+            "the network's outputs are not finite: its training has gone astray; "
+            "lower --lr or --head-lr, or try --amp off"
+        )
+    order = np.argsort(rows, kind="stable")  # loaders of their own order, and ranks
+    predictions = Predictions.of(split, rows[order], probabilities[order])
+    assert len(np.unique(rows)) == len(rows), "a sample came twice"
+    assert np.array_equal(predictions.labels, labels[order]), "labels are mixed up"
+    return replace(predictions, skipped=skipped)
+
+
+def _probabilities(
+    network: nn.Module, loader: Loader, compute: Compute, check: Callable[[], None]
+) -> tuple[Int64, Int64, Float64]:
+    """What this rank's batches hold: int64[n] rows and labels, float64[n, 5]."""
+    import torch
+
     from fastretina.nn.augment import Normaliser
 
-    assert not network.training, "a network must be evaluated in eval mode"
-    normalise, skipped_before = Normaliser(), len(loader.skipped)
-    none = np.empty(0, np.int64)
+    normalise, none = Normaliser(), np.empty(0, np.int64)
     rows, labels, chances = [none], [none], [np.empty((0, len(GRADES)))]
     with torch.inference_mode():
         for batch in loader.epoch(0):
@@ -195,23 +223,7 @@ def predict_split(
                 rows.append(batch.index.cpu().numpy())
                 labels.append(batch.labels.cpu().numpy())
             check()
-    delivered = [np.concatenate(part) for part in (rows, labels, chances)]
-    all_rows, all_labels, probabilities = ranks.gather(*delivered)
-    skipped = int(ranks.sum(torch.tensor(len(loader.skipped) - skipped_before)))
-    assert len(all_rows) + skipped == len(split), "a loader lost or doubled samples"
-    if not len(all_rows):
-        raise RunError(f"{split.folder}: all {skipped} images of {split.name} are bad")
-    order = np.argsort(all_rows, kind="stable")  # loaders of their own order, and ranks
-    all_rows, probabilities = all_rows[order], probabilities[order]
-    if not np.isfinite(probabilities).all():
-        raise RunError(
-            "the network's outputs are not finite: its training has gone astray; "
-            "lower --lr or --head-lr, or try --amp off"
-        )
-    assert len(np.unique(all_rows)) == len(all_rows), "a sample came twice"
-    predictions = Predictions.of(split, all_rows, probabilities)
-    assert np.array_equal(predictions.labels, all_labels[order]), "labels are mixed up"
-    return replace(predictions, skipped=skipped)
+    return np.concatenate(rows), np.concatenate(labels), np.concatenate(chances)
 
 
 def predict_with_checkpoint(
@@ -220,7 +232,7 @@ def predict_with_checkpoint(
     name: str,
     compute: Compute,
     loading: Loading,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = _go_on,
 ) -> Predictions:
     """What the checkpoint that a run reports says of a split, with its record.
 
@@ -232,7 +244,7 @@ def predict_with_checkpoint(
         split: what is predicted.
         name: ``test``, ``validation`` or ``train``, for the record.
         compute: device and precision.
-        loading: how batches are made.
+        loading: says how batches are made.
         check: called after each batch; may raise to stop.
     """
     from fastretina.data.loading import warn_of_other_pixels
@@ -241,10 +253,12 @@ def predict_with_checkpoint(
     with loading.evaluation_loader(split, trained.recipe) as loader:
         if loading.ranks.first:
             warn_of_other_pixels(trained.config, loader.decoding)
-        predictions = predict_split(
-            trained.network, split, loader, compute, loading.ranks, check
-        )
-        loading.report_skipped(loader)
+        try:
+            predictions = predict_split(
+                trained.network, split, loader, compute, loading.ranks, check
+            )
+        finally:  # an error may be that all of them are bad
+            loading.report_skipped(loader)
     about = {
         "split": name,
         "checkpoint": trained.checkpoint,

@@ -109,11 +109,13 @@ class Augment:
         Args:
             images: uint8[B, H, W, 3].
             rows: int64[B] of the samples, on the images' device.
-            epoch: of the run.
-            step: of the run: a sample drawn twice in an epoch gets other draws.
+            epoch: the run's epoch, counted from 0.
+            step: the run's step, counted from 0: a sample drawn twice in an epoch gets
+                other draws.
             first_sample: place in the global batch of the first one here: where the
                 recipe draws with replacement, a sample drawn twice in a batch gets
-                other draws, too.
+                other draws, too. Places count what was delivered: behind an image
+                that was skipped, they depend on the number of ranks.
 
         Returns:
             float32[B, 3, H, W], channels-last; valid until the next but one is made.

@@ -28,8 +28,8 @@ Tensors = dict[str, Tensor]
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a kill at any moment leaves the old one or the new."""
     packed = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    said = json.dumps(state)
-    about = {"state": said, "sha256": _checksum(packed, said)}
+    text = json.dumps(state)
+    about = {"state": text, "sha256": _checksum(packed, text)}
     write_atomically(path, save_tensors(packed, metadata=about))
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from fastretina.recipe import Amp
 from loaders.errors import DataError
 
 Precision = Literal["bf16", "fp16", "fp32"]
@@ -16,6 +17,7 @@ _DTYPES: dict[Precision, torch.dtype | None] = {
     "fp16": torch.float16,
     "fp32": None,
 }
+_FLAGS: dict[str, Amp] = {"bf16": "bf16", "fp16": "fp16", "fp32": "off"}
 
 
 class DeviceError(DataError):
@@ -28,7 +30,7 @@ class Compute:
 
     Attributes:
         device: where model and batches live.
-        dtype: of autocast; ``None`` runs in float32.
+        dtype: what autocast computes in; ``None`` runs in float32.
     """
 
     device: torch.device
@@ -63,7 +65,7 @@ class Compute:
         return Compute(self.device, _DTYPES[precision])
 
 
-def choose(device: str, amp: str) -> Compute:
+def choose(device: str, amp: Amp) -> Compute:
     """Resolve ``--device`` and ``--amp``.
 
     Args:
@@ -92,7 +94,7 @@ def choose_again(device: str, precision: str) -> Compute:
         DeviceError: there is no such device here.
     """
     try:
-        return choose(device, "off" if precision == "fp32" else precision)
+        return choose(device, _FLAGS.get(precision, "off"))
     except DeviceError:
         return choose(device, "off")
 

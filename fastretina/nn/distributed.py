@@ -107,7 +107,7 @@ def joined(device: str) -> Iterator[Ranks]:
     Of an error, one rank tells and the others keep silent: they see but its echo.
 
     Args:
-        device: as in ``--device``; on GPUs each rank takes the one of its local number.
+        device: what ``--device`` says; each rank takes the GPU of its local number.
 
     Raises:
         ReportedElsewhere: in place of what another rank has said.

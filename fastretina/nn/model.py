@@ -45,7 +45,7 @@ def build_model(arch: str, weights: str, seed: int) -> nn.Module:
     Args:
         arch: ``resnet18`` or ``resnet50``.
         weights: ``none``, ``imagenet`` or a file.
-        seed: of the random initialisation.
+        seed: fixes the random initialisation.
 
     Raises:
         WeightsError: they can't be had; the message says what to put where.

@@ -106,7 +106,10 @@ def class_weights(
 
 
 def make_optimizer(
-    recipe: Recipe, phase: str, parameters: Iterable[nn.Parameter], device: torch.device
+    recipe: Recipe,
+    phase: Phase,
+    parameters: Iterable[nn.Parameter],
+    device: torch.device,
 ) -> torch.optim.Optimizer:
     """A new optimizer for a phase; fused where torch has it."""
     fused = device.type in ("cpu", "cuda")
@@ -172,7 +175,7 @@ class StepSetup:
         recipe: decides what a step computes.
         compute: the device, and the precision of the forward pass.
         train_counts: training samples of each grade, which class weights follow.
-        ranks: among whom each batch is shared out.
+        ranks: the processes that each batch is shared out among.
         compiled: whether the forward pass goes through ``torch.compile``.
         channels_last: the memory format of the network's input; False for NCHW.
     """
@@ -189,11 +192,16 @@ class Learner:
     """All that a step changes, with what changes it: made anew for each phase.
 
     Attributes:
-        network: to be trained, in training mode as the phase has it.
-        forward: the same network as it is called: over the ranks, or compiled.
-        optimizer: of the phase's parameters.
-        scaler: of the loss, in fp16.
-        average: of the weights, where the recipe and the phase have one.
+        setup: what stays the same over all phases.
+        phase: the phase that it was made for.
+        network: takes float32[B, 3, H, W], gives float32[B, 5] logits; in training
+            mode as the phase has it.
+        forward: the network as it is called: over the ranks, or compiled.
+        optimizer: changes the parameters that the phase trains.
+        scaler: scales the loss in fp16, and does nothing otherwise.
+        average: the moving average of the weights, where recipe and phase have one.
+        loss: the mean over a batch: float32[B, 5] logits, int64[B] grades.
+        augment: makes the network's input out of a batch's images.
     """
 
     def __init__(
@@ -206,10 +214,10 @@ class Learner:
         """Free what the phase trains, with an optimizer that has seen no step.
 
         Args:
-            network: on the setup's device.
-            phase: ``head`` or ``full``.
-            setup: of the run.
-            scaler: of the phase before; a new one by default.
+            network: the network, on the setup's device.
+            phase: decides which parameters are trained.
+            setup: what stays the same over all phases.
+            scaler: the scaler of the phase before; a new one by default.
         """
         recipe, device = setup.recipe, setup.compute.device
         self.setup, self.phase = setup, phase
@@ -238,8 +246,8 @@ class StepPlace(NamedTuple):
     """Where in a run a step is: all that its draws and its rate depend on.
 
     Attributes:
-        epoch: counted from 0 over both phases.
-        step: of the run, counted from 0.
+        epoch: the epoch, counted from 0 over both phases.
+        step: the step of the run, counted from 0.
         epochs_done: the epochs that are trained on, with the part of this one.
         first_sample: place in the global batch of this rank's first sample.
     """
@@ -265,7 +273,11 @@ class StepResult(NamedTuple):
 
 
 def train_step(learner: Learner, batch: Batch, place: StepPlace) -> StepResult:
-    """Train on one batch, which some rank has a sample of."""
+    """Train on one batch, which some rank has a sample of.
+
+    The batch is uint8[B, H, W, 3] with int64[B] labels and rows, on the device; B is 0
+    on a rank that has none of it.
+    """
     setup = learner.setup
     rate = learning_rate(setup.recipe, place.epochs_done)
     for group in learner.optimizer.param_groups:

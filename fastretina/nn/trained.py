@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastretina.nn import checkpoint
 from fastretina.nn.model import build_model, weights_sha256
+from fastretina.nn.step import class_weights
 from fastretina.recipe import Recipe
 from fastretina.run import Run
 from loaders.errors import RunError
+
+CheckpointName = Literal["best", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +24,19 @@ class Trained:
     """A network in eval mode, and the run that it comes from.
 
     Attributes:
-        network: on the device asked for.
-        recipe: of the run.
-        config: of the run.
-        checkpoint: ``best`` or ``last``.
+        network: takes float32[B, 3, H, W], gives float32[B, 5] logits; on the device
+            that was asked for.
+        recipe: the recipe of the run.
+        config: what the run's ``config.json`` holds.
+        checkpoint: the file that the weights come from, ``best`` or ``last``.
         checkpoint_epoch: epochs that it was trained for; 0 for a run just begun.
-        weights_sha256: of the network's weights.
+        weights_sha256: SHA-256 of the network's weights.
     """
 
     network: nn.Module
     recipe: Recipe
     config: Mapping[str, Any]
-    checkpoint: str
+    checkpoint: CheckpointName
     checkpoint_epoch: int
     weights_sha256: str
 
@@ -40,6 +44,18 @@ class Trained:
         """Compute on as many threads as the run, as other sums round otherwise."""
         if threads := self.config.get("threads"):
             torch.set_num_threads(threads)
+
+    def loss_weights(self, counts: Sequence[int] | None) -> list[float] | None:
+        """Each grade's weight in the run's loss; None where it was plain.
+
+        Args:
+            counts: training samples of each grade; None where the run, of an older
+                version, has not recorded them, and then the weights are unknown, too.
+        """
+        if counts is None:
+            return None
+        weights = class_weights(self.recipe.class_weights, counts)
+        return None if weights is None else list(weights.tolist())
 
 
 def load_trained(run: Run, device: torch.device) -> Trained:
@@ -49,13 +65,14 @@ def load_trained(run: Run, device: torch.device) -> Trained:
         RunError: the run is not there, has no checkpoint yet, or a damaged one.
     """
     config, recipe = run.config(), run.recipe()
-    chosen = "best" if run.best.exists() else "last"
+    chosen: CheckpointName = "best" if run.best.exists() else "last"
     tensors, saved = checkpoint.load(run.path / f"{chosen}.safetensors")
     state = evaluated_state(tensors)
     network = build_model(recipe.arch, "none", recipe.seed)
     try:
         network.load_state_dict(state)
-        epoch = saved["best"]["epoch"] if saved["best"] else saved["progress"]["epoch"]
+        reached = saved.get("best") or saved.get("progress") or {}
+        epoch = reached.get("epoch", 0)
     except (KeyError, TypeError, RuntimeError) as error:
         raise RunError(
             f"{run.path / chosen}.safetensors does not fit the recipe in config.json: "

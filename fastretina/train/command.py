@@ -18,6 +18,8 @@ from fastretina.train.options import TrainOptions
 from loaders.errors import RunError
 
 if TYPE_CHECKING:
+    from fastretina.data.loading import LoadingOptions
+    from fastretina.nn.device import Compute
     from fastretina.nn.distributed import Ranks
 
 PROG = "python -m fastretina.train"
@@ -87,30 +89,24 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
 
     from fastretina.data.splits import open_data
     from fastretina.interrupts import Stopper
-    from fastretina.nn.device import choose, choose_again
     from fastretina.train.loop import TrainingLoop
     from fastretina.train.start import start
 
-    recipe, loading_options = options.recipe, options.loading
+    recipe = options.recipe
     if recipe.batch_size % ranks.world_size:
         raise cli.WrongUsage(
             f"--batch-size must be a multiple of the {ranks.world_size} ranks, "
             f"got {recipe.batch_size}"
         )
-    if options.resume is None:
-        compute = choose(options.device, recipe.amp)
-    else:
-        config = Run(options.resume).config()
-        compute = choose_again(options.device, config["precision"])
-        loading_options = loading_options.or_of_run(config)
+    compute, loading_options = _chosen(options)
     torch.backends.cudnn.benchmark = True  # all batches but the last have one size
     loading = loading_options.resolve(str(compute.device), ranks)
     with (
         open_data(options.shards, recipe, options.test_shards) as data,
         loading.train_loader(data.train, recipe) as loader,
         Stopper() as stopper,
+        start(options, data, compute, loading, loader.decoding) as state,
     ):
-        state = start(options, data, compute, loading, loader.decoding)
         loop = TrainingLoop(state, data, loading, stopper)
         try:
             while not loop.finished():
@@ -130,5 +126,17 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
                 f"the device's memory is full at --batch-size {recipe.batch_size}: "
                 f"choose a smaller one ({str(error).partition('.')[0]})"
             ) from error
-        finally:
-            state.close()
+
+
+def _chosen(options: TrainOptions) -> tuple[Compute, LoadingOptions]:
+    """Device, precision and loading; those of the run that is resumed, if one is."""
+    from fastretina.nn.device import choose, choose_again
+
+    asked = options.recipe.amp
+    if options.resume is None:
+        return choose(options.device, asked), options.loading
+    config = Run(options.resume).config()
+    loading = options.loading.or_of_run(config)
+    if asked != "auto":  # by flag, when the run began: nothing else may take its place
+        return choose(options.device, asked), loading
+    return choose_again(options.device, config["precision"]), loading

@@ -13,7 +13,6 @@ from fastretina.metrics.evaluation import Evaluation, evaluate
 from fastretina.metrics.figures import draw_confusion, draw_curves
 from fastretina.metrics.predictions import predict_with_checkpoint
 from fastretina.metrics.text import table
-from fastretina.nn.step import class_weights
 from fastretina.nn.trained import Trained, load_trained
 from fastretina.report.model_card import write_card
 from fastretina.train.state import TrainState
@@ -42,12 +41,11 @@ def finish(
     test.save(run.path / "test.parquet")
     if validation is not None:
         validation.save(run.path / "validation.parquet")
-    weights = class_weights(state.recipe.class_weights, data.train_counts())
     evaluation = evaluate(
         test,
         Eyes.of(data.train, data.known_rows()),
         validation,
-        None if weights is None else weights.tolist(),
+        trained.loss_weights(data.train_counts()),
     )
     result = {
         **_summary(state, loading, trained),
@@ -55,8 +53,8 @@ def finish(
         "test_accuracy": evaluation.test.accuracy,
         "test_qwk": evaluation.test.qwk,
         **_speed(state),
-        "skipped": sum(row.get("skipped") or 0 for row in state.rows),
-        "decoded_again": sum(row.get("decoded_again") or 0 for row in state.rows),
+        "skipped": sum(row.skipped for row in state.rows),
+        "decoded_again": sum(row.decoded_again for row in state.rows),
         "test_skipped": test.skipped,
         "weights_sha256": trained.weights_sha256,
     }
@@ -75,7 +73,8 @@ def _show(state: TrainState, evaluation: Evaluation, trained: Trained) -> None:
         chosen = f"the last epoch, {trained.checkpoint_epoch}"
     name = f"{run.path.name}, {chosen}, weights {trained.weights_sha256[:12]}"
     majority = max(map(sum, scores.confusion)) / scores.samples
-    draw_curves(run.path / "curves.png", state.rows, majority, name)
+    rows = [asdict(row) for row in state.rows]
+    draw_curves(run.path / "curves.png", rows, majority, name)
     draw_confusion(run.path / "confusion.png", scores.confusion, f"{name}\ntest")
     print(f"test, with the weights of {chosen}:")
     print(table(evaluation))
@@ -100,9 +99,9 @@ def _summary(state: TrainState, loading: Loading, trained: Trained) -> dict[str,
 
 def _speed(state: TrainState) -> dict[str, float]:
     """Training speed over the whole run, evaluations left out."""
-    seconds = sum(row["seconds"] for row in state.rows)
-    images = sum(row["images_per_second"] * row["seconds"] for row in state.rows)
-    waited = sum(row["wait_seconds"] for row in state.rows)
+    seconds = sum(row.seconds for row in state.rows)
+    images = sum(row.images_per_second * row.seconds for row in state.rows)
+    waited = sum(row.wait_seconds for row in state.rows)
     return {
         "seconds": round(seconds, 2),
         "images_per_second": round(images / max(seconds, 1e-9), 2),

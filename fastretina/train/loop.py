@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,8 @@ from fastretina.interrupts import Interrupted, Stopper
 from fastretina.metrics.predictions import predict_split
 from fastretina.metrics.scores import Scores, score
 from fastretina.nn.step import train_step
-from fastretina.train.state import TrainState
+from fastretina.run import LoggedEpoch
+from fastretina.train.state import Best, TrainState
 from loaders import Batch, Loader, ShardSplit
 from loaders.errors import RunError
 
@@ -54,7 +56,6 @@ class TrainingLoop:
 
         Raises:
             Interrupted: between two steps, where a signal asked to stop.
-            RunError: the loss is not a number any more.
         """
         if self._at_limit():  # a kill came between the last step and the evaluation
             return
@@ -94,25 +95,35 @@ class TrainingLoop:
         state.count(batch, seen, result)
 
     def end_epoch(self) -> None:
-        """Evaluate, log, and save; the best epoch on validation is kept apart."""
+        """Evaluate, log, and save; the best epoch on validation is kept apart.
+
+        Raises:
+            RunError: the loss is not a number any more, or no image could be decoded.
+            Interrupted: where a signal asked to stop.
+        """
         state, recipe = self.state, self.recipe
         row = state.epoch_row()
-        if not math.isfinite(row["train_loss"]):
+        if not state.progress.seen:
             raise RunError(
-                f"the loss is {row['train_loss']} in epoch {row['epoch']}: lower --lr "
-                "or --head-lr, or try --amp off"
+                f"all {row.skipped} training images of epoch {row.epoch} are bad"
+            )
+        if not math.isfinite(row.train_loss):
+            raise RunError(
+                f"the loss is {row.train_loss} in epoch {row.epoch}: lower --lr or "
+                "--head-lr, or try --amp off"
             )
         best = state.best
         if self.data.validation is not None:
             scores = self._evaluate(self.data.validation)
-            row["validation_accuracy"] = scores.accuracy
-            row["validation_qwk"] = scores.qwk
-            reached = [scores.qwk, scores.accuracy]
-            if best is None or _rank(reached) > _rank(best["score"]):
-                best = {"epoch": row["epoch"], "score": reached}
+            row = replace(
+                row, validation_accuracy=scores.accuracy, validation_qwk=scores.qwk
+            )
+            reached = Best(row.epoch, scores.qwk, scores.accuracy)
+            if best is None or reached.order_key > best.order_key:
+                best = reached
         if recipe.test_each_epoch:
             scores = self._evaluate(self.data.test)
-            row["test_accuracy"], row["test_qwk"] = scores.accuracy, scores.qwk
+            row = replace(row, test_accuracy=scores.accuracy, test_qwk=scores.qwk)
         improved = best is not state.best
         state.best = best  # not before: a stop while evaluating must not count it
         state.end_epoch(row)
@@ -123,15 +134,17 @@ class TrainingLoop:
     def _evaluate(self, split: ShardSplit) -> Scores:
         state = self.state
         with self.loading.evaluation_loader(split, self.recipe) as loader:
-            predictions = predict_split(
-                state.learner.evaluated(),
-                split,
-                loader,
-                state.compute,
-                self.ranks,
-                self.check,
-            )
-            self.loading.report_skipped(loader)
+            try:
+                predictions = predict_split(
+                    state.learner.evaluated(),
+                    split,
+                    loader,
+                    state.compute,
+                    self.ranks,
+                    self.check,
+                )
+            finally:  # an error may be that all of them are bad
+                self.loading.report_skipped(loader)
         return score(predictions.labels, predictions.probabilities)
 
     def _bar(self) -> tqdm[Any]:
@@ -158,25 +171,20 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
         yield batch, time.perf_counter() - begun
 
 
-def _rank(score: Sequence[float | None]) -> tuple[float, ...]:
-    """Order epochs by QWK, then accuracy; no QWK, of one grade alone, is the worst."""
-    qwk, accuracy = score
-    assert accuracy is not None
-    return (-math.inf if qwk is None else qwk, accuracy)
-
-
-def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+def _epoch_line(row: LoggedEpoch, epochs: int) -> str:
     """An epoch in one line, for people."""
     words = [
-        f"epoch {row['epoch']:>2}/{epochs} {row['phase']:<4}",
-        f"loss {row['train_loss']:.4f}",
-        f"train {row['train_accuracy']:.1%}",
+        f"epoch {row.epoch:>2}/{epochs} {row.phase:<4}",
+        f"loss {row.train_loss:.4f}",
+        f"train {row.train_accuracy:.1%}",
     ]
-    for split in ("validation", "test"):
-        if row[f"{split}_accuracy"] is not None:
-            accuracy = row[f"{split}_accuracy"]
-            qwk = format_interval(row[f"{split}_qwk"], None, ".3f")
-            words.append(f"{split} {accuracy:.1%} QWK {qwk}")
-    waited = row["wait_seconds"] / row["seconds"] if row["seconds"] else 0.0
-    words.append(f"{row['images_per_second']:,.0f} images/s, {waited:.0%} waiting")
+    for split, accuracy, qwk in (
+        ("validation", row.validation_accuracy, row.validation_qwk),
+        ("test", row.test_accuracy, row.test_qwk),
+    ):
+        if accuracy is not None:
+            shown = format_interval(qwk, None, ".3f")
+            words.append(f"{split} {accuracy:.1%} QWK {shown}")
+    waited = row.wait_seconds / row.seconds if row.seconds else 0.0
+    words.append(f"{row.images_per_second:,.0f} images/s, {waited:.0%} waiting")
     return "  ".join(words)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import nn
 from fastretina.data.loading import Loading, other_pixels
 from fastretina.data.splits import DataSplits
 from fastretina.nn.device import Compute
+from fastretina.nn.distributed import Ranks
 from fastretina.nn.model import WeightsError, build_model
 from fastretina.nn.step import StepSetup
 from fastretina.recipe import Recipe
@@ -21,23 +24,30 @@ from fastretina.train.options import TrainOptions
 from fastretina.train.state import TrainState
 from loaders import Decoding
 from loaders.errors import RunError
+from loaders.files import ProcessLock
+
+# What record locks fail with where the file system, or the system, has none.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
+@contextmanager
 def start(
     options: TrainOptions,
     data: DataSplits,
     compute: Compute,
     loading: Loading,
     decoding: Decoding,
-) -> TrainState:
+) -> Iterator[TrainState]:
     """Start a new run, or take up the one that ``--resume`` names.
 
+    Within the ``with``, other processes are kept from training in its folder.
+
     Args:
-        options: of the command.
-        data: of the run.
+        options: the command's flags.
+        data: the splits of the run.
         compute: device and precision.
-        loading: how batches are made.
-        decoding: who makes their pixels.
+        loading: says how batches are made.
+        decoding: says who makes their pixels.
 
     Raises:
         RunError: the folder holds a run already, or the run to resume is none, or of
@@ -52,48 +62,88 @@ def start(
         ranks=loading.ranks,
         compiled=options.compile,
     )
-    if options.resume is None:
-        return _begin(options, data, setup, loading, decoding)
-    return _resume(options, data, setup, loading, decoding)
+    begin = _begin if options.resume is None else _resume
+    with begin(options, data, setup, loading, decoding) as state:
+        yield state
 
 
+@contextmanager
+def _locked(run: Run, ranks: Ranks, advice: str = "") -> Iterator[None]:
+    """Keep other processes from training in a run's folder, on the first rank.
+
+    Raises:
+        RunError: another process does; then ``advice`` is given, too.
+    """
+    if not ranks.first:
+        yield
+        return
+    lock: AbstractContextManager[object] = nullcontext()
+    try:
+        lock = ProcessLock(run.lock_file)
+    except BlockingIOError:
+        raise RunError(
+            f"another process is training in {run.path}: wait for it to end{advice}"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        run.lock_file.unlink(missing_ok=True)
+        print(
+            f"warning: {run.path} can't be locked ({error.strerror}): see to it that "
+            "no other process trains there",
+            file=sys.stderr,
+        )
+    with lock:
+        yield
+
+
+@contextmanager
 def _begin(
     options: TrainOptions,
     data: DataSplits,
     setup: StepSetup,
     loading: Loading,
     decoding: Decoding,
-) -> TrainState:
+) -> Iterator[TrainState]:
     """A new run: its folder, its network, a first checkpoint."""
-    recipe, ranks, compute = setup.recipe, setup.ranks, setup.compute
+    recipe, ranks = setup.recipe, setup.ranks
     if options.threads:
         torch.set_num_threads(options.threads)
     network, weights = ranks.from_first(lambda: _starting_network(recipe))
     run = ranks.from_first(lambda: create_run(options.out, recipe))
-    lock = run.lock() if ranks.first else None
-    if ranks.first:
-        run.write_config(
-            {
-                **describe(recipe),
-                "weights": weights,
-                "shards": options.shards,
-                "test_shards": options.test_shards,
-                "data": data.describe(),
-                "train_counts": data.train_counts(),
-                "image_shape": data.image_shape(recipe),
-                "square": data.square(),
-                "loader": loading.loader,
-                "loading": loading.recorded(),
-                "decoding": decoding._asdict(),
-                "ranks": ranks.world_size,
-                "device": str(compute.device),
-                "precision": compute.precision,
-                "threads": torch.get_num_threads(),
-            }
-        )
-    state = TrainState(network, setup, run, loading.order, lock)
-    state.save()  # so that there is something to resume from the first step on
-    return state
+    with _locked(run, ranks, ", or choose another --out"):
+        if ranks.first:
+            run.write_config(
+                {
+                    **describe(recipe),
+                    "weights": weights,
+                    "shards": options.shards,
+                    "test_shards": options.test_shards,
+                    "data": data.describe(),
+                    "train_counts": data.train_counts(),
+                    "image_shape": data.image_shape(recipe),
+                    "square": data.square(),
+                    "ranks": ranks.world_size,
+                    "device": str(setup.compute.device),
+                    **_changeable(setup, loading, decoding),
+                }
+            )
+        state = TrainState(network, setup, run, loading.order)
+        state.save()  # so that there is something to resume from the first step on
+        yield state
+
+
+def _changeable(
+    setup: StepSetup, loading: Loading, decoding: Decoding
+) -> dict[str, Any]:
+    """What may change on ``--resume``, as ``config.json`` holds it."""
+    return {
+        "loader": loading.loader,
+        "loading": loading.recorded(),
+        "decoding": decoding._asdict(),
+        "precision": setup.compute.precision,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _starting_network(recipe: Recipe) -> tuple[nn.Module, str]:
@@ -113,39 +163,83 @@ def _starting_network(recipe: Recipe) -> tuple[nn.Module, str]:
         return build_model(recipe.arch, "none", recipe.seed), "none"
 
 
+@contextmanager
 def _resume(
     options: TrainOptions,
     data: DataSplits,
     setup: StepSetup,
     loading: Loading,
     decoding: Decoding,
-) -> TrainState:
+) -> Iterator[TrainState]:
     """A run where its last checkpoint left it; without any, from the beginning."""
     assert options.resume is not None
     recipe, ranks, run = setup.recipe, setup.ranks, Run(options.resume)
     config = run.config()
     _check_same(run, recipe, data)
     torch.set_num_threads(options.threads or config["threads"])
-    lock = run.lock() if ranks.first else None
-    if ranks.first:
-        run.remove_partial_files()
-    begun = run.last.exists()
-    network = build_model(
-        recipe.arch, "none" if begun else config["weights"], recipe.seed
+    with _locked(run, ranks):
+        if ranks.first:
+            run.remove_partial_files()
+        begun = run.last.exists()
+        network = build_model(
+            recipe.arch, "none" if begun else config["weights"], recipe.seed
+        )
+        state = TrainState(network, setup, run, loading.order)
+        if begun:
+            state.restore()
+        else:
+            state.save()
+        if ranks.first:
+            _go_on_record(run, config, _changeable(setup, loading, decoding))
+            if not begun:
+                print(
+                    "note: no checkpoint was written yet: from the start",
+                    file=sys.stderr,
+                )
+        ranks.wait()  # for the config, which all of them read in the end
+        yield state
+
+
+def _go_on_record(
+    run: Run, config: Mapping[str, Any], changeable: dict[str, Any]
+) -> None:
+    """Say what is not as it was in the run, and keep it: it is the run's from here on.
+
+    Whoever goes on again, or evaluates, then does it as the run was last trained and
+    evaluated. Who made the pixels before is kept as well, since the weights were
+    trained on them, too.
+    """
+    decoding = changeable["decoding"]
+    for note in _notes(config, changeable):
+        print(note, file=sys.stderr)
+    if other := other_pixels(config, Decoding(**decoding)):
+        print(f"warning: {other}", file=sys.stderr)
+    earlier = config.get("decoding", decoding)
+    if earlier != decoding:
+        before = [*config.get("decoding_before", ()), earlier]
+        changeable = {**changeable, "decoding_before": before}
+    if any(config.get(name) != value for name, value in changeable.items()):
+        run.write_config({**config, **changeable})
+
+
+def _notes(config: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was in the run, each in a line for people."""
+    on_corrupt = now["loading"]["on_corrupt"]
+    changes = (
+        ("loader", config["loader"], now["loader"]),
+        (
+            "on-corrupt",
+            config.get("loading", {}).get("on_corrupt", on_corrupt),
+            on_corrupt,
+        ),
+        ("precision", config["precision"], now["precision"]),
+        ("threads", config["threads"], now["threads"]),
     )
-    state = TrainState(network, setup, run, loading.order, lock)
-    if begun:
-        state.restore()
-    else:
-        state.save()
-    if ranks.first:
-        for note in _notes(config, setup, loading, decoding):
-            print(note, file=sys.stderr)
-        if not begun:
-            print(
-                "note: no checkpoint was written yet: from the start", file=sys.stderr
-            )
-    return state
+    return [
+        f"note: {name} was {before} before and is {after} now"
+        for name, before, after in changes
+        if before != after
+    ]
 
 
 def _check_same(run: Run, recipe: Recipe, data: DataSplits) -> None:
@@ -162,31 +256,3 @@ def _check_same(run: Run, recipe: Recipe, data: DataSplits) -> None:
             f"{run.path} was trained on other data than {data.train.folder} holds; "
             "pass the --shards that it began with"
         )
-
-
-def _notes(
-    config: Mapping[str, Any], setup: StepSetup, loading: Loading, decoding: Decoding
-) -> list[str]:
-    """What is not as it was in the run, each in a line for people."""
-    notes = []
-    if loading.loader != config["loader"]:
-        notes.append(
-            f"note: {config['loader']} fed this run before, {loading.loader} does now"
-        )
-    changes = (
-        (
-            "on-corrupt",
-            config.get("loading", {}).get("on_corrupt", loading.on_corrupt),
-            loading.on_corrupt,
-        ),
-        ("precision", config["precision"], setup.compute.precision),
-        ("threads", config["threads"], torch.get_num_threads()),
-    )
-    notes += [
-        f"note: {name} was {before} before and is {now} now"
-        for name, before, now in changes
-        if before != now
-    ]
-    if other := other_pixels(config, decoding):
-        notes.append(f"warning: {other}")
-    return notes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,10 +15,9 @@ from fastretina.nn import checkpoint
 from fastretina.nn.distributed import synchronised
 from fastretina.nn.step import Learner, StepPlace, StepResult, StepSetup
 from fastretina.recipe import Phase
-from fastretina.run import COLUMNS, Run
+from fastretina.run import LoggedEpoch, Run
 from loaders import Batch
 from loaders.errors import RunError
-from loaders.files import FileLock
 from loaders.order import rank_slice
 
 
@@ -34,8 +35,8 @@ class Progress:
         correct: samples of the epoch that were predicted right.
         seen: samples of the epoch.
         lr: learning rate of the last step.
-        seconds: spent training in this epoch.
-        wait_seconds: of these, waiting for the loader.
+        seconds: time spent training in this epoch.
+        wait_seconds: the part of ``seconds`` that was waited for the loader.
         skipped: images of the epoch that could not be decoded.
         decoded_again: batches of the epoch that DALI could not decode.
     """
@@ -56,6 +57,34 @@ class Progress:
     def wait_share(self) -> float:
         """The part of the epoch's seconds that was waited for the loader, 0 to 1."""
         return self.wait_seconds / self.seconds if self.seconds else 0.0
+
+
+class Best(NamedTuple):
+    """The epoch that was best on validation so far.
+
+    Attributes:
+        epoch: number of the epoch, counted from 1.
+        qwk: its QWK on validation; None of one grade alone.
+        accuracy: its accuracy on validation, 0 to 1.
+    """
+
+    epoch: int
+    qwk: float | None
+    accuracy: float
+
+    @property
+    def order_key(self) -> tuple[float, float]:
+        """Orders by QWK, then accuracy; no QWK is the worst."""
+        return (-math.inf if self.qwk is None else self.qwk, self.accuracy)
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that checkpoints keep it in."""
+        return {"epoch": self.epoch, "score": [self.qwk, self.accuracy]}
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Best:
+        """What ``as_json`` has made."""
+        return cls(saved["epoch"], *saved["score"])
 
 
 class RankSums:
@@ -113,16 +142,14 @@ class TrainState:
         setup: StepSetup,
         run: Run,
         order: str,
-        lock: FileLock | None = None,
     ) -> None:
         """Begin at nothing.
 
         Args:
-            network: with the weights that the run starts from.
-            setup: of its steps.
-            run: its folder.
-            order: of the samples, as ``Loading.order`` names it.
-            lock: on the run's folder, which ``close`` lets go of.
+            network: has the weights that the run starts from.
+            setup: what stays the same over all steps.
+            run: the folder of the run.
+            order: what the samples' order depends on, as ``Loading.order`` names it.
         """
         self.recipe, self.compute, self.ranks = setup.recipe, setup.compute, setup.ranks
         self.setup, self.run, self.order = setup, run, order
@@ -131,18 +158,11 @@ class TrainState:
             network = synchronised(network, self.compute.device)
         self.network = network
         self.progress = Progress()
-        self.rows: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
+        self.rows: list[LoggedEpoch] = []
+        self.best: Best | None = None
         self.sums = RankSums(self.compute.device)
         self.learner = Learner(network, self.phase, setup)
-        self._lock = lock
         self._saved_at = time.monotonic()
-
-    def close(self) -> None:
-        """Let other processes train in the run's folder."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
 
     @property
     def phase(self) -> Phase:
@@ -171,32 +191,32 @@ class TrainState:
         self.progress.batch += 1
         self.progress.step += 1
 
-    def epoch_row(self) -> dict[str, Any]:
+    def epoch_row(self) -> LoggedEpoch:
         """What ``log.csv`` says of the epoch that has just been trained."""
         progress, ranks = self.progress, self.ranks
         self.sums.collect(self.setup, progress)
         times = torch.tensor([progress.seconds, progress.wait_seconds]).double()
         seconds, waited = (ranks.sum(times) / ranks.world_size).tolist()
         seen = max(progress.seen, 1)
-        return dict.fromkeys(COLUMNS) | {
-            "epoch": progress.epoch + 1,
-            "phase": self.phase,
-            "lr": progress.lr,
-            "train_loss": progress.loss / seen,
-            "train_accuracy": progress.correct / seen,
-            "images_per_second": progress.seen / max(seconds, 1e-9),
-            "wait_seconds": waited,
-            "seconds": seconds,
-            "skipped": progress.skipped,
-            "decoded_again": progress.decoded_again,
-        }
+        return LoggedEpoch(
+            epoch=progress.epoch + 1,
+            phase=self.phase,
+            lr=progress.lr,
+            train_loss=progress.loss / seen,
+            train_accuracy=progress.correct / seen,
+            images_per_second=progress.seen / max(seconds, 1e-9),
+            wait_seconds=waited,
+            seconds=seconds,
+            skipped=progress.skipped,
+            decoded_again=progress.decoded_again,
+        )
 
-    def end_epoch(self, row: dict[str, Any]) -> None:
+    def end_epoch(self, row: LoggedEpoch) -> None:
         """Log the epoch and go on to the next, which may be of the next phase."""
         self.rows.append(row)
         if self.ranks.first:
-            self.run.write_log(self.rows)
-            self.run.write_events(row, self.progress.step)
+            self.run.write_log([asdict(each) for each in self.rows])
+            self.run.write_events(asdict(row), self.progress.step)
         phase = self.phase
         self.progress = Progress(epoch=self.progress.epoch + 1, step=self.progress.step)
         self.sums.clear()
@@ -221,8 +241,8 @@ class TrainState:
             tensors |= checkpoint.prefixed("ema", average.module.state_dict())
         state = {
             "progress": asdict(self.progress),
-            "rows": self.rows,
-            "best": self.best,
+            "rows": [asdict(row) for row in self.rows],
+            "best": self.best and self.best.as_json(),
             "scaler": learner.scaler.state_dict(),
             "averaged": int(average.n_averaged) if average else 0,
             "order": self.order,
@@ -244,7 +264,8 @@ class TrainState:
         tensors, state = checkpoint.load(self.run.last)
         try:
             self.progress = Progress(**state["progress"])
-            self.rows, self.best = state["rows"], state["best"]
+            self.rows = [LoggedEpoch(**row) for row in state["rows"]]
+            self.best = Best.from_json(state["best"]) if state["best"] else None
             self.sums.restore(self.progress, self.ranks.first)
             before = state.get("order", "planned")
             if self.progress.batch and before != self.order:

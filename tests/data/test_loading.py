@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import photograph
 from small_runs import Outcome, call, log, make_small, metrics, words
 
 import loaders
@@ -25,6 +27,7 @@ from fastretina.data.loading import (
 )
 from fastretina.evaluate import command as evaluate
 from fastretina.nn.distributed import ALONE, Ranks
+from fastretina.shard import command as shard
 from fastretina.train import command as train
 from fastretina.train.loop import TrainingLoop
 from loaders import (
@@ -73,13 +76,19 @@ def without_dali(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def damaged(shards: Path, tmp_path: Path) -> Path:
     """The shards with one training image and one test image of zeros."""
-    folder = Path(shutil.copytree(shards, tmp_path / "damaged"))
-    for split, number in (("train", 19), ("test", 3)):
-        table = pq.read_table(folder / f"{split}.parquet")
-        row = table.slice(number, 1).to_pylist()[0]
-        with (folder / f"{split}-{row['shard']:06d}.tar").open("r+b") as tar:
-            tar.seek(row["offset"])
-            tar.write(bytes(200))
+    return spoil(shards, tmp_path / "damaged", train=[19], test=[3])
+
+
+def spoil(shards: Path, folder: Path, **rows: Iterable[int]) -> Path:
+    """A copy of the shards with zeros in place of the first bytes of some images."""
+    shutil.copytree(shards, folder)
+    for split, numbers in rows.items():
+        table = pq.read_table(folder / f"{split}.parquet").to_pylist()
+        for number in numbers:
+            row = table[number]
+            with (folder / f"{split}-{row['shard']:06d}.tar").open("r+b") as tar:
+                tar.seek(row["offset"])
+                tar.write(bytes(200))
     return folder
 
 
@@ -136,7 +145,7 @@ def test_doctors_choice_is_for_auto_on_that_device_alone(
 ):
     assert choose_loader("turbo", "cpu", fallback=True) == "turbo"
     assert choose_loader("auto", "mps", fallback=True) == "turbo"
-    assert choose_loader("auto", "cpu", fallback=True, speaks=False) == "pil"
+    assert choose_loader("auto", "cpu", fallback=True, verbose=False) == "pil"
     assert capsys.readouterr().err == ""
 
 
@@ -281,17 +290,24 @@ def stopped(trains: Trains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     flags = ("--loader", "pil", "--workers", 0, "--image-size", 75, "--recipe", "seed")
     whole = trains("whole", *flags)
     assert whole.code == 0, whole.err
-    with monkeypatch.context() as patch:
-        step = TrainingLoop._step
-
-        def stopping(self: TrainingLoop, *words: Any) -> None:
-            step(self, *words)
-            if self.state.progress.step == 7:
-                self.stopper._asked = True
-
-        patch.setattr(TrainingLoop, "_step", stopping)
+    with stop_at(7, monkeypatch):
         assert trains("run", *flags, "--on-corrupt", "skip").code == 130
     return tmp_path / "run"
+
+
+@contextmanager
+def stop_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ask the trainer to stop after this step of the run."""
+    step = TrainingLoop._step
+
+    def stopping(self: TrainingLoop, *words: Any) -> None:
+        step(self, *words)
+        if self.state.progress.step == number:
+            self.stopper._asked = True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "_step", stopping)
+        yield
 
 
 def test_resume_takes_the_loader_that_the_run_had(
@@ -312,12 +328,170 @@ def test_resume_tells_what_a_flag_has_changed(
     assert outcome.json["loader"] == "turbo"
     notes = [line for line in outcome.err if not line.startswith("epoch")]
     assert notes[:2] == [
-        "note: pil fed this run before, turbo does now",
+        "note: loader was pil before and is turbo now",
         "note: on-corrupt was skip before and is raise now",
     ]
     assert "resized by Pillow, now by torch" in notes[2]
     whole = metrics(tmp_path / "whole")
     assert outcome.json["weights_sha256"] != whole["weights_sha256"]
+
+
+def test_run_goes_on_as_it_last_did_and_evaluate_too(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Flags of a resume are the run's from there on, warned of once."""
+    threads = json.loads((stopped / "config.json").read_text())["threads"]
+    flags = ["--resume", str(stopped), "--loader", "turbo", "--on-corrupt", "raise"]
+    with stop_at(9, monkeypatch):
+        first = call(train.main, [*flags, "--threads", str(threads + 1)], capsys)
+    assert first.code == 130
+    *notes, warning, _interrupted = first.err
+    assert notes == [
+        "note: loader was pil before and is turbo now",
+        "note: on-corrupt was skip before and is raise now",
+        f"note: threads was {threads} before and is {threads + 1} now",
+    ]
+    assert "resized by Pillow, now by torch" in warning
+    again = call(train.main, ["--resume", str(stopped)], capsys)
+    assert again.json["loader"] == "turbo"
+    assert [line for line in again.err if not line.startswith("epoch")] == []
+    config = json.loads((stopped / "config.json").read_text())
+    recorded = {"loader": "turbo", "on_corrupt": "raise", "hw_decoder_load": None}
+    assert (config["loader"], config["loading"]) == ("turbo", recorded)
+    assert config["threads"] == threads + 1
+    assert config["decoding"]["resize"] == "torch"
+    assert [each["resize"] for each in config["decoding_before"]] == ["Pillow"]
+    evaluated = call(evaluate.main, [str(stopped)], capsys)
+    assert (evaluated.json["loader"], evaluated.err) == ("turbo", [])
+    assert evaluated.json["test_auc"] == metrics(stopped)["test"]["auc"]
+    other = call(evaluate.main, [str(stopped), "--loader", "pil"], capsys)
+    (warning,) = other.err
+    assert "resized by torch, now by Pillow" in warning
+
+
+def test_resume_under_another_loader_warns_once(
+    trains: Trains, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """And not again where validation and test are predicted."""
+    flags = ("--image-size", 75, "--validation", 0.2, "--workers", 0)
+    assert trains("run", "--loader", "pil", *flags, "--max-steps", 1).code == 0
+    words = ["--resume", str(tmp_path / "run"), "--loader", "turbo"]
+    outcome = call(train.main, words, capsys)
+    assert len([line for line in outcome.err if line.startswith("warning")]) == 1
+    assert call(train.main, words, capsys).err == []
+
+
+def test_run_of_which_one_split_is_resized_does_not_warn_of_itself(
+    trains: Trains,
+    make_course: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    """All of train is 64 pixels already, of test one image is 96."""
+    course, data = make_course(tmp_path / "course"), tmp_path / "data"
+    name = (course / "test_img.csv").read_text().split()[0]
+    (course / "data" / f"{name}.jpeg").write_bytes(photograph(1, 96))
+    assert shard.main([str(course), str(data), "--workers", "1"]) == 0
+    outcome = trains("run", "--image-size", 64, "--max-steps", 1, data=data)
+    assert outcome.code == 0
+    assert not [line for line in outcome.err if line.startswith("warning")]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["decoding"]["resize"] is None
+    for loader in ("turbo", "pil"):
+        words = [str(tmp_path / "run"), "--loader", loader, "--workers", "0"]
+        assert call(evaluate.main, words, capsys).err == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LoadingOptions(loader="pil", on_corrupt="skip", hw_decoder_load=0.25),
+        LoadingOptions(loader="turbo", on_corrupt="raise"),
+    ],
+)
+def test_loading_that_was_recorded_comes_back(options: LoadingOptions, shards: Path):
+    loading = options.resolve("cpu", ALONE)
+    config = {"loader": loading.loader, "loading": loading.recorded()}
+    config = json.loads(json.dumps(config))
+    assert LoadingOptions().or_of_run(config) == options
+    flags = LoadingOptions(loader="auto", on_corrupt="raise", hw_decoder_load=0.0)
+    assert flags.or_of_run(config) == flags  # 0 is not unset
+    assert LoadingOptions().or_of_run({"loader": "pil"}).loader == "pil"
+
+
+def test_hw_decoder_load_of_a_run_reaches_the_loader(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("fastretina.data.loading.make_loader", lambda *words: words[-1])
+    with open_split(shards, "test") as split:
+        for given, got in ((0.25, 0.25), (0.0, 0.0), (None, 0.65)):
+            options = LoadingOptions(loader="turbo", hw_decoder_load=given)
+            config: Any = options.resolve("cpu", ALONE).open(split, LoaderConfig())
+            assert config.hw_decoder_load == got
+
+
+# ------------------------------------------------------- the precision that a run had
+
+
+@pytest.fixture
+def has_bf16(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Say whether this machine computes in bf16; it can emulate it at any rate."""
+
+    def say(has: bool) -> None:
+        monkeypatch.setattr("fastretina.nn.device._cpu_has_bf16", lambda: has)
+
+    return say
+
+
+def precisions(run: Path) -> tuple[str, str]:
+    """Of a run: what its config and its metrics name."""
+    config = json.loads((run / "config.json").read_text())
+    return config["precision"], metrics(run)["precision"]
+
+
+def test_resume_keeps_the_precision_although_another_would_be_chosen(
+    trains: Trains, tmp_path: Path, has_bf16: Callable[[bool], None], capsys
+):
+    for has, name in ((False, "fp32"), (True, "bf16")):
+        has_bf16(has)
+        assert trains(name, "--max-steps", 1).code == 0
+        assert precisions(tmp_path / name) == (name, name)
+    outcome = call(train.main, ["--resume", str(tmp_path / "fp32")], capsys)
+    assert (outcome.json["precision"], outcome.err) == ("fp32", [])
+    outcome = call(evaluate.main, [str(tmp_path / "bf16")], capsys)
+    assert outcome.err == []
+    assert outcome.json["test_auc"] == metrics(tmp_path / "bf16")["test"]["auc"]
+
+
+def test_precision_that_is_not_here_is_replaced_and_told(
+    trains: Trains, tmp_path: Path, has_bf16: Callable[[bool], None], capsys
+):
+    has_bf16(True)
+    assert trains("run", "--max-steps", 1).code == 0
+    has_bf16(False)
+    run = tmp_path / "run"
+    outcome = call(evaluate.main, [str(run)], capsys)
+    assert outcome.err == [
+        "note: the run computed in bf16, cpu does in fp32: last digits may differ"
+    ]
+    outcome = call(train.main, ["--resume", str(run)], capsys)
+    assert outcome.err == ["note: precision was bf16 before and is fp32 now"]
+    assert precisions(run) == ("fp32", "fp32")  # as metrics.json was computed now
+    assert call(evaluate.main, [str(run)], capsys).err == []
+    assert call(train.main, ["--resume", str(run)], capsys).err == []
+
+
+def test_precision_asked_for_by_flag_is_not_replaced_on_resume(
+    trains: Trains, tmp_path: Path, has_bf16: Callable[[bool], None], capsys
+):
+    has_bf16(True)
+    assert trains("run", "--max-steps", 1, "--amp", "bf16").code == 0
+    has_bf16(False)
+    outcome = call(train.main, ["--resume", str(tmp_path / "run")], capsys)
+    assert outcome.code == 1
+    assert outcome.err == [
+        "error: --amp bf16 is not supported on cpu; choose fp16 or off"
+    ]
 
 
 def test_evaluate_takes_the_loader_that_the_run_had(
@@ -446,21 +620,38 @@ def test_skipped_and_decoded_again_are_counted_right_after_a_stop(
     flags = ("--loader", name, "--workers", 1, "--on-corrupt", "skip")
     flags = (*flags, "--recipe", "seed", "--head-epochs", 1, "--full-epochs", 0)
     assert trains("whole", *flags, data=damaged).code == 0
-    step = TrainingLoop._step
     for place in range(1, 5):
-
-        def stopping(self: TrainingLoop, *words: Any, at: int = place) -> None:
-            step(self, *words)
-            if self.state.progress.step == at:
-                self.stopper._asked = True
-
-        with monkeypatch.context() as patch:
-            patch.setattr(TrainingLoop, "_step", stopping)
+        with stop_at(place, monkeypatch):
             assert trains(f"run{place}", *flags, data=damaged).code == 130
         assert call(
             train.main, ["--resume", str(tmp_path / f"run{place}")], capsys
         ).json
         assert log(tmp_path / f"run{place}") == log(tmp_path / "whole"), place
+
+
+def test_epoch_of_which_every_image_is_bad_is_one_line(
+    trains: Trains, tmp_path: Path, shards: Path
+):
+    nothing = spoil(shards, tmp_path / "nothing", train=range(37))
+    flags = ("--on-corrupt", "skip", "--recipe", "seed", "--workers", 1)
+    outcome = trains("run", *flags, data=nothing)
+    assert outcome.code == 1
+    assert outcome.complaint == "error: all 37 training images of epoch 1 are bad"
+    assert len([line for line in outcome.err if line.startswith("skipped: ")]) == 37
+    assert not (tmp_path / "run" / "log.csv").exists()
+
+
+@pytest.mark.parametrize("each_epoch", [True, False])
+def test_bad_images_are_named_though_nothing_is_left_to_test_on(
+    each_epoch: bool, trains: Trains, tmp_path: Path, shards: Path
+):
+    nothing = spoil(shards, tmp_path / "nothing", test=range(11))
+    flags = ["--on-corrupt", "skip", "--max-steps", 1]
+    flags += ["--test-each-epoch"] * each_epoch
+    outcome = trains("run", *flags, data=nothing)
+    assert outcome.code == 1
+    assert outcome.complaint == f"error: {nothing}: all 11 images of test are bad"
+    assert len([line for line in outcome.err if line.startswith("skipped: ")]) == 11
 
 
 def test_evaluate_skips_and_says_so(trains: Trains, tmp_path: Path, damaged, capsys):

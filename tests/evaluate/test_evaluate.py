@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fastretina.metrics.predictions import predict_split
 from fastretina.nn.device import choose
 from fastretina.nn.distributed import ALONE
 from fastretina.train import command as train
-from loaders import LoaderConfig, make_loader, open_split
+from loaders import Batch, Loader, LoaderConfig, make_loader, open_split
 from loaders.errors import RunError
 
 Evaluates = Callable[..., Outcome]
@@ -225,6 +225,52 @@ def test_predict_split_of_a_network_gone_astray_is_one_line(shards: Path):
         pytest.raises(RunError, match="not finite"),
     ):
         predict_split(Astray().eval(), split, loader, choose("cpu", "off"), ALONE)
+
+
+class Faulty:
+    """A loader of five batches of the test split, one of which is not as it should."""
+
+    def __init__(self, loader: Loader, fault: Callable[[Batch], list[Batch]]) -> None:
+        self._loader, self._fault = loader, fault
+        self.skipped = loader.skipped
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        for place, batch in enumerate(self._loader.epoch(number)):
+            yield from self._fault(batch) if place == 2 else [batch]
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        (lambda batch: [], "lost or doubled"),
+        (lambda batch: [batch, batch], "lost or doubled"),
+        (lambda batch: [batch._replace(index=batch.index - 2)], "came twice"),
+        (lambda batch: [batch._replace(labels=batch.labels.roll(1))], "mixed up"),
+        (lambda batch: [Batch(*(part[1:] for part in batch))], "lost or doubled"),
+    ],
+)
+def test_predict_split_notices_a_loader_gone_wrong(
+    fault: Callable[[Batch], list[Batch]], complaint: str, shards: Path
+):
+    config = LoaderConfig(batch_size=2, workers=1)
+    network, compute = Guess().eval(), choose("cpu", "off")
+    with (
+        open_split(shards, "test") as split,
+        make_loader("turbo", split, "test", config) as loader,
+    ):
+        split.labels[:] = np.arange(len(split.labels)) % 5  # no two alike in a batch
+        predict_split(network, split, Faulty(loader, lambda b: [b]), compute, ALONE)
+        with pytest.raises(AssertionError, match=complaint):
+            predict_split(network, split, Faulty(loader, fault), compute, ALONE)
+
+
+def test_predict_split_refuses_a_network_that_is_being_trained(shards: Path):
+    with (
+        open_split(shards, "test") as split,
+        make_loader("turbo", split, "test", LoaderConfig(workers=1)) as loader,
+        pytest.raises(AssertionError, match="eval mode"),
+    ):
+        predict_split(Guess().train(), split, loader, choose("cpu", "off"), ALONE)
 
 
 def test_predict_split_can_be_stopped(shards: Path):

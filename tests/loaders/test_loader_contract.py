@@ -7,8 +7,11 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import nullcontext
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -18,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from loaders import LOADERS, LoaderConfig, available, make_loader, open_split
+from loaders import LOADERS, LoaderConfig, _epoch, available, make_loader, open_split
 from loaders.errors import LoaderError, SampleError, ShardError
 from loaders.folder import FolderSource, RetinopathyDataset
 from loaders.order import EpochOrder, flips
@@ -761,6 +764,52 @@ def test_skipped_image_alone_in_its_batch_leaves_it_empty(make, damaged):
     (batch,) = make(alone, on_corrupt="skip").epoch(0)
     assert batch.images.shape == (0, 64, 64, 3)
     assert len(batch.labels) == len(batch.index) == 0
+
+
+@pytest.fixture
+def copies(monkeypatch, variant):
+    """Copy batches ahead as on a GPU, with streams and events that do nothing."""
+    nothing = Mock()
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: nothing)
+    monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: nothing)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *words: None)
+    module = import_module(LOADERS[variant[0]].module)
+    if hasattr(module, "to_device"):  # DALI decodes there
+        monkeypatch.setattr(module, "to_device", _epoch._copy_ahead)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("batch_size", [4, 19])
+def test_skipped_image_counts_when_its_batch_is_handed_out(
+    make, damaged, batch_size, gpu, request
+):
+    """A checkpoint must hold what was skipped until then, and a resumed run the rest.
+
+    BAD is the last of its batch, or the first.
+    """
+    if gpu:
+        request.getfixturevalue("copies")
+    loader = make(damaged, batch_size=batch_size, on_corrupt="skip")
+    meets = BAD // batch_size
+    counts = [len(loader.skipped) for _ in loader.epoch(0)]
+    assert counts == [int(place >= meets) for place in range(len(loader))]
+    loader.skipped.clear()
+    for _ in range(2):  # abandoned just before it, with the next batch in the making
+        batches = loader.epoch(0)
+        collect(islice(batches, meets))
+        assert loader.skipped == []
+    collect(loader.epoch(0, first_batch=meets + 1))
+    assert loader.skipped == []
+    collect(loader.epoch(0, first_batch=meets))
+    assert len(loader.skipped) == 1
+
+
+def test_batches_before_a_bad_image_come_from_a_gpu_too(make, damaged, copies):
+    batches = make(damaged, batch_size=8).epoch(0)
+    assert indices(islice(batches, 2)) == [[*range(8)], [*range(8, 16)]]
+    with pytest.raises(SampleError):
+        next(batches)
 
 
 @pytest.mark.parametrize("batch_size", [6, 12])

@@ -11,7 +11,9 @@ import pytest
 from fastretina.metrics.baselines import Eyes
 from fastretina.metrics.bootstrap import (
     grade_intervals,
+    grade_statistics,
     patient_intervals,
+    patient_resamples,
     score_with_intervals,
 )
 from fastretina.metrics.calibration import fit_thresholds
@@ -45,8 +47,11 @@ def test_interval_of_an_undefined_qwk_is_none():
 
 def test_resamples_without_a_qwk_are_left_out():
     """Of two patients one is ill: half of the resamples draw one of them alone."""
-    labels = np.array([0, 0, 4, 4])
-    found = grade_intervals(labels, labels, ["1", "1", "2", "2"])
+    labels, patients = np.array([0, 0, 4, 4]), ["1", "1", "2", "2"]
+    qwk = patient_resamples(grade_statistics(labels, labels), patients, 60)[2]
+    assert 0.3 < np.isnan(qwk).mean() < 0.7
+    assert set(qwk[~np.isnan(qwk)]) == {1.0}
+    found = grade_intervals(labels, labels, patients)
     assert found.qwk in ((1, 1), None)
     drawn = [0]
 

@@ -13,7 +13,7 @@ from small_runs import call, log, make_small, words
 from fastretina.report import command as report
 from fastretina.shard import command as shard
 from fastretina.train import command as train
-from fastretina.train.loop import _rank
+from fastretina.train.state import Best
 
 
 @pytest.fixture
@@ -77,13 +77,15 @@ def test_best_epoch_is_chosen_where_some_have_no_qwk(
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ([0.5, 0.2], [None, 1.0]),
-        ([-1.0, 0.0], [None, 1.0]),
-        ([None, 0.9], [None, 0.8]),
-        ([0.6, 0.2], [0.5, 0.9]),
+        ((0.5, 0.2), (None, 1.0)),
+        ((-1.0, 0.0), (None, 1.0)),
+        ((None, 0.9), (None, 0.8)),
+        ((0.6, 0.2), (0.5, 0.9)),
     ],
 )
 def test_epoch_without_qwk_is_worse_than_any_with_one(
-    first: list[float | None], second: list[float | None]
+    first: tuple[float | None, float], second: tuple[float | None, float]
 ):
-    assert _rank(first) > _rank(second)
+    better, worse = Best(2, *first), Best(1, *second)
+    assert better.order_key > worse.order_key
+    assert Best.from_json(json.loads(json.dumps(better.as_json()))) == better

@@ -112,7 +112,7 @@ RECIPES = {
         "--head-batchnorm",
         "eval",
     ],
-    "balanced": ["--recipe", "seed", "--balance", "0.5"],
+    "balanced": ["--recipe", "strong", "--validation", "0.2", "--balance", "0.5"],
 }
 
 
@@ -161,9 +161,14 @@ def test_run_without_a_name_gets_one_folder(
     argv = words(shards, tmp_path, *PLAIN, "--recipe", "seed", "--max-steps", 1)
     at = argv.index("--out")
     del argv[at : at + 2]
-    outcomes = train([*argv, "--out", str(tmp_path / "runs" / "x")], tmp_path, 2)
-    assert [outcome.code for outcome in outcomes] == [0, 0]
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["x"]
+    monkeypatch.chdir(tmp_path)  # the ranks start where this process is
+    for number in (1, 2):
+        first, other = train(argv, tmp_path, 2)
+        assert (other.code, other.out) == (0, [])
+        name = f"resnet18-seed-{number}"
+        assert first.json["run"] == f"runs/{name}"
+        assert (tmp_path / "runs" / name / "metrics.json").exists()
+        assert len(list((tmp_path / "runs").iterdir())) == number
 
 
 @pytest.mark.parametrize("name", [n for n in available() if n != "turbo"])

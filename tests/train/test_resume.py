@@ -6,7 +6,10 @@ failure can be repeated.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -189,7 +192,7 @@ def test_resume_within_an_epoch_under_another_loader(
     state = checkpoint.load(run / "last.safetensors")[1]
     assert state["progress"]["batch"] > 0  # in mid-epoch
     outcome = resumes(run, "--loader", now, "--workers", 1)
-    assert f"note: {before} fed this run before, {now} does now" in outcome.err
+    assert f"note: loader was {before} before and is {now} now" in outcome.err
     assert outcome.json["loader"] == now
     assert_same(run, outcome, whole[recipe])
 
@@ -401,8 +404,6 @@ def test_resume_on_other_shards_is_one_line(
 def test_resume_finds_shards_that_have_moved(
     shards: Path, tmp_path: Path, resumes: Resumes, whole: dict[str, Whole]
 ):
-    import shutil
-
     run = stopped(shards, tmp_path)
     shutil.copytree(shards, tmp_path / "moved")
     outcome = resumes(run, "--shards", tmp_path / "moved")
@@ -537,6 +538,7 @@ def test_resume_from_a_damaged_checkpoint_is_one_line(
         assert outcome.code == 1
         assert "last.safetensors is damaged" in outcome.complaint
         assert len(outcome.err) == 1
+        assert not (tmp_path / ".lock").exists()
 
 
 def test_resume_from_a_checkpoint_of_another_run_is_one_line(
@@ -555,24 +557,64 @@ def test_resume_from_a_checkpoint_of_another_run_is_one_line(
 
 
 def test_second_trainer_in_a_run_folder_is_refused_in_one_line(
-    shards: Path, tmp_path: Path, resumes: Resumes
+    shards: Path,
+    tmp_path: Path,
+    resumes: Resumes,
+    capsys: pytest.CaptureFixture[str],
 ):
     """And once the first is killed, it goes on at once."""
     run = tmp_path / "run"
     at = (STEP, 7, "after")
     argv = words(shards, run, *FLAGS["seed"], *EACH_STEP)
     process = start(argv, tmp_path / "said", at, signal.SIGSTOP)
-    deadline = time.monotonic() + 60
-    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
-        assert time.monotonic() < deadline, "it never came to its seventh step"
-        time.sleep(0.05)
-    outcome = resumes(run)
-    assert outcome.code == 1
-    assert outcome.complaint == (
-        f"error: another process is training in {run}: wait for it to end, or choose "
-        "another --out"
-    )
-    process.kill()
-    process.join()
+    try:
+        deadline = time.monotonic() + 60
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline, "it never came to its seventh step"
+            time.sleep(0.05)
+        outcome = resumes(run)
+        assert outcome.code == 1
+        assert outcome.complaint == (
+            f"error: another process is training in {run}: wait for it to end"
+        )
+        (run / "config.json").rename(tmp_path / "config.json")  # as if it just began
+        outcome = call(train.main, argv, capsys)
+        assert outcome.complaint.endswith("wait for it to end, or choose another --out")
+        (tmp_path / "config.json").rename(run / "config.json")
+    finally:
+        process.kill()
+        process.join()
     assert resumes(run).code == 0
     assert not (run / ".lock").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_run_goes_on_in_a_folder_that_cant_be_locked_and_says_so(
+    number: int, shared_run: Path, tmp_path: Path, resumes: Resumes, monkeypatch
+):
+    run = Path(shutil.copytree(shared_run, tmp_path / "run"))
+    monkeypatch.setattr("fcntl.lockf", raising(number))
+    outcome = resumes(run)
+    assert outcome.code == 0, outcome.err
+    (line,) = [line for line in outcome.err if not line.startswith("epoch")]
+    assert line == (
+        f"warning: {run} can't be locked ({os.strerror(number)}): see to it that no "
+        "other process trains there"
+    )
+    assert not (run / ".lock").exists()
+
+
+def test_lock_that_fails_otherwise_is_one_line(
+    shared_run: Path, resumes: Resumes, monkeypatch
+):
+    monkeypatch.setattr("fcntl.lockf", raising(errno.EIO))
+    outcome = resumes(shared_run)
+    assert outcome.code == 1
+    assert outcome.err == [f"error: {shared_run / '.lock'}: Input/output error"]
+
+
+def raising(number: int) -> Callable[..., None]:
+    def fail(*_words: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail

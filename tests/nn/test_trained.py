@@ -1,0 +1,66 @@
+"""A run's network as others take it: of which checkpoint, trained for how long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import make_small
+
+from fastretina.nn import checkpoint
+from fastretina.nn.model import build_model
+from fastretina.nn.trained import load_trained
+from fastretina.recipe import STRONG
+from fastretina.run import Run, describe
+
+
+def write_run(folder: Path, state: dict[str, Any], **config: Any) -> Run:
+    """A run's folder with a config and the checkpoint of a network as it was begun."""
+    names = ("weights", "shards", "data", "image_shape", "square", "loader")
+    needed = {**dict.fromkeys(names), "precision": "fp32", "threads": 1}
+    run = Run(folder)
+    run.write_config({**describe(STRONG), **needed, **config})
+    weights = build_model("resnet18", "none", 0).state_dict()
+    checkpoint.save(run.last, checkpoint.prefixed("model", weights), state)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("state", "epoch"),
+    [
+        ({"best": {"epoch": 2, "score": [0.5, 0.5]}, "progress": {"epoch": 3}}, 2),
+        ({"best": None, "progress": {"epoch": 3}}, 3),
+        ({"progress": {"epoch": 3}}, 3),
+        ({"best": {"epoch": 2}}, 2),
+        ({"best": None}, 0),
+        ({}, 0),
+    ],
+    ids=str,
+)
+def test_epoch_is_0_where_a_checkpoint_does_not_tell_it(
+    state: dict[str, Any],
+    epoch: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    make_small(monkeypatch)
+    found = load_trained(write_run(tmp_path, state), torch.device("cpu"))
+    assert (found.checkpoint, found.checkpoint_epoch) == ("last", epoch)
+    assert not found.network.training
+
+
+def test_loss_weights_follow_the_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make_small(monkeypatch)
+    for kind, counts, wanted in (
+        ("balanced", [8, 4, 2, 1, 0], [1, 2, 4, 8, 0]),
+        ("none", [8, 4, 2, 1, 0], None),
+        ("balanced", None, None),
+    ):
+        recipe = describe(STRONG)["recipe"] | {"class_weights": kind}
+        run = write_run(tmp_path, {}, recipe=recipe)
+        found = load_trained(run, torch.device("cpu")).loss_weights(counts)
+        assert found == wanted
