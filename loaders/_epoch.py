@@ -1,8 +1,9 @@
 """What back ends share: how epochs begin and end, prefetching, copying to the device.
 
-Schedule --plans--> [ the back end's own decoding ] --> finish --> to_device --> epoch
-Prefetcher: a thread that reads      bad images                  counts what it hands
-ahead of it, under DALI              left out                    out, or raises
+plans --> back end decodes --> bad images left out --> to_device --> epoch
+          (pil, turbo, webdataset)                                   counts what it
+dali: Prefetcher reads ahead --> DALI --> bad images left out --------> hands out,
+dali-reader makes its batches itself ---------------------------------> or raises
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
+from operator import itemgetter
 from queue import Empty, Queue
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
@@ -22,7 +24,7 @@ import torch
 
 from loaders.base import Batch, Decoding
 from loaders.errors import SampleError
-from loaders.schedule import Plan, Schedule, check_place
+from loaders.schedule import Plan, Schedule, check_start
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -99,7 +101,7 @@ class EpochLoader(ABC):
 
     def epoch(self, number: int, first_batch: int = 0) -> Iterator[Batch]:
         """Yield the epoch's batches; see ``loaders.base.Loader.epoch``."""
-        check_place(number, first_batch)
+        check_start(number, first_batch)
         self._end_epoch()
         batches = self._hand_out(self._batches(number, first_batch))
         self._running = weakref.ref(batches)
@@ -152,7 +154,7 @@ class EpochLoader(ABC):
         self, plan: Plan, images: torch.Tensor, failures: Sequence[Failure] = ()
     ) -> Made:
         """The batch of a decoded plan, without the images that failed."""
-        failures = sorted(failures, key=_place)
+        failures = sorted(failures, key=itemgetter(0))  # by place
         if failures:
             kept = np.ones(len(plan.rows), np.bool_)
             kept[[place for place, _ in failures]] = False
@@ -163,10 +165,6 @@ class EpochLoader(ABC):
         if self.device.type == "cuda":  # or their copies would wait for the device
             labels, rows = labels.pin_memory(), rows.pin_memory()
         return Made(Batch(images, labels, rows), [error for _, error in failures])
-
-
-def _place(failure: Failure) -> int:
-    return failure[0]
 
 
 class Prefetcher(Generic[T]):

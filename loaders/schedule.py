@@ -86,7 +86,7 @@ class Schedule:
         Raises:
             ValueError: ``epoch`` or ``first_batch`` is negative.
         """
-        check_place(epoch, first_batch)
+        check_start(epoch, first_batch)
         order = self._order(epoch)
         batches = range(first_batch, len(self))
         return (self._plan(order, epoch, number) for number in batches)
@@ -153,7 +153,7 @@ def whole_shards(name: str, source: Source, config: LoaderConfig) -> ShardSplit:
     return source
 
 
-def check_place(epoch: int, first_batch: int) -> None:
+def check_start(epoch: int, first_batch: int) -> None:
     """Refuse a negative place to begin at.
 
     Raises:
