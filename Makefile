@@ -10,6 +10,10 @@ RUN := $(VENV)/bin/python
 TESTS := $(RUN) -m pytest -q -n logical --maxprocesses 4 --dist worksteal --durations 10
 READY := $(VENV)/.ready
 
+# Where a machine says that no bytecode be written, each of a hundred processes would
+# compile the package, and pytest its tests, anew: 5 s of every worker.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test check setup docs bench bench-peers clean
 
 setup: $(READY)

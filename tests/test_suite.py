@@ -76,7 +76,15 @@ def test_no_process_is_left(end: str, flag: str, tmp_path: Path) -> None:
     write(tmp_path, HANGING.format(seconds=seconds))
     mark = uuid4().hex
     tests = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-pconftest", flag],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-pconftest",
+            "-pno:hypothesispytest",
+            flag,
+        ],
         cwd=tmp_path,
         env={**environment(), MARK: mark},
         stdout=subprocess.DEVNULL,

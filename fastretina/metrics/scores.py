@@ -102,21 +102,28 @@ def score(
         labels: int64[N], 0 to 4.
         probabilities: float64[N, 5].
         predicted: int64[N], where it is not the likeliest grade.
+
+    Raises:
+        ValueError: a probability is NaN or infinite.
     """
     if predicted is None:
         predicted = probabilities.argmax(axis=1)
     chances = np.asarray(probabilities, np.float64)
-    by_grade = score_grades(labels, predicted)
-    return Scores(
-        **{each.name: getattr(by_grade, each.name) for each in fields(by_grade)},
-        auc=[
-            roc(labels == grade, chances[:, grade]).area for grade in range(len(GRADES))
-        ],
-        referable=_cut(labels, predicted, chances, REFERABLE),
-        sight_threatening=_cut(labels, predicted, chances, SIGHT_THREATENING),
-        calibration_error=calibration_error(labels, chances),
-        collapse=collapse(labels, predicted),
-    )
+    if not np.isfinite(chances).all():
+        raise ValueError("probabilities must be finite, got NaN or infinity")
+    with unchecked():
+        by_grade = score_grades(labels, predicted)
+        return Scores(
+            **{each.name: getattr(by_grade, each.name) for each in fields(by_grade)},
+            auc=[
+                roc(labels == grade, chances[:, grade]).area
+                for grade in range(len(GRADES))
+            ],
+            referable=_cut(labels, predicted, chances, REFERABLE),
+            sight_threatening=_cut(labels, predicted, chances, SIGHT_THREATENING),
+            calibration_error=calibration_error(labels, chances),
+            collapse=collapse(labels, predicted),
+        )
 
 
 def unchecked() -> AbstractContextManager[None]:

@@ -425,15 +425,6 @@ def test_ranks_draw_one_balanced_epoch_between_them(make):
 # ------------------------------------------------------------ memory, threads, endings
 
 
-@pytest.fixture(scope="module", autouse=True)
-def searched_once():
-    """What is there before is not searched for rubbish again, for 0.3 s each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def held(folder):
     """Threads, child processes and file descriptors, and maps of a folder."""
     maps = Path("/proc/self/maps").read_text().splitlines()

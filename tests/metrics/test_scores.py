@@ -176,3 +176,10 @@ def test_collapse_keeps_quiet_about_a_good_predictor_of_a_rare_grade():
     half[-3:] = 0
     assert collapse(labels, half) is None
     assert collapse(labels, np.zeros(1000, np.int64)) is not None
+
+
+def test_probability_that_is_no_number_is_refused():
+    chances = np.full((4, 5), 0.2)
+    chances[2, 1] = np.nan
+    with pytest.raises(ValueError, match="probabilities must be finite"):
+        score(np.arange(4), chances)
