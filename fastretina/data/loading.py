@@ -96,7 +96,7 @@ class LoadingOptions:
                 f"once, got {balance}"
             )
 
-    def or_of_run(self, config: Mapping[str, Any]) -> LoadingOptions:
+    def filled_from_run(self, config: Mapping[str, Any]) -> LoadingOptions:
         """Flags in which what is not set is as a run's ``config.json`` has it.
 
         Args:

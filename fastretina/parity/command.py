@@ -199,7 +199,7 @@ def _loading_of_run(
     from loaders.errors import LoaderUnavailable
 
     try:
-        return options.or_of_run(config).resolve(device, ALONE)
+        return options.filled_from_run(config).resolve(device, ALONE)
     except LoaderUnavailable as error:
         if options.loader is not None:
             raise

@@ -136,7 +136,7 @@ def _chosen(options: TrainOptions) -> tuple[Compute, LoadingOptions]:
     if options.resume is None:
         return choose(options.device, asked), options.loading
     config = Run(options.resume).config()
-    loading = options.loading.or_of_run(config)
+    loading = options.loading.filled_from_run(config)
     if asked != "auto":  # by flag, when the run began: nothing else may take its place
         return choose(options.device, asked), loading
     return choose_again(options.device, config["precision"]), loading

@@ -413,10 +413,10 @@ def test_loading_that_was_recorded_comes_back(options: LoadingOptions, shards: P
     loading = options.resolve("cpu", ALONE)
     config = {"loader": loading.loader, "loading": loading.recorded()}
     config = json.loads(json.dumps(config))
-    assert LoadingOptions().or_of_run(config) == options
+    assert LoadingOptions().filled_from_run(config) == options
     flags = LoadingOptions(loader="auto", on_corrupt="raise", hw_decoder_load=0.0)
-    assert flags.or_of_run(config) == flags  # 0 is not unset
-    assert LoadingOptions().or_of_run({"loader": "pil"}).loader == "pil"
+    assert flags.filled_from_run(config) == flags  # 0 is not unset
+    assert LoadingOptions().filled_from_run({"loader": "pil"}).loader == "pil"
 
 
 def test_hw_decoder_load_of_a_run_reaches_the_loader(
