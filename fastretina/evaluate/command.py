@@ -74,7 +74,9 @@ def command(options: Options) -> dict[str, Any]:
     compute = _compute_of(config, options.device)
     trained = load_trained(run, compute.device)
     shards = options.shards or _own_shards(config, options.split)
-    loading = options.loading.filled_from_run(config).resolve(str(compute.device), ALONE)
+    loading = options.loading.filled_from_run(config).resolve(
+        str(compute.device), ALONE
+    )
     with _open(shards, options.split, trained.recipe) as split:
         predictions = predict_with_checkpoint(
             trained, split, options.split, compute, loading
