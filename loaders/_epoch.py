@@ -252,12 +252,17 @@ def _copy_ahead(
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     pending: deque[tuple[Made, torch.cuda.Event]] = deque()
     with closing(batches):
-        for host in batches:
-            with torch.cuda.stream(stream):
-                moved = host.to(device, non_blocking=True)
-                pending.append((moved, stream.record_event()))
-            if len(pending) > 1:
+        try:
+            for host in batches:
+                with torch.cuda.stream(stream):
+                    moved = host.to(device, non_blocking=True)
+                    pending.append((moved, stream.record_event()))
+                if len(pending) > 1:
+                    yield from _when_copied(pending, device)
+        except Exception:  # of a later batch: those before it come first
+            while pending:
                 yield from _when_copied(pending, device)
+            raise
         while pending:
             yield from _when_copied(pending, device)
 

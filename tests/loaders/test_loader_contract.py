@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from loaders import LOADERS, LoaderConfig, _epoch, available, make_loader, open_split
+from loaders.base import Batch
 from loaders.errors import LoaderError, SampleError, ShardError
 from loaders.folder import FolderSource, RetinopathyDataset
 from loaders.order import EpochOrder, flips
@@ -794,6 +795,19 @@ def test_skipped_image_counts_when_its_batch_is_handed_out(
     assert loader.skipped == []
     collect(loader.epoch(0, first_batch=meets))
     assert len(loader.skipped) == 1
+
+
+def test_batches_before_a_broken_shard_come_from_a_gpu_too(copies):
+    def decoded():
+        for row in range(2):
+            zeros = torch.zeros(1, dtype=torch.int64)
+            yield _epoch.Made(Batch(torch.zeros(1, 2, 2, 3), zeros, zeros + row))
+        raise ShardError("train-000000.tar is cut short")
+
+    batches = _epoch._copy_ahead(decoded(), torch.device("cpu"))
+    assert [next(batches).batch.index.tolist() for _ in range(2)] == [[0], [1]]
+    with pytest.raises(ShardError, match="cut short"):
+        next(batches)
 
 
 def test_batches_before_a_bad_image_come_from_a_gpu_too(make, damaged, copies):
