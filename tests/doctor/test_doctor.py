@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -923,19 +924,31 @@ def test_images_of_several_sizes_are_measured_resized(
 
 
 def shared_memory() -> set[str]:
-    """The names in ``/dev/shm``, if there is one, but for the semaphores of joblib.
+    """The names in ``/dev/shm``, if there is one."""
+    return {path.name for path in Path("/dev/shm").glob("*")}
 
-    The processes of tests beside this one keep those as long as they live.
-    """
-    names = (path.name for path in Path("/dev/shm").glob("*"))
-    return {name for name in names if not name.startswith("sem.loky-")}
+
+def used_by_others() -> set[str]:
+    """Those names that a process maps which is neither this one nor begun by it."""
+    me = psutil.Process()
+    ours = {me, *me.children(recursive=True)}
+    names = set()
+    for process in psutil.process_iter():
+        if process in ours:
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            maps = (Path("/proc") / str(process.pid) / "maps").read_text()
+            names |= {
+                line.split("/")[-1] for line in maps.splitlines() if "/shm/" in line
+            }
+    return names
 
 
 def test_doctor_leaves_nothing_behind(quick, shards: Path, tmp_path: Path):
     before = shared_memory()
     quick("--shards", shards)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "doctor.png"]
-    deadline = time.monotonic() + 20  # what others begin meanwhile comes and goes
-    while left := shared_memory() - before:
+    deadline = time.monotonic() + 20  # what others make is not mapped at once
+    while left := shared_memory() - before - used_by_others():
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
