@@ -38,6 +38,7 @@ demo: $(READY)
 	@echo "What was learned stands in the table: right answers are on its diagonal."
 	@echo "Figures: demo/run/curves.png and demo/run/confusion.png"
 
+# Under 5 minutes on 2 cores; what takes some 10 seconds by itself is left to "check".
 test: $(READY)
 	$(TESTS)
 
@@ -45,7 +46,7 @@ check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(TESTS)
+	$(TESTS) --slow
 
 # The pages under docs/ with one of the API, in build/site; a dead link is an error.
 docs: $(READY)

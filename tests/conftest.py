@@ -33,9 +33,23 @@ REAL_DATA = Path(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """One flag writes every checked-in text anew."""
+    """Flags to write every checked-in text anew, and to run the slow tests, too."""
     about = "write the files of tests/golden as they would be now"
     parser.addoption("--update-golden", action="store_true", help=about)
+    about = "run the slow tests, too, as make check does"
+    parser.addoption("--slow", action="store_true", help=about)
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Skip what takes 10 seconds or more, unless asked for."""
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: make check runs it, and --slow")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
 
 
 def pytest_configure() -> None:

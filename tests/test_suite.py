@@ -67,6 +67,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "flag"),
     [("by itself", "-pno:xdist"), ("SIGKILL", "-pno:xdist"), ("SIGKILL", "-n1")],

@@ -103,9 +103,10 @@ def fit_fusion(validation: Predictions) -> Fusion:
     labels = validation.labels[own]
     one, other = validation.probabilities[own], validation.probabilities[fellow]
     patients = np.array([validation.patients[place] for place in own])
+    folds = _folds(labels, patients)
     choices = {}
     for strength in _STRENGTHS:
-        both = _out_of_fold(one, other, labels, patients, strength)
+        both = _out_of_fold(one, other, labels, folds, strength)
         for share in _SHARES:
             blended = share * both + (1 - share) * one
             choices[share, strength] = _loss(labels, blended)
@@ -210,20 +211,24 @@ def _answer(model: LogisticRegression, own: Float64, fellow: Float64) -> Float64
     return answer
 
 
-def _out_of_fold(
-    own: Float64,
-    fellow: Float64,
-    labels: Int64,
-    patients: npt.NDArray[np.str_],
-    strength: float,
-) -> Float64:
-    """Probabilities float64[N, 5] by regressions that did not see the eye's patient."""
+def _folds(labels: Int64, patients: npt.NDArray[np.str_]) -> list[tuple[Int64, Int64]]:
+    """Rows to fit on and rows to judge by, ``_FOLDS`` times; no patient is in both."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     with warnings.catch_warnings():
         # A grade rarer than there are folds: all that can be done is done.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        folds = list(StratifiedGroupKFold(_FOLDS).split(own, labels, patients))
+        return list(StratifiedGroupKFold(_FOLDS).split(labels, labels, patients))
+
+
+def _out_of_fold(
+    own: Float64,
+    fellow: Float64,
+    labels: Int64,
+    folds: list[tuple[Int64, Int64]],
+    strength: float,
+) -> Float64:
+    """Probabilities float64[N, 5] by regressions that did not see the eye's patient."""
     answers: Float64 = own.copy()
     for fitted, out in folds:
         if len(np.unique(labels[fitted])) > 1:

@@ -239,6 +239,7 @@ def test_dry_run_tells_time_and_trains_nothing(runs: Runs, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_experiment_is_done_once_and_more_seeds_add_to_it(runs: Runs, tmp_path: Path):
     out = tmp_path / "out"
     first = runs("strong").json
@@ -362,6 +363,7 @@ def experiment_held_at(run: Path, shards: Path) -> Iterator[BaseProcess]:
         process.join()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(5 * LONG)
 def test_stopped_experiment_leaves_no_process_and_goes_on_to_the_same_weights(
     shards: Path, tmp_path: Path, runs: Runs

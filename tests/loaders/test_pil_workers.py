@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
+import pytest
 from small_runs import server
 
 from loaders import LoaderConfig, make_loader
@@ -22,6 +23,7 @@ def _take_a_batch(shards: Path, pids: Connection) -> None:
         time.sleep(600)
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_owner_killed_under_a_fork_server(shards: Path) -> None:
     theirs, ours = server.Pipe(duplex=False)
     owner = server.Process(target=_take_a_batch, args=(shards, ours))

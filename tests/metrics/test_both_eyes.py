@@ -187,11 +187,11 @@ def test_fusion_takes_a_network_that_is_certain():
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def enough_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 200)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("enough_resamples")
 def test_judge_fusion_where_the_fellow_tells_something():
     found = asdict(judge_fusion(made(300, 0.9, 0), made(600, 0.9, 1)))
     json.dumps(found)
@@ -206,7 +206,7 @@ def test_judge_fusion_where_the_fellow_tells_something():
         assert "both eyes is better than one eye" in differences[name]["verdict"]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("enough_resamples")
 @pytest.mark.parametrize("pairs", [40, 300])
 def test_judge_fusion_where_the_fellow_tells_nothing(pairs: int):
     found = asdict(judge_fusion(made(pairs, 0.0, 0), made(600, 0.0, 1)))
@@ -215,7 +215,6 @@ def test_judge_fusion_where_the_fellow_tells_nothing(pairs: int):
         assert abs(difference["value"]) < 0.03
 
 
-@pytest.mark.usefixtures("quick")
 def test_judge_fusion_looks_at_paired_eyes_alone():
     whole = made(100, 0.9, 1)
     some = chosen(whole, [*range(60), *range(60, 200, 2)])
@@ -225,7 +224,6 @@ def test_judge_fusion_looks_at_paired_eyes_alone():
     assert found.pairs == 30
 
 
-@pytest.mark.usefixtures("quick")
 def test_judgement_of_other_differences_than_those_of_the_statistics_is_refused():
     found = judge_fusion(made(100, 0.9, 0), made(100, 0.9, 1))
     assert found.difference("qwk").statistic == "qwk"

@@ -246,6 +246,7 @@ def opened(path: Path) -> UInt8:
     return simplejpeg.decode_jpeg(path.read_bytes(), fastdct=False).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_gradability_gives_few_false_alarms_on_real_photographs(real_data: Path):
     paths = sorted((real_data / "retina512" / "data").iterdir())
     reasons = in_parallel(lambda path: gradability(opened(path)), paths)

@@ -106,6 +106,7 @@ def check_interrupted(folder: Path, whole: dict[str, bytes]) -> None:
         assert (folder / marker.stem).exists(), "a marker says that its shard is whole"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_killed_again_and_again(
     workers: int, many: Path, whole: dict[str, bytes], tmp_path: Path, read_folder: Read
@@ -354,6 +355,7 @@ print("points:", number - 1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "another data set"])
 def test_killed_before_every_single_step(
     before: str, make_course, tmp_path: Path

@@ -246,6 +246,7 @@ def test_console_command_leads_to_each_command(capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().out.startswith(f"usage: fastretina {name} ")
 
 
+@pytest.mark.slow
 def test_module_can_be_run(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "fastretina.train", "--shards", "none"],

@@ -171,20 +171,18 @@ def test_run_without_a_name_gets_one_folder(
         assert len(list((tmp_path / "runs").iterdir())) == number
 
 
-@pytest.mark.parametrize("name", [n for n in available() if n != "turbo"])
-def test_every_loader_feeds_ranks(name: str, shards: Path, tmp_path: Path):
-    flags = ["--recipe", "seed", "--loader", name, "--max-steps", 8]
-    argv = words(shards, tmp_path / "run", *PLAIN, *flags)
-    outcomes = train(argv, tmp_path, 2)
-    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
-    assert metrics(tmp_path / "run")["test"]["samples"] == 11
-    if not LOADERS[name].own_order:
-        other = words(
-            shards, tmp_path / "turbo", *PLAIN, "--recipe", "seed", "--max-steps", 8
-        )
-        train(other, tmp_path / "other", 2)
-        found, wanted = metrics(tmp_path / "run"), metrics(tmp_path / "turbo")
-        assert found["weights_sha256"] == wanted["weights_sha256"]
+def test_every_loader_feeds_ranks(shards: Path, tmp_path: Path):
+    weights = {}
+    for name in available():
+        out = tmp_path / name
+        flags = ["--recipe", "seed", "--loader", name, "--max-steps", 8]
+        outcomes = train(words(shards, out, *PLAIN, *flags), tmp_path / f"of-{name}", 2)
+        assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+        assert metrics(out)["test"]["samples"] == 11
+        weights[name] = metrics(out)["weights_sha256"]
+    assert {"pil", "turbo"} <= set(weights)
+    common = {weights[name] for name in weights if not LOADERS[name].own_order}
+    assert len(common) == 1
 
 
 # ---------------------------------------------------------------------------- failures
@@ -273,15 +271,22 @@ def test_wrong_usage_is_one_line(shards: Path, tmp_path: Path):
 # ----------------------------------------------------------------- signals and resuming
 
 
+@pytest.fixture(scope="module")
+def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process that never stopped; read-only by agreement."""
+    folder = tmp_path_factory.mktemp("whole")
+    argv = words(shards, folder / "run", *PLAIN, "--recipe", "seed")
+    (alone,) = train(argv, folder, 1)
+    assert alone.code == 0
+    return folder / "run"
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_signal_to_one_rank_stops_all_after_saving(
-    rank: int, shards: Path, tmp_path: Path
+    rank: int, shards: Path, whole: Path, tmp_path: Path
 ):
     """And any number of ranks goes on, to the weights of a run that never stopped."""
     flags = [*PLAIN, "--recipe", "seed"]
-    whole = tmp_path / "whole"
-    (alone,) = train(words(shards, whole, *flags), tmp_path / "of1", 1)
-    assert alone.code == 0
     out = tmp_path / "run"
     at = {rank: ("fastretina.train.loop:TrainingLoop._step", 7, "after")}
     outcomes = train(words(shards, out, *flags), tmp_path, 2, at=at)
@@ -339,6 +344,7 @@ def test_epoch_of_another_order_cannot_be_continued(
 # ---------------------------------------------------------------------------- torchrun
 
 
+@pytest.mark.slow
 def test_torchrun_trains_in_both_phases(shards: Path, tmp_path: Path):
     """The command of the documents, with the network of the documents."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

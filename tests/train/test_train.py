@@ -217,6 +217,7 @@ def test_train_repeats_itself_under_any_loader(
         assert weights_sha256(last[0]) == weights_sha256(last[1])  # optimizer and all
 
 
+@pytest.mark.slow
 def test_train_resnet18_ends_in_the_same_weights_under_any_loader(
     shards: Path,
     tmp_path: Path,
