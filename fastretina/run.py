@@ -91,6 +91,11 @@ class LoggedEpoch:
     skipped: int = 0
     decoded_again: int = 0
 
+    @property
+    def wait_share(self) -> float:
+        """Share of the epoch's time that was waited for data, 0 to 1."""
+        return min(self.wait_seconds / self.seconds, 1.0) if self.seconds else 0.0
+
 
 COLUMNS = tuple(field.name for field in fields(LoggedEpoch))
 
@@ -124,16 +129,16 @@ class Run:
         """Record the final evaluation."""
         self._write_json("metrics.json", metrics)
 
-    def write_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_log(self, rows: Sequence[LoggedEpoch]) -> None:
         """Write ``log.csv`` anew, so that it always agrees with the checkpoint."""
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(asdict, rows))
         write_atomically(self.path / "log.csv", text.getvalue())
 
-    def log(self) -> list[dict[str, Any]]:
-        """The rows of ``log.csv``, numbers as numbers; None where a cell is empty.
+    def log(self) -> list[LoggedEpoch]:
+        """The epochs of ``log.csv``, one at least; None where a cell is empty.
 
         Raises:
             RunError: it is not there, or damaged.
@@ -141,14 +146,16 @@ class Run:
         path = self.path / "log.csv"
         try:
             with path.open(newline="") as file:
-                return [
-                    {name: _value(name, text) for name, text in row.items()}
-                    for row in csv.DictReader(file)
-                ]
-        except (OSError, TypeError, ValueError, csv.Error) as error:
+                lines = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
             raise RunError(f"{path} can't be read ({error})") from error
+        cells = [{name: text or None for name, text in row.items()} for row in lines]
+        rows = as_record(cells, list[LoggedEpoch], path, text=True)
+        if not rows:
+            raise RunError(f"{path} is damaged: it holds no epoch")
+        return rows
 
-    def write_events(self, row: Mapping[str, Any], step: int) -> None:
+    def write_events(self, row: LoggedEpoch, step: int) -> None:
         """Add an epoch's numbers to the TensorBoard events.
 
         One file for each epoch: a run that is resumed may write an epoch again, and
@@ -157,13 +164,13 @@ class Run:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = self.path / "tensorboard"
-        suffix = f".epoch-{row['epoch']:03d}"
+        suffix = f".epoch-{row.epoch:03d}"
         for stale in folder.glob(f"*{suffix}"):
             stale.unlink()
         with SummaryWriter(str(folder), filename_suffix=suffix) as events:
-            for name in COLUMNS[2:]:
-                if row[name] is not None:
-                    events.add_scalar(name.replace("_", "/", 1), row[name], step)
+            for name, value in list(asdict(row).items())[2:]:  # less epoch and phase
+                if value is not None:
+                    events.add_scalar(name.replace("_", "/", 1), value, step)
 
     def config(self) -> dict[str, Any]:
         """What ``write_config`` has recorded.
@@ -223,28 +230,24 @@ class _SavedRecipe:
     recipe: Recipe
 
 
-def as_record(saved: object, kind: type[_Record], path: Path) -> _Record:
+def as_record(
+    saved: object, kind: type[_Record], path: Path, *, text: bool = False
+) -> _Record:
     """What was read from a file as a record, each value checked against its type.
 
     Args:
         saved: of JSON: objects, lists, numbers ...
         kind: of the record, e.g. a dataclass; what it does not name is passed over.
         path: the file, for the error.
+        text: numbers are written as text, as in CSV.
 
     Raises:
         RunError: something is missing or of another kind; the message says where.
     """
     try:
-        return msgspec.convert(saved, kind)
+        return msgspec.convert(saved, kind, strict=not text)
     except msgspec.ValidationError as error:
         raise RunError(f"{path} is damaged, or of an older version: {error}") from error
-
-
-def _value(name: str, text: str) -> str | float | int | None:
-    """A cell of ``log.csv``."""
-    if name == "phase" or not text:
-        return text or None
-    return int(text) if name in ("epoch", "skipped", "decoded_again") else float(text)
 
 
 def create_run(out: Path | None, recipe: Recipe) -> Run:

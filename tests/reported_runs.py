@@ -20,7 +20,7 @@ from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
 from fastretina.nn.model import weights_sha256
 from fastretina.recipe import Recipe
-from fastretina.run import COLUMNS, Run, describe
+from fastretina.run import LoggedEpoch, Run, describe
 from loaders.shards import open_split
 
 RECIPE = Recipe(head_epochs=2, full_epochs=3)
@@ -59,24 +59,21 @@ def predicted(
     )
 
 
-def log_rows() -> list[dict[str, Any]]:
+def log_rows() -> list[LoggedEpoch]:
     """Two epochs of the head and three of the whole network."""
     return [
-        dict.fromkeys(COLUMNS)
-        | {
-            "epoch": epoch,
-            "phase": "head" if epoch <= 2 else "full",
-            "lr": 1e-3,
-            "train_loss": 1.5 / epoch,
-            "train_accuracy": 0.5 + epoch / 20,
-            "validation_accuracy": 0.45 + epoch / 20,
-            "validation_qwk": epoch / 10,
-            "images_per_second": 200.0 if epoch <= 2 else 80.0,
-            "wait_seconds": epoch / 10,
-            "seconds": 5.0,
-            "skipped": 0,
-            "decoded_again": 0,
-        }
+        LoggedEpoch(
+            epoch=epoch,
+            phase="head" if epoch <= 2 else "full",
+            lr=1e-3,
+            train_loss=1.5 / epoch,
+            train_accuracy=0.5 + epoch / 20,
+            validation_accuracy=0.45 + epoch / 20,
+            validation_qwk=epoch / 10,
+            images_per_second=200.0 if epoch <= 2 else 80.0,
+            wait_seconds=epoch / 10,
+            seconds=5.0,
+        )
         for epoch in range(1, 6)
     ]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
@@ -14,7 +15,7 @@ from fastretina.experiments.cells import ExperimentPlan
 from fastretina.experiments.results import CellRuns
 from fastretina.metrics.figures import draw_matrix, mark_phases
 from fastretina.report.experiment_file import Figure
-from fastretina.run import Run
+from fastretina.run import LoggedEpoch, Run
 from loaders.arrays import Float64
 
 _COLOURS = ("#4269d0", "#ff725c", "#3ca951", "#efb118")
@@ -33,7 +34,7 @@ class Curve(NamedTuple):
         checkpoint: first digits of the final weights' SHA-256.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[LoggedEpoch]
     train: list[float]
     test: list[float]
     majority: float
@@ -65,8 +66,11 @@ def draw_figures(
 def _read_curve(run: Run) -> Curve:
     rows, metrics = run.log(), run.metrics()
     train, test = (
-        [np.nan if row[column] is None else row[column] for row in rows]
-        for column in ("train_accuracy", "test_accuracy")
+        [np.nan if value is None else value for value in values]
+        for values in (
+            [row.train_accuracy for row in rows],
+            [row.test_accuracy for row in rows],
+        )
     )
     confusion = metrics["test"]["confusion"]
     return Curve(
@@ -88,7 +92,7 @@ def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
             (curve.test, "-", "test"),
         ):
             axes.plot(
-                [row["epoch"] for row in curve.rows],
+                [row.epoch for row in curve.rows],
                 values,
                 style,
                 marker="o",
@@ -98,7 +102,8 @@ def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
             )
     first = next(iter(curves.values()))
     majority = first.majority
-    mark_phases(axes, first.rows)  # all curves have the same epochs
+    epochs = [asdict(row) for row in first.rows]  # the same in all curves
+    mark_phases(axes, epochs)
     axes.axhline(majority, color="0.5", ls=":", label="always the commonest grade")
     axes.set_ylabel("accuracy")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

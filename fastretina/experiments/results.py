@@ -157,7 +157,7 @@ def _cell_result(
 
 def _best_on_test(run: Path) -> float | None:
     """The best test accuracy of all epochs, which the report printed; not a result."""
-    values = [row["test_accuracy"] for row in Run(run).log()]
+    values = [row.test_accuracy for row in Run(run).log()]
     return max((value for value in values if value is not None), default=None)
 
 

@@ -2,7 +2,7 @@
 
 config.json   ->  Recipe, RunConfig  --+
 metrics.json  ->  RunMetrics         --+-->  FinishedRun  ->  page, figures, model card
-log.csv       ->  EpochRow, ...      --+
+log.csv       ->  LoggedEpoch, ...   --+
 test.parquet  ->  Predictions        --+
 """
 
@@ -16,10 +16,9 @@ from fastretina.metrics.bootstrap import CutIntervals, ScoresWithIntervals
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import CutScores, Scores, score
 from fastretina.recipe import Recipe
-from fastretina.report.epoch_log import EpochRow, read_log
 from fastretina.report.grade_meanings import CUTS, Cut
 from fastretina.report.saved_run import RunConfig, RunMetrics
-from fastretina.run import Run, as_record
+from fastretina.run import LoggedEpoch, Run, as_record
 from loaders.errors import RunError
 
 
@@ -42,7 +41,7 @@ class FinishedRun:
     saved_config: Mapping[str, object]
     config: RunConfig
     metrics: RunMetrics
-    log: Sequence[EpochRow]
+    log: Sequence[LoggedEpoch]
     test: Predictions
 
     @property
@@ -122,7 +121,7 @@ def read_finished_run(run: Run) -> FinishedRun:
         saved_config=saved_config,
         config=as_record(saved_config, RunConfig, run.path / "config.json"),
         metrics=metrics,
-        log=read_log(run),
+        log=run.log(),
         test=test,
     )
 

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fastretina.metrics.figures import CURVES, draw_panel, mark_phases
-from fastretina.report.epoch_log import EpochRow
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.picture import Picture, blank, to_picture
+from fastretina.run import LoggedEpoch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,12 +32,12 @@ def curve_pictures(finished: FinishedRun) -> list[Picture]:
     ]
 
 
-def _measured(rows: Sequence[EpochRow], panel: str) -> list[str]:
+def _measured(rows: Sequence[LoggedEpoch], panel: str) -> list[str]:
     """The columns of a panel that hold anything."""
     return [
         column
         for column in CURVES[panel]
-        if any(row.value(column) is not None for row in rows)
+        if any(getattr(row, column) is not None for row in rows)
     ]
 
 
@@ -68,10 +68,12 @@ def _curve(finished: FinishedRun, panel: str) -> Picture:
     )
 
 
-def _describe_line(rows: Sequence[EpochRow], column: str, form: str) -> str:
+def _describe_line(rows: Sequence[LoggedEpoch], column: str, form: str) -> str:
     """First, last and best value of a column that is measured at least once."""
     values = [
-        (value, row.epoch) for row in rows if (value := row.value(column)) is not None
+        (value, row.epoch)
+        for row in rows
+        if (value := getattr(row, column)) is not None
     ]
     best = (min if column.endswith("loss") else max)(values, key=lambda pair: pair[0])
     first, last, peak = (
@@ -81,7 +83,7 @@ def _describe_line(rows: Sequence[EpochRow], column: str, form: str) -> str:
     return f"{first}, {last}, best {peak}"
 
 
-def _describe_epochs(rows: Sequence[EpochRow]) -> str:
+def _describe_epochs(rows: Sequence[LoggedEpoch]) -> str:
     """Number of epochs, and of each phase where there are two."""
     heads = sum(row.phase == "head" for row in rows)
     if not 0 < heads < len(rows):
@@ -125,7 +127,7 @@ def speed_picture(finished: FinishedRun) -> Picture:
     )
 
 
-def _draw_rates(axis: Axes, rows: Sequence[EpochRow]) -> None:
+def _draw_rates(axis: Axes, rows: Sequence[LoggedEpoch]) -> None:
     rates = [row.images_per_second for row in rows]
     axis.bar([row.epoch for row in rows], rates, color="#4269d0", width=0.75)
     axis.set_ylabel("images/s")
@@ -134,7 +136,7 @@ def _draw_rates(axis: Axes, rows: Sequence[EpochRow]) -> None:
     axis.set_xlabel("")
 
 
-def _draw_waiting(axis: Axes, rows: Sequence[EpochRow]) -> None:
+def _draw_waiting(axis: Axes, rows: Sequence[LoggedEpoch]) -> None:
     percents = [100 * row.wait_share for row in rows]
     axis.bar([row.epoch for row in rows], percents, color="#c98500", width=0.75)
     axis.set_ylabel("waiting for data, %")
@@ -142,7 +144,7 @@ def _draw_waiting(axis: Axes, rows: Sequence[EpochRow]) -> None:
     mark_phases(axis, [asdict(row) for row in rows], named=False)
 
 
-def _wait_share(rows: Sequence[EpochRow]) -> float:
+def _wait_share(rows: Sequence[LoggedEpoch]) -> float:
     """Share of all training time that was waited for data, 0 to 1."""
     seconds = sum(row.seconds for row in rows)
     waited = sum(row.wait_seconds for row in rows)

@@ -215,8 +215,8 @@ class TrainState:
         """Log the epoch and go on to the next, which may be of the next phase."""
         self.rows.append(row)
         if self.ranks.first:
-            self.run.write_log([asdict(each) for each in self.rows])
-            self.run.write_events(asdict(row), self.progress.step)
+            self.run.write_log(self.rows)
+            self.run.write_events(row, self.progress.step)
         phase = self.phase
         self.progress = Progress(epoch=self.progress.epoch + 1, step=self.progress.step)
         self.sums.clear()

@@ -563,7 +563,12 @@ def made_run(folder: Path, grades: np.ndarray, labels: np.ndarray) -> Path:
     config |= dict.fromkeys(("loader", "precision", "threads"))
     counts = [100, 10, 20, 4, 2]
     (folder / "config.json").write_text(json.dumps(config | {"train_counts": counts}))
-    (folder / "log.csv").write_text("epoch,phase,test_accuracy\n1,head,0.9\n2,full,\n")
+    measured = "train_loss,train_accuracy,images_per_second,wait_seconds,seconds"
+    (folder / "log.csv").write_text(
+        f"epoch,phase,test_accuracy,lr,{measured}\n"
+        "1,head,0.9,0.1,1.5,0.5,9,0,1\n"
+        "2,full,,0.1,1.5,0.5,9,0,1\n"
+    )
     return folder
 
 

@@ -21,6 +21,7 @@ from report_pages import FIGURES, HOSTILE, Page
 from reported_runs import (
     SHA256,
     edit,
+    log_rows,
     made_up_run,
     predicted,
     renamed,
@@ -110,6 +111,12 @@ def test_samples_are_packed_in_full_and_in_few_bytes():
         assert (true, grade) == (test.labels[place], test.grades[place])
         assert np.abs(np.array(chances) / 1000 - test.probabilities[place]).max() < 6e-4
     assert len(json.dumps(data, separators=(",", ":"))) < 60 * 7026
+
+
+def test_log_is_read_as_it_was_written(run: Path):
+    rows = [*log_rows(), replace(log_rows()[0], validation_qwk=None, skipped=3)]
+    Run(run).write_log(rows)
+    assert Run(run).log() == rows
 
 
 def test_records_are_what_the_run_has_written(finished: Path):
