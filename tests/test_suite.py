@@ -95,7 +95,7 @@ def test_no_process_is_left(end: str, flag: str, tmp_path: Path) -> None:
         if end == "SIGKILL":
             assert len(marked(mark)) >= 4  # with server, its child and the tracker
             tests.send_signal(signal.SIGKILL)
-        assert tests.wait(60) == (-signal.SIGKILL if end == "SIGKILL" else 0)
+        assert tests.wait(120) == (-signal.SIGKILL if end == "SIGKILL" else 0)
         _, alive = psutil.wait_procs(marked(mark), timeout=20)
         assert not [process.cmdline() for process in alive]
     finally:
