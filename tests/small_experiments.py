@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from small_runs import make_small
+from small_runs import PRELOADED, make_small
 
 from fastretina.experiments import command as experiments
 from fastretina.experiments import worker
@@ -67,6 +67,7 @@ def use_small(patch: pytest.MonkeyPatch) -> None:
     make_small(patch)
     patch.setattr("torchvision.models.resnet50", "no test trains it")
     patch.setattr(worker, "_child", small_child)
+    patch.setattr(worker, "_IMPORTED", PRELOADED)  # the one server's, whoever begins it
 
 
 def small_experiment(words: list[str], held: str, output: Path) -> None:

@@ -124,18 +124,19 @@ def metrics(run: Path) -> dict[str, Any]:
 
 # The server has imported what a run does, and never computed: its forks start at once.
 # (The first step of an optimizer imports torch._dynamo, for a second.)
-server.set_forkserver_preload(
-    [
-        "fastretina.train.command",
-        "fastretina.train.finish",
-        "loaders._turbo",
-        "torch._dynamo",
-        "torch.utils.tensorboard",
-        "pyarrow.parquet",
-        "tyro",
-        "pytest",
-    ]
-)
+PRELOADED = [
+    "fastretina.train.command",
+    "fastretina.train.finish",
+    "loaders._turbo",
+    "loaders._dali_reader",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "pyarrow.dataset",
+    "typeguard",  # by tyro, when it reads flags
+    "tyro",
+    "pytest",
+]
+server.set_forkserver_preload(PRELOADED)
 
 
 def start(
