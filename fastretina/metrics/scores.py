@@ -173,7 +173,11 @@ def quadratic_kappa(
         return None if np.array_equal(labels, predicted) else 0.0
     return float(
         sk.cohen_kappa_score(
-            labels, predicted, weights="quadratic", sample_weight=weights
+            labels,
+            predicted,
+            labels=range(len(GRADES)),  # or a grade that nobody has would not count
+            weights="quadratic",
+            sample_weight=weights,
         )
     )
 

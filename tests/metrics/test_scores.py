@@ -7,8 +7,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from sklearn.metrics import confusion_matrix
 
 from fastretina.metrics.scores import collapse, quadratic_kappa, score
+from fastretina.parity.equivalence import kappas
 
 # The course report's normalised confusion matrix times its test counts.
 REPORT = [
@@ -136,6 +138,24 @@ def test_qwk_of_a_constant_predictor_is_0():
 
 def test_qwk_can_be_negative():
     assert quadratic_kappa(np.array([0, 4]), np.array([4, 0])) == -1
+
+
+@pytest.mark.parametrize("lacking", [(), (3,), (1, 2), (0, 3)], ids=str)
+def test_kappa_weighs_by_the_grades_not_by_their_rank_among_those_there(
+    lacking: tuple[int, ...],
+):
+    """1 - sum(w * observed) / sum(w * by chance), w the squared distance of grades."""
+    rng = np.random.default_rng(1)
+    grades = [grade for grade in range(5) if grade not in lacking]
+    true, guess = rng.choice(grades, 60), rng.choice(grades, 60)
+    guess[:30] = true[:30]
+    apart = (true - guess) ** 2
+    by_chance = np.mean([(one - other) ** 2 for one in true for other in guess])
+    wanted = 1 - apart.mean() / by_chance
+    assert quadratic_kappa(true, guess) == pytest.approx(wanted, abs=1e-12)
+    assert quadratic_kappa(true, guess, np.ones(60)) == pytest.approx(wanted, abs=1e-12)
+    matrix = confusion_matrix(true, guess, labels=range(5))
+    assert kappas(matrix) == pytest.approx(wanted, abs=1e-12)
 
 
 # ---- the collapse alarm
