@@ -12,6 +12,7 @@ from typing import Literal
 
 Arch = Literal["resnet18", "resnet50"]
 Amp = Literal["auto", "bf16", "fp16", "off"]
+Precision = Literal["bf16", "fp16", "fp32"]  # what --amp comes to on a device
 Phase = Literal["head", "full"]
 PHASES: tuple[Phase, ...] = ("head", "full")
 

@@ -18,40 +18,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from fastretina.recipe import Phase, Recipe
-from fastretina.versions import installed
+from fastretina.run_config import RunConfig
+from fastretina.run_result import RunResult
 from loaders.errors import RunError
 from loaders.files import write_atomically
 
-_NEEDED = (  # of config.json, by who reads a run
-    "recipe",
-    "weights",
-    "shards",
-    "data",
-    "image_shape",
-    "square",
-    "loader",
-    "precision",
-    "threads",
-)
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "pillow",
-    "simplejpeg",
-    "nvidia-dali-cuda120",
-    "nvidia-dali-cuda130",
-    "webdataset",
-)
 _Record = TypeVar("_Record")
 
 
@@ -121,11 +100,11 @@ class Run:
         """The checkpoint that validation has chosen."""
         return self.path / "best.safetensors"
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Record what the run depends on."""
-        self._write_json("config.json", config)
+    def write_config(self, config: RunConfig) -> None:
+        """Record what the run is made with."""
+        self._write_json("config.json", config.as_json())
 
-    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def write_metrics(self, metrics: Mapping[str, object]) -> None:
         """Record the final evaluation."""
         self._write_json("metrics.json", metrics)
 
@@ -172,45 +151,46 @@ class Run:
                 if value is not None:
                     events.add_scalar(name.replace("_", "/", 1), value, step)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> RunConfig:
         """What ``write_config`` has recorded.
 
         Raises:
-            RunError: this is no run folder.
+            RunError: this is no run folder, or it is damaged, or of another version.
         """
-        config = self._read_json("config.json")
-        if missing := [key for key in _NEEDED if key not in config]:
-            raise RunError(f"{self.path / 'config.json'} is damaged: no {missing[0]!r}")
-        return config
+        content, path = self._read_json("config.json"), self.path / "config.json"
+        saved = content.get("recipe")
+        known = {field.name for field in fields(Recipe)}
+        if isinstance(saved, dict) and (unknown := sorted(set(saved) - known)):
+            raise RunError(
+                f"{self.path} was made by another version of fastretina: its recipe "
+                f"has {unknown[0]!r}"
+            )
+        return as_record(content, RunConfig, path)
 
     def remove_partial_files(self) -> None:
         """Remove what a killed process has left half-written."""
         for part in self.path.glob(".*.part"):
             part.unlink()
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, object]:
         """What ``write_metrics`` has recorded."""
         return self._read_json("metrics.json")
 
-    def recipe(self) -> Recipe:
-        """The recipe of the run."""
-        config = self.config()
-        recipe = as_record(config, _SavedRecipe, self.path / "config.json").recipe
-        known = {field.name for field in fields(Recipe)}
-        if unknown := sorted(set(config["recipe"]) - known):
-            raise RunError(
-                f"{self.path} was made by another version of fastretina: its recipe "
-                f"has {unknown[0]!r}"
-            )
-        return recipe
+    def result(self) -> RunResult:
+        """What the run has ended with.
 
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        Raises:
+            RunError: it has not ended, or ``metrics.json`` is damaged.
+        """
+        return as_record(self.metrics(), RunResult, self.path / "metrics.json")
+
+    def _write_json(self, name: str, content: Mapping[str, object]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=1) + "\n")
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+    def _read_json(self, name: str) -> dict[str, object]:
         path = self.path / name
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
+            content: dict[str, object] = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(
                 f"{self.path} holds no run: it has no {name}; "
@@ -221,13 +201,6 @@ class Run:
         if not isinstance(content, dict):
             raise RunError(f"{path} is damaged: it holds no JSON object")
         return content
-
-
-@dataclass(frozen=True, slots=True)
-class _SavedRecipe:
-    """What of ``config.json`` says how a run was trained."""
-
-    recipe: Recipe
 
 
 def as_record(
@@ -271,12 +244,3 @@ def _next_name(folder: Path, stem: str) -> Path:
     while (folder / f"{stem}-{number}").exists():
         number += 1
     return folder / f"{stem}-{number}"
-
-
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON, with the versions of what computes it."""
-    return {
-        "recipe": asdict(recipe),
-        "python": platform.python_version(),
-        "versions": {name: found for name in _PACKAGES if (found := installed(name))},
-    }

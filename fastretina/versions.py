@@ -1,9 +1,20 @@
-"""Which version of a package is installed."""
+"""Which versions of packages are installed."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+
+_IN_A_RUN = (  # what its result may depend on
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+    "nvidia-dali-cuda120",
+    "nvidia-dali-cuda130",
+    "webdataset",
+)
 
 
 @cache
@@ -16,3 +27,8 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def versions_in_a_run() -> dict[str, str]:
+    """The versions of the packages that a run's result may depend on."""
+    return {name: found for name in _IN_A_RUN if (found := installed(name))}

@@ -47,7 +47,8 @@ class Batch(NamedTuple):
     index: torch.Tensor  # type: ignore[assignment]  # tuple.index is not needed
 
 
-class Decoding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Decoding:
     """Who makes a loader's pixels; they are the same where ``jpeg`` and ``resize`` are.
 
     Attributes:

@@ -71,17 +71,34 @@ class ShardInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What was done to the photographs when shards were written.
+
+    Attributes:
+        steps: their names, in order.
+        size: pixels square that the images were resized to; None if they were not.
+    """
+
+    steps: tuple[str, ...] = ()
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What ``manifest.json`` says about a data set.
 
     Attributes:
         splits: split name to its shards, in order.
         counts: split name to the number of samples of each grade, "0" to "4".
+        fingerprint: what the data set was made from and how, hashed.
+        preprocessing: what was done to the photographs; None where it is not told.
         raw: the whole of it, as JSON gives it.
     """
 
     splits: Mapping[str, tuple[ShardInfo, ...]]
     counts: Mapping[str, Mapping[str, int]]
+    fingerprint: str | None
+    preprocessing: Preprocessing | None
     raw: Mapping[str, Any]
 
 
@@ -117,9 +134,11 @@ def read_manifest(folder: Place) -> Manifest:
             for name, split in raw["splits"].items()
         }
         counts = {name: dict(split["grades"]) for name, split in raw["splits"].items()}
+        done = raw.get("preprocessing")
+        preprocessing = done and Preprocessing(tuple(done["steps"]), done["size"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ShardError(f"{path} is damaged ({error!r}); shard again") from error
-    return Manifest(splits, counts, raw)
+    return Manifest(splits, counts, raw.get("fingerprint"), preprocessing, raw)
 
 
 def _state(folder: Place) -> str:

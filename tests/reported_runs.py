@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,10 @@ from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
 from fastretina.nn.model import weights_sha256
 from fastretina.recipe import Recipe
-from fastretina.run import LoggedEpoch, Run, describe
-from loaders.shards import open_split
+from fastretina.run import LoggedEpoch, Run
+from fastretina.run_config import RecordedLoading, RunConfig, RunData
+from fastretina.versions import versions_in_a_run
+from loaders.shards import Preprocessing, open_split
 
 RECIPE = Recipe(head_epochs=2, full_epochs=3)
 SHARES = (0.6, 0.1, 0.18, 0.07, 0.05)
@@ -86,28 +87,32 @@ def write_run(
     known: Eyes | None = None,
     shards: str = "no-such-shards",
     side: int = 64,
-    data: dict[str, Any] | None = None,
 ) -> Path:
     """Write all that a finished run leaves but its checkpoints; returns its folder."""
     folder.mkdir(parents=True)
     run = Run(folder)
-    described = {"fingerprint": "f00d", "preprocessing": {"steps": [], "size": None}}
+    described = RunData(
+        fingerprint="f00d",
+        preprocessing=Preprocessing(),
+        train=900,
+        validation=100,
+        test=len(test),
+    )
     run.write_config(
-        {
-            **describe(RECIPE),
-            "weights": "none",
-            "shards": shards,
-            "test_shards": None,
-            "data": {**described, "train": 900, "validation": 100, "test": len(test)}
-            | (data or {}),
-            "image_shape": [side, side],
-            "square": True,
-            "loader": "turbo",
-            "loading": {"loader": "turbo", "on_corrupt": "skip"},
-            "device": "cpu",
-            "precision": "fp32",
-            "threads": 1,
-        }
+        RunConfig(
+            recipe=RECIPE,
+            versions=versions_in_a_run(),
+            weights="none",
+            shards=shards,
+            data=described,
+            image_shape=(side, side),
+            square=True,
+            loader="turbo",
+            loading=RecordedLoading(loader="turbo", on_corrupt="skip"),
+            device="cpu",
+            precision="fp32",
+            threads=1,
+        )
     )
     run.write_log(log_rows())
     test.save(folder / "test.parquet")

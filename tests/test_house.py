@@ -14,7 +14,11 @@ from fastretina import cli
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {*cli.COMMANDS, "demo"}
-SHARED = {"recipe", "run", "formatting", "processes", "interrupts", "versions", "cli"}
+SHARED = {"recipe", "run", "run_config", "run_result", "versions", "cli"} | {
+    "formatting",
+    "processes",
+    "interrupts",
+}
 LAYERS = {"data", "nn", "metrics", "measure"}
 
 # What does not keep to a rule yet, and why.

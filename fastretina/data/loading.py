@@ -9,13 +9,15 @@ Importing this module imports no torch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
 from fastretina.recipe import Recipe
+from fastretina.run_config import RecordedLoading, RunConfig
 from loaders import (
     LOADERS,
     Decoding,
@@ -96,17 +98,13 @@ class LoadingOptions:
                 f"once, got {balance}"
             )
 
-    def filled_from_run(self, config: Mapping[str, Any]) -> LoadingOptions:
-        """Flags in which what is not set is as a run's ``config.json`` has it.
-
-        Args:
-            config: what the run recorded; an older version only its loader.
-        """
-        kept = {"loader": config["loader"], **config.get("loading", {})}
+    def filled_from_run(self, config: RunConfig) -> LoadingOptions:
+        """The flags, in which what is not set is as the run had it."""
+        kept = config.loading or RecordedLoading(loader=config.loader)
         unset = {
-            each.name: kept[each.name]
-            for each in fields(self)
-            if getattr(self, each.name) is None and each.name in kept
+            each.name: getattr(kept, each.name)
+            for each in fields(kept)
+            if getattr(self, each.name) is None
         }
         return replace(self, **unset)
 
@@ -164,14 +162,13 @@ class Loading:
             return "planned"
         return f"{self.loader}'s with {self.ranks.world_size} ranks"
 
-    def recorded(self) -> dict[str, Any]:
-        """What a run keeps in ``config.json``, for who goes on or evaluates it."""
-        kept = asdict(self.options)
-        settled = {"loader": self.loader, "on_corrupt": self.on_corrupt}
-        return {
-            name: settled.get(name, kept[name])
-            for name in ("loader", "on_corrupt", "hw_decoder_load")
-        }
+    def recorded(self) -> RecordedLoading:
+        """What a run keeps of it, for who goes on or evaluates it."""
+        return RecordedLoading(
+            loader=self.loader,
+            on_corrupt=self.on_corrupt,
+            hw_decoder_load=self.options.hw_decoder_load,
+        )
 
     def train_loader(self, train: ShardSplit, recipe: Recipe) -> Loader:
         """Batches to train on: shuffled, flipped, the short last one kept."""
@@ -187,13 +184,21 @@ class Loading:
         )
         return self.open(train, delivered)
 
-    def evaluation_loader(self, split: ShardSplit, recipe: Recipe) -> Loader:
-        """Every sample once, as it is; each rank's batches are of full size."""
+    @contextmanager
+    def evaluation_loader(self, split: ShardSplit, recipe: Recipe) -> Iterator[Loader]:
+        """Every sample once, as it is; each rank's batches are of full size.
+
+        What it skips is reported at the end, and before an error: all may be bad.
+        """
         delivered = LoaderConfig(
             batch_size=recipe.batch_size * self.ranks.world_size,
             image_size=recipe.image_size,
         )
-        return self.open(split, delivered)
+        with self.open(split, delivered) as loader:
+            try:
+                yield loader
+            finally:
+                self.report_skipped(loader)
 
     def open(self, split: ShardSplit, delivered: LoaderConfig) -> Loader:
         """The loader of a split, with ``delivered`` brought to the device and ranks."""
@@ -274,16 +279,15 @@ def choose_loader(
     return chosen
 
 
-def other_pixels(config: Mapping[str, Any], now: Decoding) -> str | None:
-    """A sentence where a run was trained on other pixels than ``now`` makes.
+def other_pixels(then: Decoding | None, now: Decoding) -> str | None:
+    """A sentence where a run was trained on other pixels than are made now.
 
     Args:
-        config: what the run recorded; an older version nothing of this.
+        then: who made the pixels that it was trained on; None where it is unknown.
         now: who makes the pixels now.
     """
-    if "decoding" not in config:
+    if then is None:
         return None
-    then = Decoding(**config["decoding"])
     differ = []
     if then.jpeg != now.jpeg:
         differ.append(f"decoded by {then.jpeg}, now by {now.jpeg}")
@@ -298,7 +302,7 @@ def other_pixels(config: Mapping[str, Any], now: Decoding) -> str | None:
     )
 
 
-def warn_of_other_pixels(config: Mapping[str, Any], now: Decoding) -> None:
+def warn_of_other_pixels(then: Decoding | None, now: Decoding) -> None:
     """Warn on stderr of what ``other_pixels`` says, if it does."""
-    if other := other_pixels(config, now):
+    if other := other_pixels(then, now):
         print(f"warning: {other}", file=sys.stderr)

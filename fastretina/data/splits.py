@@ -6,12 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from fastretina.data.split import group_split
 from fastretina.recipe import Recipe
+from fastretina.run_config import RunData
 from loaders import LoaderConfig
 from loaders.arrays import Bool, Int64
 from loaders.errors import ShardError
@@ -46,19 +46,18 @@ class DataSplits:
             if split is not None:
                 split.close()
 
-    def describe(self) -> dict[str, Any]:
-        """What of the data a run depends on, as JSON."""
-        raw = self.train.manifest.raw
-        description = {
-            "fingerprint": raw.get("fingerprint"),
-            "preprocessing": raw.get("preprocessing"),
-            "train": len(self.train),
-            "validation": len(self.validation) if self.validation else 0,
-            "test": len(self.test),
-        }
-        if self.test.folder != self.train.folder:
-            description["test_fingerprint"] = self.test.manifest.raw.get("fingerprint")
-        return description
+    def describe(self) -> RunData:
+        """What of the data a run depends on."""
+        manifest = self.train.manifest
+        other = self.test.folder != self.train.folder
+        return RunData(
+            fingerprint=manifest.fingerprint,
+            preprocessing=manifest.preprocessing,
+            train=len(self.train),
+            validation=len(self.validation) if self.validation else 0,
+            test=len(self.test),
+            test_fingerprint=self.test.manifest.fingerprint if other else None,
+        )
 
     def image_shape(self, recipe: Recipe) -> tuple[int, int]:
         """Height and width of what the network is trained on, pixels."""

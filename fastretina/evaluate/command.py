@@ -6,10 +6,10 @@ python -m fastretina.evaluate runs/resnet18-strong-1
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastretina.nn.trained import Trained
     from fastretina.recipe import Recipe
     from fastretina.run import Run
+    from fastretina.run_config import RunConfig
     from loaders import ShardSplit
 
 PROG = "python -m fastretina.evaluate"
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     return cli.run(command, Options, argv, prog=prog, about=ABOUT)
 
 
-def command(options: Options) -> dict[str, Any]:
+def command(options: Options) -> dict[str, object]:
     """Evaluate a run; returns what the JSON line holds."""
     from fastretina.metrics.evaluation import evaluate
     from fastretina.metrics.predictions import predict_with_checkpoint
@@ -73,7 +74,7 @@ def command(options: Options) -> dict[str, Any]:
     config = run.config()
     compute = _compute_of(config, options.device)
     trained = load_trained(run, compute.device)
-    shards = options.shards or _own_shards(config, options.split)
+    shards = options.shards or config.shards_of(options.split)
     loading = options.loading.filled_from_run(config).resolve(
         str(compute.device), ALONE
     )
@@ -87,7 +88,7 @@ def command(options: Options) -> dict[str, Any]:
         predictions,
         _known_eyes(trained, options),
         _validation(run),
-        trained.loss_weights(config.get("train_counts")),
+        trained.loss_weights(config.train_counts),
     )
     print(table(evaluation))
     points = asdict(evaluation)
@@ -106,24 +107,18 @@ def command(options: Options) -> dict[str, Any]:
     }
 
 
-def _compute_of(config: Mapping[str, Any], device: str) -> Compute:
+def _compute_of(config: RunConfig, device: str) -> Compute:
     """The run's precision on a device; says so where that has another one."""
     from fastretina.nn.device import choose_again
 
-    compute = choose_again(device, config["precision"])
-    if compute.precision != config["precision"]:
+    compute = choose_again(device, config.precision)
+    if compute.precision != config.precision:
         print(
-            f"note: the run computed in {config['precision']}, {compute.device} does "
+            f"note: the run computed in {config.precision}, {compute.device} does "
             f"in {compute.precision}: last digits may differ",
             file=sys.stderr,
         )
     return compute
-
-
-def _own_shards(config: Mapping[str, Any], split: str) -> str:
-    """The data set that the run has taken this split from."""
-    other = config.get("test_shards") if split == "test" else None
-    return str(other or config["shards"])
 
 
 def _open(shards: str, split: str, recipe: Recipe) -> ShardSplit:
@@ -143,11 +138,11 @@ def _known_eyes(trained: Trained, options: Options) -> Eyes | None:
     from fastretina.data.splits import open_data
     from fastretina.metrics.baselines import Eyes
 
-    own = trained.config["shards"]
-    if options.split != "test" or options.shards not in (None, own):
+    config = trained.config
+    if options.split != "test" or options.shards not in (None, config.shards):
         return None
     try:
-        with open_data(own, trained.recipe, trained.config.get("test_shards")) as data:
+        with open_data(config.shards, config.recipe, config.test_shards) as data:
             return Eyes.of(data.train, data.known_rows())
     except DataError as error:
         print(f"warning: no baselines, as {error}", file=sys.stderr)

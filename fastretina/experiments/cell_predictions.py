@@ -23,6 +23,7 @@ from fastretina.nn.step import class_weights
 from fastretina.report.experiment_file import Score
 from fastretina.run import Run
 from loaders.arrays import Float64, Int64
+from loaders.errors import RunError
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +122,10 @@ class CellPredictions:
 
 def _corrected(cell: Cell, test: Predictions, run: Path) -> Int64:
     """The grades with the class weights of the run's loss undone: int64[N]."""
-    weights = class_weights(cell.recipe.class_weights, _train_counts(run))
+    counts = Run(run).config().train_counts
+    if counts is None:
+        raise RunError(f"{run / 'config.json'} is of an older version: no train_counts")
+    weights = class_weights(cell.recipe.class_weights, counts)
     assert weights is not None, "a cell is derived from one with a weighted loss"
     grades: Int64 = correct_prior(test.probabilities, weights.tolist()).argmax(axis=1)
     return grades
-
-
-def _train_counts(run: Path) -> list[int]:
-    counts: list[int] = Run(run).config()["train_counts"]
-    return counts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +12,10 @@ from matplotlib.figure import Figure as Canvas
 from fastretina.experiments.cell_predictions import CellPredictions
 from fastretina.experiments.cells import ExperimentPlan
 from fastretina.experiments.results import CellRuns
+from fastretina.metrics.evaluation import Evaluation
 from fastretina.metrics.figures import draw_matrix, mark_phases
 from fastretina.report.experiment_file import Figure
-from fastretina.run import LoggedEpoch, Run
+from fastretina.run import LoggedEpoch, Run, as_record
 from loaders.arrays import Float64
 
 _COLOURS = ("#4269d0", "#ff725c", "#3ca951", "#efb118")
@@ -64,7 +64,8 @@ def draw_figures(
 
 
 def _read_curve(run: Run) -> Curve:
-    rows, metrics = run.log(), run.metrics()
+    rows, path = run.log(), run.path / "metrics.json"
+    scores = as_record(run.metrics(), Evaluation, path).test
     train, test = (
         [np.nan if value is None else value for value in values]
         for values in (
@@ -72,13 +73,12 @@ def _read_curve(run: Run) -> Curve:
             [row.test_accuracy for row in rows],
         )
     )
-    confusion = metrics["test"]["confusion"]
     return Curve(
         rows=rows,
         train=train,
         test=test,
-        majority=float(max(map(sum, confusion)) / metrics["test"]["samples"]),
-        checkpoint=metrics["weights_sha256"][:12],
+        majority=max(map(sum, scores.confusion)) / scores.samples,
+        checkpoint=run.result().weights_sha256[:12],
     )
 
 
@@ -102,8 +102,7 @@ def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
             )
     first = next(iter(curves.values()))
     majority = first.majority
-    epochs = [asdict(row) for row in first.rows]  # the same in all curves
-    mark_phases(axes, epochs)
+    mark_phases(axes, first.rows)  # the same in all curves
     axes.axhline(majority, color="0.5", ls=":", label="always the commonest grade")
     axes.set_ylabel("accuracy")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

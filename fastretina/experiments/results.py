@@ -128,7 +128,7 @@ class Collection:
 def _cell_result(
     cell: Cell, runs: CellRuns, scored: _Scored | None, comparisons: list[Comparison]
 ) -> CellResult:
-    last = Run(runs.runs[0]).metrics() if runs.runs else {}
+    first = Run(runs.runs[0]).result() if runs.runs else None
     result = CellResult(
         cell=cell.name,
         title=cell.title,
@@ -136,9 +136,9 @@ def _cell_result(
         why=cell.about,
         state="failed" if runs.error else "done" if runs.runs else "waiting",
         error=runs.error,
-        parameters=last.get("parameters"),
+        parameters=first.parameters if first else None,
         seconds=round(runs.seconds, 1) if runs.runs else None,
-        weights=last.get("weights"),
+        weights=first.weights if first else None,
         runs=[str(run) for run in runs.runs],
         best_on_test=_best_on_test(runs.runs[0]) if runs.runs else None,
         scores=None,

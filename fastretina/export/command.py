@@ -93,7 +93,7 @@ def command(options: Options) -> dict[str, object]:
     require()
     run = Run(options.run)
     trained = load_trained(run, torch.device("cpu"))
-    height, width = trained.config["image_shape"]
+    height, width = trained.config.image_shape
     if options.image_size is not None:
         height = width = options.image_size
     about = metadata(
@@ -155,8 +155,7 @@ def _test_images(
     """
     from loaders import LoaderConfig, make_loader, open_split
 
-    config = trained.config
-    shards = str(config.get("test_shards") or config["shards"])
+    shards = trained.config.shards_of("test")
     if shards.startswith(("http:", "https:")):
         return None
     size = shape[0] if shape[0] == shape[1] else None

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from fastretina.nn.device import Compute, Precision
+from fastretina.nn.device import Compute
 from fastretina.nn.model import build_model
 from fastretina.nn.step import Learner, StepPlace, StepSetup, train_step
-from fastretina.recipe import STRONG, Arch, Phase
+from fastretina.recipe import STRONG, Arch, Phase, Precision
 from loaders import Batch
 from loaders.grades import GRADES
 

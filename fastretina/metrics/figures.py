@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from fastretina.run import LoggedEpoch
 from loaders.grades import GRADES
 
 CURVES = {  # panel to its lines: a column of log.csv, and whose it is
@@ -32,13 +33,13 @@ _STYLES = {
 
 
 def draw_curves(
-    path: Path, rows: Sequence[Mapping[str, Any]], majority: float, title: str
+    path: Path, rows: Sequence[LoggedEpoch], majority: float, title: str
 ) -> None:
     """Loss, accuracy and QWK by epoch, with the phases marked.
 
     Args:
         path: the PNG to write.
-        rows: the lines of ``log.csv``, an epoch each.
+        rows: the epochs of the run.
         majority: share of the most frequent grade: what a constant predictor scores.
         title: names the run.
     """
@@ -51,12 +52,12 @@ def draw_curves(
 
 
 def draw_panel(
-    axis: Axes, panel: str, rows: Sequence[Mapping[str, Any]], majority: float
+    axis: Axes, panel: str, rows: Sequence[LoggedEpoch], majority: float
 ) -> None:
     """One of ``CURVES`` by epoch; the arguments are those of ``draw_curves``."""
-    epochs = [row["epoch"] for row in rows]
+    epochs = [row.epoch for row in rows]
     for column, whose in CURVES[panel].items():
-        values = [row[column] for row in rows]
+        values = [getattr(row, column) for row in rows]
         if any(value is not None for value in values):
             points = [np.nan if value is None else value for value in values]
             colour, marker = _STYLES[whose]
@@ -69,12 +70,10 @@ def draw_panel(
         axis.legend(fontsize=8, edgecolor="none", framealpha=0.85)
 
 
-def mark_phases(
-    axis: Axes, rows: Sequence[Mapping[str, Any]], *, named: bool = True
-) -> None:
+def mark_phases(axis: Axes, rows: Sequence[LoggedEpoch], *, named: bool = True) -> None:
     """Epochs along x, and a line where the whole network begins to be trained."""
-    epochs = [row["epoch"] for row in rows]
-    change = sum(row["phase"] == "head" for row in rows)
+    epochs = [row.epoch for row in rows]
+    change = sum(row.phase == "head" for row in rows)
     if 0 < change < len(rows):
         axis.axvline(epochs[change] - 0.5, color="0.7", lw=1)
         for side, word in (("right", "head "), ("left", " full")) if named else ():

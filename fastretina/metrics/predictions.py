@@ -252,13 +252,10 @@ def predict_with_checkpoint(
     trained.use_threads()
     with loading.evaluation_loader(split, trained.recipe) as loader:
         if loading.ranks.first:
-            warn_of_other_pixels(trained.config, loader.decoding)
-        try:
-            predictions = predict_split(
-                trained.network, split, loader, compute, loading.ranks, check
-            )
-        finally:  # an error may be that all of them are bad
-            loading.report_skipped(loader)
+            warn_of_other_pixels(trained.config.decoding, loader.decoding)
+        predictions = predict_split(
+            trained.network, split, loader, compute, loading.ranks, check
+        )
     about = {
         "split": name,
         "checkpoint": trained.checkpoint,

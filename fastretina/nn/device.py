@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from fastretina.recipe import Amp
+from fastretina.recipe import Amp, Precision
 from loaders.errors import DataError
 
-Precision = Literal["bf16", "fp16", "fp32"]
 _DTYPES: dict[Precision, torch.dtype | None] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
     "fp32": None,
 }
-_FLAGS: dict[str, Amp] = {"bf16": "bf16", "fp16": "fp16", "fp32": "off"}
+_FLAGS: dict[Precision, Amp] = {"bf16": "bf16", "fp16": "fp16", "fp32": "off"}
 
 
 class DeviceError(DataError):
@@ -87,14 +85,14 @@ def choose(device: str, amp: Amp) -> Compute:
     return Compute(found, torch.float16 if found.type == "cuda" else None)
 
 
-def choose_again(device: str, precision: str) -> Compute:
+def choose_again(device: str, precision: Precision) -> Compute:
     """Resolve ``--device``, with a run's precision where the device has it.
 
     Raises:
         DeviceError: there is no such device here.
     """
     try:
-        return choose(device, _FLAGS.get(precision, "off"))
+        return choose(device, _FLAGS[precision])
     except DeviceError:
         return choose(device, "off")
 

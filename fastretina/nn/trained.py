@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from fastretina.nn.model import build_model, weights_sha256
 from fastretina.nn.step import class_weights
 from fastretina.recipe import Recipe
 from fastretina.run import Run
+from fastretina.run_config import RunConfig
 from loaders.errors import RunError
 
 CheckpointName = Literal["best", "last"]
@@ -26,24 +27,26 @@ class Trained:
     Attributes:
         network: takes float32[B, 3, H, W], gives float32[B, 5] logits; on the device
             that was asked for.
-        recipe: the recipe of the run.
-        config: what the run's ``config.json`` holds.
+        config: what the run was made with.
         checkpoint: the file that the weights come from, ``best`` or ``last``.
         checkpoint_epoch: epochs that it was trained for; 0 for a run just begun.
         weights_sha256: SHA-256 of the network's weights.
     """
 
     network: nn.Module
-    recipe: Recipe
-    config: Mapping[str, Any]
+    config: RunConfig
     checkpoint: CheckpointName
     checkpoint_epoch: int
     weights_sha256: str
 
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        return self.config.recipe
+
     def use_threads(self) -> None:
         """Compute on as many threads as the run, as other sums round otherwise."""
-        if threads := self.config.get("threads"):
-            torch.set_num_threads(threads)
+        torch.set_num_threads(self.config.threads)
 
     def loss_weights(self, counts: Sequence[int] | None) -> list[float] | None:
         """Each grade's weight in the run's loss; None where it was plain.
@@ -64,11 +67,11 @@ def load_trained(run: Run, device: torch.device) -> Trained:
     Raises:
         RunError: the run is not there, has no checkpoint yet, or a damaged one.
     """
-    config, recipe = run.config(), run.recipe()
+    config = run.config()
     chosen: CheckpointName = "best" if run.best.exists() else "last"
     tensors, saved = checkpoint.load(run.path / f"{chosen}.safetensors")
     state = evaluated_state(tensors)
-    network = build_model(recipe.arch, "none", recipe.seed)
+    network = build_model(config.recipe.arch, "none", config.recipe.seed)
     try:
         network.load_state_dict(state)
         reached = saved.get("best") or saved.get("progress") or {}
@@ -79,7 +82,7 @@ def load_trained(run: Run, device: torch.device) -> Trained:
             "one of the two is of another run"
         ) from error
     network = network.to(device).eval()
-    return Trained(network, recipe, config, chosen, int(epoch), weights_sha256(state))
+    return Trained(network, config, chosen, int(epoch), weights_sha256(state))
 
 
 def evaluated_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import PIL
@@ -95,10 +95,10 @@ class Certificate:
 
     def _head(self) -> str:
         """The line that says who is compared with whom."""
-        by, jpeg, resize = self.decoding
-        resized = f", resized by {resize}" if resize else ""
+        who = self.decoding
+        resized = f", resized by {who.resize}" if who.resize else ""
         return (
-            f"{self.loader} ({by}: {jpeg}{resized}) on {self.device} "
+            f"{self.loader} ({who.by}: {who.jpeg}{resized}) on {self.device} "
             f"against plain PIL (Pillow {PIL.__version__})"
         )
 
@@ -107,7 +107,7 @@ class Certificate:
         return {
             "loader": self.loader,
             "device": self.device,
-            "decoding": self.decoding._asdict(),
+            "decoding": asdict(self.decoding),
             "equal": self.equal,
             "exact": self.exact,
             "splits": {split.split: split.summary() for split in self.splits},

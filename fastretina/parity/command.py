@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -21,6 +21,7 @@ from fastretina.data.loading import Loading, LoadingOptions
 if TYPE_CHECKING:
     from fastretina.parity.certificate import Certificate
     from fastretina.parity.equivalence import NetworkComparison
+    from fastretina.run_config import RunConfig
     from loaders import LoaderConfig
 
 PROG = "python -m fastretina.parity"
@@ -175,7 +176,7 @@ def prepare(
         return loading, LoaderConfig(image_size=options.image_size), None
     run = Run(options.run)
     config = run.config()
-    compute = choose_again(options.device, config["precision"])
+    compute = choose_again(options.device, config.precision)
     trained = load_trained(run, compute.device)
     size = trained.recipe.image_size
     if options.image_size not in (None, size):
@@ -187,9 +188,7 @@ def prepare(
     return loading, delivered, NetworkComparison(trained.network, compute)
 
 
-def _loading_of_run(
-    options: LoadingOptions, config: Mapping[str, Any], device: str
-) -> Loading:
+def _loading_of_run(options: LoadingOptions, config: RunConfig, device: str) -> Loading:
     """What loads as the run did, but for what the flags say.
 
     Raises:
@@ -204,6 +203,6 @@ def _loading_of_run(
         if options.loader is not None:
             raise
         raise LoaderUnavailable(
-            f"{error}; the run was trained under {config['loader']}: name another with "
+            f"{error}; the run was trained under {config.loader}: name another with "
             "--loader"
         ) from error

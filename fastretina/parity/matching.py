@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fastretina.data.labels import Sample, SampleTable, read_table
 from fastretina.parity.reference import ParityError, PilReference
 from loaders.place import place
-from loaders.shards import SPLITS, Manifest, open_split, read_manifest
+from loaders.shards import (
+    SPLITS,
+    Manifest,
+    Preprocessing,
+    open_split,
+    read_manifest,
+)
 
 _RELATED = 0.5  # share of the shards' keys that the folder must know
 
@@ -31,9 +36,8 @@ class MatchedData:
 
     def reference(self, image_size: int | None) -> PilReference:
         """Plain PIL for the folder's images, pre-processed as the shards are."""
-        done: Mapping[str, Any] = self.manifest.raw.get("preprocessing") or {}
-        steps = tuple(done.get("steps") or ())
-        return PilReference(steps=steps, size=done.get("size"), image_size=image_size)
+        done = self.manifest.preprocessing or Preprocessing()
+        return PilReference(steps=done.steps, size=done.size, image_size=image_size)
 
 
 def match(data: Path, shards: str, labels: Path | None) -> MatchedData:

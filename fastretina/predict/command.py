@@ -156,7 +156,7 @@ def _load(options: Options) -> _Grader:
     from fastretina.run import Run
 
     run = Run(options.run)
-    compute = choose_again(options.device, run.config()["precision"])
+    compute = choose_again(options.device, run.config().precision)
     trained = load_trained(run, compute.device)
     return _Grader(
         trained,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastretina.data.prepare import Preparer, Rejected
 from fastretina.predict.gradability import gradability
+from fastretina.run_config import RunConfig
 from loaders.arrays import UInt8
 from loaders.course import list_images
 from loaders.decode import Decoder
 from loaders.errors import LabelError
+from loaders.shards import Preprocessing
 
 
 class Preparation(NamedTuple):
@@ -33,11 +35,10 @@ class Preparation(NamedTuple):
     square: bool
 
     @classmethod
-    def of_run(cls, config: Mapping[str, Any]) -> Preparation:
-        """The preparation that a run's config has recorded."""
-        done = config["data"]["preprocessing"] or {"steps": [], "size": None}
-        height, width = config["image_shape"]
-        return cls(done["steps"], done["size"], (height, width), config["square"])
+    def of_run(cls, config: RunConfig) -> Preparation:
+        """The preparation that a run has recorded."""
+        done = config.data.preprocessing or Preprocessing()
+        return cls(done.steps, done.size, config.image_shape, config.square)
 
 
 class Photograph(NamedTuple):

@@ -121,7 +121,7 @@ def _write_run(options: Options) -> dict[str, object]:
         "mistakes": len(shown.mistakes),
         "thumbnails": len(shown.thumbnails),
         "card": str(options.run / CARD),
-        "weights_sha256": finished.metrics.weights_sha256,
+        "weights_sha256": finished.result.weights_sha256,
     }
 
 

@@ -1,24 +1,25 @@
 """All that a run folder says of a finished run, checked before anything is shown.
 
-config.json   ->  Recipe, RunConfig  --+
-metrics.json  ->  RunMetrics         --+-->  FinishedRun  ->  page, figures, model card
-log.csv       ->  LoggedEpoch, ...   --+
-test.parquet  ->  Predictions        --+
+config.json   ->  RunConfig              --+
+metrics.json  ->  RunResult, Evaluation  --+-->  FinishedRun  ->  page, figures, card
+log.csv       ->  LoggedEpoch, ...       --+
+test.parquet  ->  Predictions            --+
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from fastretina.metrics.bootstrap import CutIntervals, ScoresWithIntervals
+from fastretina.metrics.evaluation import Evaluation
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import CutScores, Scores, score
-from fastretina.recipe import Recipe
 from fastretina.report.grade_meanings import CUTS, Cut
-from fastretina.report.saved_run import RunConfig, RunMetrics
 from fastretina.run import LoggedEpoch, Run, as_record
+from fastretina.run_config import RunConfig
+from fastretina.run_result import RunResult
 from loaders.errors import RunError
 
 
@@ -28,19 +29,17 @@ class FinishedRun:
 
     Attributes:
         folder: The run folder.
-        recipe: Recipe that it was trained by.
-        saved_config: Content of ``config.json`` as it is, to be listed.
-        config: What of it is shown elsewhere.
-        metrics: Content of ``metrics.json``.
+        config: What it was made with.
+        result: What it ended with.
+        evaluation: Its evaluation on test.
         log: Epochs of ``log.csv``, in order.
         test: The test predictions that the metrics are of.
     """
 
     folder: Run
-    recipe: Recipe
-    saved_config: Mapping[str, object]
     config: RunConfig
-    metrics: RunMetrics
+    result: RunResult
+    evaluation: Evaluation
     log: Sequence[LoggedEpoch]
     test: Predictions
 
@@ -52,21 +51,21 @@ class FinishedRun:
     @property
     def checkpoint(self) -> str:
         """Run, epoch and weights in a line, as every figure bears it."""
-        best = self.metrics.checkpoint == "best"
+        best = self.result.checkpoint == "best"
         return (
-            f"{self.name}, epoch {self.metrics.checkpoint_epoch} "
+            f"{self.name}, epoch {self.result.checkpoint_epoch} "
             f"({'best on validation' if best else 'last'}), weights {self.short_id}"
         )
 
     @property
     def short_id(self) -> str:
         """The first 12 digits of the SHA-256 of the weights."""
-        return self.metrics.weights_sha256[:12]
+        return self.result.weights_sha256[:12]
 
     @property
     def scores(self) -> ScoresWithIntervals:
         """The scores on test, with their intervals."""
-        return self.metrics.test
+        return self.evaluation.test
 
     @property
     def cuts(self) -> list[tuple[Cut, CutScores, CutIntervals]]:
@@ -84,7 +83,7 @@ class FinishedRun:
 
         A name that tells no eye tells no patient either.
         """
-        leak = self.metrics.leak
+        leak = self.evaluation.leak
         return leak is not None and not leak.eyes and all(self.test.eyes)
 
     @property
@@ -100,27 +99,28 @@ def read_finished_run(run: Run) -> FinishedRun:
         RunError: it is not finished, it is damaged, or its files are of different
             evaluations.
     """
-    saved_config, recipe = run.config(), run.recipe()
+    config = run.config()
     path = run.path / "metrics.json"
     if not path.exists():
         raise RunError(
             f"{run.path} is not finished: it has no metrics.json yet; "
             f"python -m fastretina.train --resume {run.path} ends it"
         )
-    metrics = as_record(run.metrics(), RunMetrics, path)
+    saved = run.metrics()
+    result = as_record(saved, RunResult, path)
+    evaluation = as_record(saved, Evaluation, path)
     test = Predictions.load(run.path / "test.parquet")
-    if test.about.get("weights_sha256") != metrics.weights_sha256:
+    if test.about.get("weights_sha256") != result.weights_sha256:
         raise RunError(
             f"{path} and test.parquet are of different checkpoints; "
             f"python -m fastretina.train --resume {run.path} writes both anew"
         )
-    _check_scores(metrics.test, test, path)
+    _check_scores(evaluation.test, test, path)
     return FinishedRun(
         folder=run,
-        recipe=recipe,
-        saved_config=saved_config,
-        config=as_record(saved_config, RunConfig, run.path / "config.json"),
-        metrics=metrics,
+        config=config,
+        result=result,
+        evaluation=evaluation,
         log=run.log(),
         test=test,
     )

@@ -16,14 +16,14 @@ _INITIAL_WEIGHTS = {"imagenet": "ImageNet weights", "none": "random weights"}
 
 def describe_model(finished: FinishedRun) -> str:
     """What the model is, how it was made and what it was tested on."""
-    data, metrics = finished.config.data, finished.metrics
+    data, result = finished.config.data, finished.result
     chosen = data.validation
     best_epoch = (
-        f"; {chosen:,} more chose its best epoch, {metrics.checkpoint_epoch}"
+        f"; {chosen:,} more chose its best epoch, {result.checkpoint_epoch}"
         if chosen
         else ""
     )
-    epochs = f" for {count(metrics.epochs, 'epoch')}" if metrics.epochs else ""
+    epochs = f" for {count(result.epochs, 'epoch')}" if result.epochs else ""
     return (
         f"A {network_name(finished)} that looks at one fundus photograph and grades "
         "diabetic retinopathy from 0 (none) to 4 (proliferative). It was trained on "
@@ -36,7 +36,7 @@ def describe_model(finished: FinishedRun) -> str:
 
 def _whether_known(finished: FinishedRun) -> str:
     """Whether training has shown the patients, too; empty where it is unknown."""
-    leak = finished.metrics.leak
+    leak = finished.evaluation.leak
     if leak and leak.eyes:
         return (
             f"; for {leak.eyes:,} of these photographs it was trained on the patient's "
@@ -47,13 +47,13 @@ def _whether_known(finished: FinishedRun) -> str:
 
 def network_name(finished: FinishedRun) -> str:
     """The network as it is written, e.g. ``ResNet18``."""
-    arch: str = finished.recipe.arch
+    arch: str = finished.config.recipe.arch
     return _ARCHS.get(arch, arch)
 
 
 def initial_weights(finished: FinishedRun) -> str:
     """The weights that training started from, e.g. ``ImageNet weights``."""
-    weights = finished.metrics.weights
+    weights = finished.result.weights
     return _INITIAL_WEIGHTS.get(weights, f"the weights of {weights}")
 
 
@@ -96,14 +96,14 @@ def _of_100(share: float, interval: Interval) -> str:
 
 def warn(finished: FinishedRun) -> list[str]:
     """What must be known before any number is read: collapse, leak, a better rule."""
-    metrics = finished.metrics
+    evaluation = finished.evaluation
     warnings = [
         finished.scores.collapse,
-        metrics.leak.warning() if metrics.leak else None,
-        _left_out(metrics.test_skipped),
+        evaluation.leak.warning() if evaluation.leak else None,
+        _left_out(finished.result.test_skipped),
         *(
             sentence
-            for rule in metrics.rules
+            for rule in evaluation.rules
             for sentence in _not_beaten(finished, rule)
         ),
     ]

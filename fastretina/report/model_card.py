@@ -29,15 +29,16 @@ def write_card(run: Run) -> Path:
 
 def model_card(finished: FinishedRun) -> str:
     """The card as Markdown."""
-    config, metrics = finished.config, finished.metrics
+    config = finished.config
     data, (height, width) = config.data, config.image_shape
     steps = data.preprocessing.steps if data.preprocessing else ()
     return markdown(
         "model_card.md.j2",
         {
             "name": finished.name,
-            "metrics": metrics,
-            "recipe": finished.recipe,
+            "result": finished.result,
+            "evaluation": finished.evaluation,
+            "recipe": config.recipe,
             "data": data,
             "network": headline.network_name(finished),
             "initial_weights": headline.initial_weights(finished),
@@ -65,8 +66,8 @@ def model_card(finished: FinishedRun) -> str:
 def _calibration_error(finished: FinishedRun) -> str:
     """The error as trained, and with the temperature."""
     before = finished.scores.calibration_error
-    calibration = finished.metrics.calibration
-    calibrated = finished.metrics.calibrated
+    calibration = finished.evaluation.calibration
+    calibrated = finished.evaluation.calibrated
     if calibration is None or calibrated is None:
         return f"{before:.3f} (no temperature was fitted)"
     return (

@@ -46,7 +46,7 @@ def reliability_picture(finished: FinishedRun) -> Picture:
     sides = _sides(finished)
     figure, (axis,) = blank(4.3)
     _draw(axis, sides)
-    calibration = finished.metrics.calibration
+    calibration = finished.evaluation.calibration
     fitted = (
         f"The temperature was fitted on {calibration.samples:,} photographs held out "
         "of training."
@@ -69,17 +69,17 @@ def reliability_picture(finished: FinishedRun) -> Picture:
 
 def _sides(finished: FinishedRun) -> list[_Side]:
     """The network as trained; and with the temperature, where one was fitted."""
-    test, metrics = finished.test, finished.metrics
+    test, evaluation = finished.test, finished.evaluation
     error = finished.scores.calibration_error
     sides = [
         _Side(f"as trained (error {error:.3f})", _bins(test.labels, test.probabilities))
     ]
-    if metrics.calibration and metrics.calibrated:
-        temperature = metrics.calibration.temperature
+    if evaluation.calibration and evaluation.calibrated:
+        temperature = evaluation.calibration.temperature
         sides.append(
             _Side(
                 f"temperature {temperature:.2f} "
-                f"(error {metrics.calibrated.calibration_error:.3f})",
+                f"(error {evaluation.calibrated.calibration_error:.3f})",
                 _bins(test.labels, cool(test.probabilities, temperature)),
             )
         )

@@ -22,7 +22,7 @@ def describe_zero_width(finished: FinishedRun) -> str:
 
 def describe_thresholds(finished: FinishedRun) -> str | None:
     """Where the thresholds lie; None where none were fitted."""
-    calibration = finished.metrics.calibration
+    calibration = finished.evaluation.calibration
     if calibration is None:
         return None
     thresholds = calibration.thresholds
@@ -45,8 +45,8 @@ def describe_calibration(finished: FinishedRun) -> str:
         "As trained, its probabilities are off by "
         f"{error} on average (expected calibration error)"
     )
-    calibration = finished.metrics.calibration
-    calibrated = finished.metrics.calibrated
+    calibration = finished.evaluation.calibration
+    calibrated = finished.evaluation.calibrated
     if calibration is None or calibrated is None:
         return f"{sentence}."
     temperature = calibration.temperature
@@ -64,7 +64,7 @@ def describe_calibration(finished: FinishedRun) -> str:
 
 def describe_both_eyes(finished: FinishedRun) -> str | None:
     """What both eyes of a patient together are worth; None where it wasn't tried."""
-    both = finished.metrics.pairs
+    both = finished.evaluation.pairs
     if both is None:
         return None
     accuracy, qwk = both.difference("accuracy"), both.difference("qwk")

@@ -106,7 +106,7 @@ def run_page(finished: FinishedRun, figures: Figures, shown: ShownMistakes) -> s
             "samples": pack_samples(test),
             "meanings": [(grade_name(n), text) for n, text in enumerate(MEANINGS)],
             "source": SOURCE,
-            "weights_sha256": finished.metrics.weights_sha256,
+            "weights_sha256": finished.result.weights_sha256,
         },
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import NamedTuple
 
 from fastretina.formatting import format_interval
@@ -110,23 +109,25 @@ def baseline_rows(finished: FinishedRun) -> list[PointRow]:
         _point_row("This model", finished.scores, finished.scores.intervals),
         *(
             _point_row(f"Without a pixel: {rule.about}", rule, NO_INTERVALS)
-            for rule in finished.metrics.rules
+            for rule in finished.evaluation.rules
         ),
     ]
 
 
 def operating_point_rows(finished: FinishedRun) -> list[PointRow]:
     """A row for each way to choose the grade from the probabilities; one at least."""
-    metrics = finished.metrics
+    evaluation = finished.evaluation
     points: list[tuple[str, ScoresWithIntervals | OperatingPoint]] = [
-        ("The likeliest grade", metrics.test)
+        ("The likeliest grade", evaluation.test)
     ]
-    if metrics.calibrated:
+    if evaluation.calibrated:
         points.append(
-            ("Thresholds on the expected grade", metrics.calibrated.thresholds)
+            ("Thresholds on the expected grade", evaluation.calibrated.thresholds)
         )
-    if metrics.prior_corrected:
-        points.append(("The likeliest, class weights undone", metrics.prior_corrected))
+    if evaluation.prior_corrected:
+        points.append(
+            ("The likeliest, class weights undone", evaluation.prior_corrected)
+        )
     return [_point_row(name, point, point.intervals) for name, point in points]
 
 
@@ -147,19 +148,19 @@ def _point_row(
 
 def environment(finished: FinishedRun) -> list[Group]:
     """Config and environment, without the groups that are empty."""
-    config, metrics = finished.saved_config, finished.metrics
+    config, result = finished.config.as_json(), finished.result
     plain = {
         name: value for name, value in config.items() if not isinstance(value, dict)
     }
     checkpoint = {
         name: value
         for name in _CHECKPOINT_KEYS
-        if (value := getattr(metrics, name)) is not None
+        if (value := getattr(result, name)) is not None
     }
     groups = [
         _group("Checkpoint", checkpoint),
         _group("Where and how it ran", plain),
-        _group("Recipe", asdict(finished.recipe)),
+        _group("Recipe", config.get("recipe")),
         _group("Data", config.get("data")),
         _group("Loading", config.get("loading")),
         _group("Decoding", config.get("decoding")),
@@ -179,7 +180,7 @@ def _flattened(
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flattened(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
+        elif isinstance(value, (list, tuple)):
             yield f"{prefix}{name}", ", ".join(map(str, value)) or "none"
         else:
             yield f"{prefix}{name}", "none" if value is None else str(value)

@@ -78,7 +78,7 @@ def draw_thumbnails(
         shape = finished.config.image_shape
         images = [_decode(split, mistake.row, shape) for mistake in mistakes]
     trained = load_trained(finished.folder, device)
-    if trained.weights_sha256 != finished.metrics.weights_sha256:
+    if trained.weights_sha256 != finished.result.weights_sha256:
         raise RunError(
             f"{trained.checkpoint}.safetensors is of another checkpoint than the "
             f"predictions; python -m fastretina.train --resume {finished.folder.path} "

@@ -54,7 +54,7 @@ def tiles(finished: FinishedRun) -> list[Tile]:
 
 def _tiles_of_grades(finished: FinishedRun) -> list[Tile]:
     scores, ends = finished.scores, finished.scores.intervals
-    rules = finished.metrics.rules
+    rules = finished.evaluation.rules
     return [
         _tile(
             "Accuracy",

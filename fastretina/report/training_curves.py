@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fastretina.metrics.figures import CURVES, draw_panel, mark_phases
@@ -43,10 +42,10 @@ def _measured(rows: Sequence[LoggedEpoch], panel: str) -> list[str]:
 
 def _curve(finished: FinishedRun, panel: str) -> Picture:
     rows, scores = finished.log, finished.scores
-    chosen = finished.metrics.checkpoint_epoch
+    chosen = finished.result.checkpoint_epoch
     majority = max(map(sum, scores.confusion)) / scores.samples
     figure, (axis,) = blank(3.1)
-    draw_panel(axis, panel, [asdict(row) for row in rows], majority)
+    draw_panel(axis, panel, rows, majority)
     if any(row.epoch == chosen for row in rows):
         axis.axvline(chosen, color="0.5", lw=6, alpha=0.18, zorder=0)
     lines = "; ".join(
@@ -132,7 +131,7 @@ def _draw_rates(axis: Axes, rows: Sequence[LoggedEpoch]) -> None:
     axis.bar([row.epoch for row in rows], rates, color="#4269d0", width=0.75)
     axis.set_ylabel("images/s")
     axis.set_ylim(0, 1.08 * max(*rates, 1e-9))
-    mark_phases(axis, [asdict(row) for row in rows])
+    mark_phases(axis, rows)
     axis.set_xlabel("")
 
 
@@ -141,7 +140,7 @@ def _draw_waiting(axis: Axes, rows: Sequence[LoggedEpoch]) -> None:
     axis.bar([row.epoch for row in rows], percents, color="#c98500", width=0.75)
     axis.set_ylabel("waiting for data, %")
     axis.set_ylim(0, max(5.0, min(100.0, 1.2 * max(percents))))
-    mark_phases(axis, [asdict(row) for row in rows], named=False)
+    mark_phases(axis, rows, named=False)
 
 
 def _wait_share(rows: Sequence[LoggedEpoch]) -> float:

@@ -146,7 +146,7 @@ def _finished(folder: Path, identity: str) -> Manifest | None:
     if not (folder / MANIFEST).exists():
         return None
     manifest = read_manifest(folder)
-    if manifest.raw.get("fingerprint") != identity:
+    if manifest.fingerprint != identity:
         raise ShardError(f"{folder} holds a different data set; {_REMEDY}")
     sizes: dict[Path, int | None] = {}  # None: whatever it is
     for split, shards in manifest.splits.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastretina import cli
 from fastretina.interrupts import Interrupted
@@ -53,9 +53,9 @@ def _defaults(words: Sequence[str]) -> TrainOptions:
         run = Run(Path(resume))
         config = run.config()
         return TrainOptions(
-            recipe=run.recipe(),
-            shards=config["shards"],
-            test_shards=config.get("test_shards"),
+            recipe=config.recipe,
+            shards=config.shards,
+            test_shards=config.test_shards,
             resume=run.path,
         )
     named = _value_of("--recipe", words)
@@ -71,7 +71,7 @@ def _value_of(flag: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def command(options: TrainOptions) -> dict[str, Any] | None:
+def command(options: TrainOptions) -> dict[str, object] | None:
     """Train, evaluate, report; returns what the JSON line holds, on the first rank.
 
     Raises:
@@ -84,7 +84,7 @@ def command(options: TrainOptions) -> dict[str, Any] | None:
         return _train(options, ranks)
 
 
-def _train(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
+def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
     import torch
 
     from fastretina.data.splits import open_data
@@ -139,4 +139,4 @@ def _chosen(options: TrainOptions) -> tuple[Compute, LoadingOptions]:
     loading = options.loading.filled_from_run(config)
     if asked != "auto":  # by flag, when the run began: nothing else may take its place
         return choose(options.device, asked), loading
-    return choose_again(options.device, config["precision"]), loading
+    return choose_again(options.device, config.precision), loading

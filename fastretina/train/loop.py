@@ -134,17 +134,14 @@ class TrainingLoop:
     def _evaluate(self, split: ShardSplit) -> Scores:
         state = self.state
         with self.loading.evaluation_loader(split, self.recipe) as loader:
-            try:
-                predictions = predict_split(
-                    state.learner.evaluated(),
-                    split,
-                    loader,
-                    state.compute,
-                    self.ranks,
-                    self.check,
-                )
-            finally:  # an error may be that all of them are bad
-                self.loading.report_skipped(loader)
+            predictions = predict_split(
+                state.learner.evaluated(),
+                split,
+                loader,
+                state.compute,
+                self.ranks,
+                self.check,
+            )
         return score(predictions.labels, predictions.probabilities)
 
     def _bar(self) -> tqdm[Any]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import errno
+import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
 
 import torch
 from torch import nn
 
-from fastretina.data.loading import Loading, other_pixels
+from fastretina.data.loading import Loading, warn_of_other_pixels
 from fastretina.data.splits import DataSplits
 from fastretina.nn.device import Compute
 from fastretina.nn.distributed import Ranks
 from fastretina.nn.model import WeightsError, build_model
 from fastretina.nn.step import StepSetup
 from fastretina.recipe import Recipe
-from fastretina.run import Run, create_run, describe
+from fastretina.run import Run, create_run
+from fastretina.run_config import RunConfig
 from fastretina.train.options import TrainOptions
 from fastretina.train.state import TrainState
+from fastretina.versions import versions_in_a_run
 from loaders import Decoding
 from loaders.errors import RunError
 from loaders.files import ProcessLock
@@ -114,36 +116,29 @@ def _begin(
     with _locked(run, ranks, ", or choose another --out"):
         if ranks.first:
             run.write_config(
-                {
-                    **describe(recipe),
-                    "weights": weights,
-                    "shards": options.shards,
-                    "test_shards": options.test_shards,
-                    "data": data.describe(),
-                    "train_counts": data.train_counts(),
-                    "image_shape": data.image_shape(recipe),
-                    "square": data.square(),
-                    "ranks": ranks.world_size,
-                    "device": str(setup.compute.device),
-                    **_changeable(setup, loading, decoding),
-                }
+                RunConfig(
+                    recipe=recipe,
+                    python=platform.python_version(),
+                    versions=versions_in_a_run(),
+                    weights=weights,
+                    shards=options.shards,
+                    test_shards=options.test_shards,
+                    data=data.describe(),
+                    train_counts=data.train_counts(),
+                    image_shape=data.image_shape(recipe),
+                    square=data.square(),
+                    ranks=ranks.world_size,
+                    device=str(setup.compute.device),
+                    loader=loading.loader,
+                    loading=loading.recorded(),
+                    decoding=decoding,
+                    precision=setup.compute.precision,
+                    threads=torch.get_num_threads(),
+                )
             )
         state = TrainState(network, setup, run, loading.order)
         state.save()  # so that there is something to resume from the first step on
         yield state
-
-
-def _changeable(
-    setup: StepSetup, loading: Loading, decoding: Decoding
-) -> dict[str, Any]:
-    """What may change on ``--resume``, as ``config.json`` holds it."""
-    return {
-        "loader": loading.loader,
-        "loading": loading.recorded(),
-        "decoding": decoding._asdict(),
-        "precision": setup.compute.precision,
-        "threads": torch.get_num_threads(),
-    }
 
 
 def _starting_network(recipe: Recipe) -> tuple[nn.Module, str]:
@@ -175,14 +170,14 @@ def _resume(
     assert options.resume is not None
     recipe, ranks, run = setup.recipe, setup.ranks, Run(options.resume)
     config = run.config()
-    _check_same(run, recipe, data)
-    torch.set_num_threads(options.threads or config["threads"])
+    _check_same(run, config, recipe, data)
+    torch.set_num_threads(options.threads or config.threads)
     with _locked(run, ranks):
         if ranks.first:
             run.remove_partial_files()
         begun = run.last.exists()
         network = build_model(
-            recipe.arch, "none" if begun else config["weights"], recipe.seed
+            recipe.arch, "none" if begun else config.weights, recipe.seed
         )
         state = TrainState(network, setup, run, loading.order)
         if begun:
@@ -190,7 +185,7 @@ def _resume(
         else:
             state.save()
         if ranks.first:
-            _go_on_record(run, config, _changeable(setup, loading, decoding))
+            _record_changes(run, config, setup, loading, decoding)
             if not begun:
                 print(
                     "note: no checkpoint was written yet: from the start",
@@ -200,8 +195,8 @@ def _resume(
         yield state
 
 
-def _go_on_record(
-    run: Run, config: Mapping[str, Any], changeable: dict[str, Any]
+def _record_changes(
+    run: Run, before: RunConfig, setup: StepSetup, loading: Loading, decoding: Decoding
 ) -> None:
     """Say what is not as it was in the run, and keep it: it is the run's from here on.
 
@@ -209,49 +204,50 @@ def _go_on_record(
     evaluated. Who made the pixels before is kept as well, since the weights were
     trained on them, too.
     """
-    decoding = changeable["decoding"]
-    for note in _notes(config, changeable):
-        print(note, file=sys.stderr)
-    if other := other_pixels(config, Decoding(**decoding)):
-        print(f"warning: {other}", file=sys.stderr)
-    earlier = config.get("decoding", decoding)
-    if earlier != decoding:
-        before = [*config.get("decoding_before", ()), earlier]
-        changeable = {**changeable, "decoding_before": before}
-    if any(config.get(name) != value for name, value in changeable.items()):
-        run.write_config({**config, **changeable})
-
-
-def _notes(config: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was in the run, each in a line for people."""
-    on_corrupt = now["loading"]["on_corrupt"]
-    changes = (
-        ("loader", config["loader"], now["loader"]),
-        (
-            "on-corrupt",
-            config.get("loading", {}).get("on_corrupt", on_corrupt),
-            on_corrupt,
-        ),
-        ("precision", config["precision"], now["precision"]),
-        ("threads", config["threads"], now["threads"]),
+    earlier = before.decoding or decoding
+    now = replace(
+        before,
+        loader=loading.loader,
+        loading=loading.recorded(),
+        decoding=decoding,
+        precision=setup.compute.precision,
+        threads=torch.get_num_threads(),
+        decoding_before=before.decoding_before
+        + ((earlier,) if earlier != decoding else ()),
     )
+    for note in _notes(before, now):
+        print(note, file=sys.stderr)
+    warn_of_other_pixels(before.decoding, decoding)
+    if now != before:
+        run.write_config(now)
+
+
+def _notes(before: RunConfig, now: RunConfig) -> list[str]:
+    """What is not as it was in the run, each in a line for people."""
+    changes: list[tuple[str, object, object]] = [
+        ("loader", before.loader, now.loader),
+        ("precision", before.precision, now.precision),
+        ("threads", before.threads, now.threads),
+    ]
+    if before.loading is not None and now.loading is not None:
+        was, is_now = before.loading.on_corrupt, now.loading.on_corrupt
+        changes.insert(1, ("on-corrupt", was, is_now))
     return [
-        f"note: {name} was {before} before and is {after} now"
-        for name, before, after in changes
-        if before != after
+        f"note: {name} was {was} before and is {is_now} now"
+        for name, was, is_now in changes
+        if was != is_now
     ]
 
 
-def _check_same(run: Run, recipe: Recipe, data: DataSplits) -> None:
-    saved = run.recipe()
+def _check_same(run: Run, config: RunConfig, recipe: Recipe, data: DataSplits) -> None:
     for field in fields(Recipe):
-        before, now = getattr(saved, field.name), getattr(recipe, field.name)
+        before, now = getattr(config.recipe, field.name), getattr(recipe, field.name)
         if before != now:
             flag = field.name.replace("_", "-")
             raise RunError(
                 f"--{flag} can't change on --resume: it was {before}, now {now}"
             )
-    if run.config()["data"] != data.describe():
+    if config.data != data.describe():
         raise RunError(
             f"{run.path} was trained on other data than {data.train.folder} holds; "
             "pass the --shards that it began with"

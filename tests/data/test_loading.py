@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +28,9 @@ from fastretina.data.loading import (
 )
 from fastretina.evaluate import command as evaluate
 from fastretina.nn.distributed import ALONE, Ranks
+from fastretina.recipe import STRONG
+from fastretina.run import Run
+from fastretina.run_config import RunConfig, RunData
 from fastretina.shard import command as shard
 from fastretina.train import command as train
 from fastretina.train.loop import TrainingLoop
@@ -269,13 +273,13 @@ def test_other_pixels_are_warned_of(trains: Trains, tmp_path: Path, capsys):
 
 
 def test_other_pixels_names_all_that_differs():
-    then = {"by": "DALI 2.4", "jpeg": "nvJPEG, nearest upsampling", "resize": "DALI"}
+    then = Decoding("DALI 2.4", "nvJPEG, nearest upsampling", "DALI")
     now = Decoding("Pillow 13", "libjpeg-turbo", "Pillow")
-    text = other_pixels({"decoding": then}, now)
+    text = other_pixels(then, now)
     assert text is not None
     assert "resized by DALI, now by Pillow" in text
-    assert other_pixels({"decoding": now._asdict()}, now) is None
-    assert other_pixels({}, now) is None  # a run of an earlier version
+    assert other_pixels(now, now) is None
+    assert other_pixels(None, now) is None  # a run of an earlier version
 
 
 # ---------------------------------------------------------- what a run goes on with
@@ -409,14 +413,29 @@ def test_run_of_which_one_split_is_resized_does_not_warn_of_itself(
         LoadingOptions(loader="turbo", on_corrupt="raise"),
     ],
 )
-def test_loading_that_was_recorded_comes_back(options: LoadingOptions, shards: Path):
+def test_loading_that_was_recorded_comes_back(
+    options: LoadingOptions, shards: Path, tmp_path: Path
+):
     loading = options.resolve("cpu", ALONE)
-    config = {"loader": loading.loader, "loading": loading.recorded()}
-    config = json.loads(json.dumps(config))
+    config = RunConfig(
+        recipe=STRONG,
+        weights="none",
+        shards=str(shards),
+        data=RunData(),
+        image_shape=(64, 64),
+        square=True,
+        loader=loading.loader,
+        loading=loading.recorded(),
+        precision="fp32",
+        threads=1,
+    )
+    Run(tmp_path).write_config(config)
+    config = Run(tmp_path).config()
     assert LoadingOptions().filled_from_run(config) == options
     flags = LoadingOptions(loader="auto", on_corrupt="raise", hw_decoder_load=0.0)
     assert flags.filled_from_run(config) == flags  # 0 is not unset
-    assert LoadingOptions().filled_from_run({"loader": "pil"}).loader == "pil"
+    older = replace(config, loader="pil", loading=None)
+    assert LoadingOptions().filled_from_run(older).loader == "pil"
 
 
 def test_hw_decoder_load_of_a_run_reaches_the_loader(

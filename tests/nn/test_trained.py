@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,27 @@ from small_runs import make_small
 from fastretina.nn import checkpoint
 from fastretina.nn.model import build_model
 from fastretina.nn.trained import load_trained
-from fastretina.recipe import STRONG
-from fastretina.run import Run, describe
+from fastretina.recipe import STRONG, Recipe
+from fastretina.run import Run
+from fastretina.run_config import RunConfig, RunData
 
 
-def write_run(folder: Path, state: dict[str, Any], **config: Any) -> Run:
+def write_run(folder: Path, state: dict[str, Any], recipe: Recipe = STRONG) -> Run:
     """A run's folder with a config and the checkpoint of a network as it was begun."""
-    names = ("weights", "shards", "data", "image_shape", "square", "loader")
-    needed = {**dict.fromkeys(names), "precision": "fp32", "threads": 1}
     run = Run(folder)
-    run.write_config({**describe(STRONG), **needed, **config})
+    run.write_config(
+        RunConfig(
+            recipe=recipe,
+            weights="none",
+            shards="shards",
+            data=RunData(),
+            image_shape=(64, 64),
+            square=True,
+            loader="pil",
+            precision="fp32",
+            threads=1,
+        )
+    )
     weights = build_model("resnet18", "none", 0).state_dict()
     checkpoint.save(run.last, checkpoint.prefixed("model", weights), state)
     return run
@@ -55,12 +67,12 @@ def test_loss_weights_follow_the_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     make_small(monkeypatch)
-    for kind, counts, wanted in (
-        ("balanced", [8, 4, 2, 1, 0], [1, 2, 4, 8, 0]),
-        ("none", [8, 4, 2, 1, 0], None),
-        ("balanced", None, None),
+    balanced = replace(STRONG, class_weights="balanced")
+    for recipe, counts, wanted in (
+        (balanced, [8, 4, 2, 1, 0], [1, 2, 4, 8, 0]),
+        (STRONG, [8, 4, 2, 1, 0], None),
+        (balanced, None, None),
     ):
-        recipe = describe(STRONG)["recipe"] | {"class_weights": kind}
-        run = write_run(tmp_path, {}, recipe=recipe)
+        run = write_run(tmp_path, {}, recipe)
         found = load_trained(run, torch.device("cpu")).loss_weights(counts)
         assert found == wanted

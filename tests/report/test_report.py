@@ -121,9 +121,10 @@ def test_log_is_read_as_it_was_written(run: Path):
 
 def test_records_are_what_the_run_has_written(finished: Path):
     run, saved = read_finished_run(Run(finished)), metrics(finished)
-    del saved["run"]  # its folder, which may have moved
-    read = json.loads(json.dumps(asdict(run.metrics)))
-    assert read == {**saved, "seconds": None, "test_skipped": 0}
+    read = json.loads(json.dumps(asdict(run.result) | asdict(run.evaluation)))
+    assert {name: read[name] for name in saved} == saved
+    assert read["seconds"] is None  # as an older version left it out
+    assert (run.result.test_skipped, run.config.data.train) == (0, 900)
     assert run.short_id == SHA256[:12]
     assert [row.epoch for row in run.log] == [1, 2, 3, 4, 5]
     assert (run.log[0].test_qwk, run.log[3].train_loss) == (None, 1.5 / 4)
@@ -139,8 +140,8 @@ def test_run_of_before_there_were_intervals_can_be_read(run: Path):
     assert read.scores.accuracy == saved["test"]["accuracy"]
     assert read.scores.intervals.auc == [None] * 5
     assert read.scores.intervals.referable.auc is None
-    assert read.metrics.calibrated is not None
-    assert read.metrics.calibrated.thresholds.intervals.qwk is None
+    assert read.evaluation.calibrated is not None
+    assert read.evaluation.calibrated.thresholds.intervals.qwk is None
     assert f"{saved['test']['accuracy']:.1%} |" in write_card(Run(run)).read_text()
 
 

@@ -487,7 +487,7 @@ def test_resume_of_what_is_no_run_is_one_line(tmp_path: Path, resumes: Resumes):
         ("", "can't be read"),
         ("{", "can't be read"),
         ("[]", "is damaged"),
-        ("{}", "is damaged: no 'recipe'"),
+        ("{}", "is damaged, or of an older version"),
         ("\xff", "can't be read"),
     ],
 )

@@ -1,0 +1,109 @@
+"""``config.json`` of a run: all that it was made with, as one record.
+
+What an older version did not record has a default, or is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from fastretina.recipe import Precision, Recipe
+from loaders.base import Decoding
+from loaders.shards import Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunData:
+    """The data set that a run is made from; two that differ in it are two data sets.
+
+    Attributes:
+        fingerprint: fingerprint of the shards.
+        preprocessing: what was done to the photographs; None where it is unknown.
+        train: number of photographs to train on.
+        validation: number of photographs held out to choose the epoch.
+        test: number of photographs to test on.
+        test_fingerprint: fingerprint of the test shards, where they are others.
+    """
+
+    fingerprint: str | None = None
+    preprocessing: Preprocessing | None = None
+    train: int | None = None
+    validation: int = 0
+    test: int | None = None
+    test_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedLoading:
+    """How batches were made, as far as it decides what is trained on.
+
+    Attributes:
+        loader: one of ``loaders.LOADERS``.
+        on_corrupt: what an image that can't be decoded did.
+        hw_decoder_load: share of the images that a GPU's JPEG engine decoded, under
+            DALI; None where the default was taken.
+    """
+
+    loader: str
+    on_corrupt: Literal["raise", "skip"] | None = None
+    hw_decoder_load: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """What a run is made with, and on: the content of ``config.json``.
+
+    Attributes:
+        recipe: decides the weights, with the data.
+        python: version of Python.
+        versions: version of each package that plays a part in the result.
+        weights: what training started from: ``imagenet``, ``none`` or a file.
+        shards: folder or URL of the data set.
+        test_shards: folder or URL of the data set to test on, where it is another.
+        data: what these held.
+        train_counts: training samples of each grade.
+        image_shape: height and width of what the network sees, pixels.
+        square: whether all training images were square before they were resized.
+        ranks: number of processes that trained together.
+        device: where it was trained, e.g. ``cpu``.
+        loader: name of the loader.
+        loading: how that loaded.
+        decoding: who made the pixels.
+        precision: what the forward pass was computed in.
+        threads: threads that computed on the CPU.
+        decoding_before: who made the pixels before a resume changed that, in order.
+    """
+
+    recipe: Recipe
+    python: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    weights: str
+    shards: str
+    test_shards: str | None = None
+    data: RunData
+    train_counts: list[int] | None = None
+    image_shape: tuple[int, int]
+    square: bool
+    ranks: int = 1
+    device: str = "unknown"
+    loader: str
+    loading: RecordedLoading | None = None
+    decoding: Decoding | None = None
+    precision: Precision
+    threads: int
+    decoding_before: tuple[Decoding, ...] = ()
+
+    def shards_of(self, split: str) -> str:
+        """Folder or URL of the data set that the run takes a split from."""
+        return (split == "test" and self.test_shards) or self.shards
+
+    def as_json(self) -> dict[str, object]:
+        """The content of ``config.json``, without the rare keys that say nothing."""
+        content = asdict(self)
+        if not self.decoding_before:
+            del content["decoding_before"]
+        if self.data.test_fingerprint is None:
+            del content["data"]["test_fingerprint"]
+        return content

@@ -1,0 +1,55 @@
+"""What a run has ended with: the last line of ``fastretina.train``, as one record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """What a run has ended with; ``metrics.json`` holds its evaluation beside it.
+
+    What an older version did not record is None.
+
+    Attributes:
+        run: the run's folder, as it was named.
+        loader: name of the loader.
+        device: where it was trained, e.g. ``cpu``.
+        precision: what the forward pass was computed in.
+        weights: what training started from: ``imagenet``, ``none`` or a file.
+        parameters: number of the network's parameters.
+        epochs: number of epochs trained.
+        steps: number of steps trained.
+        checkpoint: the file that is judged, ``best`` (on validation) or ``last``.
+        checkpoint_epoch: the epoch whose weights are judged, from 1.
+        test_accuracy: its accuracy on test, 0 to 1.
+        test_qwk: its QWK on test; None of one grade alone, too.
+        seconds: time that training took; evaluations are left out.
+        images_per_second: training speed over the whole run, of all ranks together.
+        wait_fraction: share of ``seconds`` that was waited for the loader, 0 to 1.
+        skipped: training images that could not be decoded, over all epochs.
+        decoded_again: batches that DALI could not decode, over all epochs.
+        test_skipped: test images that could not be decoded.
+        weights_sha256: SHA-256 of the weights that are judged, 64 hexadecimal digits.
+    """
+
+    run: str | None = None
+    loader: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    weights: str
+    parameters: int | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    checkpoint: Literal["best", "last"]
+    checkpoint_epoch: int
+    test_accuracy: float | None = None
+    test_qwk: float | None = None
+    seconds: float | None = None
+    images_per_second: float | None = None
+    wait_fraction: float | None = None
+    skipped: int = 0
+    decoded_again: int = 0
+    test_skipped: int = 0
+    weights_sha256: str
