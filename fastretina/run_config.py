@@ -73,6 +73,7 @@ class RunConfig:
         decoding: who made the pixels.
         precision: what the forward pass was computed in.
         threads: threads that computed on the CPU.
+        compile: whether the forward pass went through ``torch.compile``.
         decoding_before: who made the pixels before a resume changed that, in order.
     """
 
@@ -93,11 +94,33 @@ class RunConfig:
     decoding: Decoding | None = None
     precision: Precision
     threads: int
+    compile: bool = False
     decoding_before: tuple[Decoding, ...] = ()
 
     def shards_of(self, split: str) -> str:
         """Folder or URL of the data set that the run takes a split from."""
         return (split == "test" and self.test_shards) or self.shards
+
+    def changes_to(self, now: RunConfig) -> list[str]:
+        """What a run that goes on, or is evaluated, does otherwise than it did."""
+        changes: list[tuple[str, object, object]] = [
+            ("loader", self.loader, now.loader),
+            ("precision", self.precision, now.precision),
+            ("threads", self.threads, now.threads),
+            ("device", self.device, now.device),
+            ("compile", self.compile, now.compile),
+            ("ranks", self.ranks, now.ranks),
+            ("shards", self.shards, now.shards),
+            ("test shards", self.test_shards, now.test_shards),
+        ]
+        if self.loading is not None and now.loading is not None:
+            before, after = self.loading.on_corrupt, now.loading.on_corrupt
+            changes.insert(1, ("on-corrupt", before, after))
+        return [
+            f"{name} was {before} before and is {after} now"
+            for name, before, after in changes
+            if before != after
+        ]
 
     def as_json(self) -> dict[str, object]:
         """The content of ``config.json``, without the rare keys that say nothing."""

@@ -145,7 +145,9 @@ class Loading:
     options: LoadingOptions
     device: str
     ranks: Ranks
-    _named: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    _named: set[tuple[str, str]] = field(
+        default_factory=set, init=False, repr=False, compare=False
+    )
 
     @property
     def on_corrupt(self) -> Literal["raise", "skip"]:
@@ -224,8 +226,8 @@ class Loading:
         errors: list[SampleError] = list(loader.skipped)
         loader.skipped.clear()
         for error in errors:
-            if error.key not in self._named:
-                self._named.add(error.key)
+            if (error.shard, error.key) not in self._named:
+                self._named.add((error.shard, error.key))
                 print(f"skipped: {error}", file=sys.stderr)
         return len(errors)
 

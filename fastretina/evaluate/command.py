@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -78,6 +78,9 @@ def command(options: Options) -> dict[str, object]:
     loading = options.loading.filled_from_run(config).resolve(
         str(compute.device), ALONE
     )
+    loads = replace(config, loader=loading.loader, loading=loading.recorded())
+    for change in config.changes_to(loads):
+        print(f"note: {change}", file=sys.stderr)
     with _open(shards, options.split, trained.recipe) as split:
         predictions = predict_with_checkpoint(
             trained, split, options.split, compute, loading

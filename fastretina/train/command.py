@@ -56,6 +56,7 @@ def _defaults(words: Sequence[str]) -> TrainOptions:
             recipe=config.recipe,
             shards=config.shards,
             test_shards=config.test_shards,
+            compile=config.compile,
             resume=run.path,
         )
     named = _value_of("--recipe", words)
@@ -78,10 +79,19 @@ def command(options: TrainOptions) -> dict[str, object] | None:
         DataError: the data, the run folder or the device can't be used.
         KeyboardInterrupt: after saving, where a signal asked to stop.
     """
+    import torch
+
     from fastretina.nn.distributed import joined
 
     with joined(options.device) as ranks:
-        return _train(options, ranks)
+        try:
+            return _train(options, ranks)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                "the device's memory is full at --batch-size "
+                f"{options.recipe.batch_size}: choose a smaller one "
+                f"({str(error).partition('.')[0]})"
+            ) from error
 
 
 def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
@@ -121,11 +131,6 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
                 f"saved at step {state.progress.step:,}; continue with "
                 f"{PROG} --resume {state.run.path}"
             ) from None
-        except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"the device's memory is full at --batch-size {recipe.batch_size}: "
-                f"choose a smaller one ({str(error).partition('.')[0]})"
-            ) from error
 
 
 def _chosen(options: TrainOptions) -> tuple[Compute, LoadingOptions]:

@@ -82,7 +82,9 @@ class TrainingLoop:
                     raise Interrupted
                 if self._at_limit():
                     break
-        state.compute.wait()
+        begun = time.perf_counter()
+        state.compute.wait()  # for the steps that a GPU has still to do
+        progress.seconds += time.perf_counter() - begun
 
     def _step(self, batch: Batch, batches_per_epoch: int) -> None:
         """Train on one batch; one that skipping has left empty is passed over."""
@@ -182,6 +184,5 @@ def _epoch_line(row: LoggedEpoch, epochs: int) -> str:
         if accuracy is not None:
             shown = format_interval(qwk, None, ".3f")
             words.append(f"{split} {accuracy:.1%} QWK {shown}")
-    waited = row.wait_seconds / row.seconds if row.seconds else 0.0
-    words.append(f"{row.images_per_second:,.0f} images/s, {waited:.0%} waiting")
+    words.append(f"{row.images_per_second:,.0f} images/s, {row.wait_share:.0%} waiting")
     return "  ".join(words)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -18,9 +19,9 @@ from fastretina.nn.device import Compute
 from fastretina.nn.distributed import Ranks
 from fastretina.nn.model import WeightsError, build_model
 from fastretina.nn.step import StepSetup
-from fastretina.recipe import Recipe
+from fastretina.recipe import Precision, Recipe
 from fastretina.run import Run, create_run
-from fastretina.run_config import RunConfig
+from fastretina.run_config import RecordedLoading, RunConfig
 from fastretina.train.options import TrainOptions
 from fastretina.train.state import TrainState
 from fastretina.versions import versions_in_a_run
@@ -121,19 +122,11 @@ def _begin(
                     python=platform.python_version(),
                     versions=versions_in_a_run(),
                     weights=weights,
-                    shards=options.shards,
-                    test_shards=options.test_shards,
                     data=data.describe(),
                     train_counts=data.train_counts(),
                     image_shape=data.image_shape(recipe),
                     square=data.square(),
-                    ranks=ranks.world_size,
-                    device=str(setup.compute.device),
-                    loader=loading.loader,
-                    loading=loading.recorded(),
-                    decoding=decoding,
-                    precision=setup.compute.precision,
-                    threads=torch.get_num_threads(),
+                    **_changeable(options, setup, loading, decoding),
                 )
             )
         state = TrainState(network, setup, run, loading.order)
@@ -185,7 +178,7 @@ def _resume(
         else:
             state.save()
         if ranks.first:
-            _record_changes(run, config, setup, loading, decoding)
+            _record_changes(run, config, _changeable(options, setup, loading, decoding))
             if not begun:
                 print(
                     "note: no checkpoint was written yet: from the start",
@@ -195,48 +188,58 @@ def _resume(
         yield state
 
 
-def _record_changes(
-    run: Run, before: RunConfig, setup: StepSetup, loading: Loading, decoding: Decoding
-) -> None:
+class _Changeable(TypedDict):
+    """What of a ``RunConfig`` may change on ``--resume``."""
+
+    shards: str
+    test_shards: str | None
+    ranks: int
+    device: str
+    loader: str
+    loading: RecordedLoading
+    decoding: Decoding
+    precision: Precision
+    threads: int
+    compile: bool
+
+
+def _changeable(
+    options: TrainOptions, setup: StepSetup, loading: Loading, decoding: Decoding
+) -> _Changeable:
+    return _Changeable(
+        shards=options.shards,
+        test_shards=options.test_shards,
+        ranks=setup.ranks.world_size,
+        device=str(setup.compute.device),
+        loader=loading.loader,
+        loading=loading.recorded(),
+        decoding=decoding,
+        precision=setup.compute.precision,
+        threads=torch.get_num_threads(),
+        compile=setup.compiled,
+    )
+
+
+def _record_changes(run: Run, before: RunConfig, changeable: _Changeable) -> None:
     """Say what is not as it was in the run, and keep it: it is the run's from here on.
 
     Whoever goes on again, or evaluates, then does it as the run was last trained and
     evaluated. Who made the pixels before is kept as well, since the weights were
     trained on them, too.
     """
+    decoding = changeable["decoding"]
     earlier = before.decoding or decoding
+    changed = (earlier,) if earlier != decoding else ()
     now = replace(
         before,
-        loader=loading.loader,
-        loading=loading.recorded(),
-        decoding=decoding,
-        precision=setup.compute.precision,
-        threads=torch.get_num_threads(),
-        decoding_before=before.decoding_before
-        + ((earlier,) if earlier != decoding else ()),
+        **changeable,
+        decoding_before=before.decoding_before + changed,
     )
-    for note in _notes(before, now):
-        print(note, file=sys.stderr)
+    for change in before.changes_to(now):
+        print(f"note: {change}", file=sys.stderr)
     warn_of_other_pixels(before.decoding, decoding)
     if now != before:
         run.write_config(now)
-
-
-def _notes(before: RunConfig, now: RunConfig) -> list[str]:
-    """What is not as it was in the run, each in a line for people."""
-    changes: list[tuple[str, object, object]] = [
-        ("loader", before.loader, now.loader),
-        ("precision", before.precision, now.precision),
-        ("threads", before.threads, now.threads),
-    ]
-    if before.loading is not None and now.loading is not None:
-        was, is_now = before.loading.on_corrupt, now.loading.on_corrupt
-        changes.insert(1, ("on-corrupt", was, is_now))
-    return [
-        f"note: {name} was {was} before and is {is_now} now"
-        for name, was, is_now in changes
-        if was != is_now
-    ]
 
 
 def _check_same(run: Run, config: RunConfig, recipe: Recipe, data: DataSplits) -> None:

@@ -265,6 +265,8 @@ class TrainState:
         try:
             self.progress = Progress(**state["progress"])
             self.rows = [LoggedEpoch(**row) for row in state["rows"]]
+            if self.ranks.first:  # a kill came between the log and its checkpoint
+                self.run.write_log(self.rows)
             self.best = Best.from_json(state["best"]) if state["best"] else None
             self.sums.restore(self.progress, self.ranks.first)
             before = state.get("order", "planned")
@@ -285,6 +287,8 @@ class TrainState:
                 learner.average.n_averaged.fill_(state["averaged"])
             if state["scaler"]:  # empty where the run was not in fp16 until now
                 learner.scaler.load_state_dict(state["scaler"])
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"{self.run.last} does not fit the recipe in config.json: one of the "

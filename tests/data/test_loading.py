@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import photograph
 from small_runs import Outcome, call, log, make_small, metrics, words
 
@@ -42,7 +43,7 @@ from loaders import (
     available,
     open_split,
 )
-from loaders.errors import LoaderUnavailable
+from loaders.errors import LoaderUnavailable, SampleError
 
 Trains = Callable[..., Outcome]
 EXTRA = "needs nvidia.dali, which is not installed: pip install 'fastretina[dali]'"
@@ -368,9 +369,83 @@ def test_run_goes_on_as_it_last_did_and_evaluate_too(
     evaluated = call(evaluate.main, [str(stopped)], capsys)
     assert (evaluated.json["loader"], evaluated.err) == ("turbo", [])
     assert evaluated.json["test_auc"] == metrics(stopped)["test"]["auc"]
-    other = call(evaluate.main, [str(stopped), "--loader", "pil"], capsys)
-    (warning,) = other.err
+    flags = ["--loader", "pil", "--on-corrupt", "skip"]
+    other = call(evaluate.main, [str(stopped), *flags], capsys)
+    *notes, warning = other.err
+    assert notes == [
+        "note: loader was turbo before and is pil now",
+        "note: on-corrupt was raise before and is skip now",
+    ]
     assert "resized by torch, now by Pillow" in warning
+
+
+def test_resume_compiles_as_the_run_did(
+    trains: Trains,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    compiled = []
+
+    def compile_(network: torch.nn.Module) -> torch.nn.Module:
+        compiled.append(network)
+        return network
+
+    monkeypatch.setattr("torch.compile", compile_)
+    with stop_at(2, monkeypatch):
+        assert trains("run", "--compile").code == 130
+    words = ["--resume", str(tmp_path / "run")]
+    before = len(compiled)
+    with stop_at(3, monkeypatch):
+        outcome = call(train.main, words, capsys)
+    assert len(compiled) > before
+    assert not [line for line in outcome.err if line.startswith("note")]
+    outcome = call(train.main, [*words, "--no-compile"], capsys)
+    assert "note: compile was True before and is False now" in outcome.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["compile"] is False
+
+
+def test_shards_that_have_moved_are_the_runs_from_there_on(
+    trains: Trains, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Whoever evaluates the run then finds them."""
+    here, moved = tmp_path / "here", tmp_path / "moved"
+    shutil.copytree(shards, here)
+    assert trains("run", "--max-steps", 1, data=here).code == 0
+    here.rename(moved)
+    words = ["--resume", str(tmp_path / "run"), "--shards", str(moved)]
+    outcome = call(train.main, words, capsys)
+    assert f"note: shards was {here} before and is {moved} now" in outcome.err
+    assert call(evaluate.main, [str(tmp_path / "run")], capsys).code == 0
+
+
+def test_device_that_a_run_goes_on_with_is_recorded(
+    trains: Trains, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert trains("run", "--max-steps", 1).code == 0
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "cuda:0"}))
+    outcome = call(train.main, ["--resume", str(tmp_path / "run")], capsys)
+    assert "note: device was cuda:0 before and is cpu now" in outcome.err
+    assert json.loads(path.read_text())["device"] == "cpu"
+
+
+def test_images_of_one_name_are_each_named_when_skipped(
+    capsys: pytest.CaptureFixture[str],
+):
+    """Of two data sets, as --test-shards gives."""
+
+    class Skipping:
+        def __init__(self, shard: str) -> None:
+            self.skipped = [SampleError(shard, "7_left", "it is damaged")]
+
+    loading = LoadingOptions(loader="turbo").resolve("cpu", ALONE)
+    for shard_of in ("train.tar", "test.tar", "test.tar"):
+        found: Any = Skipping(shard_of)
+        assert loading.report_skipped(found) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.count("train.tar") for line in said] == [1, 0]
 
 
 def test_resume_under_another_loader_warns_once(
@@ -403,7 +478,8 @@ def test_run_of_which_one_split_is_resized_does_not_warn_of_itself(
     assert config["decoding"]["resize"] is None
     for loader in ("turbo", "pil"):
         words = [str(tmp_path / "run"), "--loader", loader, "--workers", "0"]
-        assert call(evaluate.main, words, capsys).err == []
+        said = call(evaluate.main, words, capsys).err
+        assert not [line for line in said if line.startswith("warning")]
 
 
 @pytest.mark.parametrize(
