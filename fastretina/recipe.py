@@ -161,6 +161,10 @@ class Recipe:
         """The phase that an epoch, counted from 0, belongs to."""
         return "head" if epoch < self.head_epochs else "full"
 
+    def is_weighted(self, phase: Phase) -> bool:
+        """Whether the class weights count in a phase."""
+        return phase == "full" or self.weighted_phases == "both"
+
 
 STRONG = Recipe()
 

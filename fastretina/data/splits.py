@@ -15,6 +15,7 @@ from fastretina.run_config import RunData
 from loaders import LoaderConfig
 from loaders.arrays import Bool, Int64
 from loaders.errors import ShardError
+from loaders.grades import GRADES
 from loaders.schedule import Schedule
 from loaders.shards import ShardSplit, open_split
 
@@ -77,7 +78,7 @@ class DataSplits:
     def train_counts(self) -> list[int]:
         """Training samples of each grade."""
         labels = self.train.labels[self.train.rows]
-        counts: list[int] = np.bincount(labels, minlength=5).tolist()
+        counts: list[int] = np.bincount(labels, minlength=len(GRADES)).tolist()
         return counts
 
 
@@ -104,6 +105,12 @@ def open_data(
             Schedule(split, LoaderConfig(image_size=recipe.image_size))
         test = opened.enter_context(some_of(test, recipe.test_samples))
         train = opened.enter_context(some_of(train, recipe.train_samples))
+        for split, most in ((train, recipe.train_samples), (test, recipe.test_samples)):
+            if not len(split):
+                raise ShardError(
+                    f"{split.folder} has too few {split.name} patients of each grade "
+                    f"to take {most} samples; pass a larger --{split.name}-samples"
+                )
         validation = None
         if recipe.validation:
             held = _held_out(train, recipe.validation, recipe.seed)

@@ -158,7 +158,7 @@ class Predictions:
 
 
 def _go_on() -> None:
-    """Stop at nothing."""
+    """Let the prediction go on."""
 
 
 def predict_split(

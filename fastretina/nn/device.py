@@ -110,6 +110,8 @@ def _find(device: str) -> torch.device:
         raise DeviceError(
             f"--device must be auto, cpu, cuda, cuda:N or mps, got {device!r}"
         )
+    if str(found) == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())  # this rank's own
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise DeviceError(f"--device {device} is not here: {count} CUDA devices found")

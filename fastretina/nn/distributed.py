@@ -122,7 +122,12 @@ def joined(device: str) -> Iterator[Ranks]:
         world_size,
         int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
     )
-    store = _join(ranks, device)
+    gpus = device in ("auto", "cuda") and torch.cuda.is_available()
+    if not gpus and device not in ("auto", "cpu"):
+        if not ranks.first:  # all were given the same words
+            raise ReportedElsewhere(2)
+        raise WrongUsage(f"--device must be auto, cpu or cuda with ranks, got {device}")
+    store = _join(ranks, gpus)
     try:
         yield ranks
     except BaseException as error:
@@ -135,10 +140,8 @@ def joined(device: str) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _join(ranks: Ranks, device: str) -> Store:
-    gpus = device in ("auto", "cuda") and torch.cuda.is_available()
-    if not gpus and device not in ("auto", "cpu"):
-        raise WrongUsage(f"--device must be auto, cpu or cuda with ranks, got {device}")
+def _join(ranks: Ranks, gpus: bool) -> Store:
+    """Join the others, each rank with the GPU of its local number if it has one."""
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store: Store = next(rendezvous("env://"))[0]

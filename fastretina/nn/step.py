@@ -43,8 +43,8 @@ class Loss(nn.Module):
         self._ranks = ranks
         self._smoothing = recipe.label_smoothing
         self._cost = recipe.distance_cost
-        weighs = phase == "full" or recipe.weighted_phases == "both"
-        weights = class_weights(recipe.class_weights if weighs else "none", counts)
+        kind = recipe.class_weights if recipe.is_weighted(phase) else "none"
+        weights = class_weights(kind, counts)
         grades = torch.arange(len(GRADES), dtype=torch.float32)
         self.register_buffer("weights", weights)
         self.register_buffer("distances", (grades[:, None] - grades).square())

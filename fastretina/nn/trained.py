@@ -44,20 +44,26 @@ class Trained:
         """The recipe of the run."""
         return self.config.recipe
 
+    @property
+    def _last_epoch(self) -> int:
+        """The last epoch that the checkpoint was trained in, counted from 0."""
+        return max(self.checkpoint_epoch - 1, 0)
+
     def use_threads(self) -> None:
         """Compute on as many threads as the run, as other sums round otherwise."""
         torch.set_num_threads(self.config.threads)
 
     def loss_weights(self, counts: Sequence[int] | None) -> list[float] | None:
-        """Each grade's weight in the run's loss; None where it was plain.
+        """Each grade's weight in the loss of the checkpoint; None where it was plain.
 
         Args:
             counts: training samples of each grade; None where the run, of an older
                 version, has not recorded them, and then the weights are unknown, too.
         """
-        if counts is None:
+        recipe = self.recipe
+        if counts is None or not recipe.is_weighted(recipe.phase(self._last_epoch)):
             return None
-        weights = class_weights(self.recipe.class_weights, counts)
+        weights = class_weights(recipe.class_weights, counts)
         return None if weights is None else list(weights.tolist())
 
 

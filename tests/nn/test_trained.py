@@ -73,6 +73,20 @@ def test_loss_weights_follow_the_counts(
         (STRONG, [8, 4, 2, 1, 0], None),
         (balanced, None, None),
     ):
-        run = write_run(tmp_path, {}, recipe)
+        run = write_run(tmp_path, {"progress": {"epoch": 6}}, recipe)
         found = load_trained(run, torch.device("cpu")).loss_weights(counts)
         assert found == wanted
+
+
+@pytest.mark.parametrize(("epochs", "weighted"), [(5, False), (6, True)])
+def test_loss_weights_are_those_of_the_phase_that_the_checkpoint_ended_in(
+    epochs: int, weighted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of phase 1 without weights there are none to undo."""
+    make_small(monkeypatch)
+    recipe = replace(
+        STRONG, class_weights="balanced", weighted_phases="full", head_epochs=5
+    )
+    run = write_run(tmp_path, {"progress": {"epoch": epochs}}, recipe)
+    found = load_trained(run, torch.device("cpu")).loss_weights([8, 4, 2, 1, 0])
+    assert (found is not None) is weighted

@@ -6,6 +6,7 @@ failure can be repeated.
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+import torch
 from small_runs import (
     Outcome,
     call,
@@ -30,8 +32,12 @@ from small_runs import (
     words,
 )
 
+from fastretina.interrupts import Interrupted
 from fastretina.nn import checkpoint
+from fastretina.nn.device import Compute
 from fastretina.train import command as train
+from fastretina.train.loop import TrainingLoop
+from fastretina.train.state import TrainState
 from loaders import available
 
 RATES = ("--lr", 0.01, "--head-lr", 0.01)
@@ -618,3 +624,55 @@ def raising(number: int) -> Callable[..., None]:
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+def test_log_agrees_with_the_checkpoint_as_soon_as_a_run_is_resumed(
+    shards: Path,
+    tmp_path: Path,
+    resumes: Resumes,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A kill between the two leaves the log an epoch ahead."""
+    run = kill(shards, tmp_path, "strong", (LOG, 2, "after"))
+    assert len(log(run)) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "run_epoch", stop)
+        assert resumes(run).code == 130
+    assert len(log(run)) == 1
+
+
+def test_memory_that_is_full_on_resume_is_not_taken_for_another_run(
+    shared_run: Path,
+    tmp_path: Path,
+    resumes: Resumes,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    run = tmp_path / "run"
+    shutil.copytree(shared_run, run)
+
+    def full(_self: TrainState) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(TrainState, "begin_phase", full)
+    outcome = resumes(run)
+    assert outcome.code == 1
+    assert "memory is full at --batch-size 8" in outcome.complaint
+
+
+def stop(_self: TrainingLoop, *_words: object) -> None:
+    raise Interrupted
+
+
+def test_waiting_for_the_device_counts_as_training(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Steps that a GPU has still to do when the last one was handed to it."""
+    make_small(monkeypatch)
+    monkeypatch.setattr(Compute, "wait", lambda _self: time.sleep(0.5))
+    assert train.main(words(shards, tmp_path / "run")) == 0
+    assert all(float(row["seconds"]) > 0.5 for row in times(tmp_path / "run"))
+
+
+def times(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open() as file:
+        return list(csv.DictReader(file))
