@@ -70,6 +70,21 @@ class DataSplits:
         """Whether all training images are square before they are resized."""
         return all(height == width for height, width in self.train.dimensions)
 
+    def is_one_cohort(self) -> bool:
+        """Whether a patient's number names the same person in train and in test.
+
+        Of another data set that was named to test on it may name anybody, unless it
+        holds the same photographs, e.g. preprocessed otherwise.
+        """
+        train, test = self.train.manifest.fingerprint, self.test.manifest.fingerprint
+        if self.test.folder == self.train.folder or (train and train == test):
+            return True
+        try:
+            with open_split(self.test.folder, "train") as other:
+                return set(other.column("key")) == set(self.train.column("key"))
+        except ShardError:
+            return False
+
     def known_rows(self) -> Int64:
         """int64[n]: rows of train whose labels the run has seen, validation's too."""
         parts = [self.train, *filter(None, [self.validation])]

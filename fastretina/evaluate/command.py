@@ -90,7 +90,7 @@ def command(options: Options) -> dict[str, object]:
     evaluation = evaluate(
         predictions,
         _known_eyes(trained, options),
-        _validation(run),
+        _validation(run, trained) if options.split == "test" else None,
         trained.loss_weights(config.train_counts),
     )
     print(table(evaluation))
@@ -142,19 +142,35 @@ def _known_eyes(trained: Trained, options: Options) -> Eyes | None:
     from fastretina.metrics.baselines import Eyes
 
     config = trained.config
-    if options.split != "test" or options.shards not in (None, config.shards):
+    if options.split != "test":
         return None
+    test_shards = options.shards or config.test_shards
     try:
-        with open_data(config.shards, config.recipe, config.test_shards) as data:
+        with open_data(config.shards, config.recipe, test_shards) as data:
+            if not data.is_one_cohort():
+                return None
             return Eyes.of(data.train, data.known_rows())
     except DataError as error:
         print(f"warning: no baselines, as {error}", file=sys.stderr)
         return None
 
 
-def _validation(run: Run) -> Predictions | None:
-    """The run's predictions on the patients that it held out, if there are any."""
+def _validation(run: Run, trained: Trained) -> Predictions | None:
+    """The network's predictions on the patients held out, to calibrate it by.
+
+    None where there are none, or those that are there are an earlier network's.
+    """
     from fastretina.metrics.predictions import Predictions
 
     path = run.path / "validation.parquet"
-    return Predictions.load(path) if path.exists() else None
+    if not path.exists():
+        return None
+    validation = Predictions.load(path)
+    if validation.about.get("weights_sha256") != trained.weights_sha256:
+        print(
+            f"warning: nothing is calibrated, as {path.name} is of other weights than "
+            f"{trained.checkpoint}.safetensors: the run has gone on since",
+            file=sys.stderr,
+        )
+        return None
+    return validation

@@ -120,7 +120,8 @@ class Predictions:
                 **dict(zip(_CHANCES, self.probabilities.T, strict=True)),
             }
         )
-        metadata = {"fastretina": json.dumps(dict(self.about))}
+        about = {**self.about, "skipped": self.skipped}
+        metadata = {"fastretina": json.dumps(about)}
         buffer = io.BytesIO()
         pq.write_table(table.replace_schema_metadata(metadata), buffer)
         write_atomically(path, buffer.getvalue())
@@ -138,6 +139,7 @@ class Predictions:
         try:
             table = pq.read_table(pa.BufferReader(path.read_bytes()))
             columns = table.to_pydict()
+            about = json.loads(table.schema.metadata[b"fastretina"])
             return cls(
                 rows=np.array(columns["row"], np.int64),
                 keys=columns["key"],
@@ -145,7 +147,8 @@ class Predictions:
                 eyes=columns["eye"],
                 labels=np.array(columns["label"], np.int64),
                 probabilities=np.array([columns[name] for name in _CHANCES]).T,
-                about=json.loads(table.schema.metadata[b"fastretina"]),
+                skipped=about.pop("skipped", 0),  # of an older version, unknown
+                about=about,
             )
         except FileNotFoundError:
             raise RunError(

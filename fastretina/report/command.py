@@ -93,7 +93,7 @@ def command(options: Options) -> dict[str, object]:
 
 def _write_run(options: Options) -> dict[str, object]:
     from fastretina.report.finished_run import read_finished_run
-    from fastretina.report.model_card import CARD, model_card
+    from fastretina.report.model_card import write_card
     from fastretina.report.picture import save_all
     from fastretina.report.run_page import Figures, run_page
     from fastretina.run import Run
@@ -104,14 +104,13 @@ def _write_run(options: Options) -> dict[str, object]:
     shown = _mistakes(finished, options)
     out = options.out or options.run / _PAGE
     page = run_page(finished, figures, shown).encode(errors="replace")
-    card = model_card(finished).encode(errors="replace")
     pictures = figures.all()
     save_all(pictures, options.run / _FIGURES)
-    write_atomically(options.run / CARD, card)
+    card = write_card(finished)
     write_atomically(out, page)
     print(f"{finished.checkpoint}: {len(finished.test):,} test photographs")
     print(f"page: {out}")
-    print(f"figures: {options.run / _FIGURES}, model card: {options.run / CARD}")
+    print(f"figures: {options.run / _FIGURES}, model card: {card}")
     return {
         "report": str(out),
         "of": "run",
@@ -120,7 +119,7 @@ def _write_run(options: Options) -> dict[str, object]:
         "samples": len(finished.test),
         "mistakes": len(shown.mistakes),
         "thumbnails": len(shown.thumbnails),
-        "card": str(options.run / CARD),
+        "card": str(card),
         "weights_sha256": finished.result.weights_sha256,
     }
 

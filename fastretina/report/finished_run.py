@@ -1,4 +1,4 @@
-"""All that a run folder says of a finished run, checked before anything is shown.
+"""All that there is of a finished run: as it finishes, or read from its folder.
 
 config.json   ->  RunConfig              --+
 metrics.json  ->  RunResult, Evaluation  --+-->  FinishedRun  ->  page, figures, card
@@ -56,6 +56,13 @@ class FinishedRun:
             f"{self.name}, epoch {self.result.checkpoint_epoch} "
             f"({'best on validation' if best else 'last'}), weights {self.short_id}"
         )
+
+    @property
+    def chosen_epoch(self) -> str:
+        """Which epoch's weights are judged, e.g. ``the last epoch, 15``."""
+        if self.result.checkpoint == "best":
+            return f"epoch {self.result.checkpoint_epoch}, the best on validation"
+        return f"the last epoch, {self.result.checkpoint_epoch}"
 
     @property
     def short_id(self) -> str:

@@ -5,25 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastretina.report import headline, remarks, tables
-from fastretina.report.finished_run import FinishedRun, read_finished_run
+from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import explain_grade
 from fastretina.report.template import markdown
-from fastretina.run import Run
 from loaders.files import write_atomically
 from loaders.grades import GRADES
 
 CARD = "model_card.md"
 
 
-def write_card(run: Run) -> Path:
-    """Write ``model_card.md`` into a finished run's folder, from its own numbers.
-
-    Raises:
-        RunError: the run is not finished, or damaged.
-    """
-    path = run.path / CARD
-    card = model_card(read_finished_run(run))
-    write_atomically(path, card.encode(errors="replace"))
+def write_card(finished: FinishedRun) -> Path:
+    """Write ``model_card.md`` into the run's folder."""
+    path = finished.folder.path / CARD
+    write_atomically(path, model_card(finished).encode(errors="replace"))
     return path
 
 

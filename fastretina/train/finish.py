@@ -1,4 +1,8 @@
-"""How a run finishes: its checkpoint judged on test, and the figures."""
+"""How a run finishes: its checkpoint judged on test, and what is left of it.
+
+checkpoint --predict_with_checkpoint--> Predictions --evaluate--> Evaluation
+    --> FinishedRun --> figures, model card, table; metrics.json last of all
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,9 @@ from fastretina.metrics.baselines import Eyes
 from fastretina.metrics.evaluation import Evaluation, evaluate
 from fastretina.metrics.figures import draw_confusion, draw_curves
 from fastretina.metrics.predictions import Predictions, predict_with_checkpoint
-from fastretina.metrics.scores import Scores
 from fastretina.metrics.text import table
 from fastretina.nn.trained import Trained, load_trained
+from fastretina.report.finished_run import FinishedRun
 from fastretina.report.model_card import write_card
 from fastretina.run_result import RunResult
 from fastretina.train.state import TrainState
@@ -22,15 +26,15 @@ from fastretina.train.state import TrainState
 def finish(
     state: TrainState, data: DataSplits, loading: Loading, check: Callable[[], None]
 ) -> dict[str, object] | None:
-    """Evaluate on test; write predictions, ``metrics.json``, model card and figures.
+    """Evaluate on test; write predictions, figures, model card and ``metrics.json``.
 
     All ranks evaluate, and the first one reports.
 
     Returns:
         What the command's JSON line holds; None on the other ranks.
     """
-    run, compute = state.run, state.compute
-    trained = load_trained(run, compute.device)
+    compute = state.compute
+    trained = load_trained(state.run, compute.device)
     test = predict_with_checkpoint(trained, data.test, "test", compute, loading, check)
     validation = None
     if data.validation is not None:
@@ -39,56 +43,59 @@ def finish(
         )
     if not state.ranks.first:
         return None
-    test.save(run.path / "test.parquet")
-    if validation is not None:
-        validation.save(run.path / "validation.parquet")
     evaluation = evaluate(
         test,
-        Eyes.of(data.train, data.known_rows()),
+        Eyes.of(data.train, data.known_rows()) if data.is_one_cohort() else None,
         validation,
         trained.loss_weights(data.train_counts()),
     )
-    result = _result(state, loading, trained, test, evaluation.test)
-    run.write_metrics({**asdict(result), **asdict(evaluation)})
-    write_card(run)
-    _show(state, evaluation, trained)
-    return asdict(result)
-
-
-def _show(state: TrainState, evaluation: Evaluation, trained: Trained) -> None:
-    """Draw the figures and print the table."""
-    run, scores = state.run, evaluation.test
-    if trained.checkpoint == "best":
-        chosen = f"epoch {trained.checkpoint_epoch}, the best on validation"
-    else:
-        chosen = f"the last epoch, {trained.checkpoint_epoch}"
-    name = f"{run.path.name}, {chosen}, weights {trained.weights_sha256[:12]}"
-    majority = max(map(sum, scores.confusion)) / scores.samples
-    draw_curves(run.path / "curves.png", state.rows, majority, name)
-    draw_confusion(run.path / "confusion.png", scores.confusion, f"{name}\ntest")
-    print(f"test, with the weights of {chosen}:")
+    finished = FinishedRun(
+        folder=state.run,
+        config=trained.config,
+        result=_result(state, trained, test, evaluation),
+        evaluation=evaluation,
+        log=state.rows,
+        test=test,
+    )
+    _write(finished, validation)
+    print(f"test, with the weights of {finished.chosen_epoch}:")
     print(table(evaluation))
-    print(f"figures: {run.path / 'curves.png'}, {run.path / 'confusion.png'}")
+    path = state.run.path
+    print(f"figures: {path / 'curves.png'}, {path / 'confusion.png'}")
+    return asdict(finished.result)
+
+
+def _write(finished: FinishedRun, validation: Predictions | None) -> None:
+    """Leave all files of a finished run; with ``metrics.json`` it is one."""
+    run, scores = finished.folder, finished.scores
+    finished.test.save(run.path / "test.parquet")
+    if validation is not None:
+        validation.save(run.path / "validation.parquet")
+    name = (
+        f"{run.path.name}, {finished.chosen_epoch}, "
+        f"weights {finished.result.weights_sha256[:12]}"
+    )
+    majority = max(map(sum, scores.confusion)) / scores.samples
+    draw_curves(run.path / "curves.png", finished.log, majority, name)
+    draw_confusion(run.path / "confusion.png", scores.confusion, f"{name}\ntest")
+    write_card(finished)
+    run.write_metrics({**asdict(finished.result), **asdict(finished.evaluation)})
 
 
 def _result(
-    state: TrainState,
-    loading: Loading,
-    trained: Trained,
-    test: Predictions,
-    scores: Scores,
+    state: TrainState, trained: Trained, test: Predictions, evaluation: Evaluation
 ) -> RunResult:
     """What the run has ended with; speeds leave evaluations out."""
-    compute, rows = state.compute, state.rows
+    config, rows, scores = trained.config, state.rows, evaluation.test
     seconds = sum(row.seconds for row in rows)
     images = sum(row.images_per_second * row.seconds for row in rows)
     waited = sum(row.wait_seconds for row in rows)
     return RunResult(
         run=str(state.run.path),
-        loader=loading.loader,
-        device=str(compute.device),
-        precision=compute.precision,
-        weights=trained.config.weights,
+        loader=config.loader,
+        device=config.device,
+        precision=config.precision,
+        weights=config.weights,
         parameters=sum(each.numel() for each in trained.network.parameters()),
         epochs=state.progress.epoch,
         steps=state.progress.step,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from small_runs import Outcome, call, make_haste, make_small, words
 from torch import nn
 
 from fastretina.evaluate import command as evaluate
-from fastretina.metrics.predictions import predict_split
+from fastretina.metrics.predictions import Predictions, predict_split
 from fastretina.nn.device import choose
 from fastretina.nn.distributed import ALONE
 from fastretina.train import command as train
@@ -49,8 +51,8 @@ def evaluates(
     return run
 
 
-def reported(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+def reported(run: Path, name: str = "metrics.json") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / name).read_text())
     return found
 
 
@@ -99,6 +101,30 @@ def test_evaluate_on_train_takes_every_sample(runs: Path, evaluates: Evaluates):
     assert found["train_samples"] == 37  # the held-out patients too
     assert np.sum(found["train_confusion"], axis=1).tolist() == [27, 3, 3, 2, 2]
     assert "test_accuracy" not in found
+    # What was fitted on some of these samples says nothing of them.
+    assert (found["calibration"], found["calibrated"], found["pairs"]) == (None,) * 3
+
+
+def test_evaluate_names_the_shards_in_another_way(runs: Path, evaluates: Evaluates):
+    """The same data set has the same patients."""
+    own = Path(reported(runs / "strong", "config.json")["shards"])
+    found = evaluates(runs / "strong", "--shards", own / ".." / own.name).json
+    assert found["leak"] == {"eyes": 0, "total": 11}
+    assert found["baselines"] == reported(runs / "strong")["baselines"]
+
+
+def test_evaluate_calibrates_by_no_other_weights(
+    runs: Path, evaluates: Evaluates, tmp_path: Path
+):
+    run = tmp_path / "run"
+    shutil.copytree(runs / "strong", run)
+    assert evaluates(run).json["calibration"] is not None
+    early = Predictions.load(run / "validation.parquet")
+    other = {**early.about, "weights_sha256": "f" * 64}
+    replace(early, about=other).save(run / "validation.parquet")
+    outcome = evaluates(run)
+    assert outcome.json["calibration"] is None
+    assert "warning: nothing is calibrated, as validation.parquet" in outcome.err[0]
 
 
 def test_evaluate_on_as_many_threads_as_the_run(
@@ -137,6 +163,7 @@ def test_evaluate_on_shards_elsewhere(
     assert shard.main([str(course), str(other), "--workers", "1"]) == 0
     found = evaluates(runs / "seed", "--shards", other).json
     assert (found["test_samples"], found["shards"]) == (5, str(other))
+    assert (found["leak"], found["baselines"]) == (None, None)  # others' numbers
     gone = evaluates(runs / "seed", "--shards", tmp_path / "gone")
     assert gone.code == 1
     assert "python scripts/shard.py" in gone.complaint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -411,7 +411,7 @@ def predictions(samples: int, seed: int, skill: float = 1.0) -> Predictions:
 
 
 def test_predictions_survive_their_file(tmp_path: Path):
-    wanted = predictions(40, 13)
+    wanted = replace(predictions(40, 13), skipped=2)
     wanted.save(tmp_path / "test.parquet")
     found = Predictions.load(tmp_path / "test.parquet")
     assert (found.rows == wanted.rows).all()
@@ -421,7 +421,7 @@ def test_predictions_survive_their_file(tmp_path: Path):
         wanted.patients,
         wanted.eyes,
     )
-    assert found.about == {"checkpoint": "best"}
+    assert (found.about, found.skipped) == ({"checkpoint": "best"}, 2)
     turned = found.of_keys(found.keys[::-1])
     assert turned.labels.tolist() == wanted.labels[::-1].tolist()
     assert turned.rows.tolist() == wanted.rows[::-1].tolist()

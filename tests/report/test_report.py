@@ -142,7 +142,10 @@ def test_run_of_before_there_were_intervals_can_be_read(run: Path):
     assert read.scores.intervals.referable.auc is None
     assert read.evaluation.calibrated is not None
     assert read.evaluation.calibrated.thresholds.intervals.qwk is None
-    assert f"{saved['test']['accuracy']:.1%} |" in write_card(Run(run)).read_text()
+    assert (
+        f"{saved['test']['accuracy']:.1%} |"
+        in write_card(read_finished_run(Run(run))).read_text()
+    )
 
 
 def test_words_count_people_out_of_a_hundred(finished: Path):
@@ -649,14 +652,14 @@ def test_card_stands_under_the_headings_of_model_cards(finished: Path):
 def test_card_can_be_written_alone(run: Path):
     written = (run / "model_card.md").read_text()
     (run / "model_card.md").unlink()
-    assert write_card(Run(run)) == run / "model_card.md"
+    assert write_card(read_finished_run(Run(run))) == run / "model_card.md"
     again = (run / "model_card.md").read_text()
     assert again == written.replace("# Model card: made-up", "# Model card: run")
 
 
 def test_card_lets_no_name_end_its_line_or_begin_a_tag(tmp_path: Path):
     run = write_run(tmp_path / "a\n## <script>|x", predicted(20))
-    card = write_card(Run(run)).read_text()
+    card = write_card(read_finished_run(Run(run))).read_text()
     assert card.splitlines()[0] == "# Model card: a ## &lt;script>\\|x"
 
 

@@ -56,6 +56,7 @@ RENAME = "pathlib:Path.replace"
 LOG = "fastretina.run:Run.write_log"
 METRICS = "fastretina.run:Run.write_metrics"
 FIGURES = "fastretina.train.finish:draw_confusion"
+CARD = "fastretina.train.finish:write_card"
 CONFIG = "fastretina.run:Run.write_config"
 
 Resumes = Callable[..., Outcome]
@@ -136,6 +137,7 @@ STRONG_KILLS = [
     (REPORT, 1, "before"),
     (METRICS, 1, "before"),  # all but the report
     (FIGURES, 1, "before"),
+    (CARD, 1, "before"),
 ]
 SEED_KILLS = [
     (STEP, 3, "after"),
@@ -155,6 +157,7 @@ def test_resume_strong_after_a_kill(
     whole: dict[str, Whole],
 ):
     run = kill(shards, tmp_path, "strong", at)
+    assert not (run / "metrics.json").exists()  # with which it would count as finished
     assert_same(run, resumes(run), whole["strong"])
 
 

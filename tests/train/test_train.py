@@ -31,6 +31,7 @@ from fastretina.evaluate import command as evaluate
 from fastretina.nn import checkpoint
 from fastretina.nn.model import weights_sha256
 from fastretina.recipe import STRONG
+from fastretina.report import command as report
 from fastretina.run import COLUMNS
 from fastretina.train import command as train
 from fastretina.train.loop import TrainingLoop
@@ -329,6 +330,8 @@ def test_test_shards_are_tested_on_and_kept_by_the_run(
     run = tmp_path / "run"
     kept = json.loads((run / "metrics.json").read_text())
     assert kept["test"]["samples"] == 17
+    # The numbers of its patients are those of other people in train.
+    assert (kept["leak"], kept["baselines"]) == (None, None)
     again = call(evaluate.main, [str(run)], capsys).json
     assert again["shards"] == str(other)
     assert again["test_accuracy"] == told["test_accuracy"]
@@ -337,6 +340,32 @@ def test_test_shards_are_tested_on_and_kept_by_the_run(
     assert resumed.json["test_accuracy"] == told["test_accuracy"]
     refused = call(train.main, ["--resume", str(run), "--test-shards", "x"], capsys)
     assert "no data set in x" in refused.complaint
+
+
+def test_test_shards_of_the_same_photographs_have_the_same_patients(
+    trains: Trains,
+    tmp_path: Path,
+    course: Path,
+    run_shard: Callable[..., tuple[int, list[str], list[str]]],
+):
+    """Preprocessed otherwise, their fingerprint is another one."""
+    other = tmp_path / "other"
+    assert run_shard(course, other, "--preprocess", "clahe")[0] == 0
+    trains("run", "--test-shards", other).json  # noqa: B018  # it went well
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert kept["leak"] == {"eyes": 0, "total": 11}
+    assert kept["baselines"]["majority"]["accuracy"] > 0.5
+
+
+def test_card_of_a_run_is_the_one_that_a_report_writes(
+    trains: Trains, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """One is made of what is at hand, the other of what the folder holds."""
+    trains("run").json  # noqa: B018  # it went well
+    run = tmp_path / "run"
+    card = (run / "model_card.md").read_bytes()
+    assert call(report.main, [str(run), "--mistakes", "0"], capsys).code == 0
+    assert (run / "model_card.md").read_bytes() == card
 
 
 # ---- which epoch is reported
