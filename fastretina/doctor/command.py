@@ -177,7 +177,9 @@ def _judge(
         **measurements.summary(),
         "limits": {phase: bottleneck.limit(measurements, phase) for phase in phases},
         "to_win": {
-            phase: round(bottleneck.to_win(measurements, phase), 3) for phase in phases
+            phase: None if times is None else round(times, 3)
+            for phase in phases
+            for times in [bottleneck.to_win(measurements, phase)]
         },
         "advice": advice.summary() if advice else None,
         "forecast": forecast.summary() if forecast else None,

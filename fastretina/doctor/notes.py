@@ -47,11 +47,9 @@ def memory_notes(measurements: Measurements) -> list[str]:
 
 
 def absent_loader_notes(measurements: Measurements) -> list[str]:
-    """A sentence for each loader that could not be measured, with the reason."""
-    if measurements.loading is None:
-        return []
-    reasons = measurements.loading.not_measured.items()
-    return [f"Not measured: {loader} ({reason})." for loader, reason in reasons]
+    """A sentence for each speed of a loader that is missing, with the reason."""
+    absent = measurements.not_measured
+    return [f"Not measured: {one.words} ({one.reason})." for one in absent]
 
 
 def peak_at(measurements: Measurements) -> float:
