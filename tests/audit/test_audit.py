@@ -782,7 +782,35 @@ def test_fix_without_looking_at_images_still_links_them(
     assert "Copies of a photograph were not looked for" in report
 
 
-def test_fix_that_fails_leaves_no_half_of_a_split(
+def test_fix_that_fails_leaves_the_split_that_was_there(
+    leaking: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    out = tmp_path / "fixed"
+    run(capsys, leaking, "--fix", out)
+    before = files_in(out)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(out))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", full)
+        code, line = complaint(capsys, leaking, "--fix", out, "--seed", 3)
+    assert (code, line) == (1, f"error: {out}: No space left on device")
+    assert files_in(out) == before
+    assert run(capsys, leaking, "--fix", out, "--seed", 3)[0] == 0
+    assert files_in(out) != before
+
+
+def files_in(out: Path) -> dict[str, bytes]:
+    """Name to bytes of all that lies in a folder but links."""
+    inside = [path for path in out.iterdir() if not path.is_symlink()]
+    return {path.name: path.read_bytes() for path in inside}
+
+
+def test_fix_that_fails_at_last_leaves_no_half_of_a_split(
     leaking: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -795,10 +823,9 @@ def test_fix_that_fails_leaves_no_half_of_a_split(
         raise OSError(28, "No space left on device", str(out))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "symlink_to", full)
-        code, line = complaint(capsys, leaking, "--fix", out)
-    assert (code, line) == (1, f"error: {out}: No space left on device")
-    assert not any((out / name).exists() for name in COURSE_FILES)
+        patch.setattr("fastretina.audit.split_writer.write_atomically", full)
+        assert complaint(capsys, leaking, "--fix", out)[0] == 1
+    assert sorted(path.name for path in out.iterdir()) == ["data", "split.json"]
     assert run(capsys, leaking, "--fix", out)[0] == 0
 
 
@@ -851,11 +878,19 @@ def test_fix_never_deletes_photographs(
     out = tmp_path / "fixed"
     run(capsys, leaking, "--fix", out)
     (out / "data").unlink()
+    before = files_in(out)
     photograph = write_images(out / "data", {"mine": b"my own"}) / "mine.jpeg"
     code, line = complaint(capsys, leaking, "--fix", out)
     assert code == 1
     assert "holds files that are no links: mine.jpeg" in line
     assert photograph.read_bytes() == b"my own"
+    photograph.unlink()
+    (out / "data").rmdir()
+    assert files_in(out) == before
+    (out / "data").write_text("a file")
+    code, line = complaint(capsys, leaking, "--fix", out)
+    assert (code, files_in(out)) == (1, before | {"data": b"a file"})
+    assert "data is a file, where a link is to be" in line
 
 
 def test_fix_of_too_few_patients_is_refused(
