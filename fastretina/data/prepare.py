@@ -90,7 +90,7 @@ class Preparer:
                 image, change = (_turned(content), "upright") if turned else (image, "")
             else:
                 image, change = _decode_other(content), "from png"
-        return self._encoded(image, change)
+            return self._encoded(image, change)
 
     def _resizes(self, height: int, width: int) -> bool:
         return self._size is not None and (height, width) != (self._size, self._size)

@@ -216,6 +216,14 @@ def test_claim_of_giant_dimensions_is_rejected_without_the_memory() -> None:
     assert "65000x65000" in reason(bytes(content))
 
 
+@pytest.mark.parametrize("size", [(70_000, 8), (8, 65_501)])
+def test_image_that_is_too_long_for_a_jpeg_is_rejected(size: tuple[int, int]) -> None:
+    """It decodes, and fails only where it is to be encoded."""
+    content = encoded(Image.new("RGB", size), "PNG")
+    assert "65500 pixels" in reason(content)
+    assert Preparer(size=64)(content)[1:3] == (64, 64)
+
+
 def test_good_image_after_a_bad_one() -> None:
     prepare, good = Preparer(), noisy()
     for _ in range(2):
