@@ -34,6 +34,7 @@ COMMANDS = {
     "audit": "find leaks, copies and conflicting grades; split by patient",
     "parity": "prove that a loader equals plain PIL",
     "doctor": "tell what limits training here, and which loader to take",
+    "demo": "draw made-up photographs to try everything with",
 }
 
 Options = TypeVar("Options")

@@ -13,7 +13,7 @@ import pytest
 from fastretina import cli
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {*cli.COMMANDS, "demo"}
+COMMANDS = set(cli.COMMANDS)
 SHARED = {"recipe", "run", "run_config", "run_result", "versions", "cli"} | {
     "formatting",
     "processes",

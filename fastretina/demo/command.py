@@ -48,7 +48,7 @@ NOTE, NOTE_ABOUT = "demo.json", "made-up fundus photographs of made-up patients"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What to make.
+    """Flags of ``fastretina.demo``.
 
     Attributes:
         out: Folder to write; made if it is missing.
