@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from fastretina.doctor.bottleneck import limit
 from fastretina.doctor.measurements import CLEARLY_FASTER, LoaderRate, Measurements
-from fastretina.doctor.notes import format_gib, peak_at
+from fastretina.doctor.notes import peak_at
+from fastretina.formatting import format_gib
 from fastretina.recipe import PHASES
 from loaders import LOADERS
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fastretina.doctor.bottleneck import limit
 from fastretina.doctor.measurements import CLEARLY_FASTER, Measurements
 from fastretina.doctor.storage import Change
+from fastretina.formatting import format_gib
 from fastretina.recipe import PHASES
 
 
@@ -57,11 +58,6 @@ def peak_at(measurements: Measurements) -> float:
     memory = measurements.training.memory
     grows = max(memory.peak - memory.before, 0)
     return memory.before + grows * measurements.batch_size / measurements.training.batch
-
-
-def format_gib(number: float) -> str:
-    """Bytes as GiB, e.g. ``1.5 GiB``."""
-    return f"{number / 2**30:.1f} GiB"
 
 
 def _change_sentence(change: Change, shape: tuple[int, int]) -> str:
