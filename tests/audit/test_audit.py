@@ -23,7 +23,12 @@ from PIL import Image
 from fastretina.audit import command as audit
 from fastretina.audit import search as searching
 from fastretina.audit.audited_data_set import AuditedDataSet, AuditError, Eye
-from fastretina.audit.duplicates import Group, Link, find_duplicates, group_links
+from fastretina.audit.duplicates import (
+    DuplicateGroup,
+    Link,
+    find_duplicates,
+    group_links,
+)
 from fastretina.audit.findings import list_findings
 from fastretina.audit.fingerprints import fingerprint, take_fingerprints
 from fastretina.audit.fix import inseparable, new_split
@@ -940,7 +945,7 @@ def test_names_with_a_suffix_or_a_comma_survive(tmp_path: Path):
 
 
 @st.composite
-def data_sets(draw: st.DrawFn) -> tuple[list[Eye], list[Group]]:
+def data_sets(draw: st.DrawFn) -> tuple[list[Eye], list[DuplicateGroup]]:
     patients = draw(st.integers(1, 30))
     eyes = [
         Eye(f"{patient}_{side}", draw(st.integers(0, 4)), "train", str(patient), side)
@@ -956,7 +961,7 @@ def data_sets(draw: st.DrawFn) -> tuple[list[Eye], list[Group]]:
 @given(data_sets(), st.floats(0.05, 0.95), st.integers(0, 3))
 @settings(max_examples=150, deadline=None)
 def test_new_split_never_parts_what_hangs_together(
-    drawn: tuple[list[Eye], list[Group]], share: float, seed: int
+    drawn: tuple[list[Eye], list[DuplicateGroup]], share: float, seed: int
 ):
     eyes, groups = drawn
     fixed = new_split(eyes, groups, share, seed)
@@ -975,7 +980,7 @@ def test_new_split_never_parts_what_hangs_together(
 @given(data_sets(), st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
 def test_new_split_does_not_depend_on_the_order_of_rows(
-    drawn: tuple[list[Eye], list[Group]], random: Any
+    drawn: tuple[list[Eye], list[DuplicateGroup]], random: Any
 ):
     eyes, groups = drawn
     order = list(range(len(eyes)))
@@ -992,7 +997,12 @@ def test_new_split_does_not_depend_on_the_order_of_rows(
 
 def test_patients_who_share_a_photograph_are_named_alike():
     eyes = [Eye(f"{p}_left", 0, "train", str(p), "left") for p in (3, 2, 1, 9)]
-    assert inseparable(eyes, [Group((0, 2), "bytes", ())]) == ["1", "2", "1", "9"]
+    assert inseparable(eyes, [DuplicateGroup((0, 2), "bytes", ())]) == [
+        "1",
+        "2",
+        "1",
+        "9",
+    ]
 
 
 # --- parts -------------------------------------------------------------------------
