@@ -115,7 +115,7 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
+        print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         print(f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
@@ -135,7 +135,7 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def describe(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """The system's complaint with the file it is about, e.g. a full disk."""
     reason = error.strerror or str(error)
     return f"{error.filename}: {reason}" if error.filename else reason

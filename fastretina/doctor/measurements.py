@@ -68,7 +68,7 @@ class NotMeasured(NamedTuple):
 
 
 class EndToEnd(NamedTuple):
-    """The speed of training steps that a loader feeds.
+    """The speed of training steps on what a loader loads.
 
     Attributes:
         rate: images/s that were trained on.
@@ -159,7 +159,7 @@ class TrainingRates:
         batch: images of a step that was timed; fewer than wanted where that would have
             taken too long, or where more do not fit.
         step: phase to the speed of steps on a batch that is on the device already.
-        end_to_end: phase to the speed of steps that the best loader feeds.
+        end_to_end: phase to the speed of steps on what the best loader loads.
         memory: bytes taken while the whole network is trained.
         out_of_memory: whether a batch of the size that was asked for does not fit.
     """

@@ -506,9 +506,9 @@ def test_chart_is_written_whole_or_not_at_all(tmp_path: Path):
         (installation.cores(2, 64), "warn", "2 granted of 64 counted"),
         (installation.threads(2, 2), "ok", ""),
         (installation.threads(64, 2), "warn", "--threads 2"),
-        (installation.busy(0.1, 2), "ok", "0.1 of 2 cores"),
-        (installation.busy(1.5, 2), "warn", "is not kept for --loader auto"),
-        (installation.busy(None, 2), "ok", ""),
+        (installation.busy_check(0.1, 2), "ok", "0.1 of 2 cores"),
+        (installation.busy_check(1.5, 2), "warn", "is not kept for --loader auto"),
+        (installation.busy_check(None, 2), "ok", ""),
         (installation.open_files(256), "warn", "ulimit -n 4096"),
         (installation.open_files(4096), "ok", "4,096"),
         (installation.open_files(None), "ok", ""),
@@ -527,6 +527,18 @@ def test_chart_is_written_whole_or_not_at_all(tmp_path: Path):
         (installation.pillow("12", "12", None, turbo=False), "warn", "much slower"),
         (installation.loaders_that_run({"pil": None, "dali": "why"}), "warn", "why"),
         (installation.loaders_that_run({"pil": None}), "ok", "pil"),
+        (
+            installation.loaders_that_run(
+                {
+                    "turbo": None,
+                    "dali": "loader 'dali' needs nvidia",
+                    "dali-reader": "loader 'dali-reader' needs nvidia",
+                    "webdataset": "loader 'webdataset' can't be loaded: torn",
+                }
+            ),
+            "warn",
+            "turbo; dali, dali-reader: needs nvidia; webdataset: can't be loaded: torn",
+        ),
     ],
 )
 def test_installation_check(check: installation.Check, state: str, words: str):
