@@ -15,7 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from fastretina.data.prepare import Prepared, Preparer, Rejected, encode, orientation
+from fastretina.data.prepare import (
+    Prepared,
+    Preparer,
+    Rejected,
+    encode_prepared,
+    orientation,
+)
 
 
 def picture(mode: str = "RGB", width: int = 48, height: int = 32) -> Image.Image:
@@ -152,11 +158,11 @@ def test_png_with_exif_is_turned_upright() -> None:
 
 def test_encode_is_quality_95_with_full_chroma() -> None:
     image = np.asarray(picture())
-    with Image.open(io.BytesIO(encode(image))) as ours:
+    with Image.open(io.BytesIO(encode_prepared(image))) as ours:
         tables = ours.quantization
     with Image.open(io.BytesIO(encoded(picture(), quality=95))) as pillows:
         assert tables == pillows.quantization
-    assert simplejpeg.decode_jpeg_header(encode(image))[3] == "444"
+    assert simplejpeg.decode_jpeg_header(encode_prepared(image))[3] == "444"
 
 
 @pytest.mark.parametrize(
