@@ -34,6 +34,7 @@ COMMANDS = {
     "audit": "find leaks, copies and conflicting grades; split by patient",
     "parity": "prove that a loader equals plain PIL",
     "doctor": "tell what limits training here, and which loader to take",
+    "demo": "draw made-up photographs to try everything with",
 }
 
 Options = TypeVar("Options")
@@ -114,7 +115,7 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
+        print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         print(f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
@@ -134,7 +135,7 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def describe(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """The system's complaint with the file it is about, e.g. a full disk."""
     reason = error.strerror or str(error)
     return f"{error.filename}: {reason}" if error.filename else reason

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
+GIB = 2**30  # bytes
 NOTICE = "Not a medical device."  # wherever a grade is shown
+_NARROWEST = 40  # columns
 
 
 def format_interval(
@@ -42,6 +45,30 @@ def format_duration(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 86400:.1f} days"
+
+
+def format_gib(num_bytes: float, digits: int = 1) -> str:
+    """Bytes for people, e.g. ``1.5 GiB``."""
+    return f"{num_bytes / GIB:,.{digits}f} GiB"
+
+
+def wrap(text: str, width: int, first: str = "", rest: str = "") -> str:
+    """Break a text into lines, but never within a word.
+
+    Args:
+        text: the words, parted by any white space.
+        width: columns of the terminal; less than 40 count as 40.
+        first: what the first line begins with.
+        rest: what the other lines begin with.
+    """
+    return textwrap.fill(
+        text,
+        max(width, _NARROWEST),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def format_rate(speed: float) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+DALI_PACKAGES = ("nvidia-dali-cuda110", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
 _IN_A_RUN = (  # what its result may depend on
     "torch",
     "torchvision",
     "numpy",
     "pillow",
     "simplejpeg",
-    "nvidia-dali-cuda120",
-    "nvidia-dali-cuda130",
+    *DALI_PACKAGES,
     "webdataset",
 )
 

@@ -14,10 +14,10 @@ def drawn_photograph(
     patient: int, eye: str = "left", grade: int = 0, size: int = 256
 ) -> bytes:
     """A JPEG as ``fastretina.demo`` draws it, the same at every call."""
-    from fastretina.demo.camera import encode
+    from fastretina.demo.camera import encode_photograph
     from fastretina.demo.fundus import draw_eye
 
-    return encode(*draw_eye(7, patient, eye, grade, size))
+    return encode_photograph(*draw_eye(7, patient, eye, grade, size))
 
 
 def drawn_course(root: Path, splits: dict[str, Sequence[int]], size: int = 96) -> Path:

@@ -183,7 +183,7 @@ def test_help_and_version_import_nothing_slow(module: str, word: str) -> None:
     assert len(modules) < MOST_MODULES
 
 
-@pytest.mark.parametrize("name", [*cli.COMMANDS, "demo"])
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_module_can_be_run_and_its_help_imports_nothing_slow(name: str) -> None:
     code = f"import runpy; runpy.run_module('fastretina.{name}', run_name='__main__')"
     exit_code, out, modules = imported_by(code, "--help")

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from fastretina.experiments.budget import BUDGETS
 from fastretina.experiments.plans import PLANS
 from fastretina.recipe import RECIPES, Recipe
 
-COMMANDS = [*cli.COMMANDS, "experiments-standin", "demo"]
+COMMANDS = [*cli.COMMANDS, "experiments-standin"]
 
 
 # ---- configurations
@@ -112,9 +111,6 @@ def test_every_command_has_a_good_and_a_bad_call() -> None:
 
 def call(words: list[str]) -> int:
     """Run a command in this process."""
-    if words[0] == "demo":  # of the checkout, not of the console command
-        code: int = import_module("fastretina.demo.command").main(words[1:])
-        return code
     threads = torch.get_num_threads()
     try:
         return cli.main(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -13,7 +14,7 @@ import pytest
 from fastretina import cli
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {*cli.COMMANDS, "demo"}
+COMMANDS = set(cli.COMMANDS)
 SHARED = {"recipe", "run", "run_config", "run_result", "versions", "cli"} | {
     "formatting",
     "processes",
@@ -27,6 +28,17 @@ KNOWN_CLIMBS: dict[tuple[str, str], str] = {}
 KNOWN_LONG: dict[str, str] = {}
 KNOWN_NAMES: dict[str, str] = {}
 KNOWN_WIDE: dict[str, str] = {}
+KNOWN_SHARED: dict[str, str] = {
+    "Options": "each command's flags, by one name on purpose",
+    "Bound": "parity's of pixels, and the GPU check's of rates: to be renamed in bench",
+    "Change": "of storage in the doctor, and of rates in bench: to be renamed there",
+    "Difference": "of two runs' scores, and of two batches: to be renamed in bench",
+    "Failure": "an epoch's, and a section's of the GPU check: to be renamed in bench",
+    "Row": "of the table of predictions, and of results: to be renamed in bench",
+    "Sample": "of the sample table, and of a peer's data set: to be renamed in bench",
+    "State": "of an experiment's run, and of a bound: to be renamed in bench",
+    "Tensors": "by name in a checkpoint, and in a row in a step: to be renamed in nn",
+}
 
 MAX_LINES = 400
 MAX_PARAMETERS = 6
@@ -115,6 +127,23 @@ def functions(module: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
+def public_types(module: str) -> Iterator[str]:
+    """The public classes and type aliases that a module defines."""
+    for node in tree(module).body:
+        if isinstance(node, ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            value = node.value
+            variable = isinstance(value, ast.Call) and "TypeVar" in ast.dump(value.func)
+            name = "" if variable else node.targets[0].id
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+        else:
+            continue
+        if name[:1].isupper() and not name.isupper():  # neither private nor a constant
+            yield name
+
+
 def check(known: dict[str, str], broken: set[str], rule: str) -> None:
     """What breaks a rule is known to, and what is known to still does."""
     assert not broken - set(known), rule
@@ -179,6 +208,13 @@ def test_no_function_is_named_in_dialect() -> None:
     check(KNOWN_NAMES, named, "format_x, describe_x, report_x, message ...")
 
 
+def test_no_two_types_share_a_name() -> None:
+    """Who reads a name in one module should have met it in no other sense."""
+    times = Counter(name for module in MODULES for name in public_types(module))
+    shared = {name for name, number in times.items() if number > 1}
+    check(KNOWN_SHARED, shared, "a class or type alias has a name of its own")
+
+
 def test_no_function_has_too_many_parameters() -> None:
     wide = {
         f"{module}.{function.name}"
@@ -234,6 +270,28 @@ def test_circle_is_found_with_its_modules(
         monkeypatch.setitem(MODULES, name, tmp_path / f"{name}.py")
     with pytest.raises(pytest.fail.Exception, match=r"one -> two|two -> one"):
         fail_on_circle({name: imports(name) for name in ("one", "two")})
+
+
+@pytest.mark.parametrize(
+    ("source", "seen"),
+    [
+        ("class Kind(NamedTuple): ...", ["Kind"]),
+        ("class _Kind: ...", []),
+        ("Kind = Literal['a', 'b']", ["Kind"]),
+        ("Kind: TypeAlias = 'int | str'", ["Kind"]),
+        ("Kind = TypeVar('Kind')\nOther = typing.TypeVar('Other')", []),
+        ("KINDS = (1, 2)\nkind = 1\nmine.Kind = 1", []),
+        ("def f():\n    class Kind: ...", []),
+    ],
+)
+def test_public_types_are_seen(
+    source: str, seen: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "new.py").write_text(source)
+    monkeypatch.setitem(MODULES, "new", tmp_path / "new.py")
+    tree.cache_clear()
+    assert list(public_types("new")) == seen
+    tree.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def options() -> Iterator[str]:
 def test_signatures(golden: Golden) -> None:
     recipe = import_module("fastretina.recipe")
     published = [import_module(f"fastretina.{name}") for name in PUBLISHED]
-    mains = [f"fastretina.{name}.command" for name in (*cli.COMMANDS, "demo")]
+    mains = [f"fastretina.{name}.command" for name in cli.COMMANDS]
     lines = [
         *of_module(loaders, loaders.__all__),
         *of_module(cli, ["run", "guard", "main"]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from fastretina.data.labels import HoldOut, Sample, SampleTable, read_table
+from fastretina.data.labels import HoldOut, SampleTable, read_table
 from loaders.course import find_images
 from loaders.errors import DataError
 from loaders.files import naming
@@ -174,7 +174,7 @@ def _from_folder(
     return AuditedDataSet(
         data=data,
         layout=table.layout,
-        own_split=_has_own_split(data, table),
+        own_split=table.own_split,
         eyes=tuple(
             Eye(sample.name, sample.grade, sample.split, sample.patient, sample.eye)
             for sample in samples
@@ -186,16 +186,3 @@ def _from_folder(
         unlisted=unlisted,
         warnings=table.warnings,
     )
-
-
-def _has_own_split(data: Path, table: SampleTable) -> bool:
-    """Whether the test split comes from the labels, and not from ``read_table``."""
-    if table.layout == "folders":
-        return any(_split_folder(data, sample) == "test" for sample in table.samples)
-    return table.layout == "course"
-
-
-def _split_folder(data: Path, sample: Sample) -> str:
-    """``test`` of ``DATA/Test/3/NAME.jpeg``; empty of ``DATA/3/NAME.jpeg``."""
-    folders = sample.path.relative_to(data).parts[:-2]
-    return folders[0].lower() if folders else ""

@@ -116,9 +116,9 @@ def command(options: Options) -> dict[str, object]:
         DataError: DATA is no data set.
         OSError: a file can't be written.
     """
+    from fastretina.audit.audit_report import format_report
     from fastretina.audit.audited_data_set import AuditError, open_data_set
     from fastretina.audit.findings import list_findings
-    from fastretina.audit.report_text import format_report
     from fastretina.audit.split_writer import refuse_to_write
     from fastretina.audit.survey import audit_data_set
     from loaders.cores import granted_cores
@@ -180,8 +180,8 @@ def _write_details(
 
 def _fix(result: AuditResult, out: Path, options: Options) -> dict[str, object]:
     """Write a new split and report it; returns its part of the JSON line."""
+    from fastretina.audit.audit_report import format_comparison
     from fastretina.audit.fix import inseparable, new_split
-    from fastretina.audit.report_text import format_comparison
     from fastretina.audit.split_counts import split_numbers
     from fastretina.audit.split_writer import SplitNote, write_split
 

@@ -39,8 +39,8 @@ from fastretina.audit.fingerprints import Fingerprint
 from fastretina.audit.phash import GRID, TURNS, Int8, agreement, as_jpeg
 from fastretina.audit.search import Candidates, search
 
-Kind = Literal["bytes", "pixels", "look"]
-KINDS: tuple[Kind, ...] = ("bytes", "pixels", "look")
+DuplicateKind = Literal["bytes", "pixels", "look"]
+KINDS: tuple[DuplicateKind, ...] = ("bytes", "pixels", "look")
 
 # Correlation of fine detail. The demo's fellow eyes, all drawn over one photograph,
 # reach 0.79.
@@ -64,12 +64,12 @@ class Link(NamedTuple):
 
     one: int
     other: int
-    kind: Kind
+    kind: DuplicateKind
     how: str = ""
     agreement: float = 1.0
 
 
-class Group(NamedTuple):
+class DuplicateGroup(NamedTuple):
     """Images that are one photograph.
 
     Attributes:
@@ -79,7 +79,7 @@ class Group(NamedTuple):
     """
 
     places: tuple[int, ...]
-    kind: Kind
+    kind: DuplicateKind
     links: tuple[Link, ...]
 
 
@@ -91,7 +91,7 @@ class Duplicates(NamedTuple):
         blank: places of images that show too little to be compared.
     """
 
-    groups: list[Group]
+    groups: list[DuplicateGroup]
     blank: list[int]
 
 
@@ -121,7 +121,7 @@ def find_duplicates(
     )
 
 
-def group_links(links: Sequence[Link]) -> list[Group]:
+def group_links(links: Sequence[Link]) -> list[DuplicateGroup]:
     """Gather images that hang together by links into groups."""
     if not links:
         return []
@@ -134,7 +134,7 @@ def group_links(links: Sequence[Link]) -> list[Group]:
     for link in links:
         holding[numbers[link.one]].append(link)
     return [
-        Group(
+        DuplicateGroup(
             tuple(members[number]),
             max((link.kind for link in holding[number]), key=KINDS.index),
             tuple(holding[number]),
@@ -167,7 +167,7 @@ def _classes(
     return list(classes.values())
 
 
-def _chains(kind: Kind, classes: Iterable[Sequence[int]]) -> Iterator[Link]:
+def _chains(kind: DuplicateKind, classes: Iterable[Sequence[int]]) -> Iterator[Link]:
     for first, *others in classes:
         for other in others:
             yield Link(first, other, kind)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
-from fastretina.audit.duplicates import KINDS, Group
+from fastretina.audit.duplicates import KINDS, DuplicateGroup
 from fastretina.audit.survey import AuditResult
 from fastretina.formatting import format_count, format_interval
 from loaders.grades import GRADES
@@ -123,19 +123,19 @@ def _duplicates(result: AuditResult) -> Iterator[Finding]:
         yield Finding("ok", "duplicates", f"None among {number:,} images.")
 
 
-def _kinds(groups: Sequence[Group]) -> str:
+def _kinds(groups: Sequence[DuplicateGroup]) -> str:
     counts = Counter(group.kind for group in groups)
     return ", ".join(f"{counts[k]:,} by {_BY[k]}" for k in KINDS if counts[k])
 
 
-def _examples(result: AuditResult, groups: Sequence[Group]) -> tuple[str, ...]:
+def _examples(result: AuditResult, groups: Sequence[DuplicateGroup]) -> tuple[str, ...]:
     examples = [_example(result, group) for group in groups[:_NAMED]]
     if len(groups) > _NAMED:
         examples.append(f"and {len(groups) - _NAMED:,} more; --out FILE names all")
     return tuple(examples)
 
 
-def _example(result: AuditResult, group: Group) -> str:
+def _example(result: AuditResult, group: DuplicateGroup) -> str:
     eyes = result.eyes(group)
     names = [f"{eye.name} ({eye.split}, grade {eye.grade})" for eye in eyes[:_MEMBERS]]
     if len(eyes) > _MEMBERS:

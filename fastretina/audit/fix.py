@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fastretina.audit.audited_data_set import Eye
-from fastretina.audit.duplicates import Group, components
+from fastretina.audit.duplicates import DuplicateGroup, components
 from fastretina.data.split import group_split
 
 
 def new_split(
-    eyes: Sequence[Eye], groups: Sequence[Group], share: float, seed: int
+    eyes: Sequence[Eye], groups: Sequence[DuplicateGroup], share: float, seed: int
 ) -> list[Eye]:
     """The same photographs, in the same order, each with its new split.
 
@@ -31,7 +31,7 @@ def new_split(
     ]
 
 
-def inseparable(eyes: Sequence[Eye], groups: Sequence[Group]) -> list[str]:
+def inseparable(eyes: Sequence[Eye], groups: Sequence[DuplicateGroup]) -> list[str]:
     """Name the set that each photograph must stay with, by its first patient.
 
     Photographs of one name can't be split: they hang together by patient or by copy.
@@ -44,7 +44,9 @@ def inseparable(eyes: Sequence[Eye], groups: Sequence[Group]) -> list[str]:
     return [names[numbers[place]] for place in range(len(eyes))]
 
 
-def _bonds(eyes: Sequence[Eye], groups: Sequence[Group]) -> Iterator[tuple[int, int]]:
+def _bonds(
+    eyes: Sequence[Eye], groups: Sequence[DuplicateGroup]
+) -> Iterator[tuple[int, int]]:
     first: dict[str, int] = {}
     for place, eye in enumerate(eyes):
         yield first.setdefault(eye.patient, place), place

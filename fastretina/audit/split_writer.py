@@ -11,13 +11,14 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastretina.audit.audited_data_set import AuditedDataSet, AuditError, Eye
 from loaders.course import COURSE_FILES, IMAGE_WORDS, find_course_csvs, strip_suffix
-from loaders.files import is_partial, write_atomically
+from loaders.files import is_partial, partial_name, write_atomically
 from loaders.shards import SPLITS
 
 NOTE = "split.json"  # tells a folder of ours from any other
@@ -74,6 +75,8 @@ def refuse_to_write(out: Path, data_set: AuditedDataSet) -> None:
         if path.name not in ours and not is_partial(path)
     )
     if not foreign and (_is_ours(out) or not any(out.iterdir())):
+        if data_set.paths:
+            _refuse_own_files(out / LINKS)
         return
     holds = foreign[0] if foreign else f"no {NOTE}"
     raise AuditError(
@@ -86,6 +89,9 @@ def write_split(
     out: Path, data_set: AuditedDataSet, eyes: Sequence[Eye], note: SplitNote
 ) -> None:
     """Write the folder, whose four CSVs are complete only when all else is.
+
+    A split that was there goes only when the links of the new one are made, and nothing
+    is in their way.
 
     Args:
         out: a folder that `refuse_to_write` lets pass.
@@ -109,12 +115,12 @@ def write_split(
         columns[f"{split}_label.csv"] = [str(eye.grade) for eye in part]
         _refuse_header(part[0].name)
     out.mkdir(parents=True, exist_ok=True)
-    for name in COURSE_FILES:
-        (out / name).unlink(missing_ok=True)
     content = {"made_by": _MADE_BY, **asdict(note)}
-    write_atomically(out / NOTE, json.dumps(content, indent=2) + "\n")
-    if data_set.paths:
-        _link_images(out / LINKS, data_set)
+    with _links_to_images(out / LINKS, data_set) as put_in_place:
+        for name in COURSE_FILES:
+            (out / name).unlink(missing_ok=True)
+        write_atomically(out / NOTE, json.dumps(content, indent=2) + "\n")
+        put_in_place()
     for name in COURSE_FILES:
         write_atomically(out / name, _as_csv(columns[name]))
 
@@ -160,13 +166,36 @@ def _as_csv(cells: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def _link_images(links: Path, data_set: AuditedDataSet) -> None:
-    """Make OUT/data a link to the photographs' folder, or a folder of links to them.
+@contextmanager
+def _links_to_images(
+    links: Path, data_set: AuditedDataSet
+) -> Iterator[Callable[[], None]]:
+    """Make the links under another name; gives what puts them in the old ones' place.
 
     Raises:
         AuditError: OUT/data holds files of its own.
+        OSError: a link can't be made.
     """
-    _clear(links)
+    if not data_set.paths:
+        yield lambda: None
+        return
+    _refuse_own_files(links)
+    made = partial_name(links)
+    _clear(made)
+    try:
+        _link_images(made, data_set)
+
+        def put_in_place() -> None:
+            _clear(links)
+            made.rename(links)
+
+        yield put_in_place
+    finally:
+        _clear(made)
+
+
+def _link_images(links: Path, data_set: AuditedDataSet) -> None:
+    """Make a link to the photographs' folder, or a folder of links to them."""
     if len(data_set.folders) == 1:
         links.symlink_to(_relative(data_set.folders[0], links.parent), True)
         return
@@ -176,15 +205,29 @@ def _link_images(links: Path, data_set: AuditedDataSet) -> None:
         (links / f"{data_set.eyes[place].name}{path.suffix}").symlink_to(target)
 
 
+def _refuse_own_files(links: Path) -> None:
+    """Let only links be in the way of new ones.
+
+    Raises:
+        AuditError: OUT/data is a file, or holds what is no link.
+    """
+    if links.is_symlink() or not links.exists():
+        return
+    if not links.is_dir():
+        raise AuditError(f"{links} is a file, where a link is to be; move it away")
+    own = sorted(path.name for path in links.iterdir() if not path.is_symlink())
+    if own:
+        raise AuditError(
+            f"{links} holds files that are no links: {own[0]}; move them away"
+        )
+
+
 def _clear(links: Path) -> None:
+    """Remove a link, or a folder of links alone."""
     if links.is_symlink():
         links.unlink()
     elif links.is_dir():
-        inside = list(links.iterdir())
-        for path in inside:
-            if not path.is_symlink():
-                raise AuditError(f"{links} holds files that are no links: {path.name}")
-        for path in inside:
+        for path in links.iterdir():
             path.unlink()
         links.rmdir()
 

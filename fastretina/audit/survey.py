@@ -1,4 +1,11 @@
-"""Audit a data set: look at the labels, then at the images, and keep the numbers."""
+"""Audit a data set: look at the labels, then at the images, and keep the numbers.
+
+labels ---+--> split_counts: grades, patients, fellow eyes, baselines ---+
+|                                                              |
++--> headers: what the label files lose                     AuditResult
+|
+images --> fingerprints --> duplicates: same bytes, pixels, look --------'
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fastretina.audit.audited_data_set import AuditedDataSet, Eye
-from fastretina.audit.duplicates import KINDS, Duplicates, Group, find_duplicates
+from fastretina.audit.duplicates import (
+    KINDS,
+    DuplicateGroup,
+    Duplicates,
+    find_duplicates,
+)
 from fastretina.audit.fingerprints import Fingerprints, take_fingerprints
 from fastretina.audit.headers import LabelFiles, read_label_files
 from fastretina.audit.split_counts import (
@@ -55,17 +67,17 @@ class AuditResult:
     duplicates: Duplicates | None = None
     unreadable: Mapping[int, str] = field(default_factory=dict)
 
-    def eyes(self, group: Group) -> list[Eye]:
+    def eyes(self, group: DuplicateGroup) -> list[Eye]:
         """The images of a group, as the labels have them."""
         return [self.data_set.eyes[place] for place in group.places]
 
     @property
-    def across(self) -> list[Group]:
+    def across(self) -> list[DuplicateGroup]:
         """Photographs that are in both splits."""
         return [g for g in self._groups if len({e.split for e in self.eyes(g)}) > 1]
 
     @property
-    def conflicting(self) -> list[Group]:
+    def conflicting(self) -> list[DuplicateGroup]:
         """Photographs that have more than one grade."""
         return [g for g in self._groups if len({e.grade for e in self.eyes(g)}) > 1]
 
@@ -75,7 +87,7 @@ class AuditResult:
         return [e for g in self.across for e in self.eyes(g) if e.split == "test"]
 
     @property
-    def _groups(self) -> list[Group]:
+    def _groups(self) -> list[DuplicateGroup]:
         return self.duplicates.groups if self.duplicates else []
 
     @property
@@ -152,7 +164,7 @@ class AuditResult:
             "groups": [self._group(group) for group in self._groups],
         }
 
-    def _group(self, group: Group) -> dict[str, object]:
+    def _group(self, group: DuplicateGroup) -> dict[str, object]:
         eyes = self.data_set.eyes
         members = self.eyes(group)
         return {

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastretina import __version__
 from fastretina.measure.machine import host_facts
-from fastretina.versions import installed
+from fastretina.run import as_record
+from fastretina.versions import DALI_PACKAGES, installed
 from loaders import LOADERS
+from loaders.errors import RunError
 from loaders.files import write_atomically
 
 _FORMAT = 1
 _PACKAGES = ("torch", "simplejpeg", "pillow", "pillow-simd")
-_DALI = ("nvidia-dali-cuda110", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
 _MOST_WORKERS = 4096
 
 
@@ -42,13 +43,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         known = {name for name, entry in LOADERS.items() if not entry.own_order}
-        numbers = (self.workers, self.pixels)
-        if (
-            self.loader not in known
-            or not all(type(number) is int for number in numbers)
-            or not 0 <= self.workers <= _MOST_WORKERS
-            or type(self.images_per_second) not in (int, float)
-        ):
+        if self.loader not in known or not 0 <= self.workers <= _MOST_WORKERS:
             raise ValueError(f"choice must be a doctor's, got {self}")
 
     @property
@@ -79,10 +74,9 @@ def recall(device: str) -> Choice | None:
     path = cache_file()
     if path is None:
         return None
-    entry = _machines(path).get(machine_key(device))
     try:
-        return Choice(**{field.name: entry[field.name] for field in fields(Choice)})  # type: ignore[index]
-    except (TypeError, KeyError, ValueError):
+        return as_record(_machines(path).get(machine_key(device)), Choice, path)
+    except RunError:
         return None
 
 
@@ -105,7 +99,7 @@ def remember(device: str, choice: Choice) -> Path | None:
 def machine_key(device: str) -> str:
     """What decides which loader is fastest, as one line."""
     host = host_facts()
-    versions = [f"{name} {installed(name)}" for name in (*_DALI, *_PACKAGES)]
+    versions = [f"{name} {installed(name)}" for name in (*DALI_PACKAGES, *_PACKAGES)]
     parts = [
         f"{host.processor}",
         f"{host.cores_granted} cores",

@@ -80,12 +80,14 @@ class SampleTable:
         layout: one of ``layout_names.LAYOUTS``.
         warnings: what was noticed and did not stop the reading, one line each.
         missing: listed names without an image, left out of ``samples``.
+        own_split: whether the labels say what is test; else patients were held out.
     """
 
     samples: tuple[Sample, ...]
     layout: str
     warnings: tuple[str, ...]
     missing: tuple[str, ...]
+    own_split: bool
 
     def counts(self) -> dict[str, dict[int, int]]:
         """Split to grade to number of samples; splits and grades are all there."""
@@ -148,7 +150,8 @@ def read_table(
     for split in SPLITS:
         if all(sample.split != split for sample in samples):
             warnings.append(f"the {split} split is empty")
-    return SampleTable(samples, layout, tuple(warnings), missing)
+    own_split = listing.splits is not None
+    return SampleTable(samples, layout, tuple(warnings), missing, own_split)
 
 
 def _samples(

@@ -90,7 +90,7 @@ class Preparer:
                 image, change = (_turned(content), "upright") if turned else (image, "")
             else:
                 image, change = _decode_other(content), "from png"
-        return self._encoded(image, change)
+            return self._encoded(image, change)
 
     def _resizes(self, height: int, width: int) -> bool:
         return self._size is not None and (height, width) != (self._size, self._size)
@@ -132,7 +132,7 @@ class Preparer:
 
             image, change = preprocess(image, self._steps, self._size), "preprocessed"
         height, width = image.shape[:2]
-        return Prepared(encode(image), width, height, change)
+        return Prepared(encode_prepared(image), width, height, change)
 
 
 @contextmanager
@@ -200,7 +200,7 @@ def _upright(image: Image.Image) -> UInt8:
     return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
-def encode(image: UInt8) -> bytes:
+def encode_prepared(image: UInt8) -> bytes:
     """A baseline JPEG of uint8[H, W, 3]: quality 95, chroma in full resolution."""
     jpeg: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(image), quality=QUALITY, colorsubsampling="444"

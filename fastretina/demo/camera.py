@@ -87,7 +87,7 @@ def _mask(camera: Camera, size: int) -> Array:
     return np.asarray(cv2.GaussianBlur(mask, (0, 0), 0.9 * size / 512 + 0.2))
 
 
-def encode(image: Array, quality: int) -> bytes:
+def encode_photograph(image: Array, quality: int) -> bytes:
     """A baseline 4:2:0 JPEG."""
     data: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(image), quality=quality, colorsubsampling="420"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastretina.demo.streams import draws
+from fastretina.demo.streams import make_generator
 from loaders.shards import SPLITS
 
 COURSE_SHARES = (73.5, 7.0, 15.0, 2.5, 2.1)  # percent of grades 0-4
@@ -42,7 +42,7 @@ def plan_cohort(
         test_share: share of the images in the test split.
         balanced: equally many images of each grade, not the course's shares.
     """
-    rng = draws(seed, COHORT_STREAM, 0)
+    rng = make_generator(seed, COHORT_STREAM, 0)
     shares = [1.0] * len(COURSE_SHARES) if balanced else COURSE_SHARES
     counts = apportion(images, shares)
     num_test = round(images * test_share)

@@ -48,7 +48,7 @@ NOTE, NOTE_ABOUT = "demo.json", "made-up fundus photographs of made-up patients"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What to make.
+    """Flags of ``fastretina.demo``.
 
     Attributes:
         out: Folder to write; made if it is missing.
@@ -203,10 +203,10 @@ def _draw_all(options: Options, samples: Sequence[PlannedEye]) -> None:
 def _draw(data: Path, seed: int, size: int, sample: PlannedEye) -> None:
     import cv2
 
-    from fastretina.demo.camera import encode
+    from fastretina.demo.camera import encode_photograph
     from fastretina.demo.fundus import draw_eye
 
     cv2.setNumThreads(1)  # a core per process is at work already
     image, quality = draw_eye(seed, sample.patient, sample.eye, sample.grade, size)
-    photograph = encode(image, quality)
+    photograph = encode_photograph(image, quality)
     write_atomically(data / f"{sample.name}.jpeg", photograph, durable=False)

@@ -20,7 +20,7 @@ from fastretina.demo.canvas import UNIT, Array
 from fastretina.demo.detail import FOVEA, GRID
 from fastretina.demo.lesions import draw_lesions
 from fastretina.demo.pose import Pose, bend_detail, choose_pose, find_landmarks
-from fastretina.demo.streams import LESIONS, PATIENT, draws
+from fastretina.demo.streams import LESIONS, PATIENT, make_generator
 
 EYES = ("left", "right")
 
@@ -42,13 +42,14 @@ def draw_eye(
         ``uint8[size, size, 3]`` RGB, and the JPEG quality its camera uses.
     """
     side = EYES.index(eye)
-    person, own = draws(seed, patient, PATIENT), draws(seed, patient, side)
+    person = make_generator(seed, patient, PATIENT)
+    own = make_generator(seed, patient, side)
     camera, colour = choose_camera(person), _pigment(person)
     tone, tessellation = _tone_table(person), _tessellation(person, size)
     pose = choose_pose(camera, person, own)
     gain, veil = _light(camera, pose, colour, own)
     bent = bend_detail(pose, size)
-    lesions = draws(seed, patient, LESIONS + side)
+    lesions = make_generator(seed, patient, LESIONS + side)
     draw_lesions(bent, find_landmarks(pose, camera), grade, lesions)
     detail = cv2.LUT(bent, tone)
     if tessellation is not None:

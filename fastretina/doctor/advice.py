@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from fastretina.doctor.bottleneck import limit
 from fastretina.doctor.measurements import CLEARLY_FASTER, LoaderRate, Measurements
-from fastretina.doctor.notes import format_gib, peak_at
+from fastretina.doctor.notes import peak_at
+from fastretina.formatting import format_gib
 from fastretina.recipe import PHASES
 from loaders import LOADERS
 
@@ -72,15 +73,16 @@ def best_loader(rates: Sequence[LoaderRate]) -> LoaderRate | None:
 def advise(measurements: Measurements) -> Advice | None:
     """What to use, and why; None where nothing was loaded."""
     loading = measurements.loading
-    best = best_loader(loading.batch) if loading else None
-    if loading is None or best is None:
+    usable = loading.usable() if loading else []
+    best = best_loader(usable)
+    if best is None:
         return None
     prefetch, why_prefetch = _prefetch(measurements, best)
     batch_size, why_batch = _batch_size(measurements)
-    why_loader = _why_loader(loading.batch, best)
+    why_loader = _why_loader(usable, best)
     if all(limit(measurements, phase) == "step" for phase in PHASES):
         why_loader += "; the step limits, so that any loader this fast would do"
-    reasons = (f"{why_loader}.", *_own_order(loading.batch, best))
+    reasons = (f"{why_loader}.", *_own_order(usable, best))
     return Advice(
         loader=best.loader,
         workers=best.workers,

@@ -11,13 +11,14 @@ from fastretina.doctor.measurements import CLEARLY_FASTER, Measurements
 from fastretina.formatting import format_rate
 from fastretina.recipe import PHASES, Phase
 
-Limit = Literal["read", "decode", "loader", "step"]
+Limit = Literal["read", "decode", "loader", "step", "unknown"]
 
 _NAMES: dict[Limit, str] = {
     "read": "reading",
     "decode": "decoding",
     "loader": "the loader",
     "step": "the training step",
+    "unknown": "not known, as no loader makes images ready",
 }
 _LITTLE = 0.02  # share to win; less is called nothing
 _NEAR_CEILING = 0.75  # of decode only: the rest of the loader costs little
@@ -27,11 +28,13 @@ _UNSTEADY = 1.6  # fastest round to slowest; more is warned of
 
 
 def limit(measurements: Measurements, phase: Phase) -> Limit:
-    """The stage that training waits for in a phase."""
+    """The stage that training waits for in a phase; unknown where no loader runs."""
     loading = measurements.loading
     step = measurements.training.step[phase].images_per_second
-    if loading is None or loading.ready is None:
+    if loading is None:
         return "step"
+    if loading.ready is None:
+        return "unknown"
     ready = loading.ready.images_per_second
     disk = _disk(measurements)
     if step <= min(ready, disk):
@@ -42,14 +45,17 @@ def limit(measurements: Measurements, phase: Phase) -> Limit:
     return "decode" if ready >= _NEAR_CEILING * ceiling else "loader"
 
 
-def to_win(measurements: Measurements, phase: Phase) -> float:
+def to_win(measurements: Measurements, phase: Phase) -> float | None:
     """How many times as fast training would be if loading cost nothing, at least 1.
 
     A step on a batch that is there is the ceiling. What lies below it can't all be the
     loader's fault: it has made the step wait for a share of the time, and may have
-    taken as much of the processor as it needs for so many images.
+    taken as much of the processor as it needs for so many images. None where it is not
+    known how fast training is.
     """
     speed, loading = measurements.training_speed(phase), measurements.loading
+    if speed is None:
+        return None
     times = measurements.training.step[phase].images_per_second / speed
     end = measurements.training.end_to_end.get(phase)
     if end is not None and loading is not None and loading.ready is not None:
@@ -85,20 +91,25 @@ def limits(measurements: Measurements) -> list[str]:
 
 
 def _limit_sentence(measurements: Measurements, phase: Phase, name: Limit) -> str:
-    assert measurements.loading is not None
     step = measurements.training.step[phase].images_per_second
     speed, times = measurements.training_speed(phase), to_win(measurements, phase)
+    whom = "the head alone" if phase == "head" else "the whole network"
+    if speed is None or times is None:
+        return (
+            f"Training {whom}: what limits is {_NAMES[name]}. {format_rate(step)} "
+            "images/s on a batch that is there; end to end was not measured."
+        )
     what = {
         "step": "the training step limits",
         "read": "reading from the disk limits, as the data set does not fit in memory",
         "decode": "decoding limits, at what libjpeg-turbo can do on these cores",
         "loader": "the loader limits, more than the decoding it has to do",
     }[name]
-    whom = "the head alone" if phase == "head" else "the whole network"
-    gain = _gain(times, step, speed)
+    measured = phase in measurements.training.end_to_end
+    pace = "end to end" if measured else "as the slower part allows"
     return (
-        f"Training {whom}: {what}. {format_rate(speed)} images/s end to end, "
-        f"{format_rate(step)} on a batch that is there: {gain}."
+        f"Training {whom}: {what}. {format_rate(speed)} images/s {pace}, "
+        f"{format_rate(step)} on a batch that is there: {_gain(times, step, speed)}."
     )
 
 
@@ -119,9 +130,9 @@ def _sharing(measurements: Measurements) -> list[str]:
     if measurements.loading.ready is None:
         return []
     ready = measurements.loading.ready.images_per_second
-    for phase in measurements.training.end_to_end:
+    for phase, end in measurements.training.end_to_end.items():
         step = measurements.training.step[phase].images_per_second
-        speed = measurements.training_speed(phase)
+        speed = end.rate.images_per_second
         in_turn = 1 / (1 / step + 1 / ready)
         if in_turn * _SLACK < speed < min(step, ready) / CLEARLY_FASTER:
             what = "GPU or host" if measurements.on_gpu else "cores"

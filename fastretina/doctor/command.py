@@ -100,20 +100,21 @@ def command(options: Options) -> dict[str, object]:
         DataError: the shards or the device can't be used.
         OSError: the chart can't be written.
     """
-    from fastretina.doctor import report_text
-    from fastretina.doctor.installation import inspect, load
+    from fastretina.doctor import examination_text
+    from fastretina.doctor.installation import inspect, look_if_busy
     from fastretina.nn.device import choose
 
     begun = time.perf_counter()
     compute = choose(options.device, options.amp)
     shards = _shards(options)
-    machine, checks = report_text.describe_machine(compute), inspect()
+    machine, before = examination_text.describe_machine(compute), look_if_busy()
+    checks = inspect(before)
     columns = shutil.get_terminal_size().columns
-    print(f"{machine}\n\n{report_text.format_checks(checks, columns)}\n", flush=True)
-    measurements = _measure(options, compute, shards)
-    quiet = load().state == "ok" and all(
-        check.state == "ok" for check in checks if check.name == "load"
+    print(
+        f"{machine}\n\n{examination_text.format_checks(checks, columns)}\n", flush=True
     )
+    measurements = _measure(options, compute, shards)
+    quiet = before.state == look_if_busy().state == "ok"
     return {
         "shards": None if shards is None else str(shards.folder),
         "machine": machine,
@@ -177,7 +178,9 @@ def _judge(
         **measurements.summary(),
         "limits": {phase: bottleneck.limit(measurements, phase) for phase in phases},
         "to_win": {
-            phase: round(bottleneck.to_win(measurements, phase), 3) for phase in phases
+            phase: None if times is None else round(times, 3)
+            for phase in phases
+            for times in [bottleneck.to_win(measurements, phase)]
         },
         "advice": advice.summary() if advice else None,
         "forecast": forecast.summary() if forecast else None,
@@ -190,12 +193,12 @@ def _show(
     measurements: Measurements, advice: Advice | None, forecast: Forecast | None
 ) -> None:
     """Print the bars, the sentences and the flags to use."""
-    from fastretina.doctor import report_text
+    from fastretina.doctor import examination_text
     from fastretina.doctor.chart import bars
 
     columns = shutil.get_terminal_size().columns
-    print(f"{bars(measurements.stages(), columns, report_text.block())}\n")
-    print(report_text.format_measurements(measurements, advice, forecast, columns))
+    print(f"{bars(measurements.stages(), columns, examination_text.block())}\n")
+    print(examination_text.format_measurements(measurements, advice, forecast, columns))
     if advice is not None:
         print(f"\nUse: {advice.flags}")
 
@@ -204,7 +207,7 @@ def _draw(measurements: Measurements, out: Path, machine: str) -> None:
     """Write the chart as a PNG and name it."""
     from fastretina.doctor.bottleneck import headline
     from fastretina.doctor.chart import draw
-    from fastretina.doctor.report_text import describe_work
+    from fastretina.doctor.examination_text import describe_work
 
     caption = f"{describe_work(measurements)}\n{machine}"
     draw(out, measurements.stages(), headline(measurements), caption)
@@ -231,7 +234,7 @@ def _remember(
     try:
         path = remember(measurements.device, choice)
     except OSError as error:
-        reason = cli.describe(error)
+        reason = cli.describe_os_error(error)
         print(f"note: not kept for --loader auto: {reason}", file=sys.stderr)
         return None
     if path is None:

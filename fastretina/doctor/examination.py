@@ -16,8 +16,8 @@ from fastretina.doctor.loader_rates import measure_loading
 from fastretina.doctor.measurements import DataSetFacts, LoadingRates, Measurements
 from fastretina.doctor.sample import ExaminedShards, sample_jpegs
 from fastretina.doctor.setup import (
+    Announce,
     LoadingSetup,
-    Progress,
     TrainingLoader,
     TrainingSetup,
 )
@@ -51,7 +51,7 @@ class Examination:
     image_size: int | None
     batch_size: int
     seconds: float
-    progress: Progress
+    progress: Announce
 
 
 def examine(examination: Examination) -> Measurements:

@@ -16,17 +16,17 @@ import torch
 from PIL import __version__ as pil_version
 from PIL import features
 
-from fastretina.measure.machine import installed, memory_granted, package_facts
+from fastretina.formatting import GIB, format_gib
+from fastretina.measure.machine import memory_granted, package_facts
+from fastretina.versions import DALI_PACKAGES, installed
 from loaders import LOADERS, missing
 from loaders.cores import granted_cores
 
-State = Literal["ok", "warn", "fail"]
+CheckState = Literal["ok", "warn", "fail"]
 
-_GIB = 2**30
-_DALI = ("nvidia-dali-cuda110", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
 _FILES = 1024  # 256 maps for each of two splits, pipes of workers, and the rest
-_SHARED = 1 * _GIB  # pil's workers hold 3 batches each there: 24 MB at 32 x 512 x 512
-_MEMORY = 4 * _GIB
+_SHARED = 1 * GIB  # pil's workers hold 3 batches each there: 24 MB at 32 x 512 x 512
+_MEMORY = 4 * GIB
 _BUSY, _LOOK = 0.2, 0.5  # share of the cores; seconds to look
 
 
@@ -40,15 +40,15 @@ class Check(NamedTuple):
     """
 
     name: str
-    state: State
+    state: CheckState
     line: str
 
 
-def inspect() -> list[Check]:
-    """Every check, on this machine."""
+def inspect(busy: Check) -> list[Check]:
+    """Every check, on this machine; whether it is busy was checked already."""
     sees = torch.cuda.is_available()
     there = sees or Path("/dev/nvidia0").exists()
-    dali = {name: number for name in _DALI if (number := installed(name))}
+    dali = {name: number for name in DALI_PACKAGES if (number := installed(name))}
     return [
         versions(package_facts().versions()),
         loaders_that_run({name: missing(name) for name in LOADERS}),
@@ -61,16 +61,16 @@ def inspect() -> list[Check]:
         ),
         cores(granted_cores(), os.cpu_count() or 1),
         threads(torch.get_num_threads(), granted_cores()),
-        load(),
+        busy,
         memory(memory_granted()),
         open_files(_file_limit()),
         shared_memory(_free_shared_memory()),
     ]
 
 
-def load() -> Check:
+def look_if_busy() -> Check:
     """The check of what else runs here, which takes half a second."""
-    return busy(_busy_cores(), granted_cores())
+    return busy_check(_busy_cores(), granted_cores())
 
 
 def versions(packages: Mapping[str, str]) -> Check:
@@ -80,14 +80,16 @@ def versions(packages: Mapping[str, str]) -> Check:
 
 
 def loaders_that_run(notes: Mapping[str, str | None]) -> Check:
-    """Which loaders can be had; notes say why one can't."""
+    """Which loaders can be had, and each reason why others can't."""
     there = [name for name, note in notes.items() if note is None]
-    absent = sorted({note.partition(" ")[2] for note in notes.values() if note})
-    line = ", ".join(there)
-    if absent:
-        lacking = [note for note in notes.values() if note]
-        return Check("loaders", "warn", f"{line}; {lacking[0]}")
-    return Check("loaders", "ok", line)
+    lacking: dict[str, list[str]] = {}
+    for name, note in notes.items():
+        if note is not None:
+            reason = note.removeprefix(f"loader {name!r} ")
+            lacking.setdefault(reason, []).append(name)
+    absent = [f"{', '.join(names)}: {reason}" for reason, names in lacking.items()]
+    state: CheckState = "warn" if absent else "ok"
+    return Check("loaders", state, "; ".join([", ".join(there), *absent]))
 
 
 def cuda(
@@ -163,7 +165,7 @@ def threads(computing: int, granted: int) -> Check:
     return Check("threads", "ok", line)
 
 
-def busy(cores_in_use: float | None, granted: int) -> Check:
+def busy_check(cores_in_use: float | None, granted: int) -> Check:
     """Whether something else runs here, beside which measuring means little."""
     if cores_in_use is None:
         return Check("load", "ok", "can't be told here")
@@ -176,7 +178,7 @@ def busy(cores_in_use: float | None, granted: int) -> Check:
 
 def memory(granted: int) -> Check:
     """Whether there is enough to train at all."""
-    line = f"{granted / _GIB:.1f} GiB"
+    line = format_gib(granted)
     if granted < _MEMORY:
         return Check("memory", "warn", f"{line}: pass a smaller --batch-size")
     return Check("memory", "ok", line)
@@ -196,7 +198,7 @@ def shared_memory(free: int | None) -> Check:
     """Whether worker processes (pil) find room for their batches."""
     if free is None:
         return Check("shared memory", "ok", "no /dev/shm here")
-    line = f"{free / _GIB:.1f} GiB free in /dev/shm"
+    line = f"{format_gib(free)} free in /dev/shm"
     if free < _SHARED:
         line += ": pil's workers may die with 'bus error'; docker run --shm-size 8g"
         return Check("shared memory", "warn", line)

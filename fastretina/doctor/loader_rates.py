@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from fastretina.doctor.advice import best_loader
-from fastretina.doctor.measurements import LoaderRate, LoadingRates
+from fastretina.doctor.measurements import LoaderRate, LoadingRates, NotMeasured
 from fastretina.doctor.setup import LoadingSetup
 from fastretina.formatting import format_count
 from fastretina.measure import page_cache
@@ -46,14 +46,14 @@ def measure_loading(setup: LoadingSetup) -> LoadingRates:
     race = _Race(setup, images)
     for names in _groups():
         race.run(names, 0.7 * seconds * len(names) / len(LOADERS))
-    ready = _ready(race, 0.1 * seconds)
+    ready, not_ready = _ready(race, 0.1 * seconds)
     return LoadingRates(
         read_warm=warm,
         read_cold=cold,
         decode=decode,
         batch=race.rates(),
         ready=ready,
-        not_measured=race.failed,
+        not_measured=[*race.failures(), *not_ready],
     )
 
 
@@ -128,15 +128,20 @@ def _decode(setup: LoadingSetup, seconds: float) -> dict[int, Rate]:
     return {n: Rate.of(rounds(decoding(n), share)) for n in numbers}
 
 
-def _ready(race: _Race, seconds: float) -> LoaderRate | None:
-    """The speed to *ready* of the best loader of the common order; None if it fails."""
-    best = best_loader(race.rates())
-    if best is None:
-        return None
-    race.setup.progress(f"{best.loader} to ready")
-    alone = _Race(race.setup, race.images)
-    alone.time_rounds([best.loader], best.workers, seconds, "ready")
-    return next(iter(alone.rates()), None)
+def _ready(race: _Race, seconds: float) -> tuple[LoaderRate | None, list[NotMeasured]]:
+    """The speed to *ready* of the best loader that gets there, and which ones fail."""
+    rates = race.rates()
+    failures: list[NotMeasured] = []
+    while (best := best_loader(rates)) is not None:
+        race.setup.progress(f"{best.loader} to ready")
+        alone = _Race(race.setup, race.images)
+        alone.time_rounds([best.loader], best.workers, seconds, "ready")
+        if speeds := alone.rates():
+            return speeds[0], failures
+        reason = alone.failed[best.loader, best.workers]
+        failures.append(NotMeasured(best.loader, reason, best.workers, "ready"))
+        rates = [one for one in rates if one.loader != best.loader]
+    return None, failures
 
 
 class _Race:
@@ -145,13 +150,13 @@ class _Race:
     Attributes:
         setup: what is measured with.
         images: number of images of an epoch, with all workers.
-        failed: name of a loader to the reason why it could not be measured.
+        failed: loader and number of workers to the reason why they have no speed.
     """
 
     def __init__(self, setup: LoadingSetup, images: int) -> None:
         self.setup = setup
         self.images = images
-        self.failed = {name: note for name in LOADERS if (note := missing(name))}
+        self.failed: dict[tuple[str, int], str] = {}
         self._speeds: dict[tuple[str, int], list[float]] = {}
 
     def rates(self) -> list[LoaderRate]:
@@ -162,6 +167,18 @@ class _Race:
         ]
         names = list(LOADERS)
         return sorted(rates, key=lambda one: (names.index(one.loader), one.workers))
+
+    def failures(self) -> list[NotMeasured]:
+        """What has no speed: a loader, or some of its numbers of workers."""
+        there = {name for name, _ in self._speeds}
+        failures: list[NotMeasured] = []
+        for name in LOADERS:
+            reasons = {n: why for (of, n), why in self.failed.items() if of == name}
+            if name in there:
+                failures += [NotMeasured(name, reasons[n], n) for n in sorted(reasons)]
+            elif why := missing(name) or next(iter(reasons.values()), None):
+                failures.append(NotMeasured(name, why))
+        return failures
 
     def run(self, names: Sequence[str], seconds: float) -> None:
         """Time all workers first, then one, then what lies between while time lasts."""
@@ -186,7 +203,9 @@ class _Race:
                 for name, loader in loaders.items():
                     if number > 1 and time.monotonic() > deadline:
                         return
-                    with self._noting(name):
+                    if (name, workers) in self.failed:
+                        continue
+                    with self._noting(name, workers):
                         epoch = drain(loader, number, self.setup.compute, line)
                         speeds = self._speeds.setdefault((name, workers), [])
                         speeds.append(epoch.images_per_second)
@@ -199,7 +218,7 @@ class _Race:
         least = _LEAST_BATCHES // 2 * setup.batch_size
         images = max(round(self.images * workers / setup.cores), least)
         for name in names:
-            with self._noting(name):
+            with self._noting(name, workers):
                 part = opened.enter_context(setup.shards.part(images))
                 loader = make_loader(name, part, "train", setup.config(workers))
                 opened.enter_context(loader)
@@ -208,9 +227,13 @@ class _Race:
         return loaders
 
     @contextmanager
-    def _noting(self, name: str) -> Iterator[None]:
-        """Note why a loader can't be measured, as the others go on."""
+    def _noting(self, name: str, workers: int) -> Iterator[None]:
+        """Note why a loader can't be measured, as the others go on.
+
+        What was timed before with as many workers can't be relied on, and is dropped.
+        """
         try:
             yield
         except (DataError, RuntimeError) as error:
-            self.failed.setdefault(name, str(error).partition("\n")[0])
+            self.failed[name, workers] = str(error).partition("\n")[0]
+            self._speeds.pop((name, workers), None)

@@ -11,13 +11,13 @@ What it times, each stage up to its finish line::
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from fastretina.doctor.storage import Storage
 from fastretina.formatting import format_count
 from fastretina.measure.forecast import Forecast, forecast
-from fastretina.measure.rounds import Rate
+from fastretina.measure.rounds import FinishLine, Rate
 from fastretina.recipe import PHASES, Arch, Phase, Recipe
 
 CLEARLY_FASTER = 1.10  # times as fast: more than what chance does to a median
@@ -43,8 +43,32 @@ class LoaderRate(NamedTuple):
         return f"{self.loader}, {format_count(self.workers, 'worker')}"
 
 
+class NotMeasured(NamedTuple):
+    """A speed of a loader that could not be measured.
+
+    Attributes:
+        loader: the loader's name.
+        reason: why not, in a line.
+        workers: number of workers that it failed with; None where any would.
+        line: finish line that it did not get to.
+    """
+
+    loader: str
+    reason: str
+    workers: int | None = None
+    line: FinishLine = "batch"
+
+    @property
+    def words(self) -> str:
+        """What was not measured, e.g. ``dali`` or ``turbo, 2 workers, to ready``."""
+        words = self.loader
+        if self.workers is not None:
+            words += f", {format_count(self.workers, 'worker')}"
+        return f"{words}, to ready" if self.line == "ready" else words
+
+
 class EndToEnd(NamedTuple):
-    """The speed of training steps that a loader feeds.
+    """The speed of training steps on what a loader loads.
 
     Attributes:
         rate: images/s that were trained on.
@@ -91,8 +115,9 @@ class LoadingRates:
             can't be emptied.
         decode: number of threads to images/s of libjpeg-turbo alone.
         batch: each loader's speed to *batch*, with different numbers of workers.
-        ready: speed to *ready* of the best loader of the common order.
-        not_measured: name of a loader to the reason why it has no speed.
+        ready: speed to *ready* of the best loader of the common order that gets there;
+            None where none does.
+        not_measured: what of the loaders has no speed, and why.
     """
 
     read_warm: Rate
@@ -100,7 +125,12 @@ class LoadingRates:
     decode: Mapping[int, Rate]
     batch: Sequence[LoaderRate]
     ready: LoaderRate | None
-    not_measured: Mapping[str, str] = field(default_factory=dict)
+    not_measured: Sequence[NotMeasured] = ()
+
+    def usable(self) -> list[LoaderRate]:
+        """The speeds to *batch* of all loaders but those that fail on to *ready*."""
+        failed = {one.loader for one in self.not_measured if one.line == "ready"}
+        return [one for one in self.batch if one.loader not in failed]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +159,7 @@ class TrainingRates:
         batch: images of a step that was timed; fewer than wanted where that would have
             taken too long, or where more do not fit.
         step: phase to the speed of steps on a batch that is on the device already.
-        end_to_end: phase to the speed of steps that the best loader feeds.
+        end_to_end: phase to the speed of steps on what the best loader loads.
         memory: bytes taken while the whole network is trained.
         out_of_memory: whether a batch of the size that was asked for does not fit.
     """
@@ -183,22 +213,35 @@ class Measurements:
         """Whether the network does not share the processor with the loader."""
         return not self.device.startswith("cpu")
 
-    def training_speed(self, phase: Phase) -> float:
-        """Images/s of a phase: measured end to end, else as the slower part allows."""
+    def training_speed(self, phase: Phase) -> float | None:
+        """Images/s of a phase: measured end to end, else as the slower part allows.
+
+        None where shards are there, and yet no loader makes them ready.
+        """
         training = self.training
         if phase in training.end_to_end:
             return training.end_to_end[phase].rate.images_per_second
         step = training.step[phase].images_per_second
-        ready = self.loading.ready if self.loading else None
-        return min(step, ready.images_per_second) if ready else step
+        if self.loading is None:
+            return step
+        ready = self.loading.ready
+        return min(step, ready.images_per_second) if ready else None
 
     def forecast(self, recipe: Recipe) -> Forecast | None:
         """How long a recipe takes on the data set; None where nothing was loaded."""
-        if self.data is None or self.loading is None:
+        if self.data is None:
             return None
-        speeds = {phase: self.training_speed(phase) for phase in PHASES}
+        known = {phase: self.training_speed(phase) for phase in PHASES}
+        speeds = {phase: speed for phase, speed in known.items() if speed is not None}
+        if len(speeds) < len(PHASES):
+            return None
         # A step of the head is a forward pass and little more, as evaluation is.
         return forecast(recipe, self.data.train, self.data.test, speeds, speeds["head"])
+
+    @property
+    def not_measured(self) -> Sequence[NotMeasured]:
+        """What of the loaders has no speed, and why; empty without shards."""
+        return () if self.loading is None else self.loading.not_measured
 
     def stages(self) -> list[Stage]:
         """What was measured, in the order in which an image goes through it."""
@@ -222,7 +265,7 @@ class Measurements:
                 for stage in self.stages()
             ],
             "wait_share": {phase: round(end.wait_share, 4) for phase, end in ends},
-            "not_measured": dict(self.loading.not_measured) if self.loading else {},
+            "not_measured": {one.words: one.reason for one in self.not_measured},
             "peak_bytes": training.memory.peak,
             "gpu_bytes": training.memory.gpu,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fastretina.doctor.bottleneck import limit
 from fastretina.doctor.measurements import CLEARLY_FASTER, Measurements
 from fastretina.doctor.storage import Change
+from fastretina.formatting import format_gib
 from fastretina.recipe import PHASES
 
 
@@ -47,11 +48,9 @@ def memory_notes(measurements: Measurements) -> list[str]:
 
 
 def absent_loader_notes(measurements: Measurements) -> list[str]:
-    """A sentence for each loader that could not be measured, with the reason."""
-    if measurements.loading is None:
-        return []
-    reasons = measurements.loading.not_measured.items()
-    return [f"Not measured: {loader} ({reason})." for loader, reason in reasons]
+    """A sentence for each speed of a loader that is missing, with the reason."""
+    absent = measurements.not_measured
+    return [f"Not measured: {one.words} ({one.reason})." for one in absent]
 
 
 def peak_at(measurements: Measurements) -> float:
@@ -59,11 +58,6 @@ def peak_at(measurements: Measurements) -> float:
     memory = measurements.training.memory
     grows = max(memory.peak - memory.before, 0)
     return memory.before + grows * measurements.batch_size / measurements.training.batch
-
-
-def format_gib(number: float) -> str:
-    """Bytes as GiB, e.g. ``1.5 GiB``."""
-    return f"{number / 2**30:.1f} GiB"
 
 
 def _change_sentence(change: Change, shape: tuple[int, int]) -> str:

@@ -13,7 +13,7 @@ from fastretina.nn.device import Compute
 from fastretina.recipe import STRONG, Arch, Phase
 from loaders import Loader, LoaderConfig, make_loader
 
-Progress = Callable[[str], None]  # called with what is measured next
+Announce = Callable[[str], None]  # called with what is measured next
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class LoadingSetup:
     batch_size: int
     cores: int
     seconds: float
-    progress: Progress
+    progress: Announce
 
     def config(self, workers: int, batch_size: int | None = None) -> LoaderConfig:
         """The options of a loader as in training, with another batch size if given."""
@@ -52,7 +52,7 @@ class LoadingSetup:
 
 
 class TrainingLoader(NamedTuple):
-    """The loader that feeds the training steps.
+    """The loader that the training steps load through.
 
     Attributes:
         setup: the data set that it loads, and how.
@@ -92,7 +92,7 @@ class TrainingSetup(NamedTuple):
     compute: Compute
     batch_size: int
     seconds: float
-    progress: Progress
+    progress: Announce
 
     def case(self, phase: Phase, batch: int) -> Case:
         """The kind of step that the trainer takes, with a batch of so many images."""

@@ -4,7 +4,7 @@ The two kinds of steps take turns in each phase, so that a machine that slows do
 meanwhile, as warm ones do, slows down both::
 
     one batch of noise:  step step step .................... step step step
-    what a loader feeds:                load step load step
+    what a loader loads:                load step load step
                          '-- 1/4 ------'-- 1/2 -----------'-- 1/4 --------'  of the time
 """
 
@@ -35,7 +35,7 @@ class PhaseRates(NamedTuple):
 
     Attributes:
         step: speed of steps on a batch that is there.
-        end_to_end: speed of steps that a loader feeds; None without a loader.
+        end_to_end: speed of steps on what a loader loads; None without a loader.
         peak_bytes: the most memory of this process and its workers meanwhile.
     """
 
@@ -81,7 +81,7 @@ def measure_training(
 def _measure_phase(
     setup: TrainingSetup, phase: Phase, batch: int, loader: TrainingLoader | None
 ) -> PhaseRates:
-    """Time steps on one batch, before and after those that a loader feeds."""
+    """Time steps on one batch, before and after those on what a loader loads."""
     setup.progress(f"training steps, {phase}")
     step = RepeatedStep(setup, phase, batch)
     with PeakMemory() as watch:  # not while it is timed
@@ -90,25 +90,27 @@ def _measure_phase(
         alone = rounds(step, setup.seconds, warm_up=False)
         return PhaseRates(Rate.of(alone), None, watch.bytes)
     speeds = rounds(step, 0.25 * setup.seconds, warm_up=False)
-    fed = setup._replace(seconds=0.5 * setup.seconds)
-    end_to_end, peak = _measure_end_to_end(fed, step.step, loader, batch)
+    half = setup._replace(seconds=0.5 * setup.seconds)
+    end_to_end, peak = _measure_end_to_end(half, step.step, loader, batch)
     speeds += rounds(step, 0.25 * setup.seconds, warm_up=False)
     return PhaseRates(Rate.of(speeds), end_to_end, max(peak, watch.bytes))
 
 
 def _measure_end_to_end(
-    setup: TrainingSetup, step: Step, feeder: TrainingLoader, batch: int
+    setup: TrainingSetup, step: Step, loading: TrainingLoader, batch: int
 ) -> tuple[EndToEnd, int]:
     """Train on what a loader brings; also the most memory of the warm-up, bytes."""
-    with feeder.open(batch) as loader, closing(_endless(loader)) as batches:
+    with loading.open(batch) as loader, closing(_endless(loader)) as batches:
         with PeakMemory() as watch:
             for number in range(_WARM_UP_STEPS):
                 step(number, next(batches))
             setup.compute.wait()
-        return _time_fed(setup, step, batches), watch.bytes
+        return _time_end_to_end(setup, step, batches), watch.bytes
 
 
-def _time_fed(setup: TrainingSetup, step: Step, batches: Iterator[Batch]) -> EndToEnd:
+def _time_end_to_end(
+    setup: TrainingSetup, step: Step, batches: Iterator[Batch]
+) -> EndToEnd:
     """Time steps as they follow one another in training, until the time is over."""
     images, waited, speeds = 0, 0.0, []
     begun = last = time.perf_counter()

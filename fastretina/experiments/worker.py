@@ -109,7 +109,7 @@ def _child(
     except (DataError, cli.WrongUsage) as error:
         result.send(str(error))
     except OSError as error:
-        result.send(cli.describe(error))
+        result.send(cli.describe_os_error(error))
     except KeyboardInterrupt:
         return  # it has saved; the parent knows why
     except BaseException as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastretina import __version__
+from fastretina.formatting import GIB, format_gib
 from fastretina.versions import installed as installed
 from loaders import available
 from loaders.cores import granted_cores
@@ -33,7 +34,6 @@ _PACKAGES = (
     "webdataset",
     "pyarrow",
 )
-_GIB = 2**30
 _UNLIMITED = 2**50  # bytes; what cgroups write where there is no limit
 
 
@@ -154,7 +154,7 @@ class DiskFacts(NamedTuple):
 
     def summary(self) -> dict[str, object]:
         """The facts as one entry for JSON and tables."""
-        free = f"{self.free_bytes / _GIB:,.0f} GiB free"
+        free = f"{format_gib(self.free_bytes, 0)} free"
         return {"disk": f"{self.device} ({self.kind}), {free}"}
 
 
@@ -164,7 +164,7 @@ def host_facts() -> HostFacts:
         processor=_processor(),
         cores_granted=granted_cores(),
         cores_counted=os.cpu_count(),
-        memory_gib=round(memory_granted() / _GIB, 1),
+        memory_gib=round(memory_granted() / GIB, 1),
         system=platform.platform(),
     )
 
@@ -193,8 +193,8 @@ def gpu_facts(device: torch.device) -> GpuFacts:
         name=properties.name,
         compute_capability=f"{properties.major}.{properties.minor}",
         multiprocessors=properties.multi_processor_count,
-        memory_gib=round(total / _GIB, 1),
-        memory_in_use_gib=round((total - free) / _GIB, 2),
+        memory_gib=round(total / GIB, 1),
+        memory_in_use_gib=round((total - free) / GIB, 2),
         driver=_driver(),
         torch_cuda=torch.version.cuda,
         cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]

@@ -1,4 +1,10 @@
-"""One epoch of a loader against plain PIL, sample by sample."""
+"""One epoch of a loader against plain PIL, sample by sample.
+
+shards --> loader --> batch ----+--> difference --> allowed: into the tally
+folder --> plain PIL --> pixels-'        |
+'--> too large: which mistake explains it
+after the last batch: lost and doubled samples, and whose images the rest are
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastretina.data.labels import Sample, SampleTable, read_table
+from fastretina.data.labels import Sample, read_table
 from fastretina.parity.reference import ParityError, PilReference
 from loaders.place import place
 from loaders.shards import (
@@ -57,7 +57,7 @@ def match(data: Path, shards: str, labels: Path | None) -> MatchedData:
     samples = {sample.key: sample for sample in table.samples}
     indexed = {split: _keys(shards, split) for split in manifest.splits}
     _refuse_other_shards(data, shards, samples, indexed)
-    chosen = {} if _has_splits(table) else _split_of(indexed)
+    chosen = {} if table.own_split else _split_of(indexed)
     left_out = {bad["key"] for bad in manifest.raw.get("quarantine", ())}
     expected: dict[str, dict[str, Sample]] = {split: {} for split in SPLITS}
     set_aside: dict[str, int] = dict.fromkeys(SPLITS, 0)
@@ -88,16 +88,6 @@ def _refuse_other_shards(
             f"{shards} must be made of {data}, got {common:,} of its {len(keys):,} "
             "keys there: name the folder that it was made of"
         )
-
-
-def _has_splits(table: SampleTable) -> bool:
-    """Whether the labels say who is in the test split, or it was drawn just now."""
-    if table.layout != "folders":
-        return table.layout == "course"
-    return all(
-        (sample.path.parents[1].name.lower() == "test") == (sample.split == "test")
-        for sample in table.samples
-    )
 
 
 def _split_of(indexed: Mapping[str, Sequence[str]]) -> dict[str, str]:

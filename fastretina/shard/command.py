@@ -65,8 +65,8 @@ class Options:
         shards: Folder to write to.
         verify: Instead of writing, read these shards again and check every byte and
             image.
-        workers: Threads that read and check images, up to four in a process; with
-            --verify, processes.
+        workers: Threads that read and check images, four to a process, or more where
+            there are fewer shards to write than that takes; with --verify, processes.
         samples_per_shard: Images in a tar: 512 are some 26 MB of 512-pixel photographs.
         seed: Seed of the one global shuffle, and of the test split where the labels
             have none.

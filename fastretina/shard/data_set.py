@@ -1,5 +1,9 @@
 """Write a data set from its plan: what is there already, the workers, the manifest.
 
+    the plan's tasks --+--> finished before: their markers -----+--> SPLIT.parquet
+                       |                                        |         |
+                       '--> processes --> tar, .idx, a marker --'    manifest.json
+
 SHARDS/.progress/plan.json               which data set is being written here
 SHARDS/.progress/train-000000.tar.json   a marker for each finished shard
 SHARDS/manifest.json                     last; then .progress goes
@@ -46,8 +50,8 @@ from loaders.shards import (
 
 _REMEDY = "pass --overwrite to replace it, or name another folder"
 
-# Decoding and hashing release the GIL, so a process can feed some cores; starting it
-# takes 0.3 s.
+# Threads of a process, where there are shards enough: decoding and hashing release the
+# GIL, so a process can keep some cores busy; starting it takes 0.3 s.
 _THREADS = 4
 
 # Files that we write, and may remove; whatever else lies in SHARDS is the user's.
@@ -89,8 +93,8 @@ def write_data_set(
     Args:
         tasks: the plan; all for the same folder.
         layout: how the labels are kept, for the manifest.
-        workers: number of threads, up to four in a process; ``None`` for one per
-            granted core.
+        workers: number of threads, four to a process, or more where there are fewer
+            shards to write than that takes; ``None`` for one per granted core.
         overwrite: replace a different data set.
 
     Raises:

@@ -23,7 +23,12 @@ from PIL import Image
 from fastretina.audit import command as audit
 from fastretina.audit import search as searching
 from fastretina.audit.audited_data_set import AuditedDataSet, AuditError, Eye
-from fastretina.audit.duplicates import Group, Link, find_duplicates, group_links
+from fastretina.audit.duplicates import (
+    DuplicateGroup,
+    Link,
+    find_duplicates,
+    group_links,
+)
 from fastretina.audit.findings import list_findings
 from fastretina.audit.fingerprints import fingerprint, take_fingerprints
 from fastretina.audit.fix import inseparable, new_split
@@ -782,7 +787,35 @@ def test_fix_without_looking_at_images_still_links_them(
     assert "Copies of a photograph were not looked for" in report
 
 
-def test_fix_that_fails_leaves_no_half_of_a_split(
+def test_fix_that_fails_leaves_the_split_that_was_there(
+    leaking: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    out = tmp_path / "fixed"
+    run(capsys, leaking, "--fix", out)
+    before = files_in(out)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(out))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", full)
+        code, line = complaint(capsys, leaking, "--fix", out, "--seed", 3)
+    assert (code, line) == (1, f"error: {out}: No space left on device")
+    assert files_in(out) == before
+    assert run(capsys, leaking, "--fix", out, "--seed", 3)[0] == 0
+    assert files_in(out) != before
+
+
+def files_in(out: Path) -> dict[str, bytes]:
+    """Name to bytes of all that lies in a folder but links."""
+    inside = [path for path in out.iterdir() if not path.is_symlink()]
+    return {path.name: path.read_bytes() for path in inside}
+
+
+def test_fix_that_fails_at_last_leaves_no_half_of_a_split(
     leaking: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -795,10 +828,9 @@ def test_fix_that_fails_leaves_no_half_of_a_split(
         raise OSError(28, "No space left on device", str(out))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "symlink_to", full)
-        code, line = complaint(capsys, leaking, "--fix", out)
-    assert (code, line) == (1, f"error: {out}: No space left on device")
-    assert not any((out / name).exists() for name in COURSE_FILES)
+        patch.setattr("fastretina.audit.split_writer.write_atomically", full)
+        assert complaint(capsys, leaking, "--fix", out)[0] == 1
+    assert sorted(path.name for path in out.iterdir()) == ["data", "split.json"]
     assert run(capsys, leaking, "--fix", out)[0] == 0
 
 
@@ -851,11 +883,19 @@ def test_fix_never_deletes_photographs(
     out = tmp_path / "fixed"
     run(capsys, leaking, "--fix", out)
     (out / "data").unlink()
+    before = files_in(out)
     photograph = write_images(out / "data", {"mine": b"my own"}) / "mine.jpeg"
     code, line = complaint(capsys, leaking, "--fix", out)
     assert code == 1
     assert "holds files that are no links: mine.jpeg" in line
     assert photograph.read_bytes() == b"my own"
+    photograph.unlink()
+    (out / "data").rmdir()
+    assert files_in(out) == before
+    (out / "data").write_text("a file")
+    code, line = complaint(capsys, leaking, "--fix", out)
+    assert (code, files_in(out)) == (1, before | {"data": b"a file"})
+    assert "data is a file, where a link is to be" in line
 
 
 def test_fix_of_too_few_patients_is_refused(
@@ -905,7 +945,7 @@ def test_names_with_a_suffix_or_a_comma_survive(tmp_path: Path):
 
 
 @st.composite
-def data_sets(draw: st.DrawFn) -> tuple[list[Eye], list[Group]]:
+def data_sets(draw: st.DrawFn) -> tuple[list[Eye], list[DuplicateGroup]]:
     patients = draw(st.integers(1, 30))
     eyes = [
         Eye(f"{patient}_{side}", draw(st.integers(0, 4)), "train", str(patient), side)
@@ -921,7 +961,7 @@ def data_sets(draw: st.DrawFn) -> tuple[list[Eye], list[Group]]:
 @given(data_sets(), st.floats(0.05, 0.95), st.integers(0, 3))
 @settings(max_examples=150, deadline=None)
 def test_new_split_never_parts_what_hangs_together(
-    drawn: tuple[list[Eye], list[Group]], share: float, seed: int
+    drawn: tuple[list[Eye], list[DuplicateGroup]], share: float, seed: int
 ):
     eyes, groups = drawn
     fixed = new_split(eyes, groups, share, seed)
@@ -940,7 +980,7 @@ def test_new_split_never_parts_what_hangs_together(
 @given(data_sets(), st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
 def test_new_split_does_not_depend_on_the_order_of_rows(
-    drawn: tuple[list[Eye], list[Group]], random: Any
+    drawn: tuple[list[Eye], list[DuplicateGroup]], random: Any
 ):
     eyes, groups = drawn
     order = list(range(len(eyes)))
@@ -957,7 +997,12 @@ def test_new_split_does_not_depend_on_the_order_of_rows(
 
 def test_patients_who_share_a_photograph_are_named_alike():
     eyes = [Eye(f"{p}_left", 0, "train", str(p), "left") for p in (3, 2, 1, 9)]
-    assert inseparable(eyes, [Group((0, 2), "bytes", ())]) == ["1", "2", "1", "9"]
+    assert inseparable(eyes, [DuplicateGroup((0, 2), "bytes", ())]) == [
+        "1",
+        "2",
+        "1",
+        "9",
+    ]
 
 
 # --- parts -------------------------------------------------------------------------

@@ -609,6 +609,17 @@ def test_folders_without_test_are_split_by_patient(root):
     assert not train & {s.patient for s in table.samples if s.split == "test"}
 
 
+def test_table_says_whether_the_labels_have_a_test_split(root):
+    touch(root / "train" / "0", "a_left.png", "b_left.png", "c_left.png")
+    assert not read_table(root).own_split
+    (root / "test" / "0").mkdir(parents=True)  # and nobody is in it
+    table = read_table(root)
+    assert table.own_split
+    assert names(table, "test") == []
+    (root / "labels.csv").write_text("image,level\na_left,0\nb_left,0\n")
+    assert not read_table(root, layout="kaggle", images=False).own_split
+
+
 def test_folders_test_only(root):
     touch(root / "test" / "0", "a.png")
     table = read_table(root)

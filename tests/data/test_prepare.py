@@ -15,7 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from fastretina.data.prepare import Prepared, Preparer, Rejected, encode, orientation
+from fastretina.data.prepare import (
+    Prepared,
+    Preparer,
+    Rejected,
+    encode_prepared,
+    orientation,
+)
 
 
 def picture(mode: str = "RGB", width: int = 48, height: int = 32) -> Image.Image:
@@ -152,11 +158,11 @@ def test_png_with_exif_is_turned_upright() -> None:
 
 def test_encode_is_quality_95_with_full_chroma() -> None:
     image = np.asarray(picture())
-    with Image.open(io.BytesIO(encode(image))) as ours:
+    with Image.open(io.BytesIO(encode_prepared(image))) as ours:
         tables = ours.quantization
     with Image.open(io.BytesIO(encoded(picture(), quality=95))) as pillows:
         assert tables == pillows.quantization
-    assert simplejpeg.decode_jpeg_header(encode(image))[3] == "444"
+    assert simplejpeg.decode_jpeg_header(encode_prepared(image))[3] == "444"
 
 
 @pytest.mark.parametrize(
@@ -214,6 +220,14 @@ def test_claim_of_giant_dimensions_is_rejected_without_the_memory() -> None:
     frame = content.index(b"\xff\xc0")
     content[frame + 5 : frame + 9] = b"\xfd\xe8\xfd\xe8"  # 65,000 x 65,000
     assert "65000x65000" in reason(bytes(content))
+
+
+@pytest.mark.parametrize("size", [(70_000, 8), (8, 65_501)])
+def test_image_that_is_too_long_for_a_jpeg_is_rejected(size: tuple[int, int]) -> None:
+    """It decodes, and fails only where it is to be encoded."""
+    content = encoded(Image.new("RGB", size), "PNG")
+    assert "65500 pixels" in reason(content)
+    assert Preparer(size=64)(content)[1:3] == (64, 64)
 
 
 def test_good_image_after_a_bad_one() -> None:

@@ -12,7 +12,7 @@ from golden_files import FOLDER, Golden
 from PIL import Image
 
 from fastretina.demo import command as demo
-from fastretina.demo.camera import encode
+from fastretina.demo.camera import encode_photograph
 from fastretina.demo.cohort import PlannedEye, plan_cohort
 from fastretina.demo.fundus import draw_eye
 
@@ -190,7 +190,7 @@ def _as_line(values: np.ndarray) -> str:
 
 @pytest.mark.parametrize("grade", range(5))
 def test_image_is_a_baseline_420_jpeg(grade: int) -> None:
-    data = encode(*draw_eye(0, 1, "right", grade, 512))
+    data = encode_photograph(*draw_eye(0, 1, "right", grade, 512))
     image = Image.open(io.BytesIO(data))
     assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (512, 512))
     assert not image.info.get("progressive", False)

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -45,10 +47,10 @@ from fastretina.doctor.storage import Change, Storage, changes, survey
 from fastretina.doctor.training_rates import measure_training
 from fastretina.formatting import format_count, format_duration
 from fastretina.measure.forecast import forecast
-from fastretina.measure.rounds import Rate, rounds
+from fastretina.measure.rounds import Drained, Rate, drain, rounds
 from fastretina.nn.device import Compute, DeviceError
 from fastretina.recipe import SEED, STRONG
-from loaders import LOADERS, available
+from loaders import LOADERS, Loader, LoaderConfig, available, make_loader
 
 GIB = 2**30
 
@@ -504,9 +506,9 @@ def test_chart_is_written_whole_or_not_at_all(tmp_path: Path):
         (installation.cores(2, 64), "warn", "2 granted of 64 counted"),
         (installation.threads(2, 2), "ok", ""),
         (installation.threads(64, 2), "warn", "--threads 2"),
-        (installation.busy(0.1, 2), "ok", "0.1 of 2 cores"),
-        (installation.busy(1.5, 2), "warn", "is not kept for --loader auto"),
-        (installation.busy(None, 2), "ok", ""),
+        (installation.busy_check(0.1, 2), "ok", "0.1 of 2 cores"),
+        (installation.busy_check(1.5, 2), "warn", "is not kept for --loader auto"),
+        (installation.busy_check(None, 2), "ok", ""),
         (installation.open_files(256), "warn", "ulimit -n 4096"),
         (installation.open_files(4096), "ok", "4,096"),
         (installation.open_files(None), "ok", ""),
@@ -525,6 +527,18 @@ def test_chart_is_written_whole_or_not_at_all(tmp_path: Path):
         (installation.pillow("12", "12", None, turbo=False), "warn", "much slower"),
         (installation.loaders_that_run({"pil": None, "dali": "why"}), "warn", "why"),
         (installation.loaders_that_run({"pil": None}), "ok", "pil"),
+        (
+            installation.loaders_that_run(
+                {
+                    "turbo": None,
+                    "dali": "loader 'dali' needs nvidia",
+                    "dali-reader": "loader 'dali-reader' needs nvidia",
+                    "webdataset": "loader 'webdataset' can't be loaded: torn",
+                }
+            ),
+            "warn",
+            "turbo; dali, dali-reader: needs nvidia; webdataset: can't be loaded: torn",
+        ),
     ],
 )
 def test_installation_check(check: installation.Check, state: str, words: str):
@@ -872,6 +886,98 @@ def test_loader_that_fails_is_noted_and_the_others_go_on(quick, shards, monkeypa
     assert outcome.json["not_measured"]["turbo"] == "out of luck"
     assert outcome.json["advice"]["loader"] != "turbo"
     assert any("Not measured: turbo (out of luck)" in line for line in outcome.out)
+
+
+def failing(
+    monkeypatch: pytest.MonkeyPatch, fails: Callable[[str, int, str], bool]
+) -> None:
+    """Epochs of a loader fail by its name, the epoch's number and the finish line."""
+    opened: list[tuple[Loader, str]] = []
+
+    def opening(name: str, *about: Any) -> Loader:
+        opened.append((make_loader(name, *about), name))
+        return opened[-1][0]
+
+    def draining(loader: Loader, number: int, compute: Compute, line: Any) -> Drained:
+        (name,) = (name for one, name in opened if one is loader)
+        if fails(name, number, line):
+            raise RuntimeError("out of memory\nat length")
+        return drain(loader, number, compute, line)
+
+    monkeypatch.setattr("fastretina.doctor.loader_rates.make_loader", opening)
+    monkeypatch.setattr("fastretina.doctor.loader_rates.drain", draining)
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Only these loaders are there, and all their rounds are timed."""
+
+    def missing(name: str) -> str | None:
+        return None if name in names else "not for this test"
+
+    clock = SimpleNamespace(monotonic=lambda: 0.0, perf_counter=time.perf_counter)
+    monkeypatch.setattr("fastretina.doctor.loader_rates.missing", missing)
+    monkeypatch.setattr("fastretina.doctor.loader_rates.time", clock)
+
+
+def test_nothing_is_said_of_end_to_end_where_no_loader_gets_to_ready(
+    quick, shards, monkeypatch
+):
+    failing(monkeypatch, lambda name, number, line: line == "ready")
+    outcome = quick("--shards", shards)
+    result, text = outcome.json, "\n".join(outcome.out[:-1])
+    assert set(result["limits"].values()) == {"unknown"}
+    assert set(result["to_win"].values()) == {None}
+    assert (result["forecast"], result["advice"]) == (None, None)
+    assert recall("cpu") is None
+    failed = [name for name in result["not_measured"] if name.endswith(", to ready")]
+    common = {n for n, entry in LOADERS.items() if not entry.own_order}
+    assert {name.split(",")[0] for name in failed} == common & set(available())
+    assert "end to end was not measured" in text
+    assert "would win nothing" not in text
+    one = measured()
+    assert one.loading is not None
+    no_end = replace(one.training, end_to_end={})
+    unknown = replace(one, loading=replace(one.loading, ready=None), training=no_end)
+    assert bottleneck.headline(unknown).startswith("What limits training here: not kno")
+
+
+def test_loader_that_fails_to_ready_is_noted_and_the_next_one_taken(
+    quick, shards, monkeypatch
+):
+    failing(monkeypatch, lambda name, number, line: line == "ready" and name == "turbo")
+    only(monkeypatch, "pil", "turbo")
+    outcome = quick("--shards", shards)
+    assert outcome.json["advice"]["loader"] == "pil"
+    (name,) = (n for n in outcome.json["not_measured"] if n.startswith("turbo"))
+    assert name.endswith(", to ready")
+    assert any(f"Not measured: {name} (out of memory)" in line for line in outcome.out)
+
+
+def test_loader_that_fails_with_one_number_of_workers_is_named_with_it(
+    quick, shards, monkeypatch
+):
+    def opening(name: str, part: Any, split: str, config: LoaderConfig) -> Loader:
+        if config.workers == 2:
+            raise RuntimeError("too many")
+        return make_loader(name, part, split, config)
+
+    only(monkeypatch, "turbo")
+    monkeypatch.setattr("fastretina.doctor.loader_rates.make_loader", opening)
+    monkeypatch.setattr("fastretina.doctor.examination.granted_cores", lambda: 2)
+    result = quick("--shards", shards).json
+    assert result["not_measured"]["turbo, 2 workers"] == "too many"
+    assert "turbo" not in result["not_measured"]
+    bars = {stage["name"] for stage in result["stages"]}
+    assert "batch, turbo, 1 worker" in bars
+    assert "batch, turbo, 2 workers" not in bars
+
+
+def test_rounds_before_a_failure_do_not_count(quick, shards, monkeypatch):
+    only(monkeypatch, "turbo")
+    failing(monkeypatch, lambda name, number, line: number == 2)
+    result = quick("--shards", shards).json
+    assert result["not_measured"]["turbo"] == "out of memory"
+    assert not [s for s in result["stages"] if s["name"].startswith("batch, turbo")]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -12,11 +11,10 @@ from fastretina.doctor import bottleneck, notes
 from fastretina.doctor.advice import Advice
 from fastretina.doctor.installation import Check
 from fastretina.doctor.measurements import Measurements
+from fastretina.formatting import wrap
 from fastretina.measure.forecast import Forecast
 from fastretina.measure.machine import host_facts
 from fastretina.nn.device import Compute
-
-_NARROWEST = 40  # columns
 
 
 def describe_machine(compute: Compute) -> str:
@@ -50,10 +48,10 @@ def format_checks(checks: Sequence[Check], width: int) -> str:
     """A line per check, wrapped to a number of columns."""
     name = max(len(check.name) for check in checks)
     return "\n".join(
-        textwrap.fill(
+        wrap(
             f"{check.state:<5} {check.name:<{name}}  {check.line}",
-            max(width, _NARROWEST),
-            subsequent_indent=" " * (name + 8),
+            width,
+            rest=" " * (name + 8),
         )
         for check in checks
     )
@@ -75,7 +73,7 @@ def format_measurements(
         *notes.memory_notes(measurements),
         *notes.absent_loader_notes(measurements),
     ]
-    return "\n".join(_wrapped(sentence, width) for sentence in sentences)
+    return "\n".join(wrap(sentence, width, "- ", "  ") for sentence in sentences)
 
 
 def block() -> str:
@@ -85,13 +83,3 @@ def block() -> str:
     except (UnicodeEncodeError, LookupError):
         return "#"
     return "\u2588"
-
-
-def _wrapped(sentence: str, width: int) -> str:
-    return textwrap.fill(
-        sentence,
-        max(width, _NARROWEST),
-        initial_indent="- ",
-        subsequent_indent="  ",
-        break_on_hyphens=False,
-    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from fastretina.audit.audited_data_set import AuditedDataSet
 from fastretina.audit.findings import Finding
 from fastretina.audit.split_counts import SplitNumbers
 from fastretina.audit.survey import AuditResult
-from fastretina.formatting import format_interval
+from fastretina.formatting import format_interval, wrap
 from fastretina.metrics.baselines import Baseline
 from loaders.grades import GRADES
 
@@ -90,21 +89,10 @@ def format_finding(finding: Finding, width: int) -> str:
     """Format a finding as a paragraph, and a line for each example."""
     start = f"{finding.severity:<8} "
     text = " ".join(filter(None, (finding.line, finding.remedy)))
-    lines = [_wrapped(f"{finding.name}: {text}", start, " " * len(start), width)]
+    lines = [wrap(f"{finding.name}: {text}", width, start, " " * len(start))]
     indent = " " * (len(start) + 2)
-    lines += [_wrapped(line, indent, indent + "  ", width) for line in finding.examples]
+    lines += [wrap(line, width, indent, indent + "  ") for line in finding.examples]
     return "\n".join(lines)
-
-
-def _wrapped(text: str, first: str, rest: str, width: int) -> str:
-    return textwrap.fill(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
 
 
 def format_comparison(old: SplitNumbers, new: SplitNumbers) -> str:
