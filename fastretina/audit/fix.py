@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fastretina.audit.audited_data_set import Eye
 from fastretina.audit.duplicates import DuplicateGroup, components
-from fastretina.data.split import group_split
+from fastretina.data.patients import group_split
 
 
 def new_split(

@@ -28,7 +28,7 @@ from fastretina.data.layouts import (
     first_names,
     read_listing,
 )
-from fastretina.data.split import group_split, patient_and_eye
+from fastretina.data.patients import group_split, patient_and_eye
 from loaders.course import Listed, find_images, refuse_duplicates
 from loaders.errors import LabelError
 from loaders.grades import GRADES

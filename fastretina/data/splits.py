@@ -9,11 +9,11 @@ from types import TracebackType
 
 import numpy as np
 
-from fastretina.data.split import group_split
+from fastretina.data.patients import hold_out, some_of
 from fastretina.recipe import Recipe
 from fastretina.run_config import RunData
 from loaders import LoaderConfig
-from loaders.arrays import Bool, Int64
+from loaders.arrays import Int64
 from loaders.errors import ShardError
 from loaders.grades import GRADES
 from loaders.schedule import Schedule
@@ -128,9 +128,9 @@ def open_data(
                 )
         validation = None
         if recipe.validation:
-            held = _held_out(train, recipe.validation, recipe.seed)
-            validation = opened.enter_context(train.select(train.rows[held]))
-            train = opened.enter_context(train.select(train.rows[~held]))
+            train, validation = hold_out(train, recipe.validation, recipe.seed)
+            opened.enter_context(train)
+            opened.enter_context(validation)
             if not len(train) or not len(validation):
                 raise ShardError(
                     f"{shards} has too few patients to hold out a validation share of "
@@ -138,22 +138,3 @@ def open_data(
                 )
         opened.pop_all()
     return DataSplits(train, validation, test)
-
-
-def some_of(split: ShardSplit, most: int | None) -> ShardSplit:
-    """About ``most`` of a split's samples: whole patients, stratified by grade.
-
-    They are the same ones for every seed of a run, so that runs can be compared.
-    """
-    if most is None or most >= len(split):
-        return split
-    return split.select(split.rows[_held_out(split, most / len(split), 0)])
-
-
-def _held_out(split: ShardSplit, share: float, seed: int) -> Bool:
-    """Which of ``split.rows`` belong to the patients that are held out: bool[n]."""
-    patients = split.column("patient")
-    rows = split.rows.tolist()
-    return group_split(
-        [patients[row] for row in rows], split.labels[rows].tolist(), share, seed
-    )

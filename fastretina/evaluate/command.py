@@ -126,7 +126,7 @@ def _compute_of(config: RunConfig, device: str) -> Compute:
 
 def _open(shards: str, split: str, recipe: Recipe) -> ShardSplit:
     """A split; of test, the samples that the run has tested on."""
-    from fastretina.data.splits import some_of
+    from fastretina.data.patients import some_of
     from loaders.shards import open_split
 
     whole = open_split(shards, split)

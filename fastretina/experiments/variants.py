@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fastretina.data.split import group_split
+from fastretina.data.patients import group_split
 from fastretina.shard import command as shard
 from loaders.shards import MANIFEST, SPLITS, ShardSplit, open_split
 

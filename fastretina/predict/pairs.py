@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastretina.data.split import patient_and_eye
+from fastretina.data.patients import patient_and_eye
 from loaders.course import strip_suffix
 from loaders.errors import DataError
 

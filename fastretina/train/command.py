@@ -18,7 +18,7 @@ from fastretina.train.options import TrainOptions
 from loaders.errors import RunError
 
 if TYPE_CHECKING:
-    from fastretina.data.loading import LoadingOptions
+    from fastretina.data.loading import Loading
     from fastretina.nn.device import Compute
     from fastretina.nn.distributed import Ranks
 
@@ -108,9 +108,8 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
             f"--batch-size must be a multiple of the {ranks.world_size} ranks, "
             f"got {recipe.batch_size}"
         )
-    compute, loading_options = _chosen(options)
+    compute, loading = _chosen(options, ranks)
     torch.backends.cudnn.benchmark = True  # all batches but the last have one size
-    loading = loading_options.resolve(str(compute.device), ranks)
     with (
         open_data(options.shards, recipe, options.test_shards) as data,
         loading.train_loader(data.train, recipe) as loader,
@@ -133,15 +132,14 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
             ) from None
 
 
-def _chosen(options: TrainOptions) -> tuple[Compute, LoadingOptions]:
+def _chosen(options: TrainOptions, ranks: Ranks) -> tuple[Compute, Loading]:
     """Device, precision and loading; those of the run that is resumed, if one is."""
     from fastretina.nn.device import choose, choose_again
 
-    asked = options.recipe.amp
-    if options.resume is None:
-        return choose(options.device, asked), options.loading
-    config = Run(options.resume).config()
-    loading = options.loading.filled_from_run(config)
-    if asked != "auto":  # by flag, when the run began: nothing else may take its place
-        return choose(options.device, asked), loading
-    return choose_again(options.device, config.precision), loading
+    config = Run(options.resume).config() if options.resume else None
+    if config and options.recipe.amp == "auto":
+        compute = choose_again(options.device, config.precision)
+    else:  # by flag, perhaps when the run began: nothing else may take its place
+        compute = choose(options.device, options.recipe.amp)
+    loading = options.loading.filled_from_run(config) if config else options.loading
+    return compute, loading.resolve(str(compute.device), ranks)

@@ -69,8 +69,9 @@ class TrainingLoop:
                 self._step(batch, len(loader))
                 progress.wait_seconds += waited
                 progress.seconds += waited + time.perf_counter() - begun
+                skipped = self.loading.report_skipped(loader)
                 again = loader.decoded_again - decoded_again
-                state.sums.add_faults(self.loading.report_skipped(loader), again)
+                state.sums.add_faults(skipped, again)
                 decoded_again += again
                 bar.set_postfix_str(f"{progress.wait_share:.0%} waiting", refresh=False)
                 bar.update(len(batch.labels) * self.ranks.world_size)

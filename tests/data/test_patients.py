@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastretina.data.split import group_split, patient_and_eye
+from fastretina.data.patients import group_split, patient_and_eye
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,7 +73,7 @@ def test_group_split_of_seed_0_is_pinned():
 
 def test_group_split_does_not_depend_on_the_hash_seed():
     code = (
-        "from fastretina.data.split import group_split as g;"
+        "from fastretina.data.patients import group_split as g;"
         "print(g([str(i) for i in range(99)], [0] * 99, .3, 7).tolist())"
     )
     outputs = {

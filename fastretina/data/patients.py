@@ -1,4 +1,4 @@
-"""Hold out whole patients.
+"""Whole patients on one side of a split, or of a subset.
 
 Both eyes of a patient agree in grade in 87 % of the pairs of the Kaggle set, so a split
 by image lets a look-up of the fellow eye score 84.7 % without seeing a pixel. Here the
@@ -10,9 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+
+from loaders.arrays import Bool
+
+if TYPE_CHECKING:
+    from loaders.shards import ShardSplit
 
 _EYE = re.compile(r"(.+)_(left|right)", re.IGNORECASE | re.DOTALL)
 
@@ -25,7 +30,7 @@ def patient_and_eye(name: str) -> tuple[str, str]:
 
 def group_split(
     groups: Sequence[str], grades: Sequence[int], share: float, seed: int
-) -> npt.NDArray[np.bool_]:
+) -> Bool:
     """Choose the samples to hold out, by whole groups, stratified by grade.
 
     A group belongs to the stratum of its highest grade. Inside a stratum the groups are
@@ -76,3 +81,29 @@ def _num_held_out(num_groups: int, share: float) -> int:
     if num_groups < 2:
         return 0
     return min(max(round(share * num_groups), 1), num_groups - 1)
+
+
+def hold_out(
+    split: ShardSplit, share: float, seed: int
+) -> tuple[ShardSplit, ShardSplit]:
+    """Part a split: the samples that stay, and those of a share of the patients."""
+    held = _held_out(split, share, seed)
+    return split.select(split.rows[~held]), split.select(split.rows[held])
+
+
+def some_of(split: ShardSplit, most: int | None) -> ShardSplit:
+    """About ``most`` of a split's samples: whole patients, stratified by grade.
+
+    They are the same ones for every seed of a run, so that runs can be compared.
+    """
+    if most is None or most >= len(split):
+        return split
+    return split.select(split.rows[_held_out(split, most / len(split), seed=0)])
+
+
+def _held_out(split: ShardSplit, share: float, seed: int) -> Bool:
+    """Which of ``split.rows`` belong to the patients that are held out: bool[n]."""
+    patients, rows = split.column("patient"), split.rows.tolist()
+    return group_split(
+        [patients[row] for row in rows], split.labels[rows].tolist(), share, seed
+    )
