@@ -668,9 +668,9 @@ def test_bad_image_is_skipped_named_and_counted(
     assert outcome.json["decoded_again"] == (3 if name == "dali" else 0)
     assert [row["skipped"] for row in log(tmp_path / "run")] == ["1", "1", "1"]
     assert metrics(tmp_path / "run")["test"]["samples"] == 10
-    told = [line for line in outcome.err if line.startswith("skipped: ")]
-    assert len(told) == 2  # each once, in the whole run
-    assert any("train-000001.tar, sample " in line for line in told)
+    named = [line for line in outcome.err if line.startswith("skipped: ")]
+    assert len(named) == 2  # each once, in the whole run
+    assert any("train-000001.tar, sample " in line for line in named)
 
 
 def test_skipping_ends_in_the_same_weights_under_any_loader(

@@ -66,9 +66,9 @@ def test_evaluate_repeats_a_resnet18s_numbers(
     flags = words(shards, tmp_path / "run", "--max-steps", 2, "--head-epochs", 0)
     call(train.main, flags, capsys).json  # noqa: B018  # asserts that it went well
     found = call(evaluate.main, [str(tmp_path / "run")], capsys).json
-    told = reported(tmp_path / "run")
-    assert {k: found[f"test_{k}"] for k in told["test"]} == told["test"]
-    assert found["weights_sha256"] == told["weights_sha256"]
+    recorded = reported(tmp_path / "run")
+    assert {k: found[f"test_{k}"] for k in recorded["test"]} == recorded["test"]
+    assert found["weights_sha256"] == recorded["weights_sha256"]
 
 
 @pytest.mark.parametrize("recipe", ["strong", "seed"])
@@ -77,17 +77,17 @@ def test_evaluate_repeats_the_runs_own_numbers(
     runs: Path, evaluates: Evaluates, recipe: str, loader: str
 ):
     outcome = evaluates(runs / recipe, "--loader", loader, "--workers", 0)
-    found, told = outcome.json, reported(runs / recipe)
-    assert {k: found[f"test_{k}"] for k in told["test"]} == told["test"]
+    found, recorded = outcome.json, reported(runs / recipe)
+    assert {k: found[f"test_{k}"] for k in recorded["test"]} == recorded["test"]
     for name in ("test_accuracy", "test_qwk", "weights_sha256", "checkpoint"):
-        assert found[name] == told[name], name
+        assert found[name] == recorded[name], name
     assert found["test_samples"] == 11
     assert found["checkpoint"] == {"strong": "best", "seed": "last"}[recipe]
-    assert f"accuracy {told['test_accuracy']:.1%} [" in outcome.out[1]
-    assert found["baselines"] == told["baselines"]
-    assert found["leak"] == told["leak"] == {"eyes": 0, "total": 11}
+    assert f"accuracy {recorded['test_accuracy']:.1%} [" in outcome.out[1]
+    assert found["baselines"] == recorded["baselines"]
+    assert found["leak"] == recorded["leak"] == {"eyes": 0, "total": 11}
     for name in ("calibrated", "calibration", "prior_corrected", "pairs"):
-        assert found[name] == told[name], name
+        assert found[name] == recorded[name], name
 
 
 def test_evaluate_changes_nothing_in_the_run(runs: Path, evaluates: Evaluates):
@@ -322,7 +322,7 @@ def test_evaluate_undoes_the_class_weights_as_the_run_does(
     flags = words(shards, tmp_path / "run", "--class-weights", "balanced")
     call(train.main, flags, capsys).json  # noqa: B018  # asserts that it went well
     outcome = evaluates(tmp_path / "run")
-    told = reported(tmp_path / "run")["prior_corrected"]
-    assert told is not None
-    assert outcome.json["prior_corrected"] == told
+    recorded = reported(tmp_path / "run")["prior_corrected"]
+    assert recorded is not None
+    assert outcome.json["prior_corrected"] == recorded
     assert any("with the class weights undone" in line for line in outcome.out)

@@ -198,7 +198,7 @@ def test_interval_of_what_is_undefined_is_none():
         (None, None, ".1%", "-"),
     ],
 )
-def test_told_says_a_score_with_its_interval(value, interval, form, text):
+def test_format_interval_writes_a_score_with_its_interval(value, interval, form, text):
     assert format_interval(value, interval, form) == text
 
 

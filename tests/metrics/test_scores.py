@@ -168,11 +168,11 @@ def course_like() -> np.ndarray:
 @pytest.mark.parametrize(("grade", "share"), [(0, "73.4%"), (2, "15.4%")])
 def test_collapse_names_the_constant_predictor(grade: int, share: str):
     labels = course_like()
-    told = collapse(labels, np.full(len(labels), grade))
-    assert told is not None
-    assert told.startswith("constant predictor: 100.0% of the predictions")
-    assert f"grade {grade}" in told
-    assert f"accuracy of {share}" in told
+    sentence = collapse(labels, np.full(len(labels), grade))
+    assert sentence is not None
+    assert sentence.startswith("constant predictor: 100.0% of the predictions")
+    assert f"grade {grade}" in sentence
+    assert f"accuracy of {share}" in sentence
 
 
 def test_collapse_sees_through_a_handful_of_exceptions():

@@ -206,8 +206,8 @@ def test_augment_rotates_by_quarters_as_rot90(
 ):
     fix_draws(monkeypatch, quarters / 2)
     found = undo(Augment(replace(OFF, rotate=180.0))(smooth(), rows(1), 0, 0))
-    told = torch.rot90(unit(smooth()), quarters, (2, 3))
-    torch.testing.assert_close(found, told, atol=1e-4, rtol=0)
+    expected = torch.rot90(unit(smooth()), quarters, (2, 3))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def test_augment_rotates_photographs_that_are_not_square_without_shearing(
@@ -215,9 +215,9 @@ def test_augment_rotates_photographs_that_are_not_square_without_shearing(
 ):
     fix_draws(monkeypatch, 0.5)  # a quarter turn
     found = undo(Augment(replace(OFF, rotate=180.0))(smooth(20, 40), rows(1), 0, 0))
-    told = torch.rot90(unit(smooth(20, 40)), 1, (2, 3))  # 40 high, 20 wide
+    expected = torch.rot90(unit(smooth(20, 40)), 1, (2, 3))  # 40 high, 20 wide
     middle = found[:, :, :, 10:30]
-    torch.testing.assert_close(middle, told[:, :, 10:30], atol=1e-3, rtol=0)
+    torch.testing.assert_close(middle, expected[:, :, 10:30], atol=1e-3, rtol=0)
     assert found[:, :, :, :9].abs().max() < 1e-6  # outside of the photograph
 
 
@@ -233,8 +233,8 @@ def test_augment_shifts_by_a_share_of_the_side(monkeypatch: pytest.MonkeyPatch):
     fix_draws(monkeypatch, 0.0, 0.0, 0.0, -1.0)
     images = batch(1)
     found = undo(Augment(replace(OFF, translate=0.25))(images, rows(1), 0, 0))
-    told = unit(images)[:, :, :24]
-    torch.testing.assert_close(found[:, :, 8:], told, atol=1e-5, rtol=0)
+    expected = unit(images)[:, :, :24]
+    torch.testing.assert_close(found[:, :, 8:], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("draw", [-1.0, 1.0])
@@ -261,8 +261,8 @@ def test_augment_recolours_as_torchvision(
     recipe = replace(OFF, **{name: 0.5})  # type: ignore[arg-type]
     found = undo(Augment(recipe)(batch(), rows(), 0, 0))
     adjust = getattr(tv, f"adjust_{name}")
-    told = torch.stack([adjust(image, 1 + 0.5 * draw) for image in unit(batch())])
-    torch.testing.assert_close(found, told, atol=1e-4, rtol=0)
+    expected = torch.stack([adjust(image, 1 + 0.5 * draw) for image in unit(batch())])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert found.min() > -1e-6
     assert found.max() < 1 + 1e-6
 

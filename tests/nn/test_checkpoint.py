@@ -50,10 +50,10 @@ def saved(tmp_path: Path) -> Path:
 def complaint(path: Path) -> str:
     with pytest.raises(RunError) as caught:
         load(path)
-    told = str(caught.value)
-    assert str(path) in told
-    assert "\n" not in told
-    return told
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
 
 
 def test_checkpoint_comes_back_bit_for_bit(saved: Path):
@@ -79,7 +79,7 @@ def test_checkpoint_that_is_torn_is_refused(saved: Path):
 
 def test_checkpoint_with_any_byte_flipped_is_refused_or_the_same(saved: Path):
     whole = saved.read_bytes()
-    told = load(saved)
+    saved_then = load(saved)
     refused = 0
     for place in range(len(whole)):
         for bit in (0, 5):
@@ -92,9 +92,9 @@ def test_checkpoint_with_any_byte_flipped_is_refused_or_the_same(saved: Path):
                 refused += 1
                 continue
             # JSON has bytes that mean nothing, such as the padding after it.
-            assert state == told[1], (place, bit)
+            assert state == saved_then[1], (place, bit)
             assert {n: bits(v) for n, v in found.items()} == {
-                n: bits(v) for n, v in told[0].items()
+                n: bits(v) for n, v in saved_then[0].items()
             }, (place, bit)
     assert refused > 0.95 * 2 * len(whole)
 

@@ -22,7 +22,7 @@ def test_cuda_is_the_gpu_of_this_rank(word: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("rank", "raised"), [("0", WrongUsage), ("1", ReportedElsewhere)]
 )
-def test_device_that_ranks_cant_share_is_told_once(
+def test_device_that_ranks_cant_share_is_one_error(
     rank: str, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")

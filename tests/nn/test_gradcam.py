@@ -70,16 +70,16 @@ def test_grad_cam_of_a_resnet_equals_its_class_activation_map(
 ):
     pixels, grades = images(3, *size), torch.tensor([4, 0, 2])
     seen: list[Tensor] = []
-    hook = resnet.layer4.register_forward_hook(lambda *told: seen.append(told[2]))
+    hook = resnet.layer4.register_forward_hook(lambda *passed: seen.append(passed[2]))
     with torch.no_grad():
         resnet(normalise(pixels))
     hook.remove()
     weights = resnet.fc.weight.detach()[grades]  # Zhou et al. 2016
-    told = enlarged(torch.einsum("bc,bchw->bhw", weights, seen[0]), *size)
+    expected = enlarged(torch.einsum("bc,bchw->bhw", weights, seen[0]), *size)
     found = grad_cam(resnet, pixels, grades)
     assert found.shape == (3, *size)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, told, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert found.std() > 0.1
 
 
@@ -117,9 +117,9 @@ def test_grad_cam_has_the_gradient_that_finite_differences_have():
                 moved[:, channel, place[0], place[1]] += 1e-5
                 change = (exact.head(moved) - base)[torch.arange(2), grades] / 1e-5
                 weights[:, channel] += change / 16
-        told = enlarged(torch.einsum("bc,bchw->bhw", weights, features), 32, 32)
+        expected = enlarged(torch.einsum("bc,bchw->bhw", weights, features), 32, 32)
     found = grad_cam(network.float(), pixels)
-    torch.testing.assert_close(found.double(), told, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=0)
 
 
 def test_grad_cam_takes_the_likeliest_grade_by_default(resnet: nn.Module):
@@ -198,11 +198,11 @@ def test_grad_cam_leaves_no_hook_after_an_error():
 
 def test_grad_cam_in_bf16_is_nearly_the_same(resnet: nn.Module):
     grades = torch.tensor([1, 2, 3])
-    told = grad_cam(resnet, images(), grades)
+    expected = grad_cam(resnet, images(), grades)
     with torch.autocast("cpu", torch.bfloat16):
         found = grad_cam(resnet, images(), grades)
     assert found.dtype == torch.float32
-    assert (found - told).abs().mean() < 0.02
+    assert (found - expected).abs().mean() < 0.02
 
 
 def test_grad_cam_of_the_small_network_of_other_tests():

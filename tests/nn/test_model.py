@@ -140,9 +140,9 @@ def test_weights_inside_a_state_dict_entry_are_taken(
 def test_weights_of_another_network_are_refused(tmp_path: Path, imagenet_like: State):
     path = tmp_path / "some.pth"
     save(imagenet_like, path)
-    told = refused("resnet50", path)
-    assert "is of another network" in told
-    assert str(path) in told
+    message = refused("resnet50", path)
+    assert "is of another network" in message
+    assert str(path) in message
     wide = imagenet_like | {"conv1.weight": torch.ones(64, 4, 7, 7)}
     save(wide, path)
     assert "reshape conv1.weight" in refused("resnet18", path)
@@ -178,9 +178,9 @@ def test_weights_whose_hash_is_not_in_their_name_are_refused(
 ):
     path = tmp_path / "resnet18-deadbeef.pth"
     save(imagenet_like, path)
-    told = refused("resnet18", path)
-    assert f"{path} is damaged" in told
-    assert "deadbeef" in told
+    message = refused("resnet18", path)
+    assert f"{path} is damaged" in message
+    assert "deadbeef" in message
     right = path.rename(tmp_path / f"resnet18-{digest(path)[:8]}.pth")
     build_model("resnet18", str(right), 0)
 
@@ -218,11 +218,11 @@ def cache(
 def test_imagenet_offline_says_what_to_put_where(
     cache: Callable[[], Path], tmp_path: Path
 ):
-    told = refused("resnet18", "imagenet")
+    message = refused("resnet18", "imagenet")
     name = "resnet18-f37072fd.pth"
-    assert f"https://download.pytorch.org/models/{name}" in told
-    assert str(tmp_path / "home" / "hub" / "checkpoints" / name) in told
-    assert "Temporary failure in name resolution" in told
+    assert f"https://download.pytorch.org/models/{name}" in message
+    assert str(tmp_path / "home" / "hub" / "checkpoints" / name) in message
+    assert "Temporary failure in name resolution" in message
 
 
 def test_imagenet_is_taken_from_torchs_cache(
@@ -336,6 +336,6 @@ def digest(path: Path) -> str:
 def refused(arch: str, weights: Path | str) -> str:
     with pytest.raises(WeightsError) as caught:
         build_model(arch, str(weights), 0)
-    told = str(caught.value)
-    assert "\n" not in told
-    return told
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

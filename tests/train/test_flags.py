@@ -182,8 +182,8 @@ def test_help_gives_an_example_and_every_default(
 ):
     text = help_of(command, capsys)
     assert "Example: " in text
-    told = len(re.findall(r"\(default:|\(required", text))
-    assert told >= len(FLAGS[command].split()) - text.count(", --no-")
+    documented = len(re.findall(r"\(default:|\(required", text))
+    assert documented >= len(FLAGS[command].split()) - text.count(", --no-")
 
 
 @COMMANDS
@@ -217,7 +217,7 @@ def test_help_shows_the_defaults_of_the_recipe_that_is_named(
     capsys: pytest.CaptureFixture[str],
 ):
     seed = defaults(help_of(train, capsys, "--recipe", "seed"))
-    told = {
+    expected = {
         "--head-epochs": "5",
         "--full-epochs": "10",
         "--optimizer": "sgd",
@@ -230,7 +230,7 @@ def test_help_shows_the_defaults_of_the_recipe_that_is_named(
         "--vflip": "0.5",
         "--recipe": "seed",
     }
-    assert seed.items() >= told.items()
+    assert seed.items() >= expected.items()
     assert defaults(help_of(train, capsys, "--recipe=seed")) == seed
     strong = defaults(help_of(train, capsys))
     assert strong["--recipe"] == "strong"

@@ -28,7 +28,7 @@ REPORT_COUNTS = (20655, 1955, 4210, 698, 581)
 
 
 def test_recipe_seed_is_the_reports():
-    told = {
+    expected = {
         "arch": "resnet18",
         "batch_size": 32,
         "head_epochs": 5,
@@ -55,7 +55,7 @@ def test_recipe_seed_is_the_reports():
         "head_batchnorm": "train",
         "validation": 0.0,
     }
-    assert {name: getattr(SEED, name) for name in told} == told
+    assert {name: getattr(SEED, name) for name in expected} == expected
 
 
 def test_recipe_strong_holds_patients_out_and_freezes_batchnorm():
@@ -85,7 +85,7 @@ def test_recipe_phase_changes_after_the_head_epochs():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"head_epochs": 0, "full_epochs": 0}, "must not both be 0"),
         ({"head_epochs": -1}, "--head-epochs must be at least 0, got -1"),
@@ -110,10 +110,10 @@ def test_recipe_phase_changes_after_the_head_epochs():
         ({"seed": 2**64}, "--seed must lie in 0"),
     ],
 )
-def test_recipe_refuses_what_cant_be_meant(change: dict[str, object], told: str):
+def test_recipe_refuses_what_cant_be_meant(change: dict[str, object], message: str):
     with pytest.raises(ValueError, match="must") as caught:
         replace(STRONG, **change)  # type: ignore[arg-type]
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 # ---- learning rate
@@ -180,11 +180,11 @@ def test_learning_rate_stays_above_0_and_below_the_peak(
 def test_class_weights_are_the_reports():
     weights = class_weights("balanced", REPORT_COUNTS)
     assert weights is not None
-    told = [20655 / count for count in REPORT_COUNTS]
-    torch.testing.assert_close(weights, torch.tensor(told))
+    expected = [20655 / count for count in REPORT_COUNTS]
+    torch.testing.assert_close(weights, torch.tensor(expected))
     root = class_weights("sqrt", REPORT_COUNTS)
     assert root is not None
-    torch.testing.assert_close(root, torch.tensor(told).sqrt())
+    torch.testing.assert_close(root, torch.tensor(expected).sqrt())
     assert class_weights("none", REPORT_COUNTS) is None
 
 
@@ -207,8 +207,8 @@ def test_loss_is_torchs_cross_entropy():
     recipe = replace(SEED, class_weights="balanced", label_smoothing=0.1)
     found = Loss(recipe, REPORT_COUNTS)(logits, labels)
     weights = torch.tensor([20655 / count for count in REPORT_COUNTS])
-    told = F.cross_entropy(logits, labels, weight=weights, label_smoothing=0.1)
-    torch.testing.assert_close(found, told)
+    expected = F.cross_entropy(logits, labels, weight=weights, label_smoothing=0.1)
+    torch.testing.assert_close(found, expected)
 
 
 def test_loss_adds_the_expected_squared_distance():
@@ -229,8 +229,8 @@ def test_make_optimizer_follows_recipe_and_phase(phase: str, rate: float):
     weights = [nn.Parameter(torch.ones(3))]
     sgd = make_optimizer(recipe, phase, weights, CPU)
     assert isinstance(sgd, torch.optim.SGD)
-    told = {"lr": rate, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
-    assert told.items() <= sgd.param_groups[0].items()
+    expected = {"lr": rate, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
+    assert expected.items() <= sgd.param_groups[0].items()
     adamw = make_optimizer(replace(recipe, optimizer="adamw"), phase, weights, CPU)
     assert isinstance(adamw, torch.optim.AdamW)
     assert {"lr": rate, "weight_decay": 5e-4}.items() <= adamw.param_groups[0].items()
@@ -241,7 +241,7 @@ def test_average_equals_a_hand_computation_buffers_too():
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
     average = make_average(network, 0.3)
-    told: dict[str, torch.Tensor] = {}
+    expected: dict[str, torch.Tensor] = {}
     for number in range(6):
         loss = network(torch.randn(8, 3)).square().sum()
         optimizer.zero_grad()
@@ -250,15 +250,15 @@ def test_average_equals_a_hand_computation_buffers_too():
         average.update_parameters(network)
         decay = min(0.3, (1 + number) / (10 + number)) if number else 0.0
         for name, value in network.state_dict().items():
-            before = told.get(name, torch.zeros_like(value))
-            told[name] = (
+            before = expected.get(name, torch.zeros_like(value))
+            expected[name] = (
                 decay * before + (1 - decay) * value
                 if value.is_floating_point()
                 else value.clone()
             )
     found = average.module.state_dict()
-    assert found.keys() == told.keys()
-    for name, value in told.items():
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)
     # Had the decay not warmed up, the average would lie elsewhere.
     assert not torch.equal(found["0.weight"], network.state_dict()["0.weight"])

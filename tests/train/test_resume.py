@@ -454,10 +454,10 @@ def test_resume_at_max_steps_evaluates_the_last_epoch(
     flags = ("--max-steps", steps)
     run = kill(shards, tmp_path, "strong", (LOG, -(-steps // 4), "before"), *flags)
     limited = words(shards, tmp_path / "whole", *STRONG, *flags)
-    told = call(train.main, limited, capsys).json
+    whole_run = call(train.main, limited, capsys).json
     found = resumes(run).json
     assert found["steps"] == steps
-    assert found["weights_sha256"] == told["weights_sha256"]
+    assert found["weights_sha256"] == whole_run["weights_sha256"]
     assert log(run) == log(tmp_path / "whole")
 
 
@@ -491,7 +491,7 @@ def test_resume_of_what_is_no_run_is_one_line(tmp_path: Path, resumes: Resumes):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("", "can't be read"),
         ("{", "can't be read"),
@@ -501,17 +501,17 @@ def test_resume_of_what_is_no_run_is_one_line(tmp_path: Path, resumes: Resumes):
     ],
 )
 def test_resume_with_a_damaged_config_is_one_line(
-    content: str, told: str, tmp_path: Path, resumes: Resumes
+    content: str, message: str, tmp_path: Path, resumes: Resumes
 ):
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
     outcome = resumes(tmp_path)
     assert outcome.code == 1
-    assert told in outcome.complaint
+    assert message in outcome.complaint
     assert len(outcome.err) == 1
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("lr", -1, "--lr must be above 0"),
         ("lr", "fast", "is damaged"),
@@ -521,7 +521,7 @@ def test_resume_with_a_damaged_config_is_one_line(
 def test_resume_with_a_recipe_that_cant_be_is_one_line(
     field: str,
     value: object,
-    told: str,
+    message: str,
     shared_run: Path,
     tmp_path: Path,
     resumes: Resumes,
@@ -531,7 +531,7 @@ def test_resume_with_a_recipe_that_cant_be_is_one_line(
     (tmp_path / "config.json").write_text(json.dumps(config))
     outcome = resumes(tmp_path)
     assert outcome.code == 1
-    assert told in outcome.complaint
+    assert message in outcome.complaint
 
 
 def test_resume_from_a_damaged_checkpoint_is_one_line(

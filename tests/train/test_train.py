@@ -182,8 +182,11 @@ def test_train_keeps_optimizer_state(trains: Trains, tmp_path: Path, recipe: str
     with safe_open(tmp_path / "run" / "last.safetensors", "pt") as file:
         names = {name.rpartition(".")[2] for name in file.keys() if "optim" in name}  # noqa: SIM118
         assert ("ema.fc.weight" in file.keys()) == (recipe == "strong")  # noqa: SIM118
-    told = {"strong": {"step", "exp_avg", "exp_avg_sq"}, "seed": {"momentum_buffer"}}
-    assert names == told[recipe]
+    expected = {
+        "strong": {"step", "exp_avg", "exp_avg_sq"},
+        "seed": {"momentum_buffer"},
+    }
+    assert names == expected[recipe]
 
 
 def test_train_draws_figures(resnet: Path):
@@ -230,8 +233,8 @@ def test_train_resnet18_ends_in_the_same_weights_under_any_loader(
     found = {}
     for name in COMMON_ORDER:
         flags = ("--loader", name, "--max-steps", 7, "--head-epochs", 1)
-        told = call(train.main, words(shards, tmp_path / name, *flags), capsys)
-        found[name] = told.json["weights_sha256"]
+        outcome = call(train.main, words(shards, tmp_path / name, *flags), capsys)
+        found[name] = outcome.json["weights_sha256"]
     assert {"pil", "turbo"} <= set(found)
     assert len(set(found.values())) == 1, found
 
@@ -326,7 +329,7 @@ def test_test_shards_are_tested_on_and_kept_by_the_run(
     other = tmp_path / "other"
     course = make_course(tmp_path / "course", train=8, test=17)
     assert run_shard(course, other)[0] == 0
-    told = trains("run", "--test-shards", other).json
+    first = trains("run", "--test-shards", other).json
     run = tmp_path / "run"
     kept = json.loads((run / "metrics.json").read_text())
     assert kept["test"]["samples"] == 17
@@ -334,10 +337,10 @@ def test_test_shards_are_tested_on_and_kept_by_the_run(
     assert (kept["leak"], kept["baselines"]) == (None, None)
     again = call(evaluate.main, [str(run)], capsys).json
     assert again["shards"] == str(other)
-    assert again["test_accuracy"] == told["test_accuracy"]
+    assert again["test_accuracy"] == first["test_accuracy"]
     assert again["baselines"] == kept["baselines"]
     resumed = call(train.main, ["--resume", str(run)], capsys)
-    assert resumed.json["test_accuracy"] == told["test_accuracy"]
+    assert resumed.json["test_accuracy"] == first["test_accuracy"]
     refused = call(train.main, ["--resume", str(run), "--test-shards", "x"], capsys)
     assert "no data set in x" in refused.complaint
 
@@ -520,7 +523,7 @@ def test_train_draws_augmentation_and_rate_anew_at_each_step(
     monkeypatch.setattr(TrainingLoop, "_step", after)
     trains("run").json  # noqa: B018
     assert places == [(number // 4, number) for number in range(12)]
-    assert all(used == told for used, told in rates)
+    assert all(used == expected for used, expected in rates)
     assert len({used for used, _ in rates}) == 12
 
 
@@ -608,10 +611,10 @@ def test_train_warns_of_a_constant_predictor(
 
     monkeypatch.setattr(TrainingLoop, "_step", collapse)
     outcome = trains("run", "--recipe", "seed")
-    told = [line for line in outcome.out if line.startswith("warning: constant")]
-    assert len(told) == 1
-    assert "grade 0" in told[0]
-    assert "accuracy of 72.7% is that grade's share (72.7%)" in told[0]
+    warnings = [line for line in outcome.out if line.startswith("warning: constant")]
+    assert len(warnings) == 1
+    assert "grade 0" in warnings[0]
+    assert "accuracy of 72.7% is that grade's share (72.7%)" in warnings[0]
     assert outcome.json["test_qwk"] == 0
 
 
@@ -753,7 +756,7 @@ def test_train_without_a_gpu_says_so(trains: Trains, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (("--lr", "-1"), "--lr must be above 0"),
         (("--lr", "fast"), "--lr"),
@@ -772,11 +775,11 @@ def test_train_without_a_gpu_says_so(trains: Trains, tmp_path: Path):
     ],
 )
 def test_train_with_flags_that_cant_be_meant_exits_2(
-    trains: Trains, tmp_path: Path, flags: tuple[str, ...], told: str
+    trains: Trains, tmp_path: Path, flags: tuple[str, ...], message: str
 ):
     outcome = trains("run", *flags)
     assert outcome.code == 2
-    assert told in outcome.complaint
+    assert message in outcome.complaint
     assert len(outcome.err) == 1
     assert not (tmp_path / "run").exists()
 
