@@ -153,7 +153,7 @@ class DaliLoader(EpochLoader):
 
     def _build(self) -> Pipeline:
         config = self._config
-        with new_pipeline(config, self._schedule, self.device) as pipeline:
+        with new_pipeline(config, self._schedule.local_size, self.device) as pipeline:
             flips = [types.INT32, types.INT32] if self._feeder.flips else []
             jpegs, *mirrored = fn.external_source(
                 source=self._feeder,

@@ -21,11 +21,11 @@ def consumer(device: torch.device) -> torch.cuda.Stream | None:
 
 
 def new_pipeline(
-    config: LoaderConfig, schedule: Schedule, device: torch.device
+    config: LoaderConfig, batch_size: int, device: torch.device
 ) -> Pipeline:
     """A pipeline to be filled in within its ``with``."""
     return Pipeline(
-        batch_size=max(schedule.local_size, 1),
+        batch_size=batch_size,
         num_threads=config.workers or granted_cores(),
         device_id=(device.index or 0) if device.type == "cuda" else None,
         prefetch_queue_depth=config.prefetch,

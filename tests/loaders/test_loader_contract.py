@@ -670,9 +670,9 @@ def test_many_epochs_grow_nothing(make, variant):
 BAD = 19  # in the second shard, and in the third batch of 8
 
 
-def with_rubbish(folder):
+def with_rubbish(folder, place=BAD):
     """Zeros in place of the image's first 200 bytes."""
-    row = pq.read_table(folder / "train.parquet").slice(BAD, 1).to_pylist()[0]
+    row = pq.read_table(folder / "train.parquet").slice(place, 1).to_pylist()[0]
     with (folder / f"train-{row['shard']:06d}.tar").open("r+b") as tar:
         tar.seek(row["offset"])
         tar.write(bytes(200))
@@ -744,6 +744,24 @@ def test_skipped_image_leaves_its_batch_shorter(make, damaged, batch_size):
     with open_split(damaged, "train") as split:
         assert {error.key for error in loader.skipped} == {split.key(BAD)}
     assert loader.skipped[0].shard == str(damaged / "train-000001.tar")
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_each_batch_is_shorter_by_what_was_skipped_for_it(
+    make, shards, tmp_path, batch_size
+):
+    """And no batch is filled up, or emptied, on account of another."""
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    for place in (BAD, BAD + 1, TRAIN - 2):
+        with_rubbish(folder, place)
+    loader = make(folder, batch_size=batch_size, on_corrupt="skip", **AUGMENTED)
+    lengths, skipped = [], []
+    for batch in loader.epoch(0):
+        lengths.append(len(batch.index))
+        skipped.append(len(loader.skipped))
+    planned = [batch_size] * (TRAIN // batch_size) + [5] * (batch_size == 8)
+    assert np.add(lengths, np.diff(skipped, prepend=0)).tolist() == planned
+    assert skipped[-1] == 3
 
 
 @common_order
