@@ -832,6 +832,28 @@ def test_batches_before_a_broken_shard_come_from_a_gpu_too(copies):
         next(batches)
 
 
+@pytest.mark.parametrize("taken", [1, 2])
+def test_abandoned_epoch_waits_for_its_copies_to_a_gpu(copies, monkeypatch, taken):
+    """Before its slots are let go of, which the next epoch fills again."""
+    ended = []
+    stream = Mock()
+    stream.synchronize.side_effect = lambda: ended.append("copied")
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: stream)
+
+    def decoded():
+        try:
+            for row in range(3):
+                zeros = torch.zeros(1, dtype=torch.int64)
+                yield _epoch.Made(Batch(torch.zeros(1, 2, 2, 3), zeros, zeros + row))
+        finally:
+            ended.append("let go")
+
+    batches = _epoch._copy_ahead(decoded(), torch.device("cpu"))
+    assert len(list(islice(batches, taken))) == taken
+    batches.close()
+    assert ended == ["copied", "let go"]
+
+
 def test_batches_before_a_bad_image_come_from_a_gpu_too(make, damaged, copies):
     batches = make(damaged, batch_size=8).epoch(0)
     assert indices(islice(batches, 2)) == [[*range(8)], [*range(8, 16)]]
@@ -927,6 +949,25 @@ def test_unforeseen_failure_is_raised_and_not_waited_for(make, shards):
     assert ends(before, shards, WORKERS_ONLY)  # even while somebody keeps the error
     assert caught.value
     assert flat(collect(loader.epoch(0, first_batch=2))) == [*range(16, TRAIN)]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["turbo", "webdataset"])
+def test_no_memory_for_a_decoder_is_raised_and_not_waited_for(
+    shards, monkeypatch, name
+):
+    def fails(shape):
+        raise MemoryError
+
+    config = LoaderConfig(batch_size=8, workers=2)
+    with make_loader(name, shards, "train", config) as loader:
+        before = held(shards)
+        with monkeypatch.context() as patched:
+            patched.setattr("loaders._threads.Decoder", fails)
+            with pytest.raises(MemoryError):
+                next(loader.epoch(0))
+        assert ends(before, shards, WORKERS_ONLY)
+        assert len(collect(loader.epoch(0))) == len(loader)
 
 
 def test_pil_workers_leave_signals_to_their_parent(shards):
