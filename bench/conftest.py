@@ -233,7 +233,7 @@ def loader_results(
     from bench.peers import all_entrants
 
     line: FinishLine = request.module.LINE
-    rules = replace(decode_rules, files=data.all_files())
+    rules = replace(decode_rules, files=data.all_files)
     if line != "batch":
         rules = replace(decode_rules, num_openings=0, memory=False)
     return run_race(all_entrants(data, line, request.config), rules)

@@ -16,10 +16,11 @@ import pytest
 import race_entrants as made
 from faulty_loader import delivering
 
-from bench import compare, plots, replay, report, tables
-from bench.data import BenchData, number_of, prepare
+from bench import bench_read, compare, plots, replay, report, tables
+from bench.data import NO_DATA, BenchData, number_of, prepare
 from bench.entrant import Entrant, EntrantResult, Kind
 from bench.epoch_runner import EpochRunner, LoadedBatch
+from bench.ours import our_loaders
 from bench.race import Rules, race
 from bench.rows import rows_of
 from loaders import open_split
@@ -166,6 +167,35 @@ def test_device_is_waited_for_before_the_clock_and_before_it_stops(data, monkeyp
     assert done == ["wait", "first", "wait", "second", "wait"]
 
 
+READERS = [entrant.name for entrant in bench_read.entrants(NO_DATA)]
+
+
+# The webdataset library leaves it to the garbage collector to close its files.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["turbo", "dali-reader", *READERS])
+def test_labels_are_looked_at_outside_the_clock(data, monkeypatch, name):
+    """Nor when an entrant is opened, which counts for its first batch."""
+    if "dali" in name.lower():
+        pytest.importorskip("nvidia.dali")
+    looked = []
+
+    def spy(name: str) -> int:
+        looked.append(name)
+        return number_of(name)
+
+    for module in ("data", "bench_read", "dali_reader", "ours"):
+        monkeypatch.setattr(f"bench.{module}.number_of", spy)
+    entrants = (
+        bench_read.entrants(data) if name in READERS else our_loaders(data, "batch")
+    )
+    (entrant,) = (one for one in entrants if one.name == name)
+    with entrant.open() as runner:
+        assert runner.run_round(1).images == 12
+        assert looked == []
+        assert runner.check() == "exact"
+        assert len(looked) >= 12
+
+
 FAULTS = ["none", "lost", "twice", "channels", "float", "another", "rounded"]
 
 
@@ -179,8 +209,8 @@ def faulty(
         for fault in FAULTS
     ]
     folder = tmp_path_factory.mktemp("faulty")
-    files = data.all_files()
-    results = race(entrants, rules(folder, num_rounds=1, num_openings=2, files=files))
+    cold = {"num_openings": 2, "files": data.all_files}
+    results = race(entrants, rules(folder, num_rounds=1, **cold))
     return dict(zip(FAULTS, results, strict=True))
 
 
@@ -190,6 +220,16 @@ def test_first_batch_counts_the_opening(tmp_path):
     assert len(result.first_seconds) == 2
     assert min(result.first_seconds) >= made.OPENING
     assert max(timed.first_seconds for timed in result.rounds) < made.OPENING
+
+
+def test_cold_round_drops_what_was_made_at_the_opening(tmp_path, monkeypatch):
+    """Such as a peer's own format, which is not there before the race."""
+    made_file = tmp_path / "own-format"
+    dropped: list[list[Path]] = []
+    monkeypatch.setattr("bench.race.page_cache.drop", dropped.append)
+    entrant = Entrant("peer", partial(made.writing, made_file))
+    race([entrant], rules(tmp_path, files=lambda: [*tmp_path.glob("own-*")]))
+    assert dropped == [[made_file]]
 
 
 def test_right_images_are_exact_and_all_come_from_a_cold_start(faulty):
