@@ -41,11 +41,15 @@ def built(pipeline: Pipeline, device: torch.device) -> Pipeline:
     try:
         pipeline.build()
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
         raise LoaderUnavailable(
-            f"DALI can't use {device} ({reason}); pass --loader turbo"
+            f"DALI can't use {device} ({first_line(error)}); pass --loader turbo"
         ) from error
     return pipeline
+
+
+def first_line(error: RuntimeError) -> str:
+    """What DALI says, without its stack; never empty."""
+    return str(error).strip().partition("\n")[0] or "it doesn't say why"
 
 
 def describe_decoding(device: torch.device, fancy: bool, resizes: bool) -> Decoding:

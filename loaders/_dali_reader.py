@@ -24,6 +24,7 @@ from loaders._dali_pipeline import (
     consumer,
     decode_operator,
     describe_decoding,
+    first_line,
     new_pipeline,
 )
 from loaders._epoch import EpochLoader, Made
@@ -169,7 +170,7 @@ class _Reading:
             pipeline.schedule_run()
             made, places = pipeline.outputs(cuda_stream=consumer(self._device))
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
         else:
             self._pipeline = pipeline
             # DALI pads the last batch, and names a sample as "TAR:OFFSET:MEMBER".
