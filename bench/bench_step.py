@@ -107,6 +107,8 @@ def _fed(case: Case, name: str, data: BenchData) -> Iterator[_Training]:
         device="cuda" if _CUDA else "cpu",
     )
     with make_loader(name, data.shards, "train", config) as loader:
+        # Without one it would begin epochs without end.
+        assert len(loader), f"fewer images than a batch of {case.batch} takes"
 
         def endless() -> Generator[Batch]:
             epoch = 0

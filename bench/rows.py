@@ -105,11 +105,20 @@ class MachineInfo(TypedDict):
 
 
 class CommitInfo(TypedDict, total=False):
-    """The commit that ran, and which entrants did not run, with the reason."""
+    """The commit that ran.
+
+    Attributes:
+        id: its hash.
+        dirty: whether there were changes that it does not hold.
+        skipped: the entrants that did not run, with the reason.
+        older: of merged runs, the finish lines that another one measured, with its
+            date and commit in words.
+    """
 
     id: str
     dirty: bool
     skipped: dict[str, str]
+    older: dict[str, str]
 
 
 class BenchmarkRun(TypedDict):
@@ -119,6 +128,18 @@ class BenchmarkRun(TypedDict):
     machine_info: MachineInfo
     commit_info: CommitInfo
     benchmarks: list[BenchmarkEntry]
+
+
+def describe_date(run: BenchmarkRun) -> str:
+    """When it was measured, to the minute."""
+    return run["datetime"][:16].replace("T", " ")
+
+
+def describe_commit(run: BenchmarkRun) -> str:
+    """The commit that was measured, and whether that was all."""
+    commit = run["commit_info"]
+    dirty = ", with changes that it does not hold" if commit.get("dirty") else ""
+    return f"{commit.get('id', 'unknown')[:12]}{dirty}"
 
 
 def rows_of(run: BenchmarkRun) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bench.rows import BenchmarkRun, Row, rows_of
+from bench.rows import BenchmarkRun, Row, describe_commit, describe_date, rows_of
 
 LINES = {
     "read": "To *read*: JPEG bytes in memory",
@@ -18,8 +18,10 @@ LINES = {
 }
 _CEILINGS = {
     "read": "copying the bytes in memory, on one thread",
-    "step": "the same step on a synthetic batch",
+    "step": "the step in bf16, channels-last, on a synthetic batch",
 }
+# When it is measured, where it does not come just before each of an entrant's rounds.
+_CEILING_TURNS = {"step": "which takes its turn in each round"}
 _DECODE_ONLY = "libjpeg-turbo alone on the same threads"
 
 
@@ -80,9 +82,12 @@ def markdown(run: BenchmarkRun, plots: Sequence[str] = ()) -> str:
     """
     shown = (f"![{plot.rsplit('_', 1)[-1]}]({plot})" for plot in plots)
     parts = ["# Loaders, measured", _card(run), *shown]
+    older = run["commit_info"].get("older") or {}
     for line, rows in lines_of(rows_of(run)).items():
         title = LINES.get(line, line.replace("decode,", "Decoders on"))
         parts += [f"## {title}", _table(line, rows)]
+        if line in older:
+            parts.append(f"Measured {older[line]}.")
     parts += ["## Ratios", _targets_table(run), "## What was not faster"]
     parts.append("\n".join(f"- {sentence}" for sentence in not_faster(run)))
     skipped = run["commit_info"].get("skipped", {})
@@ -94,18 +99,26 @@ def markdown(run: BenchmarkRun, plots: Sequence[str] = ()) -> str:
 
 def _card(run: BenchmarkRun) -> str:
     card = run["machine_info"].get("card", {})
-    facts = [("date", run["datetime"][:16].replace("T", " ")), *card.items()]
+    facts = [
+        ("date", describe_date(run)),
+        ("commit", describe_commit(run)),
+        *card.items(),
+    ]
     lines = ["| machine | |", "| --- | --- |"]
     return "\n".join(lines + [f"| {what} | {value} |" for what, value in facts])
 
 
 def _table(line: str, rows: Sequence[Row]) -> str:
     columns = {name: make for name, make in _COLUMNS.items() if any(map(make, rows))}
+    when = _CEILING_TURNS.get(line, "measured just before each round")
     least, most = (of(row["rounds"] for row in rows) for of in (min, max))
-    rounds = f"{most}" if least == most else f"{least} to {most}"
+    rounds = f"{most}"
+    if least != most:
+        rounds = f"{least} to {most}"
+        columns["rounds"] = lambda row: str(row["rounds"])
     lines = [
-        f"Ceiling: {ceiling_of(line)}, measured just before each round; medians over "
-        f"{rounds} rounds in turn, with the slowest and the fastest.",
+        f"Ceiling: {ceiling_of(line)}, {when}; medians over {rounds} rounds in turn, "
+        "with the slowest and the fastest.",
         "",
         "| " + " | ".join(["", *columns]) + " |",
         "| --- " * (len(columns) + 1) + "|",

@@ -16,8 +16,9 @@ import pytest
 import race_entrants as made
 from faulty_loader import delivering
 
-from bench import bench_read, compare, plots, replay, report, tables
+from bench import bench_read, bench_step, compare, plots, replay, report, tables
 from bench.data import NO_DATA, BenchData, number_of, prepare
+from bench.decoders import decoders
 from bench.entrant import Entrant, EntrantResult, Kind
 from bench.epoch_runner import EpochRunner, LoadedBatch
 from bench.ours import our_loaders
@@ -259,6 +260,33 @@ def test_pixels_a_little_off_are_described(faulty):
     assert faulty["rounded"].pixels.startswith("largest 1, mean ")
 
 
+def test_dali_builds_its_pipeline_before_the_clock(data, monkeypatch):
+    pipeline = pytest.importorskip("nvidia.dali.pipeline")
+    built = []
+    build = pipeline.Pipeline.build
+
+    def spy(self):
+        built.append(self)
+        build(self)
+
+    monkeypatch.setattr(pipeline.Pipeline, "build", spy)
+    entrants = [one for one in decoders(data, [1]) if one.process == "DALI"]
+    for number, entrant in enumerate(entrants, 1):
+        with entrant.open() as runner:
+            assert "mean" in runner.check() or runner.check() == "exact"
+            assert [runner.run_round(n).images for n in range(3)] == [12] * 3
+            assert len(set(built)) == number
+
+
+def test_step_without_a_batch_is_refused_and_not_waited_for(data):
+    case = bench_step._CASE._replace(pixels=64, batch=16)
+    with (
+        pytest.raises(AssertionError, match="fewer images than a batch of 16"),
+        bench_step._fed(case, "turbo", data),
+    ):
+        pass
+
+
 # ---- handing over, tables, comparison
 
 
@@ -363,6 +391,16 @@ def test_comparison_tells_changes_from_noise():
     }
 
 
+@pytest.mark.parametrize(("rounds", "tells"), [(3, False), (4, False), (5, True)])
+def test_comparison_tells_only_what_so_many_rounds_can(rounds, tells):
+    slow, fast = ([place + n / 100 for n in range(rounds)] for place in (0.4, 0.8))
+    (change,) = compare.changes(
+        made_up(row("batch", "one", 1e3, shares=slow)),
+        made_up(row("batch", "one", 2e3, shares=fast)),
+    )
+    assert change.verdict == ("faster" if tells else "too few rounds to tell")
+
+
 def test_report_writes_table_plots_and_numbers(tmp_path, capsys):
     run = some_run()
     run["benchmarks"] += made_up(
@@ -398,6 +436,67 @@ def test_report_of_several_runs_takes_a_line_from_the_last():
     assert [one["images_per_second"] for one in lines["batch"]] == [3000.0]
     assert [one["entrant"] for one in lines["ready"]] == ["turbo", "report, 0 workers"]
     assert both["commit_info"]["skipped"] == {"read: DALI": "gone"}
+
+
+def test_report_of_several_runs_is_of_the_newest_and_tells_the_others():
+    newest, commit = some_run(), {"id": "c" * 40, "dirty": True}
+    newest |= {"datetime": "2026-11-25T09:00:00+00:00", "commit_info": commit}
+    again = made_up(row("batch", "turbo", 3000.0, rounds=3), row("read", "shards", 9e4))
+    third = made_up(row("step", "turbo", 2.0))
+    text = tables.markdown(report.merged([newest, again, third]))
+    assert "| date | 2026-11-25 09:00 |" in text
+    assert "| commit | cccccccccccc, with changes that it does not hold |" in text
+    parts = dict(re.findall(r"^## (\S+ \S+)(.*?)(?=^## |\Z)", text, re.M | re.S))
+    other = "Measured 2026-11-24 10:00, commit abc."
+    assert [title for title in parts if other in parts[title]] == [
+        "To *read*:",
+        "To *batch*:",
+        "To *step*:",
+    ]
+
+
+def test_report_says_what_became_of_a_run_that_was_merged_before(tmp_path):
+    older = made_up(row("read", "shards", 9e4))
+    older["datetime"] = "2026-10-01T10:00:00+00:00"
+    both = report.slim(report.merged([older, made_up(row("batch", "turbo", 1e3))]))
+    newer = made_up(row("ready", "turbo", 1e3))
+    newer["datetime"] = "2026-12-01T10:00:00+00:00"
+    assert report.merged([both, newer])["commit_info"]["older"] == {
+        "read": "2026-10-01 10:00, commit abc",
+        "batch": "2026-11-24 10:00, commit abc",
+    }
+
+
+def test_report_of_several_machines_is_refused(tmp_path, capsys):
+    there = made_up(row("read", "shards", 9e4))
+    there["machine_info"]["card"]["processor"] = "Other CPU"
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, run in zip(paths, (some_run(), there), strict=True):
+        path.write_text(json.dumps(run))
+    assert report.main([*map(str, paths)]) == 1
+    assert capsys.readouterr().err == (
+        "error: runs must be of one machine to be merged, got processor Some CPU and "
+        "Other CPU: report them one by one\n"
+    )
+
+
+def test_room_on_the_disk_makes_no_other_machine():
+    runs = [some_run(), made_up(row("read", "shards", 9e4))]
+    for run, free in zip(runs, ("49", "48.5"), strict=True):
+        run["machine_info"]["card"]["disk"] = f"/dev/vda (ext4), {free} GiB free"
+    assert len(rows_of(report.merged(runs))) == len(rows_of(runs[0])) + 1
+
+
+def test_table_tells_each_entrants_rounds_where_they_differ():
+    same = made_up(row("step", "one", 2.0), row("step", "two", 1.0))
+    text = tables.markdown(same)
+    assert "medians over 5 rounds" in text
+    assert "| rounds |" not in text
+    assert "just before each round" not in text  # the ceiling of a step takes its turn
+    other = made_up(row("step", "one", 2.0), row("step", "two", 1.0, rounds=3))
+    text = tables.markdown(other)
+    assert "medians over 3 to 5 rounds" in text
+    assert re.search(r"^\| \*\*two\*\* .* \| 3 \|$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("content", [None, "{}", "rubbish", '{"benchmarks": []}'])
