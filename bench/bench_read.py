@@ -17,7 +17,7 @@ from bench.data import NO_DATA, BenchData, NumbersOfRows, number_of
 from bench.entrant import Entrant, EntrantResult, Runner
 from bench.epoch_runner import BATCH, AnyFinishLine, EpochRunner, LoadedBatch
 from bench.race import Rules, RunRace
-from bench.replay import Report, clock
+from bench.replay import HandOver, clock
 from bench.rows import Setup
 from fastretina.measure.ceilings import memory_copy
 
@@ -116,5 +116,7 @@ def results(
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_read(name: str, report: Report, results: dict[str, EntrantResult]) -> None:
-    report(LINE, results, name)
+def bench_read(
+    name: str, hand_over: HandOver, results: dict[str, EntrantResult]
+) -> None:
+    hand_over(LINE, results, name)

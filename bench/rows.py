@@ -57,7 +57,7 @@ class _Measured(TypedDict):
     cpu_ms_per_image: float
 
 
-class Row(_Measured, Setup, total=False):
+class EntrantRow(_Measured, Setup, total=False):
     """An entrant's figures at a finish line.
 
     Attributes:
@@ -95,7 +95,7 @@ class BenchmarkEntry(TypedDict):
     group: str
     name: str
     stats: Stats
-    extra_info: Row
+    extra_info: EntrantRow
 
 
 class MachineInfo(TypedDict):
@@ -142,7 +142,7 @@ def describe_commit(run: BenchmarkRun) -> str:
     return f"{commit.get('id', 'unknown')[:12]}{dirty}"
 
 
-def rows_of(run: BenchmarkRun) -> list[Row]:
+def rows_of(run: BenchmarkRun) -> list[EntrantRow]:
     """What was measured of each entrant, in order."""
     return [
         entry["extra_info"]

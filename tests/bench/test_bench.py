@@ -19,7 +19,7 @@ from faulty_loader import delivering
 from bench import bench_read, bench_step, compare, plots, replay, report, tables
 from bench.data import NO_DATA, BenchData, number_of, prepare
 from bench.decoders import decoders
-from bench.entrant import Entrant, EntrantResult, Kind
+from bench.entrant import Entrant, EntrantKind, EntrantResult
 from bench.epoch_runner import EpochRunner, LoadedBatch
 from bench.ours import our_loaders
 from bench.race import Rules, race
@@ -510,7 +510,7 @@ def test_report_of_something_else_is_one_line(tmp_path, capsys, content):
 
 
 def test_plots_have_a_colour_for_every_kind():
-    assert set(get_args(Kind)) == set(plots._COLOURS)
+    assert set(get_args(EntrantKind)) == set(plots._COLOURS)
 
 
 # ---- the benchmarks themselves, small
