@@ -28,6 +28,11 @@ from loaders.course import (
 from loaders.errors import LabelError, SampleError
 from loaders.shards import SplitName
 
+_REPLACE = (
+    "replace that file, or take it out of the CSV files; shards of this folder leave "
+    "out what can't be decoded"
+)
+
 
 class RetinopathyDataset(Dataset[tuple[Any, int]]):
     """The report's Dataset: PIL image and grade, one file at a time.
@@ -125,7 +130,8 @@ class FolderSource:
 
     def failure(self, row: int, reason: str) -> SampleError:
         """The error that names the file of a row."""
-        return SampleError(str(self._dataset.paths[row]), self.key(row), reason)
+        path = str(self._dataset.paths[row])
+        return SampleError(path, self.key(row), reason, _REPLACE)
 
     def close(self) -> None:
         """Do nothing, as no file is held open."""

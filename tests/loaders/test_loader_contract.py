@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -901,6 +902,8 @@ def test_damaged_file_of_a_folder_is_named(make, make_course, tmp_path, length):
     with pytest.raises(SampleError) as caught:
         collect(make(source, batch_size=2).epoch(0))
     assert (caught.value.shard, caught.value.key) == (str(path), "12_left")
+    assert "; replace that file" in str(caught.value)  # no shard is there to write anew
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @common_order
