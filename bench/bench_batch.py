@@ -11,8 +11,9 @@ from bench.entrant import Entrant, EntrantResult
 from bench.ours import scaled_loader
 from bench.peers import loader_names
 from bench.race import Rules, RunRace
-from bench.replay import Report, clock
+from bench.replay import HandOver, clock
 from fastretina.measure.rounds import FinishLine
+from loaders import LOADERS
 from loaders.cores import granted_cores
 
 LINE: FinishLine = "batch"
@@ -24,9 +25,8 @@ def sweep(data: BenchData) -> list[Entrant]:
     workers = sorted({1, 2, cores // 2, cores, 2 * cores} - {0})
     settings = {(number, 32) for number in workers}
     settings |= {(cores, batch) for batch in (8, 16, 64, 128)}
-    names = ("turbo", "webdataset", "dali", "dali-reader", "pil")
     return [
-        scaled_loader(name, data, *one) for name in names for one in sorted(settings)
+        scaled_loader(name, data, *one) for name in LOADERS for one in sorted(settings)
     ]
 
 
@@ -49,11 +49,13 @@ def scaling(
 
 @pytest.mark.benchmark(timer=clock)
 def bench_batch(
-    name: str, report: Report, loader_results: dict[str, EntrantResult]
+    name: str, hand_over: HandOver, loader_results: dict[str, EntrantResult]
 ) -> None:
-    report(LINE, loader_results, name)
+    hand_over(LINE, loader_results, name)
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_scaling(name: str, report: Report, scaling: dict[str, EntrantResult]) -> None:
-    report("scaling", scaling, name)
+def bench_scaling(
+    name: str, hand_over: HandOver, scaling: dict[str, EntrantResult]
+) -> None:
+    hand_over("scaling", scaling, name)

@@ -10,7 +10,7 @@ from bench.data import NO_DATA, BenchData
 from bench.decoders import IMAGES, decoders
 from bench.entrant import Entrant, EntrantResult
 from bench.race import Rules, RunRace
-from bench.replay import Report, clock
+from bench.replay import HandOver, clock
 from fastretina.measure.ceilings import decode_only
 from loaders.cores import granted_cores
 
@@ -34,6 +34,8 @@ def results(
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_decode(name: str, report: Report, results: dict[str, EntrantResult]) -> None:
+def bench_decode(
+    name: str, hand_over: HandOver, results: dict[str, EntrantResult]
+) -> None:
     threads = results[name].entrant.setup["threads"]
-    report(f"decode, {threads} thread{'s' * (threads > 1)}", results, name)
+    hand_over(f"decode, {threads} thread{'s' * (threads > 1)}", results, name)

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pytest
 
-from bench.data import NO_DATA, BenchData, number_of
+from bench.data import NO_DATA, BenchData, NumbersOfRows, number_of
 from bench.entrant import Entrant, EntrantResult, Runner
 from bench.epoch_runner import BATCH, AnyFinishLine, EpochRunner, LoadedBatch
 from bench.race import Rules, RunRace
-from bench.replay import Report, clock
+from bench.replay import HandOver, clock
 from bench.rows import Setup
 from fastretina.measure.ceilings import memory_copy
 
@@ -39,30 +40,28 @@ def entrants(data: BenchData) -> list[Entrant]:
 def _shards(data: BenchData) -> Iterator[Runner]:
     """Our index and memory maps; copied, as a map alone has read nothing."""
     with data.train() as split:
-        numbers = [number_of(key) for key in split.column("key")]
 
         def epoch(number: int) -> Iterator[LoadedBatch[list[int]]]:
             rows = np.random.default_rng(number).permutation(split.rows).tolist()
             for chosen in _batches(rows):
                 yield LoadedBatch([bytes(split.read(row)) for row in chosen], chosen)
 
-        yield EpochRunner(
-            epoch, LINE, data, lambda rows: [numbers[row] for row in rows]
-        )
+        yield EpochRunner(epoch, LINE, data, NumbersOfRows(data))
 
 
 @contextmanager
 def _files(data: BenchData) -> Iterator[Runner]:
     """A file for each image, opened and read."""
 
-    def epoch(number: int) -> Iterator[LoadedBatch[list[int]]]:
+    def epoch(number: int) -> Iterator[LoadedBatch[list[Path]]]:
         for chosen in _batches(
             random.Random(number).sample(data.files, len(data.files))
         ):
-            images = [file.read_bytes() for file in chosen]
-            yield LoadedBatch(images, [number_of(file.name) for file in chosen])
+            yield LoadedBatch([file.read_bytes() for file in chosen], chosen)
 
-    yield EpochRunner(epoch, LINE, data, list)
+    yield EpochRunner(
+        epoch, LINE, data, lambda files: [number_of(file.name) for file in files]
+    )
 
 
 @contextmanager
@@ -87,10 +86,10 @@ def _columns(samples: list[tuple[bytes, str]]) -> list[tuple[bytes | str, ...]]:
 
 @contextmanager
 def _dali(data: BenchData) -> Iterator[Runner]:
-    from bench.dali_reader import dali_bytes
+    from bench.dali_reader import dali_bytes, numbers_of_documents
 
     with dali_bytes(data) as epoch:
-        yield EpochRunner(epoch, LINE, data, list)
+        yield EpochRunner(epoch, LINE, data, numbers_of_documents)
 
 
 def _batches(items: list[Item]) -> Iterator[list[Item]]:
@@ -112,10 +111,12 @@ def results(
     def ceiling(_: Entrant) -> float:
         return memory_copy(parts, 1) / mean  # the readers have one thread, too
 
-    rules = replace(rules, ceiling=ceiling, files=data.all_files())
+    rules = replace(rules, ceiling=ceiling, files=data.all_files)
     return run_race(entrants(data), rules)
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_read(name: str, report: Report, results: dict[str, EntrantResult]) -> None:
-    report(LINE, results, name)
+def bench_read(
+    name: str, hand_over: HandOver, results: dict[str, EntrantResult]
+) -> None:
+    hand_over(LINE, results, name)

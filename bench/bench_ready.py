@@ -6,7 +6,7 @@ import pytest
 
 from bench.entrant import EntrantResult
 from bench.peers import loader_names
-from bench.replay import Report, clock
+from bench.replay import HandOver, clock
 from fastretina.measure.rounds import FinishLine
 
 LINE: FinishLine = "ready"
@@ -18,6 +18,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.benchmark(timer=clock)
 def bench_ready(
-    name: str, report: Report, loader_results: dict[str, EntrantResult]
+    name: str, hand_over: HandOver, loader_results: dict[str, EntrantResult]
 ) -> None:
-    report(LINE, loader_results, name)
+    hand_over(LINE, loader_results, name)

@@ -16,7 +16,7 @@ import pytest
 from bench.data import BenchData
 from bench.entrant import Entrant, EntrantResult, Round
 from bench.race import Rules, RunRace
-from bench.replay import Report, clock
+from bench.replay import HandOver, clock
 from fastretina.shard import command as shard
 from loaders import open_split
 
@@ -69,5 +69,7 @@ def results(
 
 @pytest.mark.benchmark(timer=clock)
 @pytest.mark.parametrize("name", ["scripts/shard.py"])
-def bench_shard(name: str, report: Report, results: dict[str, EntrantResult]) -> None:
-    report(LINE, results, name)
+def bench_shard(
+    name: str, hand_over: HandOver, results: dict[str, EntrantResult]
+) -> None:
+    hand_over(LINE, results, name)

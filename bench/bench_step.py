@@ -19,7 +19,7 @@ from bench.data import NO_DATA, BenchData
 from bench.entrant import Entrant, EntrantResult, Round
 from bench.epoch_runner import HFLIP_CHANCE, VFLIP_CHANCE
 from bench.race import Rules, RunRace
-from bench.replay import Report, clock
+from bench.replay import HandOver, clock
 from bench.rows import Setup
 from fastretina.measure.steps import Case, Step, make_step, synthetic
 from fastretina.nn.device import Compute
@@ -107,6 +107,8 @@ def _fed(case: Case, name: str, data: BenchData) -> Iterator[_Training]:
         device="cuda" if _CUDA else "cpu",
     )
     with make_loader(name, data.shards, "train", config) as loader:
+        # Without one it would begin epochs without end.
+        assert len(loader), f"fewer images than a batch of {case.batch} takes"
 
         def endless() -> Generator[Batch]:
             epoch = 0
@@ -138,5 +140,7 @@ def results(
 
 
 @pytest.mark.benchmark(timer=clock)
-def bench_step(name: str, report: Report, results: dict[str, EntrantResult]) -> None:
-    report(LINE, results, name)
+def bench_step(
+    name: str, hand_over: HandOver, results: dict[str, EntrantResult]
+) -> None:
+    hand_over(LINE, results, name)

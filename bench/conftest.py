@@ -13,7 +13,7 @@ import pytest
 from bench.data import BenchData, prepare
 from bench.entrant import Entrant, EntrantResult
 from bench.race import Rules, RunRace, race
-from bench.replay import Benchmark, Report, clock
+from bench.replay import Benchmark, HandOver, clock
 from bench.rows import BenchmarkRun
 from bench.tables import summary
 from loaders.cores import granted_cores
@@ -233,17 +233,17 @@ def loader_results(
     from bench.peers import all_entrants
 
     line: FinishLine = request.module.LINE
-    rules = replace(decode_rules, files=data.all_files())
+    rules = replace(decode_rules, files=data.all_files)
     if line != "batch":
         rules = replace(decode_rules, num_openings=0, memory=False)
     return run_race(all_entrants(data, line, request.config), rules)
 
 
 @pytest.fixture
-def report(benchmark: Benchmark) -> Report:
+def hand_over(benchmark: Benchmark) -> HandOver:
     """Hand an entrant's rounds to pytest-benchmark, or skip with its reason."""
 
-    def hand_over(line: str, results: dict[str, EntrantResult], name: str) -> None:
+    def to_benchmark(line: str, results: dict[str, EntrantResult], name: str) -> None:
         if name not in results:
             pytest.skip("left out")
         result = results[name]
@@ -256,4 +256,4 @@ def report(benchmark: Benchmark) -> Report:
         benchmark.extra_info.update(result.row(line))
         clock.hand_over(benchmark, [timed.seconds for timed in result.rounds])
 
-    return hand_over
+    return to_benchmark

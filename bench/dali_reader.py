@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from bench.epoch_runner import (
 )
 from fastretina.measure.rounds import FinishLine
 from fastretina.nn.augment import MEAN, STD
+from loaders.arrays import UInt8
 from loaders.cores import granted_cores
 
 
@@ -44,7 +45,9 @@ def own_reader(data: BenchData, line: FinishLine) -> Iterator[Runner]:
             ready = images.permute(0, 3, 1, 2) if line == "ready" else images
             yield LoadedBatch(ready, batch["numbers"])
 
-    yield EpochRunner(epoch, line, data, _from_json)
+    yield EpochRunner(
+        epoch, line, data, lambda about: numbers_of_documents(about.cpu().numpy())
+    )
 
 
 def _dali_pipeline(data: BenchData, line: FinishLine, cuda: bool) -> Any:
@@ -80,8 +83,11 @@ def _dali_pipeline(data: BenchData, line: FinishLine, cuda: bool) -> Any:
 @contextmanager
 def dali_bytes(
     data: BenchData,
-) -> Iterator[Callable[[int], Iterator[LoadedBatch[list[int]]]]]:
-    """DALI's reader alone, as a function that yields an epoch of JPEG bytes."""
+) -> Iterator[Callable[[int], Iterator[LoadedBatch[list[UInt8]]]]]:
+    """DALI's reader alone, as a function that yields an epoch of JPEG bytes.
+
+    Labels are the members KEY.json, uint8[L] each, valid until the next batch.
+    """
     from nvidia.dali import pipeline_def
 
     def reading() -> Any:
@@ -93,21 +99,19 @@ def dali_bytes(
     pipeline.build()
     num_images = pipeline.epoch_size("reader")
 
-    def epoch(number: int) -> Iterator[LoadedBatch[list[int]]]:
+    def epoch(number: int) -> Iterator[LoadedBatch[list[UInt8]]]:
         for first in range(0, num_images, BATCH):
             jpegs, about = pipeline.run()
             size = min(BATCH, num_images - first)
-            facts = [json.loads(bytes(about.at(place))) for place in range(size)]
-            numbers = [number_of(each["source"]) for each in facts]
             images = [bytes(jpegs.at(place)) for place in range(size)]
-            yield LoadedBatch(images, numbers)
+            yield LoadedBatch(images, [about.at(place) for place in range(size)])
 
     yield epoch
 
 
-def _from_json(about: torch.Tensor) -> list[int]:
-    """Numbers from the members KEY.json, uint8[B, L], whose source names the file."""
-    rows = [json.loads(bytes(row.tolist())) for row in about.cpu()]
+def numbers_of_documents(documents: Iterable[UInt8]) -> list[int]:
+    """Numbers from members KEY.json, uint8[L] each, whose source names the file."""
+    rows = [json.loads(bytes(document)) for document in documents]
     return [number_of(row["source"]) for row in rows]
 
 

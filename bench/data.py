@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,6 +84,25 @@ NO_DATA = BenchData(Path("nowhere"))  # for entrants whose names alone are wante
 def number_of(name: str) -> int:
     """What tells an image apart, from its name, key or file."""
     return int(Path(name).name.partition("_")[0])
+
+
+class NumbersOfRows:
+    """What tells images apart, from their rows; looked up when first asked for.
+
+    Not when an entrant is opened, whose first batch would wait for it.
+    """
+
+    def __init__(self, data: BenchData) -> None:
+        self._data = data
+
+    def __call__(self, rows: Iterable[int]) -> list[int]:
+        """The numbers of these rows of the split that is timed."""
+        return [self._numbers[row] for row in rows]
+
+    @cached_property
+    def _numbers(self) -> list[int]:
+        with self._data.train() as split:
+            return [number_of(key) for key in split.column("key")]
 
 
 def prepare(shards: Path, images: int | None, cache: Path) -> BenchData:

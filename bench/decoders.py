@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -187,32 +188,36 @@ def _of_tensors(
 
 
 def _dali(resize: bool, threads: int) -> DecodeAll:
+    """One pipeline for all rounds, as in a loader."""
     from nvidia.dali import fn, pipeline_def, types
 
     size = 32
+    waiting: deque[list[UInt8]] = deque()  # batches that the pipeline has yet to take
+
+    def batch() -> list[UInt8]:
+        if not waiting:
+            raise StopIteration
+        return waiting.popleft()
+
+    def decoding() -> Any:
+        read = fn.external_source(source=batch, dtype=types.UINT8, ndim=1)
+        images = fn.decoders.image(read, device="cpu", output_type=types.RGB)
+        if resize:
+            images = fn.resize(images, size=[SIDE, SIDE], antialias=True)
+        return images
+
+    make = pipeline_def(batch_size=size, num_threads=threads, device_id=None)
+    running = make(decoding)()
+    running.build()
 
     def all_images(jpegs: Sequence[bytes]) -> Iterator[UInt8]:
         arrays = [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs]
-
-        def batch(number: int) -> list[UInt8]:
-            chosen = arrays[number * size : (number + 1) * size]
-            if not chosen:
-                raise StopIteration
-            return chosen
-
-        def decoding() -> Any:
-            read = fn.external_source(source=batch, dtype=types.UINT8, ndim=1)
-            images = fn.decoders.image(read, device="cpu", output_type=types.RGB)
-            if resize:
-                images = fn.resize(images, size=[SIDE, SIDE], antialias=True)
-            return images
-
-        make = pipeline_def(batch_size=size, num_threads=threads, device_id=None)
-        running = make(decoding)()
-        running.build()
-        for _ in range(-(-len(jpegs) // size)):
+        firsts = range(0, len(arrays), size)
+        waiting.extend(arrays[first : first + size] for first in firsts)
+        for _ in firsts:
             (images,) = running.run()
             yield from images.as_array()
+        running.reset()  # or it would stay at its end
 
     return all_images
 

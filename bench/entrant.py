@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal, NamedTuple, Protocol
 
-from bench.rows import Row, Setup
+from bench.rows import EntrantRow, Setup
 
-Kind = Literal["ours", "report", "peer", "ceiling"]
+EntrantKind = Literal["ours", "report", "peer", "ceiling"]
 
 
 class Round(NamedTuple):
@@ -58,7 +58,7 @@ class Entrant(NamedTuple):
 
     name: str
     open: Open
-    kind: Kind = "ours"
+    kind: EntrantKind = "ours"
     process: str | None = None
     setup: Setup = NO_SETUP
 
@@ -104,11 +104,11 @@ class EntrantResult:
         """Shares of the ceiling, round by round."""
         return [s / c for s, c in zip(self.speeds, self.ceilings, strict=False)]
 
-    def row(self, line: str) -> Row:
+    def row(self, line: str) -> EntrantRow:
         """What goes into the JSON beside the times, of a race to that finish line."""
         images = sum(timed.images for timed in self.rounds)
         firsts = self.first_seconds
-        row: Row = {
+        row: EntrantRow = {
             "line": line,
             "entrant": self.entrant.name,
             "kind": self.entrant.kind,

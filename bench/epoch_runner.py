@@ -88,7 +88,7 @@ class EpochRunner(Generic[Labels]):
         """Every image once, and each as Pillow decodes it, flipped or not."""
         expected = {number_of(file.name): file for file in self._data.files}
         seen: set[int] = set()
-        worst = Difference(0.0, 0.0)
+        worst = ImageDifference(0.0, 0.0)
         for batch in self._epoch(0):
             assert len(batch.images) == len(batch.labels), "images without numbers"
             numbers = [int(number) for number in self._numbers_of(batch.labels)]
@@ -118,10 +118,10 @@ class EpochRunner(Generic[Labels]):
             images = images.permute(0, 2, 3, 1)
         yield from images.numpy()
 
-    def _difference(self, image: Pixels | bytes, jpeg: bytes) -> Difference:
+    def _difference(self, image: Pixels | bytes, jpeg: bytes) -> ImageDifference:
         if isinstance(image, bytes):
             assert image == jpeg, "other bytes"
-            return Difference(0.0, 0.0)
+            return ImageDifference(0.0, 0.0)
         plain: Pixels = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
         if self._line == "ready":
             ready = self._normalise(torch.from_numpy(plain.copy())[None])
@@ -141,15 +141,17 @@ def _copy_to_gpu(images: object) -> None:
         images.to("cuda", non_blocking=True)
 
 
-class Difference(NamedTuple):
+class ImageDifference(NamedTuple):
     """How far an image is from the reference, of 255 grey levels."""
 
     mean: float
     largest: float
 
-    def larger(self, other: Difference) -> Difference:
+    def larger(self, other: ImageDifference) -> ImageDifference:
         """The larger of two means, and of two largest differences."""
-        return Difference(max(self.mean, other.mean), max(self.largest, other.largest))
+        return ImageDifference(
+            max(self.mean, other.mean), max(self.largest, other.largest)
+        )
 
     def describe(self) -> str:
         """How equal the images are, as the tables have it."""
@@ -160,7 +162,7 @@ class Difference(NamedTuple):
         return f"largest {self.largest:.0f}, mean {self.mean:.2f} of 255"
 
 
-def _difference(plain: Pixels, image: Pixels) -> Difference:
+def _difference(plain: Pixels, image: Pixels) -> ImageDifference:
     """The difference to the reference, flipped in the way that fits best."""
     flips = [(down, across) for down in (1, -1) for across in (1, -1)]
 
@@ -171,7 +173,7 @@ def _difference(plain: Pixels, image: Pixels) -> Difference:
     down, across = min(flips, key=sampled)
     reference = plain[::down, ::across]
     if np.array_equal(reference, image):
-        return Difference(0.0, 0.0)
+        return ImageDifference(0.0, 0.0)
     scale = 1.0 if plain.dtype == np.uint8 else 255 * 0.225
     apart = np.abs(reference.astype(np.float32) - image)
-    return Difference(float(apart.mean()) * scale, float(apart.max()) * scale)
+    return ImageDifference(float(apart.mean()) * scale, float(apart.max()) * scale)

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from bench.data import BenchData, number_of
+from bench.data import BenchData, NumbersOfRows, number_of
 from bench.entrant import Entrant, Runner
 from bench.epoch_runner import (
     BATCH,
@@ -77,8 +77,6 @@ def our_loader(
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
     with make_loader(name, data.shards, "train", config) as loader:
-        with data.train() as split:
-            numbers = [number_of(key) for key in split.column("key")]
         normalise = Normaliser()
 
         def epoch(number: int) -> Iterator[LoadedBatch[torch.Tensor]]:
@@ -86,10 +84,8 @@ def our_loader(
                 ready = normalise(batch.images) if line == "ready" else batch.images
                 yield LoadedBatch(ready, batch.index)
 
-        def numbers_of(index: torch.Tensor) -> list[int]:
-            return [numbers[row] for row in index.tolist()]
-
-        yield EpochRunner(epoch, line, data, numbers_of)
+        numbers = NumbersOfRows(data)
+        yield EpochRunner(epoch, line, data, lambda index: numbers(index.tolist()))
 
 
 @contextmanager

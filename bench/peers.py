@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pytest
     from PIL.Image import Image
 
-Sample = tuple[Tensor, int]  # an image and its number
+NumberedImage = tuple[Tensor, int]  # an image and its number
 Transform = Callable[[Any], Tensor]  # of an image of whatever library
 Opening = Callable[[BenchData, FinishLine], AbstractContextManager[Runner]]
 
@@ -108,7 +108,7 @@ def _transforms(line: FinishLine, first: Transform) -> Transform:
     return compose
 
 
-def _data_loader(dataset: Dataset[Sample]) -> DataLoader[Sample]:
+def _data_loader(dataset: Dataset[NumberedImage]) -> DataLoader[NumberedImage]:
     return DataLoader(
         dataset,
         batch_size=BATCH,
@@ -150,7 +150,7 @@ def _torchcodec(data: BenchData, line: FinishLine) -> Iterator[Runner]:
     yield EpochRunner(epoch, line, data, Tensor.tolist)
 
 
-class _Files(Dataset[Sample]):
+class _Files(Dataset[NumberedImage]):
     """The images' files, decoded."""
 
     def __init__(
@@ -162,7 +162,7 @@ class _Files(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> NumberedImage:
         path = self._paths[index]
         return self._transform(self._decode(path)), number_of(path)
 
@@ -303,7 +303,7 @@ def _to_image() -> Transform:
     return to_image
 
 
-def _transformed(transform: Transform, sample: dict[str, Any]) -> Sample:
+def _transformed(transform: Transform, sample: dict[str, Any]) -> NumberedImage:
     return transform(sample["image"]), sample["number"]
 
 
@@ -335,11 +335,11 @@ def _streaming(data: BenchData, line: FinishLine) -> Iterator[Runner]:
     transform = _transforms(line, _to_image())
 
     class Pictures(StreamingDataset):  # type: ignore[misc]
-        def __getitem__(self, at: int) -> Sample:
+        def __getitem__(self, at: int) -> NumberedImage:
             return _transformed(transform, super().__getitem__(at))
 
     dataset = Pictures(local=str(folder), shuffle=True, batch_size=BATCH)
-    loader: DataLoader[Sample] = DataLoader(
+    loader: DataLoader[NumberedImage] = DataLoader(
         dataset,
         batch_size=BATCH,
         num_workers=granted_cores(),

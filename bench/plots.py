@@ -10,7 +10,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.rows import BenchmarkRun, Row, rows_of
+from bench.rows import BenchmarkRun, EntrantRow, rows_of
 from bench.tables import LINES, ceiling_of, lines_of
 
 Setting = Literal["workers", "batch_size"]
@@ -51,7 +51,7 @@ def _plain(line: str) -> str:
     return LINES.get(line, line).replace("*", "")
 
 
-def _bars(line: str, rows: Sequence[Row], caption: str) -> Figure:
+def _bars(line: str, rows: Sequence[EntrantRow], caption: str) -> Figure:
     """A bar for each entrant with its slowest and fastest round, and the ceiling."""
     figure = Figure(figsize=(9, 1.6 + 0.36 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
@@ -100,7 +100,7 @@ def _bars(line: str, rows: Sequence[Row], caption: str) -> Figure:
     return figure
 
 
-def _curves(rows: Sequence[Row], caption: str) -> Figure:
+def _curves(rows: Sequence[EntrantRow], caption: str) -> Figure:
     """Speed over the number of workers, and over the batch size."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -142,7 +142,7 @@ def _sign(figure: Figure, caption: str) -> None:
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color="#555555")
 
 
-def _curve(axes: Axes, name: str, rows: Sequence[Row], over: Setting) -> None:
+def _curve(axes: Axes, name: str, rows: Sequence[EntrantRow], over: Setting) -> None:
     rows = sorted(rows, key=lambda row: row[over])
     at = [row[over] for row in rows]
     axes.plot(at, [row["images_per_second"] for row in rows], "o-", label=name)

@@ -35,7 +35,8 @@ class Rules:
         logs: folder for what the entrants' libraries print.
         ceiling: images/s that this entrant can't beat; measured before each round.
         ceiling_of: or, the entrant whose speed in the same round is the ceiling.
-        files: what to drop from the page cache; none for no cold round.
+        files: lists what to drop from the page cache, when that is there; ``None`` for
+            no cold round.
         num_openings: how often the way to the first batch is timed.
         memory: whether to watch the memory.
         answer_limit: seconds without an answer, after which an entrant is given up.
@@ -48,7 +49,7 @@ class Rules:
     logs: Path
     ceiling: Callable[[Entrant], float] | None = None
     ceiling_of: str | None = None
-    files: Sequence[Path] = ()
+    files: Callable[[], Sequence[Path]] | None = None
     num_openings: int = 3
     memory: bool = True
     answer_limit: float = 180.0
@@ -148,7 +149,9 @@ def _time_opening(result: EntrantResult, process: EntrantProcess, rules: Rules) 
             with _record_error(result):
                 timed = process.run_anew(result.entrant, first_only=True)
                 result.first_seconds.append(timed.first_seconds)
-    if rules.files and not result.error and page_cache.drop(rules.files):
+    if rules.files is None or result.error:
+        return
+    if page_cache.drop(rules.files()):
         rules.report_progress(f"{result.entrant.name}: cold")
         with _record_error(result):
             result.cold = process.run_anew(result.entrant, first_only=False)

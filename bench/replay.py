@@ -49,5 +49,5 @@ class Replay:
             self._now += self._seconds.popleft()
 
 
-Report = Callable[[str, dict[str, EntrantResult], str], None]
+HandOver = Callable[[str, dict[str, EntrantResult], str], None]
 clock = Replay()

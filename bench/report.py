@@ -6,14 +6,14 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tyro.conf import Positional
 
-from bench.rows import BenchmarkRun, rows_of
+from bench.rows import BenchmarkRun, describe_commit, describe_date, rows_of
 from fastretina import cli
 from loaders.errors import DataError
 from loaders.files import write_atomically
@@ -24,6 +24,8 @@ ABOUT = (
     "with the machine that they were taken on. Example: pytest bench --benchmark-only "
     f"&& {PROG} --out bench/results"
 )
+
+_FREE = re.compile(r", [\d.,]+ GiB free$")  # what ends the disk of a card
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,11 +125,16 @@ def merged(runs: Sequence[BenchmarkRun]) -> BenchmarkRun:
     """One run of several: a finish line as the last of them measured it.
 
     Lines are races of their own, so nothing is set against what did not run beside it.
+    Date and commit are those of the newest; a line of another run has its own.
+
+    Raises:
+        DataError: they were taken on different machines, or with other packages.
     """
     return functools.reduce(_with_newer, runs)
 
 
 def _with_newer(old: BenchmarkRun, new: BenchmarkRun) -> BenchmarkRun:
+    _refuse_other_machine(_card(old), _card(new))
     lines = {row["line"] for row in rows_of(new)}
     kept = [
         entry
@@ -139,16 +146,41 @@ def _with_newer(old: BenchmarkRun, new: BenchmarkRun) -> BenchmarkRun:
         for who, why in old["commit_info"].get("skipped", {}).items()
         if who.partition(":")[0] not in lines
     } | new["commit_info"].get("skipped", {})
+    newest = max(new, old, key=lambda run: run["datetime"])
+    origins = _origins(old) | _origins(new)
+    usual = _origin(newest)
+    older = {line: origin for line, origin in origins.items() if origin != usual}
     return {
-        **old,
+        **newest,
         "benchmarks": kept + new["benchmarks"],
-        "commit_info": {**old["commit_info"], "skipped": skipped},
+        "commit_info": {**newest["commit_info"], "skipped": skipped, "older": older},
     }
+
+
+def _origins(run: BenchmarkRun) -> dict[str, str]:
+    """Date and commit of each finish line, in words."""
+    older = run["commit_info"].get("older") or {}
+    return {row["line"]: older.get(row["line"], _origin(run)) for row in rows_of(run)}
+
+
+def _origin(run: BenchmarkRun) -> str:
+    return f"{describe_date(run)}, commit {describe_commit(run)}"
+
+
+def _refuse_other_machine(old: Mapping[str, object], new: Mapping[str, object]) -> None:
+    """Raise `DataError` where two cards differ in more than the room on the disk."""
+    for what in {**old, **new}:
+        values = [_FREE.sub("", str(card.get(what))) for card in (old, new)]
+        if values[0] != values[1]:
+            raise DataError(
+                f"runs must be of one machine to be merged, got {what} "
+                f"{values[0]} and {values[1]}: report them one by one"
+            )
 
 
 def slim(run: BenchmarkRun) -> dict[str, Any]:
     """A run without what pytest-benchmark adds about machine and git."""
-    kept = ("id", "dirty", "skipped")
+    kept = ("id", "dirty", "skipped", "older")
     return {
         "datetime": run["datetime"],
         "machine_info": {"card": _card(run)},

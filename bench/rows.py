@@ -57,7 +57,7 @@ class _Measured(TypedDict):
     cpu_ms_per_image: float
 
 
-class Row(_Measured, Setup, total=False):
+class EntrantRow(_Measured, Setup, total=False):
     """An entrant's figures at a finish line.
 
     Attributes:
@@ -95,7 +95,7 @@ class BenchmarkEntry(TypedDict):
     group: str
     name: str
     stats: Stats
-    extra_info: Row
+    extra_info: EntrantRow
 
 
 class MachineInfo(TypedDict):
@@ -105,11 +105,20 @@ class MachineInfo(TypedDict):
 
 
 class CommitInfo(TypedDict, total=False):
-    """The commit that ran, and which entrants did not run, with the reason."""
+    """The commit that ran.
+
+    Attributes:
+        id: its hash.
+        dirty: whether there were changes that it does not hold.
+        skipped: the entrants that did not run, with the reason.
+        older: of merged runs, the finish lines that another one measured, with its
+            date and commit in words.
+    """
 
     id: str
     dirty: bool
     skipped: dict[str, str]
+    older: dict[str, str]
 
 
 class BenchmarkRun(TypedDict):
@@ -121,7 +130,19 @@ class BenchmarkRun(TypedDict):
     benchmarks: list[BenchmarkEntry]
 
 
-def rows_of(run: BenchmarkRun) -> list[Row]:
+def describe_date(run: BenchmarkRun) -> str:
+    """When it was measured, to the minute."""
+    return run["datetime"][:16].replace("T", " ")
+
+
+def describe_commit(run: BenchmarkRun) -> str:
+    """The commit that was measured, and whether that was all."""
+    commit = run["commit_info"]
+    dirty = ", with changes that it does not hold" if commit.get("dirty") else ""
+    return f"{commit.get('id', 'unknown')[:12]}{dirty}"
+
+
+def rows_of(run: BenchmarkRun) -> list[EntrantRow]:
     """What was measured of each entrant, in order."""
     return [
         entry["extra_info"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bench.rows import BenchmarkRun, Row, rows_of
+from bench.rows import BenchmarkRun, EntrantRow, describe_commit, describe_date, rows_of
 
 LINES = {
     "read": "To *read*: JPEG bytes in memory",
@@ -18,8 +18,10 @@ LINES = {
 }
 _CEILINGS = {
     "read": "copying the bytes in memory, on one thread",
-    "step": "the same step on a synthetic batch",
+    "step": "the step in bf16, channels-last, on a synthetic batch",
 }
+# When it is measured, where it does not come just before each of an entrant's rounds.
+_CEILING_TURNS = {"step": "which takes its turn in each round"}
 _DECODE_ONLY = "libjpeg-turbo alone on the same threads"
 
 
@@ -42,9 +44,9 @@ class Target(NamedTuple):
         return self.ratio is not None and self.ratio >= self.least
 
 
-def lines_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def lines_of(rows: Sequence[EntrantRow]) -> dict[str, list[EntrantRow]]:
     """Rows by finish line, the fastest of each first."""
-    lines: dict[str, list[Row]] = {}
+    lines: dict[str, list[EntrantRow]] = {}
     for row in rows:
         lines.setdefault(row["line"], []).append(row)
     order = {line: place for place, line in enumerate(LINES)}
@@ -80,9 +82,12 @@ def markdown(run: BenchmarkRun, plots: Sequence[str] = ()) -> str:
     """
     shown = (f"![{plot.rsplit('_', 1)[-1]}]({plot})" for plot in plots)
     parts = ["# Loaders, measured", _card(run), *shown]
+    older = run["commit_info"].get("older") or {}
     for line, rows in lines_of(rows_of(run)).items():
         title = LINES.get(line, line.replace("decode,", "Decoders on"))
         parts += [f"## {title}", _table(line, rows)]
+        if line in older:
+            parts.append(f"Measured {older[line]}.")
     parts += ["## Ratios", _targets_table(run), "## What was not faster"]
     parts.append("\n".join(f"- {sentence}" for sentence in not_faster(run)))
     skipped = run["commit_info"].get("skipped", {})
@@ -94,18 +99,26 @@ def markdown(run: BenchmarkRun, plots: Sequence[str] = ()) -> str:
 
 def _card(run: BenchmarkRun) -> str:
     card = run["machine_info"].get("card", {})
-    facts = [("date", run["datetime"][:16].replace("T", " ")), *card.items()]
+    facts = [
+        ("date", describe_date(run)),
+        ("commit", describe_commit(run)),
+        *card.items(),
+    ]
     lines = ["| machine | |", "| --- | --- |"]
     return "\n".join(lines + [f"| {what} | {value} |" for what, value in facts])
 
 
-def _table(line: str, rows: Sequence[Row]) -> str:
+def _table(line: str, rows: Sequence[EntrantRow]) -> str:
     columns = {name: make for name, make in _COLUMNS.items() if any(map(make, rows))}
+    when = _CEILING_TURNS.get(line, "measured just before each round")
     least, most = (of(row["rounds"] for row in rows) for of in (min, max))
-    rounds = f"{most}" if least == most else f"{least} to {most}"
+    rounds = f"{most}"
+    if least != most:
+        rounds = f"{least} to {most}"
+        columns["rounds"] = lambda row: str(row["rounds"])
     lines = [
-        f"Ceiling: {ceiling_of(line)}, measured just before each round; medians over "
-        f"{rounds} rounds in turn, with the slowest and the fastest.",
+        f"Ceiling: {ceiling_of(line)}, {when}; medians over {rounds} rounds in turn, "
+        "with the slowest and the fastest.",
         "",
         "| " + " | ".join(["", *columns]) + " |",
         "| --- " * (len(columns) + 1) + "|",
@@ -118,14 +131,14 @@ def _table(line: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _speed(row: Row) -> str:
+def _speed(row: EntrantRow) -> str:
     digits = ",.0f" if row["images_per_second"] >= 100 else ",.2f"
     speeds = (row["images_per_second"], row["slowest"], row["fastest"])
     median, slowest, fastest = (format(speed, digits) for speed in speeds)
     return f"{median} ({slowest} to {fastest})"
 
 
-def _share(row: Row) -> str:
+def _share(row: EntrantRow) -> str:
     return f"{row['share_of_ceiling']:.2f}" if "share_of_ceiling" in row else ""
 
 
@@ -133,17 +146,17 @@ def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1e3:,.0f} ms"
 
 
-def _memory(row: Row) -> str:
+def _memory(row: EntrantRow) -> str:
     peak = row.get("peak_bytes")
     return "" if peak is None else f"{peak / 2**20:,.0f} MiB"
 
 
-def _cold(row: Row) -> str:
+def _cold(row: EntrantRow) -> str:
     speed = row.get("cold_images_per_second")
     return "" if speed is None else f"{speed:,.0f}"
 
 
-_COLUMNS: dict[str, Callable[[Row], str]] = {
+_COLUMNS: dict[str, Callable[[EntrantRow], str]] = {
     "images/s": _speed,
     "of the ceiling": _share,
     "CPU per image": lambda row: f"{row['cpu_ms_per_image']:.2f} ms",
@@ -169,7 +182,7 @@ def targets(run: BenchmarkRun) -> list[Target]:
     return [target for target in _all_targets(lines) if target.ratio is not None]
 
 
-def _all_targets(lines: Mapping[str, Mapping[str, Row]]) -> Iterator[Target]:
+def _all_targets(lines: Mapping[str, Mapping[str, EntrantRow]]) -> Iterator[Target]:
     batch, ready, shard, step = (
         lines.get(line, {}) for line in ("batch", "ready", "shard", "step")
     )
@@ -188,14 +201,14 @@ def _all_targets(lines: Mapping[str, Mapping[str, Row]]) -> Iterator[Target]:
     yield Target(what, 2, ratio)
 
 
-def _against_peers(line: str, rows: Mapping[str, Row]) -> Target:
+def _against_peers(line: str, rows: Mapping[str, EntrantRow]) -> Target:
     best = _best_peer(rows)
     name = f" ({best})" if best else ""
     ratio = _ratio(rows, "turbo", best) if best else None
     return Target(f"`turbo` to *{line}* / the best peer{name}", 1.5, ratio)
 
 
-def _best_peer(rows: Mapping[str, Row]) -> str | None:
+def _best_peer(rows: Mapping[str, EntrantRow]) -> str | None:
     speeds = {
         name: row["images_per_second"]
         for name, row in rows.items()
@@ -204,14 +217,14 @@ def _best_peer(rows: Mapping[str, Row]) -> str | None:
     return max(speeds, key=lambda name: speeds[name]) if speeds else None
 
 
-def _ratio(rows: Mapping[str, Row], one: str, other: str) -> float | None:
+def _ratio(rows: Mapping[str, EntrantRow], one: str, other: str) -> float | None:
     if one not in rows or other not in rows:
         return None
     speed: float = rows[one]["images_per_second"]
     return speed / float(rows[other]["images_per_second"])
 
 
-def _own_share(rows: Mapping[str, Row], name: str) -> float | None:
+def _own_share(rows: Mapping[str, EntrantRow], name: str) -> float | None:
     return rows[name]["share_of_ceiling"] if name in rows else None
 
 
@@ -248,7 +261,7 @@ def _slower(run: BenchmarkRun) -> Iterator[str]:
                 yield f"to *{line}*, {who} is not faster than {', '.join(faster)}"
 
 
-def _if_as_fast(other: Row, ours: Row) -> str:
+def _if_as_fast(other: EntrantRow, ours: EntrantRow) -> str:
     """The other's name and ratio, where it is as fast as ours."""
     ratio = other["images_per_second"] / ours["images_per_second"]
     return f"{other['entrant']} ({ratio:.2f} x)" if ratio >= 1 else ""

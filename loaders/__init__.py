@@ -53,16 +53,19 @@ class LoaderEntry(NamedTuple):
         extra: the pip extra that brings that package.
         own_order: whether its sequence is its own. All others follow
             ``loaders.schedule.Schedule``, so one may go on where another has stopped.
+        forks: whether its workers are processes, which are forked where that is usual:
+            beside the threads of others, such as DALI's, they might hang.
     """
 
     module: str
     cls: str
     extra: str | None = None
     own_order: bool = False
+    forks: bool = False
 
 
 LOADERS: Mapping[str, LoaderEntry] = {
-    "pil": LoaderEntry("loaders._pil", "PilLoader"),
+    "pil": LoaderEntry("loaders._pil", "PilLoader", forks=True),
     "turbo": LoaderEntry("loaders._turbo", "TurboLoader"),
     "dali": LoaderEntry("loaders._dali", "DaliLoader", "dali"),
     "dali-reader": LoaderEntry(
@@ -134,14 +137,14 @@ def _load(name: str) -> Callable[[Source, LoaderConfig], Loader]:
     if name not in LOADERS:
         known = ", ".join(["auto", *LOADERS])
         raise ValueError(f"loader must be one of {known}, got {name!r}")
-    module, cls, extra, _ = LOADERS[name]
+    entry = LOADERS[name]
     try:
         loader: Callable[[Source, LoaderConfig], Loader]
-        loader = getattr(import_module(module), cls)
+        loader = getattr(import_module(entry.module), entry.cls)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("loaders", "fastretina"):
             raise  # our own mistake, no missing package
-        hint = f": pip install 'fastretina[{extra}]'" if extra else ""
+        hint = f": pip install 'fastretina[{entry.extra}]'" if entry.extra else ""
         raise LoaderUnavailable(
             f"loader {name!r} needs {error.name}, which is not installed{hint}"
         ) from error

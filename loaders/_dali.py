@@ -13,6 +13,7 @@ libjpeg-turbo does; without one, DALI's host decoder, whose pixels are libjpeg-t
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterator
 from itertools import chain
@@ -29,6 +30,7 @@ from loaders._dali_pipeline import (
     consumer,
     decode_operator,
     describe_decoding,
+    first_line,
     new_pipeline,
 )
 from loaders._epoch import EpochLoader, Made, Prefetcher
@@ -65,6 +67,7 @@ class DaliLoader(EpochLoader):
         )
         self._fancy = fancy_upsampling
         self._pipeline: Pipeline | None = None
+        self._warned = False
         self._feeder = BatchFeeder(flips=bool(config.hflip or config.vflip))
 
     def close(self) -> None:
@@ -103,21 +106,34 @@ class DaliLoader(EpochLoader):
 
     def _make(self, feed: _Feed) -> Made:
         """The batch, from DALI or else from the host."""
-        again = 0
+        reason = ""
         if feed.jpegs:
             try:
                 images = self._take()
-            except RuntimeError:
+            except RuntimeError as error:
                 feed.jpegs.clear()  # or whoever keeps the error would keep the map
                 self._start_anew()
-                again = 1
+                reason = first_line(error)
             else:
                 return self._finish(feed.plan, images)
         if feed.error is not None:
             raise feed.error
         images, failures = decode_plan(self._source, feed.plan, self._schedule.shape)
+        if reason and not failures:
+            self._warn(reason)
         made = self._finish(feed.plan, images.to(self.device), failures)
-        return made._replace(decoded_again=again)
+        return made._replace(decoded_again=int(bool(reason)))
+
+    def _warn(self, reason: str) -> None:
+        """Say once why DALI fails where no image is bad: each time costs a batch."""
+        if not self._warned:
+            warnings.warn(
+                f"DALI failed on a batch of good images, which the host has decoded in "
+                f"its place ({reason}); pass --loader turbo if it does so often",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._warned = True
 
     def _take(self) -> torch.Tensor:
         """The images that DALI has made, uint8[B, H, W, 3], without a copy.
@@ -153,7 +169,7 @@ class DaliLoader(EpochLoader):
 
     def _build(self) -> Pipeline:
         config = self._config
-        with new_pipeline(config, self._schedule, self.device) as pipeline:
+        with new_pipeline(config, self._schedule.local_size, self.device) as pipeline:
             flips = [types.INT32, types.INT32] if self._feeder.flips else []
             jpegs, *mirrored = fn.external_source(
                 source=self._feeder,

@@ -21,11 +21,11 @@ def consumer(device: torch.device) -> torch.cuda.Stream | None:
 
 
 def new_pipeline(
-    config: LoaderConfig, schedule: Schedule, device: torch.device
+    config: LoaderConfig, batch_size: int, device: torch.device
 ) -> Pipeline:
     """A pipeline to be filled in within its ``with``."""
     return Pipeline(
-        batch_size=max(schedule.local_size, 1),
+        batch_size=batch_size,
         num_threads=config.workers or granted_cores(),
         device_id=(device.index or 0) if device.type == "cuda" else None,
         prefetch_queue_depth=config.prefetch,
@@ -41,11 +41,15 @@ def built(pipeline: Pipeline, device: torch.device) -> Pipeline:
     try:
         pipeline.build()
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
         raise LoaderUnavailable(
-            f"DALI can't use {device} ({reason}); pass --loader turbo"
+            f"DALI can't use {device} ({first_line(error)}); pass --loader turbo"
         ) from error
     return pipeline
+
+
+def first_line(error: RuntimeError) -> str:
+    """What DALI says, without its stack; never empty."""
+    return str(error).strip().partition("\n")[0] or "it doesn't say why"
 
 
 def describe_decoding(device: torch.device, fancy: bool, resizes: bool) -> Decoding:

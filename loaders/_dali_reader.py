@@ -24,6 +24,7 @@ from loaders._dali_pipeline import (
     consumer,
     decode_operator,
     describe_decoding,
+    first_line,
     new_pipeline,
 )
 from loaders._epoch import EpochLoader, Made
@@ -101,18 +102,19 @@ class DaliReaderLoader(EpochLoader):
     ) -> tuple[torch.Tensor, Int64, list[SampleError]]:
         """The next images, their rows, and what was skipped on the way to them.
 
+        What is skipped leaves this batch shorter, and those after it as they were.
+
         Raises:
             SampleError: one can't be decoded, unless it is to be skipped.
         """
         bad: list[SampleError] = []
-        while size:
-            taken = reading.take(size)
+        while len(bad) < size:
+            taken = reading.take(size - len(bad))
             if not isinstance(taken, SampleError):
                 return *taken, bad
             if self._config.on_corrupt == "raise":
                 raise taken
             bad.append(taken)
-            size = min(size, len(reading.left))
         shape = (0, *self._schedule.shape, 3)
         return torch.empty(shape, dtype=torch.uint8), np.empty(0, np.int64), bad
 
@@ -159,13 +161,16 @@ class _Reading:
         Raises:
             LoaderError: it has failed on something else.
         """
-        pipeline = self._pipeline or self._build()
+        pipeline = self._pipeline
+        # One that was built for a batch with bad images is too small for the next.
+        if pipeline is None or pipeline.max_batch_size < size:
+            pipeline = self._build(size)
         self._pipeline = None
         try:
             pipeline.schedule_run()
             made, places = pipeline.outputs(cuda_stream=consumer(self._device))
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
         else:
             self._pipeline = pipeline
             # DALI pads the last batch, and names a sample as "TAR:OFFSET:MEMBER".
@@ -194,11 +199,11 @@ class _Reading:
                 return failures[0][1]
         raise LoaderError(f"DALI can't go on: {reason}")
 
-    def _build(self) -> Pipeline:
+    def _build(self, batch_size: int) -> Pipeline:
         config, device = self._schedule.config, self._device
         tars, indices = self._files()
         seed = stream_key(config.seed, self._epoch, _SHUFFLE) & 0x7FFFFFFF
-        with new_pipeline(config, self._schedule, device) as pipeline:
+        with new_pipeline(config, batch_size, device) as pipeline:
             jpegs = fn.readers.webdataset(
                 paths=tars,
                 index_paths=indices,

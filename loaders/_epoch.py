@@ -263,8 +263,11 @@ def _copy_ahead(
             while pending:
                 yield from _when_copied(pending, device)
             raise
-        while pending:
-            yield from _when_copied(pending, device)
+        else:
+            while pending:
+                yield from _when_copied(pending, device)
+        finally:  # an abandoned epoch's slots are filled again by the next
+            stream.synchronize()
 
 
 def _when_copied(

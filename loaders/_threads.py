@@ -59,9 +59,12 @@ class ThreadedDecoder:
         """Decoded plans, ``prefetch`` of them in the making at any time."""
         ring = self._slots()
         tasks: Tasks = SimpleQueue()
+        # Decoders are made here: what a thread raises, such as for want of memory,
+        # nobody would hear, and its batch would be waited for.
+        decoders = [Decoder(self._schedule.shape) for _ in range(self.workers)]
         threads = [
-            threading.Thread(target=self._work, args=(tasks,), daemon=True)
-            for _ in range(self.workers)
+            threading.Thread(target=self._work, args=(tasks, decoder), daemon=True)
+            for decoder in decoders
         ]
         jobs: deque[_Job] = deque()
         try:
@@ -96,9 +99,9 @@ class ThreadedDecoder:
         # NumPy asks Linux for huge pages, torch does not: 8 % with flips.
         return torch.from_numpy(np.empty(size, np.uint8))
 
-    def _work(self, tasks: Tasks) -> None:
+    def _work(self, tasks: Tasks, decode: Decoder) -> None:
         """Decode one image after the other, until a task is None."""
-        decode, source = Decoder(self._schedule.shape), self._schedule.source
+        source = self._schedule.source
         while (task := tasks.get()) is not None:
             job, place = task
             out = job.images[place]

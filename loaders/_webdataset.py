@@ -121,7 +121,7 @@ class _StreamedSource:
         return self.split.failure(row, reason)
 
     def close(self) -> None:
-        """Nothing is held open between epochs."""
+        """Do nothing, as nothing is held open between epochs."""
 
 
 class _EpochStream:

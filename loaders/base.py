@@ -70,8 +70,8 @@ class Loader(Protocol):
         decoding: who makes the pixels.
         skipped: the images left out of the batches handed out so far, with
             ``on_corrupt="skip"``.
-        decoded_again: those of these batches that the host has decoded, in DALI's
-            place.
+        decoded_again: how many of these batches the host has decoded, as DALI has
+            failed on them; under ``dali`` alone, and 0 elsewhere.
     """
 
     device: torch.device
@@ -153,10 +153,15 @@ class LoaderConfig:
         rank: which of the ranks this is.
         world_size: how many ranks share each global batch.
         device: where the batches go.
-        workers: threads or processes that decode; ``None`` for one per granted core.
-        prefetch: batches made ahead of the one in use.
+        workers: threads that decode, or processes under ``pil``; ``None`` for one per
+            granted core. 0 decodes in the caller's own thread under ``pil``, and is
+            ``None`` elsewhere. ``webdataset`` streams with up to as many again.
+        prefetch: batches made ahead of the one in use; under ``pil`` by each of its
+            workers, and none without workers. ``dali`` has as many again read ahead,
+            as JPEGs.
         on_corrupt: what an image that cannot be decoded does: ``raise`` a SampleError,
-            or ``skip`` it, which leaves its batch shorter and is counted.
+            or ``skip`` it, which leaves its batch shorter and is counted. (Under
+            ``dali-reader`` its batch is the one that DALI fails on when it is found.)
         hw_decoder_load: share of the images that a GPU's JPEG engine decodes, under
             DALI; its CUDA cores and the host take the rest.
     """

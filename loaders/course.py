@@ -14,10 +14,11 @@ import csv
 import os
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from loaders.errors import LabelError
 from loaders.grades import GRADES
+from loaders.shards import SPLITS, SplitName
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 COURSE_FILES = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
@@ -49,9 +50,7 @@ class Listed(NamedTuple):
     place: str
 
 
-def read_course_split(
-    folder: Path, mode: Literal["train", "test"]
-) -> tuple[list[str], list[int]]:
+def read_course_split(folder: Path, mode: SplitName) -> tuple[list[str], list[int]]:
     """Names and grades of one split, in file order.
 
     Args:
@@ -69,13 +68,13 @@ def read_course_split(
     return [row.name for row in rows], [row.grade for row in rows]
 
 
-def read_course_rows(folder: Path, mode: Literal["train", "test"]) -> list[Listed]:
+def read_course_rows(folder: Path, mode: SplitName) -> list[Listed]:
     """The samples of one split, in file order, each with the place it stands at.
 
     Raises:
         LabelError: as in `read_course_split`.
     """
-    if mode not in ("train", "test"):
+    if mode not in SPLITS:
         raise ValueError(f"mode must be 'train' or 'test', got {mode!r}")
     image_file, label_file = folder / f"{mode}_img.csv", folder / f"{mode}_label.csv"
     names = read_column(image_file, IMAGE_WORDS)

@@ -14,6 +14,8 @@ A bad argument is a ``ValueError`` instead, raised where it is given.
 
 from __future__ import annotations
 
+_SHARD_AGAIN = "shard the photographs again, which sets aside what can't be decoded"
+
 
 class DataError(Exception):
     """An expected failure: its text is one line a user can act on."""
@@ -35,23 +37,24 @@ class SampleError(ShardError):
     """One sample that cannot be decoded.
 
     Attributes:
-        shard: file name of the tar (or the image's folder), as a user finds it.
+        shard: path or URL of the tar, or of the image's own file in a folder of images.
         key: the sample's name.
         reason: the decoder's message.
+        remedy: what mends it.
     """
 
-    def __init__(self, shard: str, key: str, reason: str) -> None:
-        super().__init__(
-            f"{shard}, sample {key}: {reason}; shard the photographs again, "
-            "which sets aside what can't be decoded"
-        )
+    def __init__(
+        self, shard: str, key: str, reason: str, remedy: str = _SHARD_AGAIN
+    ) -> None:
+        super().__init__(f"{shard}, sample {key}: {reason}; {remedy}")
         self.shard = shard
         self.key = key
         self.reason = reason
+        self.remedy = remedy
 
-    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str, str, str]]:
         """Survive the pickling that carries it out of a worker process."""
-        return SampleError, (self.shard, self.key, self.reason)
+        return SampleError, (self.shard, self.key, self.reason, self.remedy)
 
 
 class LoaderError(DataError):

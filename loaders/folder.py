@@ -12,14 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from loaders.course import find_course_csvs, index_images, read_course_split
+from loaders.course import (
+    COURSE_FILES,
+    find_course_csvs,
+    index_images,
+    parent_of,
+    read_course_split,
+)
 from loaders.errors import LabelError, SampleError
+from loaders.shards import SplitName
+
+_REPLACE = (
+    "replace that file, or take it out of the CSV files; shards of this folder leave "
+    "out what can't be decoded"
+)
 
 
 class RetinopathyDataset(Dataset[tuple[Any, int]]):
@@ -34,7 +46,7 @@ class RetinopathyDataset(Dataset[tuple[Any, int]]):
     def __init__(
         self,
         root: str | Path,
-        mode: Literal["train", "test"],
+        mode: SplitName,
         transform: Callable[[Image.Image], Any] | None = None,
     ) -> None:
         """Read the course's CSV files, which lie in ``root`` or beside it.
@@ -50,9 +62,7 @@ class RetinopathyDataset(Dataset[tuple[Any, int]]):
         self.root = Path(root)
         folder = find_course_csvs(self.root)
         if folder is None:
-            raise LabelError(
-                f"no {mode}_img.csv and {mode}_label.csv in {root} or beside it"
-            )
+            raise LabelError(_missing_csvs(self.root))
         self.img_name, self.label = read_course_split(folder, mode)
         self.mode = mode
         self.transform = transform
@@ -72,6 +82,17 @@ class RetinopathyDataset(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         image = Image.open(self.paths[index]).convert("RGB")
         return (self.transform(image) if self.transform else image), self.label[index]
+
+
+def _missing_csvs(root: Path) -> str:
+    """Which of the course's CSV files are missing, and where."""
+    for folder in (root, parent_of(root)):
+        lacks = [name for name in COURSE_FILES if not (folder / name).is_file()]
+        if len(lacks) < len(COURSE_FILES):
+            return f"{folder} must hold all of the course's CSVs, lacks " + ", ".join(
+                lacks
+            )
+    return f"none of {', '.join(COURSE_FILES)} is in {root} or beside it"
 
 
 class FolderSource:
@@ -109,7 +130,8 @@ class FolderSource:
 
     def failure(self, row: int, reason: str) -> SampleError:
         """The error that names the file of a row."""
-        return SampleError(str(self._dataset.paths[row]), self.key(row), reason)
+        path = str(self._dataset.paths[row])
+        return SampleError(path, self.key(row), reason, _REPLACE)
 
     def close(self) -> None:
         """Do nothing, as no file is held open."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import TextIOWrapper
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from typing import BinaryIO
 from urllib.error import HTTPError
@@ -40,12 +42,13 @@ class Url:
         """The response, a stream that can't seek.
 
         Raises:
-            OSError: the server can't be reached; FileNotFoundError where it has no
-                such file.
+            OSError: the server can't be reached, or the URL is none;
+                FileNotFoundError where it has no such file.
         """
         assert mode == "rb", mode
         try:
-            response: BinaryIO = urlopen(self.text, timeout=_TIMEOUT)
+            with _as_os_errors():
+                response: BinaryIO = urlopen(self.text, timeout=_TIMEOUT)
         except HTTPError as error:
             error.close()
             if error.code == 404:
@@ -54,14 +57,35 @@ class Url:
         return response
 
     def read_bytes(self) -> bytes:
-        """The whole body of the response."""
-        with self.open() as response:
+        """The whole body of the response.
+
+        Raises:
+            OSError: as in ``open``, or the connection breaks off.
+        """
+        with self.open() as response, _as_os_errors():
             return response.read()
 
     def read_text(self, encoding: str) -> str:
-        """The whole body of the response, decoded."""
-        with self.open() as response:
-            return TextIOWrapper(response, encoding).read()
+        """The whole body of the response, decoded.
+
+        Raises:
+            OSError: as in ``read_bytes``.
+            UnicodeDecodeError: it is in another encoding.
+        """
+        return self.read_bytes().decode(encoding)
+
+
+@contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """Raise what ``http.client`` has of its own as an ``OSError`` of one line."""
+    try:
+        yield
+    except IncompleteRead as error:
+        got = len(error.partial)
+        raise ConnectionError(f"the connection broke off after {got:,} bytes") from None
+    except (HTTPException, ValueError) as error:  # ValueError: of a URL that is none
+        text = " ".join(str(error).split())
+        raise ConnectionError(text or type(error).__name__) from None
 
 
 Place = Path | Url

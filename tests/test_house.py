@@ -30,14 +30,6 @@ KNOWN_NAMES: dict[str, str] = {}
 KNOWN_WIDE: dict[str, str] = {}
 KNOWN_SHARED: dict[str, str] = {
     "Options": "each command's flags, by one name on purpose",
-    "Bound": "parity's of pixels, and the GPU check's of rates: to be renamed in bench",
-    "Change": "of storage in the doctor, and of rates in bench: to be renamed there",
-    "Difference": "of two runs' scores, and of two batches: to be renamed in bench",
-    "Failure": "an epoch's, and a section's of the GPU check: to be renamed in bench",
-    "Row": "of the table of predictions, and of results: to be renamed in bench",
-    "Sample": "of the sample table, and of a peer's data set: to be renamed in bench",
-    "State": "of an experiment's run, and of a bound: to be renamed in bench",
-    "Tensors": "by name in a checkpoint, and in a row in a step: to be renamed in nn",
 }
 
 MAX_LINES = 400

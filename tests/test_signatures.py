@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import pkgutil
@@ -18,8 +19,26 @@ import fastretina
 import loaders
 from fastretina import cli
 
-# What docs/api.md publishes beside the loaders.
-PUBLISHED = ("data.loading", "nn.step", "metrics.predictions")
+# The modules that docs/api.md publishes beside the package `loaders` itself, in order.
+PUBLISHED = (
+    "loaders.base",
+    "loaders.order",
+    "loaders.schedule",
+    "loaders.shards",
+    "loaders.tar",
+    "loaders.place",
+    "loaders.files",
+    "loaders.decode",
+    "loaders.folder",
+    "loaders.course",
+    "loaders.grades",
+    "loaders.arrays",
+    "loaders.cores",
+    "loaders.errors",
+    "fastretina.data.loading",
+    "fastretina.nn.step",
+    "fastretina.metrics.predictions",
+)
 
 
 def of_callable(name: str, value: object) -> Iterator[str]:
@@ -65,10 +84,13 @@ class _Text(str):
 
 def of_class(name: str, cls: type) -> Iterator[str]:
     """How it is made, where a user may, and its public methods and properties."""
-    if getattr(cls, "_is_protocol", False) or issubclass(cls, Exception):
+    protocol = getattr(cls, "_is_protocol", False)
+    if protocol or (issubclass(cls, Exception) and "__init__" not in vars(cls)):
         yield f"class {name}"
     else:
         yield from of_callable(f"class {name}", cls)
+    if protocol:
+        yield from (f"    {attribute}" for attribute in inspect.get_annotations(cls))
     fields = {*getattr(cls, "__dataclass_fields__", ()), *getattr(cls, "_fields", ())}
     for member, value in vars(cls).items():
         if member.startswith("_") or member in fields:
@@ -92,20 +114,22 @@ def of_module(module: ModuleType, names: list[str]) -> Iterator[str]:
 
 
 def defined_in(module: ModuleType) -> list[str]:
-    """The public classes and functions that a module defines, in their order."""
-    return [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and isinstance(value, (type, FunctionType))
-        and value.__module__ == module.__name__
-    ]
+    """The public names that a module binds itself, in their order: no imported ones."""
+    names: dict[str, None] = {}
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names[node.name] = None
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            bound = [each for target in targets for each in ast.walk(target)]
+            names |= {each.id: None for each in bound if isinstance(each, ast.Name)}
+    return [name for name in names if not name.startswith("_")]
 
 
 def options() -> Iterator[str]:
     """The fields of what flags are parsed into, in order, of all of the package."""
     for found in pkgutil.walk_packages(fastretina.__path__, "fastretina."):
-        if found.name.endswith(("__main__", *PUBLISHED)):
+        if found.name.endswith("__main__") or found.name in PUBLISHED:
             continue
         module = import_module(found.name)
         for name, value in sorted(vars(module).items()):
@@ -116,7 +140,7 @@ def options() -> Iterator[str]:
 
 def test_signatures(golden: Golden) -> None:
     recipe = import_module("fastretina.recipe")
-    published = [import_module(f"fastretina.{name}") for name in PUBLISHED]
+    published = [import_module(name) for name in PUBLISHED]
     mains = [f"fastretina.{name}.command" for name in cli.COMMANDS]
     lines = [
         *of_module(loaders, loaders.__all__),
@@ -131,8 +155,13 @@ def test_signatures(golden: Golden) -> None:
 
 def test_published_modules_are_frozen() -> None:
     pages = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
-    shown = re.findall(r"^::: fastretina\.(\S+)", pages, re.MULTILINE)
-    assert shown == list(PUBLISHED)
+    shown = re.findall(r"^::: (\S+)", pages, re.MULTILINE)
+    assert shown == ["loaders", *PUBLISHED]
+
+
+def test_published_names_are_those_that_a_module_binds() -> None:
+    names = defined_in(import_module("loaders.place"))
+    assert names == ["Url", "Place", "place", "is_url", "stream_size"]
 
 
 def test_signature_shows_kinds_defaults_and_order() -> None:

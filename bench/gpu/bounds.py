@@ -21,22 +21,22 @@ PARITY_MEAN, PARITY_MAX = 1.0, 8  # difference to Pillow, of 255
 WAIT_SHARE = 0.02
 BF16_FACTOR = 1.8
 
-State = Literal["held", "NOT held", "not measured"]
+BoundState = Literal["held", "NOT held", "not measured"]
 Differences = tuple[str, float, float]  # of what, mean, largest
 Results = Mapping[str, SectionResults]
 OneRow = TypeVar("OneRow", bound=SectionRow)
 
 
-class Bound(NamedTuple):
+class GpuBound(NamedTuple):
     """A bound, and whether it holds."""
 
     name: str
     rule: str
     measured: str
-    state: State
+    state: BoundState
 
 
-def judge(results: Results) -> list[Bound]:
+def judge(results: Results) -> list[GpuBound]:
     """All bounds, against what has been measured so far."""
     return [
         _pixels("mixed, fancy on", _mixed(results), PARITY_MEAN, PARITY_MAX),
@@ -60,20 +60,20 @@ def _rows(results: Results, section: str, kind: type[OneRow]) -> list[OneRow]:
     return [row for row in rows if isinstance(row, kind)]
 
 
-def _bound(name: str, rule: str, measured: Iterable[tuple[str, bool]]) -> Bound:
+def _bound(name: str, rule: str, measured: Iterable[tuple[str, bool]]) -> GpuBound:
     """The bound over all that was measured; the first that breaks it is named."""
     texts = list(measured)
     if not texts:
-        return Bound(name, rule, "-", "not measured")
+        return GpuBound(name, rule, "-", "not measured")
     for text, ok in texts:
         if not ok:
-            return Bound(name, rule, text, "NOT held")
-    return Bound(name, rule, texts[0][0], "held")
+            return GpuBound(name, rule, text, "NOT held")
+    return GpuBound(name, rule, texts[0][0], "held")
 
 
 def _pixels(
     name: str, differences: Iterable[Differences], mean: float, largest: int
-) -> Bound:
+) -> GpuBound:
     """The worst of the differences is named."""
     worst_first = sorted(
         differences, key=lambda one: (one[2] > largest, one[1], one[2]), reverse=True
@@ -110,7 +110,7 @@ def _turbo(results: Results) -> Iterator[Differences]:
             yield setting.decoder, differences.worst_mean, differences.max
 
 
-def _corrupt(rows: Sequence[DamagedFileRow]) -> Bound:
+def _corrupt(rows: Sequence[DamagedFileRow]) -> GpuBound:
     rule = "the rest of the batch and the next epoch are whole"
     return _bound(
         "damaged files",
@@ -125,7 +125,7 @@ def _corrupt(rows: Sequence[DamagedFileRow]) -> Bound:
     )
 
 
-def _waiting(rows: Sequence[TrainedRunRow]) -> Bound:
+def _waiting(rows: Sequence[TrainedRunRow]) -> GpuBound:
     """The share of the second epoch that a GPU waits for its loader."""
     rule = f"<= {WAIT_SHARE:.0%} of a full-phase ResNet18 step"
     return _bound(
@@ -140,7 +140,7 @@ def _waiting(rows: Sequence[TrainedRunRow]) -> Bound:
     )
 
 
-def _factors(rows: Sequence[StepRow]) -> Iterator[Bound]:
+def _factors(rows: Sequence[StepRow]) -> Iterator[GpuBound]:
     rule = f">= {BF16_FACTOR}x float32 NCHW, full phase, eager"
     for arch in ("resnet18", "resnet50"):
         kinds = {
@@ -156,7 +156,7 @@ def _factors(rows: Sequence[StepRow]) -> Iterator[Bound]:
         yield _bound(f"channels-last bf16, {arch}", rule, measured)
 
 
-def _tests(rows: Sequence[MarkedTestsRow]) -> Bound:
+def _tests(rows: Sequence[MarkedTestsRow]) -> GpuBound:
     return _bound(
         "tests marked gpu",
         "all pass",

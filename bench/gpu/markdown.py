@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from bench.gpu.bounds import Bound, Results, judge
+from bench.gpu.bounds import GpuBound, Results, judge
 from bench.gpu.photographs import ODD_KINDS
 from bench.gpu.scope import SectionResults
 from bench.gpu.section_rows import (
@@ -236,7 +236,7 @@ def render(results: Results, summary: Mapping[str, object]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_BOUNDS: Sequence[Column[Bound]] = [
+_BOUNDS: Sequence[Column[GpuBound]] = [
     ("bound", lambda b: b.name),
     ("rule", lambda b: b.rule),
     ("measured", lambda b: b.measured),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from bench.gpu.photographs import ODD_KINDS, usual_size
 from bench.gpu.scope import Measurement, Scope
 from bench.gpu.section_rows import (
-    DecoderSettingRow,
+    DecoderSetting,
     DifferencesRow,
     KindDifference,
     ParityRow,
@@ -25,58 +24,37 @@ from loaders.shards import ShardSplit
 LOADS = (0.65, 0.0, 1.0)  # of the JPEG engine, DALI's default first
 
 
-class DecoderSetting(NamedTuple):
-    """A loader, and how its decoder is set.
+def decoder_setting(
+    loader: str, device: str, fancy: bool | None = None, load: float | None = None
+) -> DecoderSetting:
+    """The setting, with its name in the tables; see ``DecoderSetting``."""
+    name = f"{loader}, libjpeg-turbo"
+    if load is not None:
+        name = f"mixed, fancy {'on' if fancy else 'off'}, load {load:g}"
+    return DecoderSetting(name, loader, device, fancy, load)
 
-    Attributes:
-        loader: name of the loader.
-        device: the device that its batches lie on.
-        fancy: whether chroma is upsampled as libjpeg-turbo does; ``None`` where the
-            host decodes.
-        load: share of the images that a GPU's JPEG engine decodes; ``None`` where the
-            host does.
-    """
 
-    loader: str
-    device: str
-    fancy: bool | None = None
-    load: float | None = None
+def open_loader(setting: DecoderSetting, split: ShardSplit, batch_size: int) -> Loader:
+    """A loader of that setting in the index's order, without flips."""
+    config = LoaderConfig(batch_size=batch_size, device=setting.device)
+    if setting.hw_decoder_load is None:
+        return make_loader(setting.loader, split, split.name, config)
+    from loaders._dali import DaliLoader
 
-    @property
-    def name(self) -> str:
-        """The setting's name in the tables."""
-        if self.load is None:
-            return f"{self.loader}, libjpeg-turbo"
-        return f"mixed, fancy {'on' if self.fancy else 'off'}, load {self.load:g}"
-
-    @property
-    def row(self) -> DecoderSettingRow:
-        """The setting and its name, for the rows of a table."""
-        return DecoderSettingRow(
-            self.name, self.loader, self.device, self.fancy, self.load
-        )
-
-    def open(self, split: ShardSplit, batch_size: int) -> Loader:
-        """A loader in the index's order, without flips."""
-        config = LoaderConfig(batch_size=batch_size, device=self.device)
-        if self.load is not None:
-            from loaders._dali import DaliLoader
-
-            config = replace(config, hw_decoder_load=self.load)
-            return DaliLoader(split, config, fancy_upsampling=bool(self.fancy))
-        return make_loader(self.loader, split, split.name, config)
+    config = replace(config, hw_decoder_load=setting.hw_decoder_load)
+    return DaliLoader(split, config, fancy_upsampling=bool(setting.fancy))
 
 
 def decoder_settings(scope: Scope) -> list[tuple[DecoderSetting, str]]:
     """The settings to be compared, each with why it can't be had here."""
     lacks = missing("dali") or ""
     mixed = [
-        (DecoderSetting("dali", scope.device, fancy, load), scope.lacks_cuda or lacks)
+        (decoder_setting("dali", scope.device, fancy, load), scope.lacks_cuda or lacks)
         for fancy in (True, False)
         for load in LOADS
     ]
-    on_cpu = [] if scope.cuda else [(DecoderSetting("dali", "cpu"), lacks)]
-    return [*mixed, (DecoderSetting("turbo", scope.device), ""), *on_cpu]
+    on_cpu = [] if scope.cuda else [(decoder_setting("dali", "cpu"), lacks)]
+    return [*mixed, (decoder_setting("turbo", scope.device), ""), *on_cpu]
 
 
 def plan_parity(scope: Scope) -> list[Measurement]:
@@ -84,7 +62,7 @@ def plan_parity(scope: Scope) -> list[Measurement]:
     reference = cache(partial(_photographs, scope))
     return [
         Measurement(
-            f"parity of {setting.name}",
+            f"parity of {setting.decoder}",
             5.0,
             partial(_compare_photographs, scope, setting, reference),
             lacks,
@@ -97,7 +75,7 @@ def plan_odd(scope: Scope) -> list[Measurement]:
     """JPEGs of rare kinds, decoder by decoder."""
     return [
         Measurement(
-            f"rare kinds of JPEG under {setting.name}",
+            f"rare kinds of JPEG under {setting.decoder}",
             5.0,
             partial(_compare_odd, scope, setting),
             lacks,
@@ -176,14 +154,14 @@ def _compare_photographs(
     wanted, differences = reference(), PixelDifferences()
     with (
         usual_size(scope.shards, scope.sizes.compared) as split,
-        setting.open(split, scope.sizes.batch) as loader,
+        open_loader(setting, split, scope.sizes.batch) as loader,
     ):
         place = {row: n for n, row in enumerate(split.rows.tolist())}
         for batch in loader.epoch(0):
             for image, row in zip(batch.images, batch.index.tolist(), strict=True):
                 differences.add(split.key(row), image, wanted[place[row]])
         by_host = loader.decoded_again
-    return [ParityRow(setting.row, differences.row, by_host)]
+    return [ParityRow(setting, differences.row, by_host)]
 
 
 def _compare_odd(scope: Scope, setting: DecoderSetting) -> list[RareKindsRow]:
@@ -191,7 +169,7 @@ def _compare_odd(scope: Scope, setting: DecoderSetting) -> list[RareKindsRow]:
     kinds: dict[str, KindDifference] = {}
     with (
         open_split(scope.odd, "train") as split,
-        setting.open(split, 1) as loader,
+        open_loader(setting, split, 1) as loader,
     ):
         wanted, by_host = list(pillow(split, 1)), 0
         for batch in loader.epoch(0):
@@ -203,4 +181,4 @@ def _compare_odd(scope: Scope, setting: DecoderSetting) -> list[RareKindsRow]:
             kinds[kind] = KindDifference(
                 differences.row.mean, differences.largest, again
             )
-    return [RareKindsRow(setting.row, kinds)]
+    return [RareKindsRow(setting, kinds)]

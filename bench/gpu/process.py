@@ -14,7 +14,14 @@ from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from bench.gpu.scope import Begun, Failure, Scope, Section, SectionEvent, measure
+from bench.gpu.scope import (
+    Begun,
+    FailedMeasurement,
+    Scope,
+    Section,
+    SectionEvent,
+    measure,
+)
 
 _START_LIMIT = 120.0  # seconds to import torch from a cold disk, and to plan
 _END_LIMIT = 20.0  # seconds to let go of everything
@@ -48,7 +55,7 @@ def _one_process(
         while True:
             if not events.poll(limit):
                 why = f"hangs: no end within {limit:.0f} s"
-                yield section, Failure(current, why, [])
+                yield section, FailedMeasurement(current, why, [])
                 process.kill()
                 return False
             try:
@@ -56,7 +63,7 @@ def _one_process(
             except EOFError:
                 process.join(_END_LIMIT)
                 why = f"crash: {_describe_exit(process.exitcode)}"
-                yield section, Failure(current, why, [])
+                yield section, FailedMeasurement(current, why, [])
                 return False
             if message is None:
                 return True
@@ -66,7 +73,7 @@ def _one_process(
             if isinstance(event, Begun):
                 current, limit = event.what, event.limit
             yield message
-            if isinstance(event, Failure):
+            if isinstance(event, FailedMeasurement):
                 return False
 
 
@@ -101,7 +108,7 @@ def _child(
     set_start_method(None, force=True)  # or pil's workers would be spawned, too: slow
     for name, event in measure(sections, scope, skip):
         events.send((name, event))
-        if isinstance(event, Failure):
+        if isinstance(event, FailedMeasurement):
             return
     events.send(None)
 

@@ -142,7 +142,7 @@ class Section(NamedTuple):
     plan: Callable[[Scope], list[Measurement]]
 
 
-class Failure(NamedTuple):
+class FailedMeasurement(NamedTuple):
     """A measurement that failed, with the last lines of its traceback."""
 
     what: str
@@ -162,7 +162,7 @@ class SectionResults:
     """What has come of a section so far."""
 
     rows: list[SectionRow] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[FailedMeasurement] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -171,11 +171,11 @@ class SectionResults:
         if isinstance(event, Measured):
             self.rows += event.rows
             self.failures += [
-                Failure(event.what, row.error, [])
+                FailedMeasurement(event.what, row.error, [])
                 for row in event.rows
                 if isinstance(row, FailedLoaderRow)
             ]
-        elif isinstance(event, Failure):
+        elif isinstance(event, FailedMeasurement):
             self.failures.append(event)
         elif isinstance(event, LeftOut):
             self.left_out.append(event)
@@ -195,7 +195,7 @@ class Measured(NamedTuple):
     rows: Sequence[SectionRow]
 
 
-Event = Begun | Measured | Failure | LeftOut
+Event = Begun | Measured | FailedMeasurement | LeftOut
 
 
 SectionEvent = tuple[str, Event]  # a section's name, and what happens there
@@ -237,7 +237,7 @@ def _take(one: Measurement, scope: Scope) -> Iterator[Event]:
             yield Measured(one.name, rows)
 
 
-def failure_of(what: str, error: BaseException) -> Failure:
+def failure_of(what: str, error: BaseException) -> FailedMeasurement:
     """The failure that an exception stands for."""
     lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
-    return Failure(what, describe_error(error), lines[-_TRACE_LINES:])
+    return FailedMeasurement(what, describe_error(error), lines[-_TRACE_LINES:])

@@ -17,7 +17,7 @@ class Fact(NamedTuple):
     value: object
 
 
-class DecoderSettingRow(NamedTuple):
+class DecoderSetting(NamedTuple):
     """A loader, and how its decoder is set.
 
     Attributes:
@@ -70,7 +70,7 @@ class ParityRow(NamedTuple):
         batches_by_host: number of batches that the host decoded, as DALI failed.
     """
 
-    setting: DecoderSettingRow
+    setting: DecoderSetting
     differences: DifferencesRow
     batches_by_host: int
 
@@ -92,7 +92,7 @@ class KindDifference(NamedTuple):
 class RareKindsRow(NamedTuple):
     """How far JPEGs of rare kinds are from Pillow's under a decoder, kind by kind."""
 
-    setting: DecoderSettingRow
+    setting: DecoderSetting
     kinds: Mapping[str, KindDifference]
 
 

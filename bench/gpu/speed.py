@@ -19,11 +19,10 @@ from bench.gpu.section_rows import FailedLoaderRow, ThroughputRow
 from fastretina.measure.ceilings import decode_only, read_all
 from fastretina.measure.rounds import FinishLine, Rate, drain
 from fastretina.nn.device import Compute
-from loaders import Loader, LoaderConfig, available, make_loader
+from loaders import LOADERS, Loader, LoaderConfig, available, make_loader
 from loaders.cores import granted_cores
 
 _LINES: tuple[FinishLine, ...] = ("batch", "ready")
-_FORKING = ("pil",)
 _PER_CORE, _OTHERS_PER_CORE = {"pil": 150}, 500  # images/s of 512 pixels, at least
 
 
@@ -67,13 +66,13 @@ def candidates(scope: Scope) -> list[Candidate]:
 
 
 def plan_throughput(scope: Scope) -> list[Measurement]:
-    """To *batch* and to *ready*, the loaders taking turns in each round.
+    """Plan epochs to *batch* and to *ready*; the loaders take turns in each round.
 
     Those that fork have rounds of their own: a fork beside DALI's threads might hang,
     and the others' times would be lost with it.
     """
     groups = [
-        [one for one in candidates(scope) if (one.loader in _FORKING) is forking]
+        [one for one in candidates(scope) if LOADERS[one.loader].forks is forking]
         for forking in (False, True)
     ]
     return [

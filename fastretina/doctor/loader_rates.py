@@ -24,7 +24,6 @@ from fastretina.measure.rounds import FinishLine, Rate, drain, rounds
 from loaders import LOADERS, Loader, make_loader, missing
 from loaders.errors import DataError
 
-_FORKING = ("pil",)  # before DALI has threads, beside which a fork might hang
 _ROUND = 0.5  # seconds of an epoch that is timed, at the speed of decoding alone
 _LEAST_BATCHES = 8
 _ROUNDS = 5
@@ -67,7 +66,7 @@ def _groups() -> list[list[str]]:
     """The loaders that run here: first those that fork, then the others."""
     there = [name for name in LOADERS if missing(name) is None]
     groups = [
-        [name for name in there if (name in _FORKING) is forking]
+        [name for name in there if LOADERS[name].forks is forking]
         for forking in (True, False)
     ]
     return [group for group in groups if group]

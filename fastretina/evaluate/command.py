@@ -9,13 +9,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from fastretina import cli
 from fastretina.data.loading import DEFAULT_LOADING, LoadingOptions
 from loaders.errors import DataError
+from loaders.shards import SplitName
 
 if TYPE_CHECKING:
     from fastretina.metrics.baselines import Eyes
@@ -50,7 +51,7 @@ class Options:
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     shards: Annotated[str | None, arg(metavar="PATH|URL")] = None
-    split: Literal["test", "train"] = "test"
+    split: SplitName = "test"
     loading: OmitArgPrefixes[LoadingOptions] = DEFAULT_LOADING
     device: str = "auto"
     out: Annotated[Path | None, arg(metavar="PARQUET")] = None

@@ -22,7 +22,7 @@ from fastretina.nn.model import weights_sha256
 from loaders.errors import RunError
 from loaders.files import write_atomically
 
-Tensors = dict[str, Tensor]
+NamedTensors = dict[str, Tensor]
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -33,7 +33,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) ->
     write_atomically(path, save_tensors(packed, metadata=about))
 
 
-def load(path: Path) -> tuple[Tensors, dict[str, Any]]:
+def load(path: Path) -> tuple[NamedTensors, dict[str, Any]]:
     """Read a checkpoint.
 
     Raises:
@@ -58,12 +58,12 @@ def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
     return hashlib.sha256(f"{weights_sha256(tensors)} {state}".encode()).hexdigest()
 
 
-def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> NamedTensors:
     """Tensors with ``prefix.`` before their names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def part(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
+def part(tensors: Mapping[str, Tensor], prefix: str) -> NamedTensors:
     """The tensors under ``prefix.``, without it."""
     return {
         name.removeprefix(f"{prefix}."): tensor
@@ -72,7 +72,7 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
     }
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> NamedTensors:
     """The tensors of an optimizer's state, by parameter number and name."""
     return {
         f"{number}.{name}": value
@@ -82,7 +82,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: NamedTensors) -> None:
     """Put saved tensors back, each in its parameter's memory format.
 
     A momentum of another format than its parameter would be added up by another

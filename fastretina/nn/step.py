@@ -26,7 +26,7 @@ from fastretina.recipe import Phase, Recipe
 from loaders import Batch
 from loaders.grades import GRADES
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
+TensorList = tuple[Tensor, ...] | list[Tensor]
 
 
 class Loss(nn.Module):
@@ -154,7 +154,7 @@ def make_average(network: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def blend(averages: Tensors, values: Tensors, updates: Tensor | int) -> None:
+    def blend(averages: TensorList, values: TensorList, updates: Tensor | int) -> None:
         number = int(model.n_averaged)  # as updates, but not on a GPU to be waited for
         weight = 1 - min(decay, (1 + number) / (10 + number))
         if averages[0].is_floating_point():

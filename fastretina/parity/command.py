@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
 from fastretina import cli
 from fastretina.data.loading import Loading, LoadingOptions
+from loaders.shards import SplitName
 
 if TYPE_CHECKING:
     from fastretina.parity.certificate import Certificate
@@ -57,7 +58,7 @@ class Options:
     shards: Annotated[str, arg(metavar="PATH|URL")] = "shards"
     loading: OmitArgPrefixes[LoadingOptions] = _LOADING
     split: Annotated[
-        Literal["train", "test"] | None,
+        SplitName | None,
         arg(metavar="{train,test}", help_behavior_hint="(default: both)"),
     ] = None
     image_size: Annotated[

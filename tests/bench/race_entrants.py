@@ -42,6 +42,13 @@ def slow_to_open() -> Iterator[Opened]:
     yield Opened()
 
 
+@contextmanager
+def writing(file: Path) -> Iterator[Opened]:
+    """Makes a format of its own when it is opened."""
+    file.write_text("pixels")
+    yield Opened()
+
+
 class Opened:
     """Has its first batch at once."""
 

@@ -16,10 +16,12 @@ import pytest
 import race_entrants as made
 from faulty_loader import delivering
 
-from bench import compare, plots, replay, report, tables
-from bench.data import BenchData, number_of, prepare
-from bench.entrant import Entrant, EntrantResult, Kind
+from bench import bench_read, bench_step, compare, plots, replay, report, tables
+from bench.data import NO_DATA, BenchData, number_of, prepare
+from bench.decoders import decoders
+from bench.entrant import Entrant, EntrantKind, EntrantResult
 from bench.epoch_runner import EpochRunner, LoadedBatch
+from bench.ours import our_loaders
 from bench.race import Rules, race
 from bench.rows import rows_of
 from loaders import open_split
@@ -166,6 +168,35 @@ def test_device_is_waited_for_before_the_clock_and_before_it_stops(data, monkeyp
     assert done == ["wait", "first", "wait", "second", "wait"]
 
 
+READERS = [entrant.name for entrant in bench_read.entrants(NO_DATA)]
+
+
+# The webdataset library leaves it to the garbage collector to close its files.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["turbo", "dali-reader", *READERS])
+def test_labels_are_looked_at_outside_the_clock(data, monkeypatch, name):
+    """Nor when an entrant is opened, which counts for its first batch."""
+    if "dali" in name.lower():
+        pytest.importorskip("nvidia.dali")
+    looked = []
+
+    def spy(name: str) -> int:
+        looked.append(name)
+        return number_of(name)
+
+    for module in ("data", "bench_read", "dali_reader", "ours"):
+        monkeypatch.setattr(f"bench.{module}.number_of", spy)
+    entrants = (
+        bench_read.entrants(data) if name in READERS else our_loaders(data, "batch")
+    )
+    (entrant,) = (one for one in entrants if one.name == name)
+    with entrant.open() as runner:
+        assert runner.run_round(1).images == 12
+        assert looked == []
+        assert runner.check() == "exact"
+        assert len(looked) >= 12
+
+
 FAULTS = ["none", "lost", "twice", "channels", "float", "another", "rounded"]
 
 
@@ -179,8 +210,8 @@ def faulty(
         for fault in FAULTS
     ]
     folder = tmp_path_factory.mktemp("faulty")
-    files = data.all_files()
-    results = race(entrants, rules(folder, num_rounds=1, num_openings=2, files=files))
+    cold = {"num_openings": 2, "files": data.all_files}
+    results = race(entrants, rules(folder, num_rounds=1, **cold))
     return dict(zip(FAULTS, results, strict=True))
 
 
@@ -190,6 +221,16 @@ def test_first_batch_counts_the_opening(tmp_path):
     assert len(result.first_seconds) == 2
     assert min(result.first_seconds) >= made.OPENING
     assert max(timed.first_seconds for timed in result.rounds) < made.OPENING
+
+
+def test_cold_round_drops_what_was_made_at_the_opening(tmp_path, monkeypatch):
+    """Such as a peer's own format, which is not there before the race."""
+    made_file = tmp_path / "own-format"
+    dropped: list[list[Path]] = []
+    monkeypatch.setattr("bench.race.page_cache.drop", dropped.append)
+    entrant = Entrant("peer", partial(made.writing, made_file))
+    race([entrant], rules(tmp_path, files=lambda: [*tmp_path.glob("own-*")]))
+    assert dropped == [[made_file]]
 
 
 def test_right_images_are_exact_and_all_come_from_a_cold_start(faulty):
@@ -217,6 +258,33 @@ def test_what_delivers_wrong_images_is_not_timed(faulty, fault, complaint):
 
 def test_pixels_a_little_off_are_described(faulty):
     assert faulty["rounded"].pixels.startswith("largest 1, mean ")
+
+
+def test_dali_builds_its_pipeline_before_the_clock(data, monkeypatch):
+    pipeline = pytest.importorskip("nvidia.dali.pipeline")
+    built = []
+    build = pipeline.Pipeline.build
+
+    def spy(self):
+        built.append(self)
+        build(self)
+
+    monkeypatch.setattr(pipeline.Pipeline, "build", spy)
+    entrants = [one for one in decoders(data, [1]) if one.process == "DALI"]
+    for number, entrant in enumerate(entrants, 1):
+        with entrant.open() as runner:
+            assert "mean" in runner.check() or runner.check() == "exact"
+            assert [runner.run_round(n).images for n in range(3)] == [12] * 3
+            assert len(set(built)) == number
+
+
+def test_step_without_a_batch_is_refused_and_not_waited_for(data):
+    case = bench_step._CASE._replace(pixels=64, batch=16)
+    with (
+        pytest.raises(AssertionError, match="fewer images than a batch of 16"),
+        bench_step._fed(case, "turbo", data),
+    ):
+        pass
 
 
 # ---- handing over, tables, comparison
@@ -323,6 +391,16 @@ def test_comparison_tells_changes_from_noise():
     }
 
 
+@pytest.mark.parametrize(("rounds", "tells"), [(3, False), (4, False), (5, True)])
+def test_comparison_tells_only_what_so_many_rounds_can(rounds, tells):
+    slow, fast = ([place + n / 100 for n in range(rounds)] for place in (0.4, 0.8))
+    (change,) = compare.changes(
+        made_up(row("batch", "one", 1e3, shares=slow)),
+        made_up(row("batch", "one", 2e3, shares=fast)),
+    )
+    assert change.verdict == ("faster" if tells else "too few rounds to tell")
+
+
 def test_report_writes_table_plots_and_numbers(tmp_path, capsys):
     run = some_run()
     run["benchmarks"] += made_up(
@@ -360,6 +438,67 @@ def test_report_of_several_runs_takes_a_line_from_the_last():
     assert both["commit_info"]["skipped"] == {"read: DALI": "gone"}
 
 
+def test_report_of_several_runs_is_of_the_newest_and_tells_the_others():
+    newest, commit = some_run(), {"id": "c" * 40, "dirty": True}
+    newest |= {"datetime": "2026-11-25T09:00:00+00:00", "commit_info": commit}
+    again = made_up(row("batch", "turbo", 3000.0, rounds=3), row("read", "shards", 9e4))
+    third = made_up(row("step", "turbo", 2.0))
+    text = tables.markdown(report.merged([newest, again, third]))
+    assert "| date | 2026-11-25 09:00 |" in text
+    assert "| commit | cccccccccccc, with changes that it does not hold |" in text
+    parts = dict(re.findall(r"^## (\S+ \S+)(.*?)(?=^## |\Z)", text, re.M | re.S))
+    other = "Measured 2026-11-24 10:00, commit abc."
+    assert [title for title in parts if other in parts[title]] == [
+        "To *read*:",
+        "To *batch*:",
+        "To *step*:",
+    ]
+
+
+def test_report_says_what_became_of_a_run_that_was_merged_before(tmp_path):
+    older = made_up(row("read", "shards", 9e4))
+    older["datetime"] = "2026-10-01T10:00:00+00:00"
+    both = report.slim(report.merged([older, made_up(row("batch", "turbo", 1e3))]))
+    newer = made_up(row("ready", "turbo", 1e3))
+    newer["datetime"] = "2026-12-01T10:00:00+00:00"
+    assert report.merged([both, newer])["commit_info"]["older"] == {
+        "read": "2026-10-01 10:00, commit abc",
+        "batch": "2026-11-24 10:00, commit abc",
+    }
+
+
+def test_report_of_several_machines_is_refused(tmp_path, capsys):
+    there = made_up(row("read", "shards", 9e4))
+    there["machine_info"]["card"]["processor"] = "Other CPU"
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, run in zip(paths, (some_run(), there), strict=True):
+        path.write_text(json.dumps(run))
+    assert report.main([*map(str, paths)]) == 1
+    assert capsys.readouterr().err == (
+        "error: runs must be of one machine to be merged, got processor Some CPU and "
+        "Other CPU: report them one by one\n"
+    )
+
+
+def test_room_on_the_disk_makes_no_other_machine():
+    runs = [some_run(), made_up(row("read", "shards", 9e4))]
+    for run, free in zip(runs, ("49", "48.5"), strict=True):
+        run["machine_info"]["card"]["disk"] = f"/dev/vda (ext4), {free} GiB free"
+    assert len(rows_of(report.merged(runs))) == len(rows_of(runs[0])) + 1
+
+
+def test_table_tells_each_entrants_rounds_where_they_differ():
+    same = made_up(row("step", "one", 2.0), row("step", "two", 1.0))
+    text = tables.markdown(same)
+    assert "medians over 5 rounds" in text
+    assert "| rounds |" not in text
+    assert "just before each round" not in text  # the ceiling of a step takes its turn
+    other = made_up(row("step", "one", 2.0), row("step", "two", 1.0, rounds=3))
+    text = tables.markdown(other)
+    assert "medians over 3 to 5 rounds" in text
+    assert re.search(r"^\| \*\*two\*\* .* \| 3 \|$", text, re.MULTILINE)
+
+
 @pytest.mark.parametrize("content", [None, "{}", "rubbish", '{"benchmarks": []}'])
 def test_report_of_something_else_is_one_line(tmp_path, capsys, content):
     path = tmp_path / "run.json"
@@ -371,7 +510,7 @@ def test_report_of_something_else_is_one_line(tmp_path, capsys, content):
 
 
 def test_plots_have_a_colour_for_every_kind():
-    assert set(get_args(Kind)) == set(plots._COLOURS)
+    assert set(get_args(EntrantKind)) == set(plots._COLOURS)
 
 
 # ---- the benchmarks themselves, small

@@ -35,7 +35,7 @@ from bench.gpu.scope import (
     FULL,
     QUICK,
     Begun,
-    Failure,
+    FailedMeasurement,
     LeftOut,
     Measured,
     Measurement,
@@ -46,7 +46,7 @@ from bench.gpu.scope import (
 )
 from bench.gpu.section_rows import (
     DamagedFileRow,
-    DecoderSettingRow,
+    DecoderSetting,
     DifferencesRow,
     Fact,
     FailedLoaderRow,
@@ -343,7 +343,7 @@ FAILED = FailedLoaderRow("batch", "b", "E: x", 8, 2)
 def test_row_with_an_error_counts_as_failed():
     found = SectionResults()
     found.add(Measured("speed", [Fact("a", 1), FAILED]))
-    assert found.failures == [Failure("speed", "E: x", [])]
+    assert found.failures == [FailedMeasurement("speed", "E: x", [])]
     assert len(found.rows) == 2
 
 
@@ -392,7 +392,7 @@ def test_process_that_never_starts_is_not_tried_for_ever(scope):
 
 def mixed(fancy=True, load=0.65, mean=0.4, largest=5):
     name = f"mixed, fancy {fancy}, load {load}"
-    setting = DecoderSettingRow(name, "dali", "cuda:0", fancy, load)
+    setting = DecoderSetting(name, "dali", "cuda:0", fancy, load)
     differences = DifferencesRow(
         images=512,
         images_exact=0.0,
@@ -408,7 +408,7 @@ def mixed(fancy=True, load=0.65, mean=0.4, largest=5):
 
 def kinds(fancy=True, mean=0.4, largest=5):
     each = KindDifference(mean, largest, by_host=False)
-    setting = DecoderSettingRow("mixed", "dali", "cuda:0", fancy, 1.0)
+    setting = DecoderSetting("mixed", "dali", "cuda:0", fancy, 1.0)
     every = dict.fromkeys(gpu_photographs.ODD_KINDS.values(), each)
     return RareKindsRow(setting, every)
 
@@ -716,15 +716,15 @@ def test_mixed_is_tried_with_every_load_and_upsampling(scope):
     on_gpu = replace(scope, device="cuda:0")
     settings = gpu_pixels.decoder_settings(on_gpu)
     found = [setting for setting, lacks in settings if not lacks]
-    tried = {(one.fancy, one.load) for one in found if one.loader == "dali"}
+    tried = {(one.fancy, one.hw_decoder_load) for one in found if one.loader == "dali"}
     assert tried == (
         {(f, n) for f in (True, False) for n in (0, 0.65, 1)} if DALI else set()
     )
-    assert [one.loader for one in found if one.load is None] == ["turbo"]
+    assert [one.loader for one in found if one.hw_decoder_load is None] == ["turbo"]
 
 
 def test_parity_sees_another_pixel(scope):
-    turbo = gpu_pixels.DecoderSetting("turbo", "cpu")
+    turbo = gpu_pixels.decoder_setting("turbo", "cpu")
     with gpu_photographs.usual_size(scope.shards, 16) as split:
         wanted = list(gpu_pixels.pillow(split, 8))
         key = split.key(int(split.rows[13]))

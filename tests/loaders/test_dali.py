@@ -111,11 +111,28 @@ def test_batch_that_only_dali_fails_on_comes_whole(shards: Path, monkeypatch):
     with DaliLoader(open_split(shards, "train"), config) as loader:
         wanted = collect(loader)
         monkeypatch.setattr(Pipeline, "outputs", fails_once)
-        found = collect(loader)
+        with pytest.warns(RuntimeWarning, match=r"\(Current pipeline object is no"):
+            found = collect(loader)
         assert loader.decoded_again == 1
         assert loader.skipped == []
     for ours, theirs in zip(found, wanted, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_dali_that_keeps_failing_says_why_once_a_loader(shards: Path, monkeypatch):
+    def fails(self, *args, **named):
+        raise RuntimeError("\nCUDA error: out of memory\nStacktrace (12 entries):")
+
+    monkeypatch.setattr(Pipeline, "outputs", fails)
+    config = LoaderConfig(batch_size=8, workers=2)
+    for _ in range(2):
+        with (
+            DaliLoader(open_split(shards, "train"), config) as loader,
+            pytest.warns(RuntimeWarning, match="CUDA error: out of memory") as warned,
+        ):
+            assert len(collect(loader)) == loader.decoded_again == 5
+        assert len(warned) == 1
+        assert "\n" not in str(warned[0].message)
 
 
 def test_error_of_our_own_is_not_taken_for_dalis(shards: Path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -670,9 +671,9 @@ def test_many_epochs_grow_nothing(make, variant):
 BAD = 19  # in the second shard, and in the third batch of 8
 
 
-def with_rubbish(folder):
+def with_rubbish(folder, place=BAD):
     """Zeros in place of the image's first 200 bytes."""
-    row = pq.read_table(folder / "train.parquet").slice(BAD, 1).to_pylist()[0]
+    row = pq.read_table(folder / "train.parquet").slice(place, 1).to_pylist()[0]
     with (folder / f"train-{row['shard']:06d}.tar").open("r+b") as tar:
         tar.seek(row["offset"])
         tar.write(bytes(200))
@@ -746,6 +747,24 @@ def test_skipped_image_leaves_its_batch_shorter(make, damaged, batch_size):
     assert loader.skipped[0].shard == str(damaged / "train-000001.tar")
 
 
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_each_batch_is_shorter_by_what_was_skipped_for_it(
+    make, shards, tmp_path, batch_size
+):
+    """And no batch is filled up, or emptied, on account of another."""
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    for place in (BAD, BAD + 1, TRAIN - 2):
+        with_rubbish(folder, place)
+    loader = make(folder, batch_size=batch_size, on_corrupt="skip", **AUGMENTED)
+    lengths, skipped = [], []
+    for batch in loader.epoch(0):
+        lengths.append(len(batch.index))
+        skipped.append(len(loader.skipped))
+    planned = [batch_size] * (TRAIN // batch_size) + [5] * (batch_size == 8)
+    assert np.add(lengths, np.diff(skipped, prepend=0)).tolist() == planned
+    assert skipped[-1] == 3
+
+
 @common_order
 def test_skipped_image_changes_no_other(make, shards, damaged):
     wanted = collect(make(shards, **AUGMENTED).epoch(0))
@@ -814,6 +833,28 @@ def test_batches_before_a_broken_shard_come_from_a_gpu_too(copies):
         next(batches)
 
 
+@pytest.mark.parametrize("taken", [1, 2])
+def test_abandoned_epoch_waits_for_its_copies_to_a_gpu(copies, monkeypatch, taken):
+    """Before its slots are let go of, which the next epoch fills again."""
+    ended = []
+    stream = Mock()
+    stream.synchronize.side_effect = lambda: ended.append("copied")
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: stream)
+
+    def decoded():
+        try:
+            for row in range(3):
+                zeros = torch.zeros(1, dtype=torch.int64)
+                yield _epoch.Made(Batch(torch.zeros(1, 2, 2, 3), zeros, zeros + row))
+        finally:
+            ended.append("let go")
+
+    batches = _epoch._copy_ahead(decoded(), torch.device("cpu"))
+    assert len(list(islice(batches, taken))) == taken
+    batches.close()
+    assert ended == ["copied", "let go"]
+
+
 def test_batches_before_a_bad_image_come_from_a_gpu_too(make, damaged, copies):
     batches = make(damaged, batch_size=8).epoch(0)
     assert indices(islice(batches, 2)) == [[*range(8)], [*range(8, 16)]]
@@ -861,6 +902,8 @@ def test_damaged_file_of_a_folder_is_named(make, make_course, tmp_path, length):
     with pytest.raises(SampleError) as caught:
         collect(make(source, batch_size=2).epoch(0))
     assert (caught.value.shard, caught.value.key) == (str(path), "12_left")
+    assert "; replace that file" in str(caught.value)  # no shard is there to write anew
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @common_order
@@ -909,6 +952,25 @@ def test_unforeseen_failure_is_raised_and_not_waited_for(make, shards):
     assert ends(before, shards, WORKERS_ONLY)  # even while somebody keeps the error
     assert caught.value
     assert flat(collect(loader.epoch(0, first_batch=2))) == [*range(16, TRAIN)]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["turbo", "webdataset"])
+def test_no_memory_for_a_decoder_is_raised_and_not_waited_for(
+    shards, monkeypatch, name
+):
+    def fails(shape):
+        raise MemoryError
+
+    config = LoaderConfig(batch_size=8, workers=2)
+    with make_loader(name, shards, "train", config) as loader:
+        before = held(shards)
+        with monkeypatch.context() as patched:
+            patched.setattr("loaders._threads.Decoder", fails)
+            with pytest.raises(MemoryError):
+                next(loader.epoch(0))
+        assert ends(before, shards, WORKERS_ONLY)
+        assert len(collect(loader.epoch(0))) == len(loader)
 
 
 def test_pil_workers_leave_signals_to_their_parent(shards):

@@ -15,6 +15,7 @@ from PIL import Image
 from fastretina.nn.augment import MEAN, STD, normalise
 from fastretina.shard import command as shard
 from loaders import LOADERS, LoaderConfig, available, make_loader, open_split
+from loaders.errors import LabelError
 from loaders.folder import FolderSource, RetinopathyDataset
 from loaders.order import flips
 
@@ -444,3 +445,29 @@ def test_normalised_batch_equals_the_reports_transforms(name, shards, course):
             assert ready.is_contiguous(memory_format=torch.channels_last)
             assert torch.equal(ready, torch.stack([image for image, _ in wanted]))
             assert labels.tolist() == [grade for _, grade in wanted]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_report_dataset_names_the_lists_that_are_missing(make_course, tmp_path, beside):
+    course = make_course(tmp_path / "course", train=3, test=2)
+    images = course / "data"
+    holds = course
+    if not beside:
+        holds = images
+        for csv in course.glob("*.csv"):
+            csv.rename(images / csv.name)
+    (holds / "test_img.csv").unlink()
+    (holds / "test_label.csv").unlink()
+    with pytest.raises(LabelError) as caught:
+        RetinopathyDataset(images, "train")
+    assert str(caught.value) == (
+        f"{holds} must hold all of the course's CSVs, lacks test_img.csv, "
+        "test_label.csv"
+    )
+
+
+def test_report_dataset_without_any_list_says_so(tmp_path):
+    with pytest.raises(
+        LabelError, match=r"^none of train_img\.csv, .* is in /.* or be"
+    ):
+        RetinopathyDataset(tmp_path, "train")

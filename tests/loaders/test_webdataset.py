@@ -1,7 +1,9 @@
 """Streaming shards with the webdataset library, from files and from a web server."""
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -20,6 +22,7 @@ import torch
 from loaders import LoaderConfig, make_loader, open_split
 from loaders.errors import LoaderError, NoShards, SampleError, ShardError
 from loaders.order import EpochOrder
+from loaders.place import place
 
 TRAIN = 37  # samples in the fixture's split, in shards of 10
 AUGMENTED = {"shuffle": True, "hflip": 0.4, "vflip": 0.5}
@@ -36,7 +39,7 @@ class Handler(SimpleHTTPRequestHandler):
             self.server.refusals -= 1
             self.send_error(503)
             return
-        if self.server.breaks > 0 and self.path.endswith(".tar"):
+        if self.server.breaks > 0 and self.path.endswith(self.server.broken):
             self.server.breaks -= 1
             content = (Path(self.directory) / self.path.lstrip("/")).read_bytes()
             self.send_response(200)
@@ -58,6 +61,7 @@ def server(shards, monkeypatch):
     handler = partial(Handler, directory=str(shards))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.asked, server.breaks, server.refusals = [], 0, 0
+        server.broken = ".tar"
         server.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -231,6 +235,54 @@ def test_server_that_is_not_there_is_one_line(server):
     server.server_close()
     with pytest.raises(ShardError, match="cannot be read") as caught:
         open_split(f"http://127.0.0.1:{port}", "train")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train.parquet"])
+def test_connection_that_breaks_before_the_shards_is_one_line(server, name):
+    server.breaks, server.broken = 1000, name
+    with pytest.raises(ShardError) as caught:
+        open_split(server.url, "train")
+    assert re.fullmatch(
+        rf"{server.url}/{name} cannot be read "
+        r"\(the connection broke off after [\d,]+ bytes\)",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize("name", ["a folder", "caf\u00e9"])
+def test_url_that_is_none_is_one_line(server, name):
+    with pytest.raises(ShardError) as caught:
+        open_split(f"{server.url}/{name}", "train")
+    assert str(caught.value).startswith(f"{server.url}/{name}/manifest.json cannot be")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", f"http://{'a' * 64}.example", "http://"]
+)
+def test_host_that_is_none_is_one_line(url):
+    with pytest.raises(ShardError, match="cannot be read") as caught:
+        open_split(url, "train")
+    assert "\n" not in str(caught.value)
+    assert not place(url).exists()
+
+
+def test_answer_that_is_no_http_is_one_line():
+    """Of a server that speaks something else."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"220 mail ready\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ShardError, match="220 mail ready") as caught:
+            open_split(f"http://127.0.0.1:{listening.getsockname()[1]}", "train")
+        thread.join()
     assert "\n" not in str(caught.value)
 
 
