@@ -2,6 +2,9 @@
 
     loader = make_loader("webdataset", "https://host/shards", "train", config)
 
+    shards in the epoch's order --threads that stream--> bytes of each row
+        --taken row by row, by threads that decode--> Batch
+
 Threads stream the shards, each the next in our order, and give the samples to the
 decoders of ``turbo``. So every sample comes once per epoch, whatever the number of
 threads and shards, and an epoch can begin anywhere. What is shuffled is a window of

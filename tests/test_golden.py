@@ -152,6 +152,13 @@ def test_help(
     golden(f"help/{name}.txt", steady(out, varying=OF_RELEASE))
 
 
+def test_help_of_the_console_command(
+    golden: Golden, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["--help"]) == 0
+    golden("help/fastretina.txt", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_call(
     name: str,

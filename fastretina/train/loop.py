@@ -1,4 +1,9 @@
-"""The training loop: epochs of steps, and an evaluation after each."""
+"""The training loop: epochs of steps, and an evaluation after each.
+
+Loader --batch--> train_step --loss, hits--> sums of the epoch --> LoggedEpoch
+                                                 |
+    end of an epoch: predict_split --> Scores --> best? --> checkpoint, log
+"""
 
 from __future__ import annotations
 
