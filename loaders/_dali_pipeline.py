@@ -25,7 +25,7 @@ def new_pipeline(
 ) -> Pipeline:
     """A pipeline to be filled in within its ``with``."""
     return Pipeline(
-        batch_size=batch_size,
+        batch_size=max(batch_size, 1),
         num_threads=config.workers or granted_cores(),
         device_id=(device.index or 0) if device.type == "cuda" else None,
         prefetch_queue_depth=config.prefetch,
