@@ -26,6 +26,7 @@ from fastretina.metrics.scores import (
     quadratic_kappa,
     roc,
     score,
+    score_grades,
     unchecked,
 )
 from loaders.arrays import Float64, Int64
@@ -88,6 +89,27 @@ class ScoresWithIntervals(Scores):
     """
 
     intervals: ScoreIntervals = field(default_factory=lambda: _shaped(repeat(None)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperatingPoint:
+    """Scores of another way to choose the grades from the same probabilities.
+
+    Attributes:
+        accuracy: share of samples with the true grade predicted, 0 to 1.
+        balanced_accuracy: mean recall over the grades that the labels hold, 0 to 1.
+        qwk: quadratic weighted kappa, -1 to 1; None where it is undefined.
+        macro_f1: mean F1 over the grades that the labels hold, 0 to 1.
+        confusion: 5 x 5 counts, true grade by predicted grade.
+        intervals: 95 % intervals of the first four.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    qwk: float | None
+    macro_f1: float
+    confusion: Annotated[list[Annotated[list[int], PER_GRADE]], PER_GRADE]
+    intervals: GradeIntervals = NO_INTERVALS
 
 
 def patient_intervals(
@@ -172,12 +194,39 @@ def score_with_intervals(
     )
 
 
+def score_grades_with_intervals(
+    labels: Int64, predicted: Int64, patients: Sequence[str]
+) -> OperatingPoint:
+    """Score predicted grades, int64[N], alone: ten times as fast as all of it."""
+    scores = score_grades(labels, predicted)
+    return OperatingPoint(
+        accuracy=scores.accuracy,
+        balanced_accuracy=scores.balanced_accuracy,
+        qwk=scores.qwk,
+        macro_f1=scores.macro_f1,
+        confusion=scores.confusion,
+        intervals=grade_intervals(labels, predicted, patients),
+    )
+
+
 def grade_intervals(
     labels: Int64, predicted: Int64, patients: Sequence[str]
 ) -> GradeIntervals:
-    """Intervals of predicted grades, int64[N], alone: ten times as fast."""
+    """Intervals of predicted grades, int64[N], alone."""
     ends = patient_intervals(grade_statistics(labels, predicted), patients)
     return GradeIntervals(**dict(zip(GRADE_STATISTICS, ends, strict=True)))
+
+
+def calibration_error_with_interval(
+    labels: Int64, probabilities: Float64, patients: Sequence[str]
+) -> tuple[float, Interval]:
+    """The calibration error of probabilities, float64[N, 5], and how sure it is."""
+
+    def error(weights: Float64) -> Float64:
+        return np.array([calibration_error(labels, probabilities, weights)])
+
+    (interval,) = patient_intervals(error, patients)
+    return calibration_error(labels, probabilities), interval
 
 
 GRADE_STATISTICS = ("accuracy", "balanced_accuracy", "qwk", "macro_f1")

@@ -4,46 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
-
-import numpy as np
 
 from fastretina.metrics.baselines import Baseline, Eyes, Leak, baselines, leak
 from fastretina.metrics.bootstrap import (
-    NO_INTERVALS,
-    GradeIntervals,
     Interval,
+    OperatingPoint,
     ScoresWithIntervals,
-    grade_intervals,
-    patient_intervals,
+    calibration_error_with_interval,
+    score_grades_with_intervals,
     score_with_intervals,
 )
 from fastretina.metrics.both_eyes import FusionError, FusionJudgement, judge_fusion
 from fastretina.metrics.calibration import Calibration, calibrate, correct_prior
 from fastretina.metrics.predictions import Predictions
-from fastretina.metrics.scores import PER_GRADE, calibration_error, score_grades
-from loaders.arrays import Float64, Int64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OperatingPoint:
-    """Scores of another way to choose the grades from the same probabilities.
-
-    Attributes:
-        accuracy: share of samples with the true grade predicted, 0 to 1.
-        balanced_accuracy: mean recall over the grades that the labels hold, 0 to 1.
-        qwk: quadratic weighted kappa, -1 to 1; None where it is undefined.
-        macro_f1: mean F1 over the grades that the labels hold, 0 to 1.
-        confusion: 5 x 5 counts, true grade by predicted grade.
-        intervals: 95 % intervals of the first four.
-    """
-
-    accuracy: float
-    balanced_accuracy: float
-    qwk: float | None
-    macro_f1: float
-    confusion: Annotated[list[Annotated[list[int], PER_GRADE]], PER_GRADE]
-    intervals: GradeIntervals = NO_INTERVALS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +53,8 @@ class Evaluation:
         calibrated: what that does to test; None without validation.
         prior_corrected: scores with the class weights of the loss undone; None where
             the loss had none.
-        pairs: both eyes of a patient together; None without validation, or with too few
-            pairs in it.
+        pairs: both eyes of a patient together; None without validation, with too few
+            pairs or one grade alone in it, or with no pair in test.
     """
 
     test: ScoresWithIntervals
@@ -112,57 +85,38 @@ def evaluate(
         validation: predictions on patients held out, to fit on; None where none were.
         weights: the weight of each grade in the loss, where it was weighted.
     """
-    fitted = (
-        calibrate(validation.labels, validation.probabilities) if validation else None
-    )
-    eyes = Eyes(
-        names=test.keys, patients=test.patients, sides=test.eyes, labels=test.labels
-    )
+    labels, chances, patients = test.labels, test.probabilities, test.patients
+    eyes = Eyes(names=test.keys, patients=patients, sides=test.eyes, labels=labels)
+    # Grades are chosen in every way first; then all of them are scored in one.
+    fitted = cooled = by_thresholds = None
+    if validation is not None:
+        fitted = calibrate(validation.labels, validation.probabilities)
+        cooled, by_thresholds = fitted.cooled(chances), fitted.grades(chances)
+    undone = correct_prior(chances, weights).argmax(axis=1) if weights else None
+    calibrated = prior_corrected = None
+    if cooled is not None and by_thresholds is not None:
+        error, interval = calibration_error_with_interval(labels, cooled, patients)
+        calibrated = Calibrated(
+            calibration_error=error,
+            intervals=CalibrationIntervals(calibration_error=interval),
+            thresholds=score_grades_with_intervals(labels, by_thresholds, patients),
+        )
+    if undone is not None:
+        prior_corrected = score_grades_with_intervals(labels, undone, patients)
     return Evaluation(
-        test=score_with_intervals(test.labels, test.probabilities, test.patients),
+        test=score_with_intervals(labels, chances, patients),
         baselines=baselines(known, eyes) if known else None,
         leak=leak(known, eyes) if known else None,
         calibration=fitted,
-        calibrated=_calibrated(fitted, test) if fitted else None,
-        prior_corrected=_corrected(test, weights) if weights else None,
-        pairs=_paired(test, validation) if validation else None,
+        calibrated=calibrated,
+        prior_corrected=prior_corrected,
+        pairs=_judge_pairs(test, validation) if validation else None,
     )
 
 
-def _paired(test: Predictions, validation: Predictions) -> FusionJudgement | None:
-    """Both eyes together against one, where there are pairs enough to fit on."""
+def _judge_pairs(test: Predictions, validation: Predictions) -> FusionJudgement | None:
+    """Both eyes together against one; None where that can't be fitted, or judged."""
     try:
         return judge_fusion(validation, test)
     except FusionError:
         return None
-
-
-def _calibrated(fitted: Calibration, test: Predictions) -> Calibrated:
-    cooled = fitted.cooled(test.probabilities)
-
-    def error(weights: Float64) -> Float64:
-        return np.array([calibration_error(test.labels, cooled, weights)])
-
-    (interval,) = patient_intervals(error, test.patients)
-    return Calibrated(
-        calibration_error=calibration_error(test.labels, cooled),
-        intervals=CalibrationIntervals(calibration_error=interval),
-        thresholds=_point(test, fitted.grades(test.probabilities)),
-    )
-
-
-def _corrected(test: Predictions, weights: Sequence[float]) -> OperatingPoint:
-    return _point(test, correct_prior(test.probabilities, weights).argmax(axis=1))
-
-
-def _point(test: Predictions, grades: Int64) -> OperatingPoint:
-    """The scores of other grades, int64[N], than the likeliest."""
-    scores = score_grades(test.labels, grades)
-    return OperatingPoint(
-        accuracy=scores.accuracy,
-        balanced_accuracy=scores.balanced_accuracy,
-        qwk=scores.qwk,
-        macro_f1=scores.macro_f1,
-        confusion=scores.confusion,
-        intervals=grade_intervals(test.labels, grades, test.patients),
-    )

@@ -7,8 +7,8 @@ from textwrap import fill
 
 from fastretina.formatting import format_interval
 from fastretina.metrics.baselines import Leak
-from fastretina.metrics.bootstrap import CutIntervals
-from fastretina.metrics.evaluation import Evaluation, OperatingPoint
+from fastretina.metrics.bootstrap import CutIntervals, OperatingPoint
+from fastretina.metrics.evaluation import Evaluation
 from fastretina.metrics.scores import FIXED_SPECIFICITY, CutScores, Scores
 from loaders.grades import GRADES, REFERABLE, SIGHT_THREATENING
 

@@ -72,6 +72,11 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> NamedTensors:
     }
 
 
+def evaluated_weights(tensors: Mapping[str, Tensor]) -> NamedTensors:
+    """The weights to evaluate a checkpoint with: the average where there is one."""
+    return part(tensors, "ema") or part(tensors, "model")
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> NamedTensors:
     """The tensors of an optimizer's state, by parameter number and name."""
     return {

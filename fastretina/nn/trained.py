@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastretina.nn import checkpoint
 from fastretina.nn.model import build_model, weights_sha256
@@ -76,7 +76,7 @@ def load_trained(run: Run, device: torch.device) -> Trained:
     config = run.config()
     chosen: CheckpointName = "best" if run.best.exists() else "last"
     tensors, saved = checkpoint.load(run.path / f"{chosen}.safetensors")
-    state = evaluated_state(tensors)
+    state = checkpoint.evaluated_weights(tensors)
     network = build_model(config.recipe.arch, "none", config.recipe.seed)
     try:
         network.load_state_dict(state)
@@ -89,8 +89,3 @@ def load_trained(run: Run, device: torch.device) -> Trained:
         ) from error
     network = network.to(device).eval()
     return Trained(network, config, chosen, int(epoch), weights_sha256(state))
-
-
-def evaluated_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights to evaluate a checkpoint with: the average where there is one."""
-    return checkpoint.part(tensors, "ema") or checkpoint.part(tensors, "model")

@@ -11,9 +11,9 @@ from fastretina.metrics.bootstrap import (
     NO_INTERVALS,
     CutIntervals,
     GradeIntervals,
+    OperatingPoint,
     ScoresWithIntervals,
 )
-from fastretina.metrics.evaluation import OperatingPoint
 from fastretina.metrics.scores import FIXED_SPECIFICITY, CutScores
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import grade_name

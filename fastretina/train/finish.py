@@ -35,6 +35,7 @@ def finish(
     """
     compute = state.compute
     trained = load_trained(state.run, compute.device)
+    weights = trained.loss_weights(data.train_counts())
     test = predict_with_checkpoint(trained, data.test, "test", compute, loading, check)
     validation = None
     if data.validation is not None:
@@ -47,7 +48,7 @@ def finish(
         test,
         Eyes.of(data.train, data.known_rows()) if data.is_one_cohort() else None,
         validation,
-        trained.loss_weights(data.train_counts()),
+        weights,
     )
     finished = FinishedRun(
         folder=state.run,
