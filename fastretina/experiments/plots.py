@@ -51,7 +51,7 @@ def draw_figures(
     figures = []
     for title, names in plan.overlays.items():
         curves = {
-            plan.cell(name).title: _read_curve(Run(runs[name].runs[0]))
+            plan.cell(name).title: _read_curve(Run(runs[name].first))
             for name in names
             if runs[name].runs
         }
@@ -138,7 +138,7 @@ def _draw_matrices(
         counts = np.asarray(cell.confusion())
         recall = np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
         draw_matrix(axes, counts.tolist(), "shares")
-        weights = str(cell.by_seed[0].about["weights_sha256"])[:12]
+        weights = str(cell.first.about["weights_sha256"])[:12]
         title = plan.cell(name).title
         axes.set_title(f"{title}\nweights {weights}", fontsize=8)
         recalls.append(f"{title}: recalls {_format_shares(recall)}")

@@ -179,7 +179,7 @@ class Series:
             of_cell = cells[cell.name]
             if self._finished(cell, number):
                 path = self._path(cell, number)
-                of_cell.runs.append(path)
+                of_cell.runs[number] = path
                 of_cell.seconds += times.get(path.name, 0.0)
             of_cell.error = self._failed.get((cell.name, number), of_cell.error)
         return cells
@@ -207,6 +207,7 @@ class Series:
             comparisons=collected.comparisons,
             reference=_reference(plan),
             figures=drawn,
+            notes=collected.notes,
         )
         path = self._folder / FILE
         write_atomically(path, json.dumps(asdict(result), indent=1) + "\n")

@@ -68,6 +68,7 @@ def format_result(result: ExperimentResult) -> str:
     lines += _collapses(result.cells)
     lines += _reference(result.reference)
     lines += _comparisons(result)
+    lines += _notes(result.notes)
     lines += _whys(result.cells)
     return "\n".join(lines)
 
@@ -147,6 +148,10 @@ def _comparisons(result: ExperimentResult) -> list[str]:
         for (first, second), by_statistic in pairs.items()
     ]
     return ["", "Compared on the same test images:", "", *_markdown(head, rows)]
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    return ["", *(f"- {note}" for note in notes)] if notes else []
 
 
 def _format_difference(comparison: Comparison) -> str:

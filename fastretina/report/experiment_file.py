@@ -48,6 +48,7 @@ class CellResult:
         seconds: wall time of its runs together.
         weights: what the network started from.
         runs: folders of its finished runs, relative to the experiment's.
+        seeds: numbers of these runs' seeds; None where an older version wrote it.
         best_on_test: the best test accuracy of all epochs, which the report printed.
         scores: by statistic; None before a run is finished.
         collapse: a sentence where one grade is always predicted.
@@ -66,6 +67,7 @@ class CellResult:
     best_on_test: float | None
     scores: dict[str, Score] | None
     collapse: str | None
+    seeds: list[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +81,8 @@ class Comparison:
         statistic: one of ``bootstrap.GRADE_STATISTICS``.
         value: the difference of the means over seeds; None where one is undefined.
         interval: low and high end of 95 % over test patients.
-        by_seed: the difference of each pair of seeds.
+        by_seed: the difference of each seed that both have finished.
+        seeds: the numbers of these seeds; None where an older version wrote it.
         mcnemar_p: p of McNemar's test of the accuracy; None for other statistics.
         verdict: the difference in words.
         clear: whether the interval excludes 0 and all seeds agree.
@@ -95,6 +98,7 @@ class Comparison:
     mcnemar_p: float | None
     verdict: str
     clear: bool
+    seeds: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ class ExperimentResult:
         comparisons: one for each pair of cells and statistic.
         reference: what others have measured, if there is anything.
         figures: what is drawn in the folder.
+        notes: sentences about seeds and test images that are left out.
     """
 
     experiment: str
@@ -153,6 +158,7 @@ class ExperimentResult:
     comparisons: Sequence[Comparison]
     reference: Reference | None
     figures: Sequence[Figure]
+    notes: Sequence[str] = ()
 
 
 def read_experiment(folder: Path) -> ExperimentResult:

@@ -116,7 +116,7 @@ def experiment_page(
             ],
             "score_columns": SCORES,
             "rows": [
-                CellRow(cell, _score_texts(cell), _links(folder, cell.runs, out))
+                CellRow(cell, _score_texts(cell), _links(folder, cell, out))
                 for cell in experiment.cells
             ],
             "comparisons": _pairs(experiment),
@@ -180,14 +180,15 @@ def _score_text(score: Score, form: str) -> ScoreText:
     return ScoreText("" if score.mean is None else score.mean, text, interval)
 
 
-def _links(folder: Path, runs: Sequence[str], out: Path) -> list[tuple[str, str]]:
+def _links(folder: Path, cell: CellResult, out: Path) -> list[tuple[str, str]]:
     """Name and relative URL of the runs' own pages, as far as there are any."""
     links = []
-    for number, run in enumerate(runs, start=1):
+    for place, run in enumerate(cell.runs):
         page = folder / run / "report.html"
         if page.is_file():
             path = os.path.relpath(page.resolve(), out.parent.resolve())
-            links.append((f"run {number}", quote(Path(path).as_posix())))
+            name = f"seed {cell.seeds[place]}" if cell.seeds else f"run {place + 1}"
+            links.append((name, quote(Path(path).as_posix())))
     return links
 
 

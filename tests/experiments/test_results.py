@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from fastretina.experiments.ablations import ablations
 from fastretina.experiments.reasons import INSIDE_THE_NOISE
 from fastretina.experiments.results import CellRuns, Collected, Collection
+from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
 from fastretina.recipe import RECIPES, Recipe
@@ -22,17 +24,20 @@ def same(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def made_run(folder: Path, grades: np.ndarray, labels: np.ndarray) -> Path:
-    """A finished run's folder, as ``collect`` reads it."""
+def made_run(
+    folder: Path, grades: np.ndarray, labels: np.ndarray, first: int = 0
+) -> Path:
+    """A finished run's folder, as ``collect`` reads it; images are numbered on."""
     folder.mkdir(parents=True)
     chances = np.full((len(labels), 5), 0.02)
     chances[np.arange(len(labels)), grades] = 0.92
-    names = [f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(len(labels))]
+    numbers = range(first, first + len(labels))
+    names = [f"{n // 2}_{('left', 'right')[n % 2]}" for n in numbers]
     Predictions(
         rows=np.arange(len(labels)),
         keys=names,
-        patients=[str(n // 2) for n in range(len(labels))],
-        eyes=[("left", "right")[n % 2] for n in range(len(labels))],
+        patients=[str(n // 2) for n in numbers],
+        eyes=[("left", "right")[n % 2] for n in numbers],
         labels=labels,
         probabilities=chances,
         about={"weights_sha256": "0" * 64},
@@ -71,7 +76,7 @@ def collected(tmp_path: Path) -> Collected:
     predicted["jitter-0.5-weights-max"] = np.full(100, 2)
     predicted["base"][::5] = 0
     runs = {
-        name: CellRuns(runs=[made_run(tmp_path / name, grades, labels)])
+        name: CellRuns(runs={0: made_run(tmp_path / name, grades, labels)})
         for name, grades in predicted.items()
     }
     runs["one-phase"] = CellRuns(error="it failed")
@@ -112,6 +117,81 @@ def test_comparisons_name_what_is_better_and_leave_out_what_failed(tmp_path: Pat
     assert by["weights-max", "accuracy"].clear
     assert "class weights max/n is better" in by["weights-max", "accuracy"].verdict
     assert by["jitter-0.5-weights-max", "accuracy"].value < -0.5
+
+
+def collected_pair(runs: Mapping[str, dict[int, Path]]) -> Collected:
+    """What the base and the milder weights come to; no other cell has a run."""
+    plan = ablations(same, 512, leaks=False)
+    return Collection(plan).collect(
+        {cell.name: CellRuns(runs=runs.get(cell.name, {})) for cell in plan.trained}
+    )
+
+
+LABELS = np.repeat(np.arange(5), [60, 8, 16, 8, 8])
+
+
+def guesses(seed: int) -> np.ndarray:
+    """The grades of a made-up run of this seed."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(len(LABELS)) < 0.2 * (seed + 1), 0, LABELS)
+
+
+def test_cells_are_compared_by_the_seeds_that_both_have(tmp_path: Path):
+    """Two cells that predict the same, of which one has lost its first seed."""
+    runs = {
+        cell: {
+            seed: made_run(tmp_path / f"{cell}-seed{seed}", guesses(seed), LABELS)
+            for seed in seeds
+        }
+        for cell, seeds in (("base", (0, 1, 2)), ("weights-sqrt", (1, 2)))
+    }
+    found = collected_pair(runs)
+    assert [each.statistic for each in found.comparisons] == list(GRADE_STATISTICS)
+    for each in found.comparisons:
+        assert (each.by_seed, each.seeds) == ([0.0, 0.0], [1, 2])
+    assert found.notes == [
+        "class weights sqrt(max/n) against the report's recipe: seed 0 is left out, as "
+        "only one of them has it."
+    ]
+    cells = {cell.cell: cell for cell in found.cells}
+    assert cells["base"].seeds == [0, 1, 2]
+    assert cells["weights-sqrt"].seeds == [1, 2]
+
+
+def test_cells_without_a_common_seed_are_not_compared(tmp_path: Path):
+    runs = {
+        "base": {0: made_run(tmp_path / "a", guesses(0), LABELS)},
+        "weights-sqrt": {1: made_run(tmp_path / "b", guesses(0), LABELS)},
+    }
+    found = collected_pair(runs)
+    assert not found.comparisons
+    assert found.notes == [
+        "class weights sqrt(max/n) against the report's recipe is not compared: no "
+        "seed is finished in both."
+    ]
+
+
+def test_test_images_that_are_left_out_are_counted(tmp_path: Path):
+    base = {
+        0: made_run(tmp_path / "a0", guesses(0), LABELS),
+        1: made_run(tmp_path / "a1", guesses(1)[:-6], LABELS[:-6]),
+    }
+    other = {
+        seed: made_run(tmp_path / f"b{seed}", guesses(seed)[4:], LABELS[4:], first=4)
+        for seed in (0, 1)
+    }
+    found = collected_pair({"base": base, "weights-sqrt": other})
+    assert found.comparisons[0].value == 0
+    assert found.notes == [
+        "the report's recipe: 6 of 100 test images are left out, as not all of its "
+        "seeds have them.",
+        "class weights sqrt(max/n) against the report's recipe: 10 of 100 test images "
+        "are left out, as only one of them has them.",
+    ]
+    apart = {0: made_run(tmp_path / "c", guesses(0), LABELS, first=100)}
+    found = collected_pair({"base": base, "weights-sqrt": apart})
+    assert not found.comparisons
+    assert found.notes[-1].endswith("is not compared: no test image is in both.")
 
 
 def cell_accuracy(cell: CellResult) -> float:
