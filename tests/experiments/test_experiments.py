@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import simplejpeg
-from small_experiments import LONG, small_experiment, use_small
+from small_experiments import LABELS, LONG, made_run, small_experiment, use_small
 from small_runs import Outcome, call, server
 
 from fastretina import cli
@@ -34,6 +35,7 @@ from fastretina.experiments.text import differences
 from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT, CLAHE, make_variant
 from fastretina.metrics.baselines import Eyes, leak
 from fastretina.recipe import RECIPES, Recipe
+from fastretina.run_config import RunData
 from loaders.errors import RunError
 from loaders.shards import open_split
 
@@ -445,6 +447,63 @@ def test_damaged_settings_are_reported(runs: Runs, tmp_path: Path, content: str)
     assert outcome.complaint.endswith("choose another --out")
 
 
+def reshard(folder: Path) -> None:
+    """What sharding other photographs into the same folder changes in its manifest."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"fingerprint": "of other photographs"}))
+
+
+@pytest.fixture
+def own_shards(shards: Path, tmp_path: Path) -> Path:
+    """Shards that a test may change."""
+    return Path(shutil.copytree(shards, tmp_path / "shards"))
+
+
+def test_other_data_under_the_same_name_needs_another_folder(
+    runs: Runs, own_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "run_in_process", lambda *_: "not today")
+    assert "runs failed" in runs("strong", "--shards", own_shards).complaint
+    reshard(own_shards)
+    assert runs("strong", "--shards", own_shards).complaint == (
+        f"error: {tmp_path / 'out'} holds an experiment with other settings "
+        f"({own_shards} has other data than then): choose another --out"
+    )
+
+
+def test_settings_of_an_older_version_are_taken_and_hold_from_then_on(
+    runs: Runs, own_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "run_in_process", lambda *_: "not today")
+    runs("strong", "--shards", own_shards)
+    path = tmp_path / "out" / "settings.json"
+    settings = json.loads(path.read_text())
+    fingerprint = settings.pop("fingerprint")
+    path.write_text(json.dumps(settings))
+    assert "runs failed" in runs("strong", "--shards", own_shards).complaint
+    assert json.loads(path.read_text())["fingerprint"] == fingerprint
+    del settings["cells"]["seed-given"]
+    path.write_text(json.dumps(settings))
+    complaint = runs("strong", "--shards", own_shards).complaint
+    assert "(no cell seed-given then)" in complaint
+
+
+def test_finished_runs_of_other_data_are_refused(
+    runs: Runs, own_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "run_in_process", lambda *_: "not today")
+    first = tmp_path / "out" / "runs" / "strong-given-seed0"
+    made_run(first, LABELS, LABELS, data=RunData(fingerprint="of other photographs"))
+    assert runs("strong", "--shards", own_shards).complaint == (
+        f"error: {first} is of other data than {own_shards} has now: choose another "
+        "--out"
+    )
+    reshard(own_shards)  # to what the run was trained on
+    (tmp_path / "out" / "settings.json").unlink()
+    assert "3 of 4 runs failed" in runs("strong", "--shards", own_shards).complaint
+
+
 # ---- pre-trained weights
 
 
@@ -511,7 +570,8 @@ def test_variant_by_patient_and_by_image_keep_every_sample(
         for eyes in found.values():
             for name, grade in zip(eyes.names, eyes.labels.tolist(), strict=True):
                 assert grades[name] == grade
-        assert [p.name for p in (tmp_path / variant).iterdir()] == [variant]
+        left = sorted(p.name for p in (tmp_path / variant).iterdir())
+        assert left == [variant, f"{variant}.json"]
 
 
 def test_variant_clahe_is_clahe_of_every_image(shards: Path, tmp_path: Path):
@@ -529,6 +589,22 @@ def test_variant_clahe_is_clahe_of_every_image(shards: Path, tmp_path: Path):
     before = (folder / "manifest.json").stat().st_mtime_ns
     assert make_variant(CLAHE, str(shards), tmp_path) == folder
     assert (folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_variant_of_other_data_is_refused(own_shards: Path, tmp_path: Path):
+    folder = make_variant(CLAHE, str(own_shards), tmp_path / "data")
+    record = tmp_path / "data" / "clahe.json"
+    fingerprint = json.loads((own_shards / "manifest.json").read_text())["fingerprint"]
+    assert json.loads(record.read_text()) == {"fingerprint": fingerprint}
+    reshard(own_shards)
+    with pytest.raises(RunError, match=r"clahe was made from other data than .* has"):
+        make_variant(CLAHE, str(own_shards), tmp_path / "data")
+    for damaged in ("{", "[]", '{"fingerprint": 3}'):
+        record.write_text(damaged)
+        with pytest.raises(RunError, match=r"clahe\.json is damaged"):
+            make_variant(CLAHE, str(own_shards), tmp_path / "data")
+    record.unlink()  # as an older version left it
+    assert make_variant(CLAHE, str(own_shards), tmp_path / "data") == folder
 
 
 # ---- the series

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_experiments import LABELS, made_run
 
 from fastretina.experiments.ablations import ablations
 from fastretina.experiments.reasons import INSIDE_THE_NOISE
@@ -14,69 +15,21 @@ from fastretina.experiments.results import CellRuns, Collected, Collection
 from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
-from fastretina.recipe import RECIPES, Recipe
+from fastretina.recipe import Recipe
 from fastretina.report.experiment_file import CellResult
-from fastretina.run import Run
-from fastretina.run_config import RunConfig, RunData
 
 
 def same(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def made_run(
-    folder: Path, grades: np.ndarray, labels: np.ndarray, first: int = 0
-) -> Path:
-    """A finished run's folder, as ``collect`` reads it; images are numbered on."""
-    folder.mkdir(parents=True)
-    chances = np.full((len(labels), 5), 0.02)
-    chances[np.arange(len(labels)), grades] = 0.92
-    numbers = range(first, first + len(labels))
-    names = [f"{n // 2}_{('left', 'right')[n % 2]}" for n in numbers]
-    Predictions(
-        rows=np.arange(len(labels)),
-        keys=names,
-        patients=[str(n // 2) for n in numbers],
-        eyes=[("left", "right")[n % 2] for n in numbers],
-        labels=labels,
-        probabilities=chances,
-        about={"weights_sha256": "0" * 64},
-    ).save(folder / "test.parquet")
-    run = Run(folder)
-    run.write_config(
-        RunConfig(
-            recipe=RECIPES["seed"],
-            weights="none",
-            shards="shards",
-            data=RunData(),
-            train_counts=[100, 10, 20, 4, 2],
-            image_shape=(64, 64),
-            square=True,
-            loader="pil",
-            precision="fp32",
-            threads=1,
-        )
-    )
-    ending = {"parameters": 7, "weights": "none", "seconds": 1.0}
-    ending |= {"checkpoint": "last", "checkpoint_epoch": 2, "weights_sha256": "0" * 64}
-    run.write_metrics(ending)
-    measured = "train_loss,train_accuracy,images_per_second,wait_seconds,seconds"
-    (folder / "log.csv").write_text(
-        f"epoch,phase,test_accuracy,lr,{measured}\n"
-        "1,head,0.9,0.1,1.5,0.5,9,0,1\n"
-        "2,full,,0.1,1.5,0.5,9,0,1\n"
-    )
-    return folder
-
-
 def collected(tmp_path: Path) -> Collected:
     plan = ablations(same, 512, leaks=False)
-    labels = np.repeat(np.arange(5), [60, 8, 16, 8, 8])
-    predicted = {cell.name: labels.copy() for cell in plan.trained}
+    predicted = {cell.name: LABELS.copy() for cell in plan.trained}
     predicted["jitter-0.5-weights-max"] = np.full(100, 2)
     predicted["base"][::5] = 0
     runs = {
-        name: CellRuns(runs={0: made_run(tmp_path / name, grades, labels)})
+        name: CellRuns(runs={0: made_run(tmp_path / name, grades, LABELS)})
         for name, grades in predicted.items()
     }
     runs["one-phase"] = CellRuns(error="it failed")
@@ -125,9 +78,6 @@ def collected_pair(runs: Mapping[str, dict[int, Path]]) -> Collected:
     return Collection(plan).collect(
         {cell.name: CellRuns(runs=runs.get(cell.name, {})) for cell in plan.trained}
     )
-
-
-LABELS = np.repeat(np.arange(5), [60, 8, 16, 8, 8])
 
 
 def guesses(seed: int) -> np.ndarray:
