@@ -46,12 +46,15 @@ class Options:
         run: The run's folder.
         images: Photographs to grade, or folders that hold some.
         tta: Test-time augmentation: the mean over the image as it is, mirrored, upside
-            down, and both; takes four times as long.
+            down, and both; takes four times as long. What --calibrated and --pairs add
+            to it was fitted without it.
         calibrated: Give probabilities calibrated by the temperature that the run fitted
             on its validation patients, and beside them the grade by its thresholds.
         pairs: Give for each eye what both eyes of the patient say together, too, by a
             second stage fitted on the run's validation patients. Names tell who is
-            whose: 10_left and 10_right.
+            whose: 10_left and 10_right. The fused columns hold what the network and
+            that stage say, never calibrated, with --calibrated either; an eye alone has
+            the network's own probabilities there.
         overlays: Write a picture for each photograph to this folder: what its grade
             came from, by Grad-CAM.
         format: The predictions' format; the last line on stdout is a summary in JSON.

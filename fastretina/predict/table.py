@@ -32,7 +32,8 @@ class Fused(NamedTuple):
     Attributes:
         fellow: the fellow eye's photograph; None where it keeps its own grade.
         grade: the likeliest grade; None where the eye can't be graded.
-        probabilities: one for each grade, rounded; None where it can't be graded.
+        probabilities: one for each grade, rounded, and never calibrated: the second
+            stage and the network alone are on one scale; None where it can't be graded.
     """
 
     fellow: str | None
@@ -120,15 +121,15 @@ def fuse_eyes(
     """The predictions with what both eyes of a patient give together.
 
     An eye without a fellow, or with one that can't be graded, keeps its own grade and
-    probabilities.
+    the probabilities that the network gave.
 
     Args:
         predictions: one for each photograph.
-        graded: the same photographs.
+        graded: the same photographs, not calibrated.
         fellows: the position of the fellow eye's photograph, by a photograph's own.
         fusion: takes the network's probabilities, not the calibrated ones.
     """
-    fused = [Fused(None, each.grade, each.probabilities) for each in predictions]
+    fused = [_alone(each) for each in graded]
     for place, other in fellows.items():
         own, fellow = graded[place].probabilities, graded[other].probabilities
         if own is None or fellow is None or graded[other].warning:
@@ -140,6 +141,13 @@ def fuse_eyes(
     return [
         replace(each, fused=both) for each, both in zip(predictions, fused, strict=True)
     ]
+
+
+def _alone(graded: Graded) -> Fused:
+    """The grade of an eye that has no gradable fellow: its own."""
+    if graded.probabilities is None:
+        return Fused(None, None, None)
+    return Fused(None, graded.grade, _rounded(graded.probabilities))
 
 
 def notes(predictions: Sequence[Prediction]) -> list[str]:
