@@ -5,16 +5,17 @@ runs/CELL-seedN/test.parquet  ->  CellPredictions  ->  CellResult, Comparison
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from fastretina.experiments.cell_predictions import CellPredictions
 from fastretina.experiments.cells import Cell, ExperimentPlan, Pairing
 from fastretina.experiments.reasons import OneGrade, explain
 from fastretina.metrics.comparison import Contender, compare
-from fastretina.report.experiment_file import CellResult, Comparison, Score
+from fastretina.report.experiment_file import CellResult, Comparison, Score, State
 from fastretina.run import Run
 
 
@@ -24,13 +25,24 @@ class CellRuns:
 
     Attributes:
         runs: folders of the finished ones, by the number of their seed, in order.
+        asked: number of runs that there are to be.
         error: why the last one that failed did.
         seconds: wall time of all together.
     """
 
     runs: dict[int, Path] = field(default_factory=dict)
+    asked: int = 1
     error: str | None = None
     seconds: float = 0.0
+
+    @property
+    def state(self) -> State:
+        """How far they are; a failure is told first."""
+        if self.error:
+            return "failed"
+        if len(self.runs) >= self.asked:
+            return "done"
+        return "begun" if self.runs else "waiting"
 
     @property
     def first(self) -> Path:
@@ -158,14 +170,14 @@ def _cell_result(
         title=cell.title,
         group=cell.data,
         why=cell.about,
-        state="failed" if runs.error else "done" if runs.runs else "waiting",
+        state=runs.state,
         error=runs.error,
         parameters=first.parameters if first else None,
         seconds=round(runs.seconds, 1) if runs.runs else None,
         weights=first.weights if first else None,
         runs=[str(run) for run in runs.runs.values()],
         seeds=list(runs.runs),
-        best_on_test=_best_on_test(runs.first) if runs.runs else None,
+        best_on_test=None if cell.derived else _best_on_test(runs.runs.values()),
         scores=None,
         collapse=None,
     )
@@ -180,10 +192,17 @@ def _cell_result(
     )
 
 
-def _best_on_test(run: Path) -> float | None:
-    """The best test accuracy of all epochs, which the report printed; not a result."""
-    values = [row.test_accuracy for row in Run(run).log()]
-    return max((value for value in values if value is not None), default=None)
+def _best_on_test(runs: Iterable[Path]) -> float | None:
+    """The mean of the runs' best test accuracies of all epochs; not a result.
+
+    None where a run has none.
+    """
+    best = []
+    for run in runs:
+        values = [row.test_accuracy for row in Run(run).log()]
+        best.append(max((each for each in values if each is not None), default=None))
+    known = [each for each in best if each is not None]
+    return fmean(known) if known and len(known) == len(best) else None
 
 
 def _cell_notes(cell: Cell, predictions: CellPredictions) -> list[str]:

@@ -214,7 +214,8 @@ class Series:
 
     def _cell_runs(self) -> dict[str, CellRuns]:
         """The runs of each trained cell by now."""
-        cells = {cell.name: CellRuns() for cell in self._plan.trained}
+        asked = self._options.seeds
+        cells = {cell.name: CellRuns(asked=asked) for cell in self._plan.trained}
         times = self._times()
         for cell, number in self._runs():
             of_cell = cells[cell.name]

@@ -12,11 +12,12 @@ from small_experiments import LABELS, made_run
 from fastretina.experiments.ablations import ablations
 from fastretina.experiments.reasons import INSIDE_THE_NOISE
 from fastretina.experiments.results import CellRuns, Collected, Collection
+from fastretina.experiments.text import format_result
 from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
 from fastretina.recipe import Recipe
-from fastretina.report.experiment_file import CellResult
+from fastretina.report.experiment_file import CellResult, ExperimentResult
 
 
 def same(recipe: Recipe) -> Recipe:
@@ -106,6 +107,59 @@ def test_cells_are_compared_by_the_seeds_that_both_have(tmp_path: Path):
     cells = {cell.cell: cell for cell in found.cells}
     assert cells["base"].seeds == [0, 1, 2]
     assert cells["weights-sqrt"].seeds == [1, 2]
+
+
+def test_cell_is_done_once_all_its_seeds_are():
+    one, path = {1: Path("run")}, Path("run")
+    assert CellRuns(asked=3).state == "waiting"
+    assert CellRuns(runs=one, asked=3).state == "begun"
+    assert CellRuns(runs={0: path, 1: path, 2: path}, asked=3).state == "done"
+    assert CellRuns(runs=one, asked=3, error="it failed").state == "failed"
+
+
+def test_best_epoch_on_test_is_a_mean_over_seeds_and_no_derived_cells(tmp_path: Path):
+    runs = {
+        seed: made_run(tmp_path / f"seed{seed}", guesses(seed), LABELS)
+        for seed in (0, 1)
+    }
+    log = runs[1] / "log.csv"
+    log.write_text(log.read_text().replace("1,head,0.9", "1,head,0.8"))
+    cells = {c.cell: c for c in collected_pair({"weights-max": runs}).cells}
+    assert cells["weights-max"].best_on_test == pytest.approx(0.85)
+    assert cells["weights-max-corrected"].scores is not None
+    assert cells["weights-max-corrected"].best_on_test is None
+
+
+def test_table_says_how_many_seeds_a_line_is_of(tmp_path: Path):
+    runs = {
+        "base": {s: made_run(tmp_path / f"a{s}", guesses(s), LABELS) for s in (0, 1)},
+        "weights-sqrt": {1: made_run(tmp_path / "b1", guesses(0), LABELS)},
+    }
+    found = collected_pair(runs)
+    result = ExperimentResult(
+        experiment="ablations",
+        title="Ablations",
+        about="",
+        budget="tiny",
+        seeds=2,
+        shards="shards",
+        date="",
+        seconds=1.0,
+        cells=found.cells,
+        comparisons=found.comparisons,
+        reference=None,
+        figures=[],
+        notes=found.notes,
+    )
+    lines = format_result(result).splitlines()
+    assert any(line.startswith("| the report's recipe | ") for line in lines)
+    short = "| class weights sqrt(max/n) (1 of 2 seeds) | "
+    assert any(line.startswith(short) for line in lines)
+    assert found.notes[0] in "\n".join(lines)
+    assert (
+        "All pairs are compared by one seed: the intervals are over patients alone, "
+        "and another seed might say otherwise."
+    ) in lines
 
 
 def test_cells_without_a_common_seed_are_not_compared(tmp_path: Path):
