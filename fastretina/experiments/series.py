@@ -1,4 +1,9 @@
-"""The runs of an experiment, one after the other, and their report."""
+"""The runs of an experiment, one after the other, and their report.
+
+ExperimentPlan x seeds  --make_variant, run_in_process-->  runs/CELL-seedN/
+--Collection-->  CellResult, Comparison, notes  -->  experiment.json, after every run
+--draw_figures, format_result-->  curves_*.png, confusions.png, table.md, at the end
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from fastretina.experiments.cells import GIVEN, Cell, ExperimentPlan
-from fastretina.experiments.options import Options
+from fastretina.experiments.flags import Options
 from fastretina.experiments.results import CellRuns, Collection
 from fastretina.experiments.variants import make_variant
 from fastretina.formatting import format_duration
@@ -79,7 +84,7 @@ class Series:
         Raises:
             RunError: some runs have failed; all else is written.
         """
-        from fastretina.experiments.text import format_result
+        from fastretina.experiments.experiment_text import format_result
 
         result = self._write(figures=True)
         text = format_result(result)
@@ -232,7 +237,7 @@ class Series:
         collected = self._collection.collect(runs)
         drawn: list[Figure] = []
         if figures:
-            from fastretina.experiments.plots import draw_figures
+            from fastretina.experiments.drawing import draw_figures
 
             drawn = draw_figures(self._folder, self._plan, runs, collected.predictions)
         plan, options = self._plan, self._options

@@ -1,5 +1,10 @@
 """Grade single photographs with a run's network.
 
+named files and folders  --find_photographs-->  paths
+--read_photograph, in threads-->  Photograph, and whether it is gradable
+--grade_batch-->  Graded  --Prediction.of, and with --pairs fuse_eyes-->  Prediction
+-->  CSV or JSON on stdout, notes on stderr; with --overlays a picture of each
+
 python -m fastretina.predict runs/resnet18-strong-1 photo.jpeg
 """
 
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from fastretina.nn.device import Compute
     from fastretina.nn.trained import Trained
     from fastretina.predict.network import Graded
-    from fastretina.predict.photographs import Photograph
+    from fastretina.predict.reading import Photograph
     from fastretina.predict.table import Prediction
 
 PROG = "python -m fastretina.predict"
@@ -114,7 +119,7 @@ def command(options: Options) -> dict[str, object]:
         DataError: after all others are graded, where some could not be.
     """
     from fastretina.predict.pairs import fellow_positions
-    from fastretina.predict.photographs import find_photographs
+    from fastretina.predict.reading import find_photographs
     from fastretina.predict.table import Prediction, fuse_eyes, refuse_failed
 
     grader = _load(options)
@@ -194,7 +199,7 @@ def _graded(
     from tqdm import tqdm
 
     from fastretina.predict.network import BATCH, calibrated, grade_batch
-    from fastretina.predict.photographs import Preparation, read_photograph
+    from fastretina.predict.reading import Preparation, read_photograph
     from fastretina.processes import in_threads
     from loaders.cores import granted_cores
 

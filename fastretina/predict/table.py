@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from fastretina.metrics.both_eyes import Fusion
 from fastretina.metrics.calibration import Calibration
+from fastretina.metrics.predictions import PROBABILITIES
 from fastretina.predict.network import Graded, calibrated
 from loaders.arrays import Float64
 from loaders.errors import DataError
@@ -22,7 +23,6 @@ from loaders.grades import GRADES
 Row = dict[str, object]  # by the name of the column
 
 _DIGITS = 4
-_PROBABILITIES = [f"p{grade}" for grade in range(len(GRADES))]
 _NAMED = 3  # images, in a note on many
 
 
@@ -93,12 +93,12 @@ class Prediction:
         )
 
     def row(self, calibration: Calibration | None) -> Row:
-        """Its columns; those after ``warning`` are asked for by flags."""
+        """Name each column's value; those after ``warning`` are asked for by flags."""
         columns: Row = {
             "image": self.image,
             "grade": self.grade,
             "name": None if self.grade is None else GRADES[self.grade],
-            **_columns(_PROBABILITIES, self.probabilities),
+            **_columns(PROBABILITIES, self.probabilities),
             "error": self.error,
             "warning": self.warning,
         }
@@ -107,7 +107,7 @@ class Prediction:
         if self.fused is not None:
             columns["fellow"] = self.fused.fellow
             columns["fused_grade"] = self.fused.grade
-            names = [f"fused_{name}" for name in _PROBABILITIES]
+            names = [f"fused_{name}" for name in PROBABILITIES]
             columns |= _columns(names, self.fused.probabilities)
         return columns
 

@@ -29,9 +29,9 @@ from fastretina.experiments import command as experiments
 from fastretina.experiments import series, worker
 from fastretina.experiments.ablations import ablations
 from fastretina.experiments.budget import BUDGETS
-from fastretina.experiments.options import Options, split_words
-from fastretina.experiments.plans import PLANS, strong, table
-from fastretina.experiments.text import differences
+from fastretina.experiments.experiment_plans import PLANS, strong, table
+from fastretina.experiments.experiment_text import differences
+from fastretina.experiments.flags import Options, split_words
 from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT, CLAHE, make_variant
 from fastretina.metrics.baselines import Eyes, leak
 from fastretina.recipe import RECIPES, Recipe

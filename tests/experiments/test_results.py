@@ -10,9 +10,9 @@ import pytest
 from small_experiments import LABELS, made_run
 
 from fastretina.experiments.ablations import ablations
+from fastretina.experiments.experiment_text import format_result
 from fastretina.experiments.reasons import INSIDE_THE_NOISE
 from fastretina.experiments.results import CellRuns, Collected, Collection
-from fastretina.experiments.text import format_result
 from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions

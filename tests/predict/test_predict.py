@@ -34,7 +34,7 @@ from fastretina.nn.distributed import ALONE
 from fastretina.nn.trained import load_trained
 from fastretina.predict import command as predict
 from fastretina.predict.network import predict_probabilities
-from fastretina.predict.photographs import (
+from fastretina.predict.reading import (
     Preparation,
     find_photographs,
     read_photograph,
