@@ -47,7 +47,7 @@ def draw_figures(
     runs: Mapping[str, CellRuns],
     predictions: Mapping[str, CellPredictions],
 ) -> list[Figure]:
-    """Draw what there is to draw, into ``folder``."""
+    """Draw what there is to draw, of each cell's first seed, into ``folder``."""
     figures = []
     for title, names in plan.overlays.items():
         curves = {
@@ -110,7 +110,7 @@ def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
     checkpoints = ", ".join(curve.checkpoint for curve in curves.values())
     canvas.suptitle(f"{title}\nweights {checkpoints}", fontsize=9)
     canvas.savefig(path, dpi=_DPI)
-    caption = f"{title}: train and test accuracy by epoch"
+    caption = f"{title}: train and test accuracy by epoch, of each cell's first seed"
     ends = [f"{name} ends at {_format_end(curve)}" for name, curve in curves.items()]
     return Figure(
         file=path.name,
@@ -147,7 +147,8 @@ def _draw_matrices(
     canvas.savefig(path, dpi=_DPI)
     return Figure(
         file=path.name,
-        caption="Confusion matrices on test, rows as shares of the true grade",
+        caption="Confusion matrices on test, rows as shares of the true grade; of each "
+        "cell's first seed",
         alt="; ".join(recalls),
     )
 

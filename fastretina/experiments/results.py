@@ -206,13 +206,19 @@ def _best_on_test(runs: Iterable[Path]) -> float | None:
 
 
 def _cell_notes(cell: Cell, predictions: CellPredictions) -> list[str]:
-    if not predictions.left_out:
-        return []
-    total = len(predictions.keys) + predictions.left_out
-    return [
-        f"{cell.title}: {predictions.left_out} of {total} test images are left out, as "
-        "not all of its seeds have them."
-    ]
+    notes = []
+    skipped = max(each.skipped for each in predictions.by_seed.values())
+    if skipped:
+        notes.append(
+            f"{cell.title}: {skipped} of the test images could not be decoded."
+        )
+    if predictions.left_out:
+        total = len(predictions.keys) + predictions.left_out
+        notes.append(
+            f"{cell.title}: {predictions.left_out} of {total} test images are left "
+            "out, as not all of its seeds have them."
+        )
+    return notes
 
 
 def _compared(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,15 @@ def test_cells_are_compared_by_the_seeds_that_both_have(tmp_path: Path):
     assert cells["weights-sqrt"].seeds == [1, 2]
 
 
+def test_test_images_that_could_not_be_decoded_are_counted(tmp_path: Path):
+    run = made_run(tmp_path / "a", guesses(0), LABELS)
+    path = run / "test.parquet"
+    replace(Predictions.load(path), skipped=3).save(path)
+    assert collected_pair({"base": {0: run}}).notes == [
+        "the report's recipe: 3 of the test images could not be decoded."
+    ]
+
+
 def test_cell_is_done_once_all_its_seeds_are():
     one, path = {1: Path("run")}, Path("run")
     assert CellRuns(asked=3).state == "waiting"
@@ -186,6 +196,7 @@ def test_test_images_that_are_left_out_are_counted(tmp_path: Path):
     }
     found = collected_pair({"base": base, "weights-sqrt": other})
     assert found.comparisons[0].value == 0
+    assert found.comparisons[0].seeds == [0, 1]
     assert found.notes == [
         "the report's recipe: 6 of 100 test images are left out, as not all of its "
         "seeds have them.",
