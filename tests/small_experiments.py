@@ -11,12 +11,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 from small_runs import PRELOADED, make_small
 
 from fastretina.experiments import command as experiments
 from fastretina.experiments import worker
+from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
+from fastretina.recipe import RECIPES
+from fastretina.run import Run
+from fastretina.run_config import RunConfig, RunData
 from fastretina.train.options import TrainOptions
 
 _child = worker._child
@@ -83,3 +88,56 @@ def small_experiment(words: list[str], held: str, output: Path) -> None:
         os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND), target)
     use_small(pytest.MonkeyPatch())
     sys.exit(experiments.main(words))
+
+
+LABELS = np.repeat(np.arange(5), [60, 8, 16, 8, 8])  # of made-up runs' test images
+
+
+def made_run(
+    folder: Path,
+    grades: np.ndarray,
+    labels: np.ndarray,
+    *,
+    first: int = 0,
+    data: RunData | None = None,
+) -> Path:
+    """A finished run's folder, with images that are numbered from ``first`` on."""
+    folder.mkdir(parents=True)
+    chances = np.full((len(labels), 5), 0.02)
+    chances[np.arange(len(labels)), grades] = 0.92
+    numbers = range(first, first + len(labels))
+    names = [f"{n // 2}_{('left', 'right')[n % 2]}" for n in numbers]
+    Predictions(
+        rows=np.arange(len(labels)),
+        keys=names,
+        patients=[str(n // 2) for n in numbers],
+        eyes=[("left", "right")[n % 2] for n in numbers],
+        labels=labels,
+        probabilities=chances,
+        about={"weights_sha256": "0" * 64},
+    ).save(folder / "test.parquet")
+    run = Run(folder)
+    run.write_config(
+        RunConfig(
+            recipe=RECIPES["seed"],
+            weights="none",
+            shards="shards",
+            data=data or RunData(),
+            train_counts=[100, 10, 20, 4, 2],
+            image_shape=(64, 64),
+            square=True,
+            loader="pil",
+            precision="fp32",
+            threads=1,
+        )
+    )
+    ending = {"parameters": 7, "weights": "none", "seconds": 1.0}
+    ending |= {"checkpoint": "last", "checkpoint_epoch": 2, "weights_sha256": "0" * 64}
+    run.write_metrics(ending)
+    measured = "train_loss,train_accuracy,images_per_second,wait_seconds,seconds"
+    (folder / "log.csv").write_text(
+        f"epoch,phase,test_accuracy,lr,{measured}\n"
+        "1,head,0.9,0.1,1.5,0.5,9,0,1\n"
+        "2,full,,0.1,1.5,0.5,9,0,1\n"
+    )
+    return folder

@@ -20,7 +20,7 @@ from small_experiments import use_small
 
 from fastretina import cli
 from fastretina.experiments.budget import BUDGETS
-from fastretina.experiments.plans import PLANS
+from fastretina.experiments.experiment_plans import PLANS
 from fastretina.recipe import RECIPES, Recipe
 
 COMMANDS = [*cli.COMMANDS, "experiments-standin"]

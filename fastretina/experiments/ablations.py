@@ -32,7 +32,7 @@ _VARIED = (
 
 
 def ablations(adjust: Adjust, pixels: int, leaks: bool) -> ExperimentPlan:
-    """The plan; see ``plans.table`` for the arguments."""
+    """The plan; see ``experiment_plans.table`` for the arguments."""
     base = adjust(RECIPES["seed"])
     cells = [
         Cell(
@@ -178,7 +178,7 @@ def _resized(base: Recipe, size: int) -> list[Cell]:
 
 
 def _microaneurysm(size: int) -> str:
-    """Its least and largest width, in pixels of an image of this width."""
+    """Say how wide one is, in pixels of an image that is ``size`` pixels wide."""
     low, high = (round(width * size / _FULL_SIZE, 1) for width in _MICROANEURYSM)
     return f"{low:g} to {high:g}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,50 +31,71 @@ class CellPredictions:
     """The predictions of a cell's finished runs on the same test images.
 
     Attributes:
-        by_seed: the predictions of each seed.
-        grades: int64[N] for each seed: the predicted grades, after any correction.
+        by_seed: the predictions of each run, by the number of its seed.
+        grades: int64[N] by seed as well: the predicted grades, after any correction.
+        left_out: number of test images that some of the seeds lack, and so all.
     """
 
-    by_seed: Sequence[Predictions]
-    grades: Sequence[Int64]
+    by_seed: Mapping[int, Predictions]
+    grades: Mapping[int, Int64]
+    left_out: int = 0
 
     @classmethod
-    def of(cls, cell: Cell, runs: Sequence[Path]) -> CellPredictions:
+    def of(cls, cell: Cell, runs: Mapping[int, Path]) -> CellPredictions:
         """Read what the runs have left; a derived cell's grades have the prior back.
+
+        Args:
+            cell: whose runs they are.
+            runs: their folders by seed, one at least.
 
         Raises:
             RunError: a file is missing or damaged.
         """
-        tests = [Predictions.load(run / "test.parquet") for run in runs]
-        keys = sorted(set.intersection(*(set(test.keys) for test in tests)))
-        tests = [test.of_keys(keys) for test in tests]  # variants have another order
-        if cell.derived is None:
-            return cls(tests, [test.grades for test in tests])
-        pairs = zip(tests, runs, strict=True)
-        return cls(tests, [_corrected(cell, test, run) for test, run in pairs])
+        whole = {n: Predictions.load(run / "test.parquet") for n, run in runs.items()}
+        tested = [set(test.keys) for test in whole.values()]
+        keys = sorted(set.intersection(*tested))
+        # Sorted, as variants have another order.
+        tests = {seed: test.of_keys(keys) for seed, test in whole.items()}
+        grades = {
+            seed: test.grades if cell.derived is None else _corrected(cell, test, run)
+            for (seed, test), run in zip(tests.items(), runs.values(), strict=True)
+        }
+        return cls(tests, grades, len(set.union(*tested)) - len(keys))
 
-    def of_keys(self, keys: Sequence[str]) -> CellPredictions:
-        """The predictions for these test images alone, in this order."""
-        place = {key: n for n, key in enumerate(self.by_seed[0].keys)}
+    def narrowed(self, seeds: Iterable[int], keys: Sequence[str]) -> CellPredictions:
+        """The predictions of these seeds, for these test images in this order."""
+        place = {key: n for n, key in enumerate(self.keys)}
         chosen = np.array([place[key] for key in keys], np.int64)
         return CellPredictions(
-            [test.of_keys(keys) for test in self.by_seed],
-            [grades[chosen] for grades in self.grades],
+            {seed: self.by_seed[seed].of_keys(keys) for seed in seeds},
+            {seed: self.grades[seed][chosen] for seed in seeds},
         )
+
+    @property
+    def first(self) -> Predictions:
+        """The predictions of the first seed that is finished."""
+        return next(iter(self.by_seed.values()))
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of the N images."""
+        return self.first.keys
 
     @property
     def labels(self) -> Int64:
         """int64[N], the true grades."""
-        return self.by_seed[0].labels
+        return self.first.labels
 
     @property
     def patients(self) -> list[str]:
         """The patient of each of the N images."""
-        return self.by_seed[0].patients
+        return self.first.patients
 
     def scores(self) -> dict[str, Score]:
         """Each of ``GRADE_STATISTICS``, with its interval over test patients."""
-        statistics = [grade_statistics(self.labels, grades) for grades in self.grades]
+        statistics = [
+            grade_statistics(self.labels, grades) for grades in self.grades.values()
+        ]
 
         def mean(weights: Float64) -> Float64:
             values: Float64 = np.mean([of(weights) for of in statistics], axis=0)
@@ -96,7 +117,7 @@ class CellPredictions:
 
     def collapse(self) -> str | None:
         """The sentence on the first collapsed seed, with how many seeds collapsed."""
-        sentences = [collapse(self.labels, grades) for grades in self.grades]
+        sentences = [collapse(self.labels, each) for each in self.grades.values()]
         collapsed = [sentence for sentence in sentences if sentence]
         if not collapsed:
             return None
@@ -111,13 +132,14 @@ class CellPredictions:
             OneGrade(commonest=int(np.bincount(grades).argmax()) == commonest)
             if collapse(self.labels, grades)
             else None
-            for grades in self.grades
+            for grades in self.grades.values()
         }
         return kinds.pop() if len(kinds) == 1 else None
 
     def confusion(self) -> list[list[int]]:
         """The first seed's counts, true grade by predicted grade."""
-        return score_grades(self.labels, self.grades[0]).confusion
+        grades = next(iter(self.grades.values()))
+        return score_grades(self.labels, grades).confusion
 
 
 def _corrected(cell: Cell, test: Predictions, run: Path) -> Int64:

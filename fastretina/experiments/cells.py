@@ -58,7 +58,9 @@ class ExperimentPlan:
         about: what it is good for, a sentence or two.
         cells: in the order of the table.
         pairings: which cells are compared.
-        varied: fields of the recipe that the cells set themselves.
+        varied: fields of the recipe that no flag may set, as the cells would no longer
+            differ in them. Not those that a cell works out from the flag's own value,
+            as image size and epochs.
         reference: what others have measured: title and accuracy.
         reference_about: who measured that, and how.
         overlays: groups of cells whose curves are drawn in one figure, by its title.

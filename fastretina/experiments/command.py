@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastretina import cli
 from fastretina.experiments import standin
-from fastretina.experiments.options import Options, field_of, split_words
+from fastretina.experiments.flags import Options, field_of, split_words
 from fastretina.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -58,9 +58,13 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
     import torch
 
     from fastretina.experiments.estimate import estimate
-    from fastretina.experiments.folder import keep_settings, locked, settings_of
+    from fastretina.experiments.experiment_folder import (
+        keep_settings,
+        locked,
+        settings_of,
+    )
+    from fastretina.experiments.experiment_text import format_plan
     from fastretina.experiments.series import Series
-    from fastretina.experiments.text import format_plan
     from fastretina.nn.device import choose
     from loaders.shards import open_split
 
@@ -99,7 +103,7 @@ def make_plan(
         WeightsError: ``--pretrained`` holds no weights of a network that is asked for.
     """
     from fastretina.experiments.budget import BUDGETS
-    from fastretina.experiments.plans import PLANS
+    from fastretina.experiments.experiment_plans import PLANS
     from fastretina.experiments.weights import with_pretrained
 
     def adjust(recipe: Recipe) -> Recipe:

@@ -5,16 +5,17 @@ runs/CELL-seedN/test.parquet  ->  CellPredictions  ->  CellResult, Comparison
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from fastretina.experiments.cell_predictions import CellPredictions
 from fastretina.experiments.cells import Cell, ExperimentPlan, Pairing
 from fastretina.experiments.reasons import OneGrade, explain
 from fastretina.metrics.comparison import Contender, compare
-from fastretina.report.experiment_file import CellResult, Comparison, Score
+from fastretina.report.experiment_file import CellResult, Comparison, Score, State
 from fastretina.run import Run
 
 
@@ -23,14 +24,30 @@ class CellRuns:
     """The runs of a cell, as far as they went.
 
     Attributes:
-        runs: folders of the finished ones, by seed from the first on.
+        runs: folders of the finished ones, by the number of their seed, in order.
+        asked: number of runs that there are to be.
         error: why the last one that failed did.
         seconds: wall time of all together.
     """
 
-    runs: list[Path] = field(default_factory=list)
+    runs: dict[int, Path] = field(default_factory=dict)
+    asked: int = 1
     error: str | None = None
     seconds: float = 0.0
+
+    @property
+    def state(self) -> State:
+        """How far they are; a failure is told first."""
+        if self.error:
+            return "failed"
+        if len(self.runs) >= self.asked:
+            return "done"
+        return "begun" if self.runs else "waiting"
+
+    @property
+    def first(self) -> Path:
+        """The folder of the first one that is finished; there must be one."""
+        return next(iter(self.runs.values()))
 
 
 class _Scored(NamedTuple):
@@ -42,17 +59,26 @@ class _Scored(NamedTuple):
     collapsed_to: OneGrade | None
 
 
+class _Compared(NamedTuple):
+    """A pair's comparisons, and a sentence about whatever they leave out."""
+
+    comparisons: list[Comparison]
+    notes: list[str]
+
+
 class Collected(NamedTuple):
     """What the runs have come to by now.
 
     Attributes:
         cells: in the plan's order.
-        comparisons: one for each statistic of pairs whose cells have finished runs.
+        comparisons: one for each statistic of pairs whose cells share finished seeds.
+        notes: sentences about seeds and test images that are left out.
         predictions: what the scores rest on, by the name of the cell.
     """
 
     cells: list[CellResult]
     comparisons: list[Comparison]
+    notes: list[str]
     predictions: dict[str, CellPredictions]
 
 
@@ -65,7 +91,7 @@ class Collection:
     def __init__(self, plan: ExperimentPlan) -> None:
         self._plan = plan
         self._scored: dict[tuple[str, ...], _Scored] = {}
-        self._comparisons: dict[tuple[str, ...], list[Comparison]] = {}
+        self._compared: dict[tuple[str, ...], _Compared] = {}
 
     def collect(self, runs: Mapping[str, CellRuns]) -> Collected:
         """Score all runs that are finished.
@@ -79,12 +105,12 @@ class Collection:
             if own.runs:
                 scored[cell.name] = self._score(cell, own.runs)
         predictions = {name: each.predictions for name, each in scored.items()}
-        comparisons = [
-            comparison
+        compared = [
+            self._compare(pairing, runs, predictions)
             for pairing in self._plan.pairings
             if pairing.first in scored and pairing.second in scored
-            for comparison in self._compare(pairing, runs, predictions)
         ]
+        comparisons = [each for pair in compared for each in pair.comparisons]
         cells = [
             _cell_result(
                 cell,
@@ -94,10 +120,17 @@ class Collection:
             )
             for cell in self._plan.cells
         ]
-        return Collected(cells, comparisons, predictions)
+        notes = [
+            note
+            for cell in self._plan.cells
+            if cell.name in scored
+            for note in _cell_notes(cell, predictions[cell.name])
+        ]
+        notes += [note for pair in compared for note in pair.notes]
+        return Collected(cells, comparisons, notes, predictions)
 
-    def _score(self, cell: Cell, runs: Sequence[Path]) -> _Scored:
-        key = (cell.name, *map(str, runs))
+    def _score(self, cell: Cell, runs: Mapping[int, Path]) -> _Scored:
+        key = (cell.name, *map(str, runs.values()))
         if key not in self._scored:
             predictions = CellPredictions.of(cell, runs)
             self._scored[key] = _Scored(
@@ -113,34 +146,38 @@ class Collection:
         pairing: Pairing,
         runs: Mapping[str, CellRuns],
         predictions: Mapping[str, CellPredictions],
-    ) -> list[Comparison]:
+    ) -> _Compared:
         cells = [self._plan.cell(name) for name in (pairing.first, pairing.second)]
         key = tuple(
             word
             for cell in cells
-            for word in (cell.name, *map(str, runs[cell.derived or cell.name].runs))
+            for word in (
+                cell.name,
+                *map(str, runs[cell.derived or cell.name].runs.values()),
+            )
         )
-        if key not in self._comparisons:
-            self._comparisons[key] = _compared(self._plan, pairing, predictions)
-        return self._comparisons[key]
+        if key not in self._compared:
+            self._compared[key] = _compared(self._plan, pairing, predictions)
+        return self._compared[key]
 
 
 def _cell_result(
     cell: Cell, runs: CellRuns, scored: _Scored | None, comparisons: list[Comparison]
 ) -> CellResult:
-    first = Run(runs.runs[0]).result() if runs.runs else None
+    first = Run(runs.first).result() if runs.runs else None
     result = CellResult(
         cell=cell.name,
         title=cell.title,
         group=cell.data,
         why=cell.about,
-        state="failed" if runs.error else "done" if runs.runs else "waiting",
+        state=runs.state,
         error=runs.error,
         parameters=first.parameters if first else None,
         seconds=round(runs.seconds, 1) if runs.runs else None,
         weights=first.weights if first else None,
-        runs=[str(run) for run in runs.runs],
-        best_on_test=_best_on_test(runs.runs[0]) if runs.runs else None,
+        runs=[str(run) for run in runs.runs.values()],
+        seeds=list(runs.runs),
+        best_on_test=None if cell.derived else _best_on_test(runs.runs.values()),
         scores=None,
         collapse=None,
     )
@@ -155,31 +192,86 @@ def _cell_result(
     )
 
 
-def _best_on_test(run: Path) -> float | None:
-    """The best test accuracy of all epochs, which the report printed; not a result."""
-    values = [row.test_accuracy for row in Run(run).log()]
-    return max((value for value in values if value is not None), default=None)
+def _best_on_test(runs: Iterable[Path]) -> float | None:
+    """The mean of the runs' best test accuracies of all epochs; not a result.
+
+    None where a run has none.
+    """
+    best = []
+    for run in runs:
+        values = [row.test_accuracy for row in Run(run).log()]
+        best.append(max((each for each in values if each is not None), default=None))
+    known = [each for each in best if each is not None]
+    return fmean(known) if known and len(known) == len(best) else None
+
+
+def _cell_notes(cell: Cell, predictions: CellPredictions) -> list[str]:
+    notes = []
+    skipped = max(each.skipped for each in predictions.by_seed.values())
+    if skipped:
+        notes.append(
+            f"{cell.title}: {skipped} of the test images could not be decoded."
+        )
+    if predictions.left_out:
+        total = len(predictions.keys) + predictions.left_out
+        notes.append(
+            f"{cell.title}: {predictions.left_out} of {total} test images are left "
+            "out, as not all of its seeds have them."
+        )
+    return notes
 
 
 def _compared(
     plan: ExperimentPlan, pairing: Pairing, predictions: Mapping[str, CellPredictions]
-) -> list[Comparison]:
+) -> _Compared:
     """Compare two cells on the test images and with the seeds that both have."""
-    names = (pairing.first, pairing.second)
-    tested = [set(predictions[name].by_seed[0].keys) for name in names]
-    common = sorted(tested[0] & tested[1])
-    first, second = (predictions[name].of_keys(common) for name in names)
-    seeds = min(len(first.grades), len(second.grades))
-    sides = [
-        Contender(plan.cell(name).title, side.grades[:seeds])
-        for name, side in ((pairing.first, first), (pairing.second, second))
-    ]
-    return [
+    whole = [predictions[name] for name in (pairing.first, pairing.second)]
+    titles = [plan.cell(name).title for name in (pairing.first, pairing.second)]
+    seeds = sorted(set(whole[0].by_seed) & set(whole[1].by_seed))
+    keys = sorted(set(whole[0].keys) & set(whole[1].keys))
+    notes = _pair_notes(titles, whole, seeds, keys)
+    if not seeds or not keys:
+        return _Compared([], notes)
+    first, second = (side.narrowed(seeds, keys) for side in whole)
+    differences = compare(
+        first.labels,
+        Contender(titles[0], list(first.grades.values())),
+        Contender(titles[1], list(second.grades.values())),
+        first.patients,
+    )
+    comparisons = [
         Comparison(
             first=pairing.first,
             second=pairing.second,
             why=pairing.why,
+            seeds=seeds,
             **asdict(difference),
         )
-        for difference in compare(first.labels, sides[0], sides[1], first.patients)
+        for difference in differences
     ]
+    return _Compared(comparisons, notes)
+
+
+def _pair_notes(
+    titles: Sequence[str],
+    cells: Sequence[CellPredictions],
+    seeds: Sequence[int],
+    keys: Sequence[str],
+) -> list[str]:
+    """What of either cell is left out of their comparison, as the other lacks it."""
+    pair, notes = " against ".join(titles), []
+    either = set(cells[0].by_seed) | set(cells[1].by_seed)
+    if not seeds:
+        notes.append(f"{pair} is not compared: no seed is finished in both.")
+    elif len(seeds) < len(either):
+        alone = ", ".join(map(str, sorted(either - set(seeds))))
+        notes.append(f"{pair}: seed {alone} is left out, as only one of them has it.")
+    total = len(set(cells[0].keys) | set(cells[1].keys))
+    if not keys:
+        notes.append(f"{pair} is not compared: no test image is in both.")
+    elif len(keys) < total:
+        notes.append(
+            f"{pair}: {total - len(keys)} of {total} test images are left out, as only "
+            "one of them has them."
+        )
+    return notes

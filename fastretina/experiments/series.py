@@ -1,4 +1,9 @@
-"""The runs of an experiment, one after the other, and their report."""
+"""The runs of an experiment, one after the other, and their report.
+
+ExperimentPlan x seeds  --make_variant, run_in_process-->  runs/CELL-seedN/
+--Collection-->  CellResult, Comparison, notes  -->  experiment.json, after every run
+--draw_figures, format_result-->  curves_*.png, confusions.png, table.md, at the end
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from fastretina.experiments.cells import GIVEN, Cell, ExperimentPlan
-from fastretina.experiments.options import Options
+from fastretina.experiments.flags import Options
 from fastretina.experiments.results import CellRuns, Collection
 from fastretina.experiments.variants import make_variant
 from fastretina.formatting import format_duration
@@ -24,9 +29,12 @@ from fastretina.report.experiment_file import (
     Reference,
     ReferenceRow,
 )
+from fastretina.run import Run
 from fastretina.train.options import TrainOptions
-from loaders.errors import DataError, RunError
+from loaders.errors import DataError, NoShards, RunError
 from loaders.files import write_atomically
+from loaders.place import place
+from loaders.shards import read_manifest
 
 # The end of a run is not its training: a start, predictions and intervals.
 _AROUND_A_RUN = 20.0  # seconds
@@ -49,16 +57,18 @@ class Series:
         """Train all that is not finished: every cell with one seed, then the next.
 
         Raises:
+            RunError: a finished run was trained or tested on other data.
             KeyboardInterrupt: after the run in progress has saved.
         """
+        self._refuse_other_data()
         left = [(c, n) for c, n in self._runs() if not self._finished(c, n)]
         done = len(self._runs()) - len(left)
         if done:
             _print_progress(f"{done} of {len(self._runs())} runs are finished already")
-        for place, (cell, number) in enumerate(left):
-            ahead = sum(self._expected(c) for c, _ in left[place:])
+        for turn, (cell, number) in enumerate(left):
+            ahead = sum(self._expected(c) for c, _ in left[turn:])
             _print_progress(
-                f"[{done + place + 1}/{len(self._runs())}] {self._name(cell, number)}: "
+                f"[{done + turn + 1}/{len(self._runs())}] {self._name(cell, number)}: "
                 f"about {format_duration(self._expected(cell))}, all of it "
                 f"{format_duration(ahead)}"
             )
@@ -74,7 +84,7 @@ class Series:
         Raises:
             RunError: some runs have failed; all else is written.
         """
-        from fastretina.experiments.text import format_result
+        from fastretina.experiments.experiment_text import format_result
 
         result = self._write(figures=True)
         text = format_result(result)
@@ -114,6 +124,42 @@ class Series:
 
     def _finished(self, cell: Cell, number: int) -> bool:
         return (self._path(cell, number) / "metrics.json").exists()
+
+    def _refuse_other_data(self) -> None:
+        """Make sure that finished runs are of the data that there is now.
+
+        Raises:
+            RunError: one is not; what an older version did not record is passed over.
+        """
+        variants = [GIVEN, *self._plan.variants]
+        now = {variant: self._fingerprint(variant) for variant in variants}
+        for cell, number in self._runs():
+            if not self._finished(cell, number):
+                continue
+            path = self._path(cell, number)
+            data = Run(path).config().data
+            for variant, trained in (
+                (cell.data, data.fingerprint),
+                (cell.test, data.test_fingerprint),
+            ):
+                if None not in (trained, now[variant]) and trained != now[variant]:
+                    raise RunError(
+                        f"{path} is of other data than {self._place(variant)} has now: "
+                        "choose another --out"
+                    )
+
+    def _place(self, variant: str) -> str:
+        """Where a variant of the data set lies, or is to lie."""
+        if variant == GIVEN:
+            return self._options.shards
+        return str(self._folder / "data" / variant)
+
+    def _fingerprint(self, variant: str) -> str | None:
+        """That of a variant; None where it is not made."""
+        try:
+            return read_manifest(place(self._place(variant))).fingerprint
+        except NoShards:
+            return None
 
     def _expected(self, cell: Cell) -> float:
         return self._seconds[cell.name] + _AROUND_A_RUN
@@ -173,13 +219,14 @@ class Series:
 
     def _cell_runs(self) -> dict[str, CellRuns]:
         """The runs of each trained cell by now."""
-        cells = {cell.name: CellRuns() for cell in self._plan.trained}
+        asked = self._options.seeds
+        cells = {cell.name: CellRuns(asked=asked) for cell in self._plan.trained}
         times = self._times()
         for cell, number in self._runs():
             of_cell = cells[cell.name]
             if self._finished(cell, number):
                 path = self._path(cell, number)
-                of_cell.runs.append(path)
+                of_cell.runs[number] = path
                 of_cell.seconds += times.get(path.name, 0.0)
             of_cell.error = self._failed.get((cell.name, number), of_cell.error)
         return cells
@@ -190,7 +237,7 @@ class Series:
         collected = self._collection.collect(runs)
         drawn: list[Figure] = []
         if figures:
-            from fastretina.experiments.plots import draw_figures
+            from fastretina.experiments.drawing import draw_figures
 
             drawn = draw_figures(self._folder, self._plan, runs, collected.predictions)
         plan, options = self._plan, self._options
@@ -207,6 +254,7 @@ class Series:
             comparisons=collected.comparisons,
             reference=_reference(plan),
             figures=drawn,
+            notes=collected.notes,
         )
         path = self._folder / FILE
         write_atomically(path, json.dumps(asdict(result), indent=1) + "\n")

@@ -99,7 +99,7 @@ def command(options: Options) -> dict[str, object]:
         DataError: the folder holds something else, or a run has failed.
         KeyboardInterrupt: after the run in progress has saved.
     """
-    from fastretina.experiments.folder import Settings, keep_settings, locked
+    from fastretina.experiments.experiment_folder import Settings, keep_settings, locked
 
     settings = Settings(
         experiment=NAME,

@@ -1,25 +1,32 @@
 """Other versions of a data set, made from its shards: another split, or CLAHE.
 
 The images are unpacked, as the course's folder layout, and sharded again, so that a
-variant is as verified as the original. It is made once, and kept.
+variant is as verified as the original. It is made once, and kept. Beside each lies a
+file that says what it was made from: ``clahe`` and ``clahe.json``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
 from fastretina.data.patients import group_split
+from fastretina.run import as_record
 from fastretina.shard import command as shard
-from loaders.shards import MANIFEST, SPLITS, ShardSplit, open_split
+from loaders.arrays import Bool
+from loaders.errors import RunError
+from loaders.files import write_atomically
+from loaders.place import place
+from loaders.shards import MANIFEST, SPLITS, ShardSplit, open_split, read_manifest
 
 CLAHE = "clahe"
 BY_PATIENT, BY_IMAGE = "by-patient", "by-image"
@@ -28,6 +35,12 @@ VARIANTS = {
     BY_PATIENT: "split by patient",
     BY_IMAGE: "split by image, as the course's",
 }
+
+
+class _Record(TypedDict):
+    """What lies beside a variant: the fingerprint of what it was made from."""
+
+    fingerprint: str | None
 
 
 def make_variant(name: str, shards: str, folder: Path) -> Path:
@@ -40,11 +53,21 @@ def make_variant(name: str, shards: str, folder: Path) -> Path:
 
     Raises:
         ShardError: the data set can't be read, or is on a web server.
+        RunError: the variant was made from other data than there is now.
         OSError: the disk is full.
     """
     target = folder / name
+    fingerprint = read_manifest(place(shards)).fingerprint
     if (target / MANIFEST).exists():
+        if _made_from(target) not in (None, fingerprint):
+            raise RunError(
+                f"{target} was made from other data than {shards} has now: choose "
+                "another --out"
+            )
         return target
+    folder.mkdir(parents=True, exist_ok=True)
+    record = json.dumps({"fingerprint": fingerprint}) + "\n"
+    write_atomically(_record_of(target), record)  # before it is one
     print(f"making shards: {VARIANTS[name]}", file=sys.stderr)
     unpacked = folder / f".{name}"
     shutil.rmtree(unpacked, ignore_errors=True)  # left by a run that was killed
@@ -59,6 +82,26 @@ def make_variant(name: str, shards: str, folder: Path) -> Path:
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
     return target
+
+
+def _record_of(variant: Path) -> Path:
+    return variant.with_name(f"{variant.name}.json")
+
+
+def _made_from(variant: Path) -> str | None:
+    """The fingerprint of what it was made from; None where an older version made it.
+
+    Raises:
+        RunError: its record is damaged.
+    """
+    path = _record_of(variant)
+    try:
+        saved = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}): choose another --out") from error
+    return as_record(saved, _Record, path)["fingerprint"]
 
 
 def _unpack(splits: list[ShardSplit], name: str, folder: Path) -> None:
@@ -83,7 +126,7 @@ def _rows(splits: list[ShardSplit]) -> Iterator[tuple[ShardSplit, int]]:
             yield split, row
 
 
-def _in_test(splits: list[ShardSplit], name: str) -> npt.NDArray[np.bool_]:
+def _in_test(splits: list[ShardSplit], name: str) -> Bool:
     """Whether each row of all splits is to be in test: bool[N].
 
     Where the variant is another split, as many rows are as before.

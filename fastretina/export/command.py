@@ -18,11 +18,9 @@ from fastretina.formatting import NOTICE
 from loaders.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from fastretina.export.onnx_file import LargestDifferences
     from fastretina.nn.trained import Trained
+    from loaders.arrays import UInt8
 
 PROG = "python -m fastretina.export"
 ABOUT = f"""Write a run's network as an ONNX file that takes uint8[B, H, W, 3], RGB as
@@ -136,9 +134,7 @@ def _describe(largest: LargestDifferences, source: str) -> str:
     )
 
 
-def _images_to_check(
-    trained: Trained, shape: tuple[int, int]
-) -> tuple[npt.NDArray[np.uint8], str]:
+def _images_to_check(trained: Trained, shape: tuple[int, int]) -> tuple[UInt8, str]:
     """uint8[N, H, W, 3] to compare torch and the file on, and what they are."""
     images = _test_images(trained, shape)
     if images is None:
@@ -146,9 +142,7 @@ def _images_to_check(
     return images, "test images"
 
 
-def _test_images(
-    trained: Trained, shape: tuple[int, int]
-) -> npt.NDArray[np.uint8] | None:
+def _test_images(trained: Trained, shape: tuple[int, int]) -> UInt8 | None:
     """The first images that the run was tested on, uint8[N, H, W, 3].
 
     None where their shards are not there, or on a web server.
@@ -173,7 +167,7 @@ def _test_images(
     return images if len(images) and images.shape[1:3] == shape else None
 
 
-def _random_images(shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _random_images(shape: tuple[int, int]) -> UInt8:
     import numpy as np
 
     rng = np.random.default_rng(0)

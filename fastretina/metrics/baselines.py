@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastretina.metrics.both_eyes import FELLOW
 from fastretina.metrics.scores import score_grades
 from loaders.arrays import Int64
 
@@ -105,10 +106,9 @@ def fellow_eye(train: Eyes, test: Eyes) -> Int64:
         )
         if side
     }
-    other = {"left": "right", "right": "left"}
     return np.array(
         [
-            known.get((patient, other.get(side, "")), 0)
+            known.get((patient, FELLOW.get(side, "")), 0)
             for patient, side in zip(test.patients, test.sides, strict=True)
         ],
         np.int64,

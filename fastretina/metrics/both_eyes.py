@@ -34,7 +34,7 @@ _LEAST = 1e-4  # a probability below it is noise, and its logarithm would rule t
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse, as scikit-learn's C; strongest first
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the regression; 0 is the eye alone
 _FOLDS = 5
-_OTHER = {"left": "right", "right": "left"}
+FELLOW = {"left": "right", "right": "left"}
 
 
 class FusionError(RunError):
@@ -82,9 +82,9 @@ def pairs_of(predicted: Predictions) -> tuple[Int64, Int64]:
     eyes = zip(predicted.patients, predicted.eyes, strict=True)
     places = {eye: place for place, eye in enumerate(eyes) if eye[1]}
     both = [
-        (place, places[patient, _OTHER.get(side, "")])
+        (place, places[patient, FELLOW.get(side, "")])
         for (patient, side), place in places.items()
-        if (patient, _OTHER.get(side, "")) in places
+        if (patient, FELLOW.get(side, "")) in places
     ]
     own, fellow = np.array(sorted(both), np.int64).reshape(-1, 2).T
     return own, fellow

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from loaders.shards import ShardSplit
 
 
-_CHANCES = [f"p{grade}" for grade in range(len(GRADES))]
+PROBABILITIES = [f"p{grade}" for grade in range(len(GRADES))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +117,7 @@ class Predictions:
                 "patient": self.patients,
                 "eye": self.eyes,
                 "label": self.labels,
-                **dict(zip(_CHANCES, self.probabilities.T, strict=True)),
+                **dict(zip(PROBABILITIES, self.probabilities.T, strict=True)),
             }
         )
         about = {**self.about, "skipped": self.skipped}
@@ -146,7 +146,7 @@ class Predictions:
                 patients=columns["patient"],
                 eyes=columns["eye"],
                 labels=np.array(columns["label"], np.int64),
-                probabilities=np.array([columns[name] for name in _CHANCES]).T,
+                probabilities=np.array([columns[name] for name in PROBABILITIES]).T,
                 skipped=about.pop("skipped", 0),  # of an older version, unknown
                 about=about,
             )

@@ -1,5 +1,10 @@
 """Grade single photographs with a run's network.
 
+named files and folders  --find_photographs-->  paths
+--read_photograph, in threads-->  Photograph, and whether it is gradable
+--grade_batch-->  Graded  --Prediction.of, and with --pairs fuse_eyes-->  Prediction
+-->  CSV or JSON on stdout, notes on stderr; with --overlays a picture of each
+
 python -m fastretina.predict runs/resnet18-strong-1 photo.jpeg
 """
 
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from fastretina.nn.device import Compute
     from fastretina.nn.trained import Trained
     from fastretina.predict.network import Graded
-    from fastretina.predict.photographs import Photograph
+    from fastretina.predict.reading import Photograph
     from fastretina.predict.table import Prediction
 
 PROG = "python -m fastretina.predict"
@@ -46,12 +51,15 @@ class Options:
         run: The run's folder.
         images: Photographs to grade, or folders that hold some.
         tta: Test-time augmentation: the mean over the image as it is, mirrored, upside
-            down, and both; takes four times as long.
+            down, and both; takes four times as long. What --calibrated and --pairs add
+            to it was fitted without it.
         calibrated: Give probabilities calibrated by the temperature that the run fitted
             on its validation patients, and beside them the grade by its thresholds.
         pairs: Give for each eye what both eyes of the patient say together, too, by a
             second stage fitted on the run's validation patients. Names tell who is
-            whose: 10_left and 10_right.
+            whose: 10_left and 10_right. The fused columns hold what the network and
+            that stage say, never calibrated, with --calibrated either; an eye alone has
+            the network's own probabilities there.
         overlays: Write a picture for each photograph to this folder: what its grade
             came from, by Grad-CAM.
         format: The predictions' format; the last line on stdout is a summary in JSON.
@@ -111,7 +119,7 @@ def command(options: Options) -> dict[str, object]:
         DataError: after all others are graded, where some could not be.
     """
     from fastretina.predict.pairs import fellow_positions
-    from fastretina.predict.photographs import find_photographs
+    from fastretina.predict.reading import find_photographs
     from fastretina.predict.table import Prediction, fuse_eyes, refuse_failed
 
     grader = _load(options)
@@ -191,7 +199,7 @@ def _graded(
     from tqdm import tqdm
 
     from fastretina.predict.network import BATCH, calibrated, grade_batch
-    from fastretina.predict.photographs import Preparation, read_photograph
+    from fastretina.predict.reading import Preparation, read_photograph
     from fastretina.processes import in_threads
     from loaders.cores import granted_cores
 

@@ -17,7 +17,7 @@ from fastretina.metrics.predictions import Predictions
 from fastretina.nn.augment import normalise
 from fastretina.nn.device import Compute
 from fastretina.nn.trained import Trained
-from fastretina.predict.photographs import Photograph
+from fastretina.predict.reading import Photograph
 from fastretina.run import Run, as_record
 from loaders.arrays import Float64
 from loaders.errors import RunError

@@ -86,7 +86,7 @@ def draw(left: UInt8, right: UInt8, lines: list[str]) -> Image.Image:
 def _cut(
     line: str, room: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> str:
-    """As much of a line, from its end, as there is room for."""
+    """Cut a line at its start, so that what is left has room."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in line)
     shown = plain
     while shown and font.getlength(shown) > room:

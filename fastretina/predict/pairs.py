@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastretina.data.patients import patient_and_eye
+from fastretina.metrics.both_eyes import FELLOW
 from loaders.course import strip_suffix
 from loaders.errors import DataError
-
-_OTHER = {"left": "right", "right": "left"}
 
 
 def fellow_positions(paths: Sequence[Path]) -> dict[int, int]:
@@ -33,7 +32,7 @@ def fellow_positions(paths: Sequence[Path]) -> dict[int, int]:
                 f"{path}; leave one of them out"
             )
     return {
-        place: places[patient, _OTHER[side]]
+        place: places[patient, FELLOW[side]]
         for (patient, side), place in places.items()
-        if (patient, _OTHER[side]) in places
+        if (patient, FELLOW[side]) in places
     }

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from fastretina.metrics.both_eyes import Fusion
 from fastretina.metrics.calibration import Calibration
+from fastretina.metrics.predictions import PROBABILITIES
 from fastretina.predict.network import Graded, calibrated
 from loaders.arrays import Float64
 from loaders.errors import DataError
@@ -22,7 +23,6 @@ from loaders.grades import GRADES
 Row = dict[str, object]  # by the name of the column
 
 _DIGITS = 4
-_PROBABILITIES = [f"p{grade}" for grade in range(len(GRADES))]
 _NAMED = 3  # images, in a note on many
 
 
@@ -32,7 +32,8 @@ class Fused(NamedTuple):
     Attributes:
         fellow: the fellow eye's photograph; None where it keeps its own grade.
         grade: the likeliest grade; None where the eye can't be graded.
-        probabilities: one for each grade, rounded; None where it can't be graded.
+        probabilities: one for each grade, rounded, and never calibrated: the second
+            stage and the network alone are on one scale; None where it can't be graded.
     """
 
     fellow: str | None
@@ -92,12 +93,12 @@ class Prediction:
         )
 
     def row(self, calibration: Calibration | None) -> Row:
-        """Its columns; those after ``warning`` are asked for by flags."""
+        """Name each column's value; those after ``warning`` are asked for by flags."""
         columns: Row = {
             "image": self.image,
             "grade": self.grade,
             "name": None if self.grade is None else GRADES[self.grade],
-            **_columns(_PROBABILITIES, self.probabilities),
+            **_columns(PROBABILITIES, self.probabilities),
             "error": self.error,
             "warning": self.warning,
         }
@@ -106,7 +107,7 @@ class Prediction:
         if self.fused is not None:
             columns["fellow"] = self.fused.fellow
             columns["fused_grade"] = self.fused.grade
-            names = [f"fused_{name}" for name in _PROBABILITIES]
+            names = [f"fused_{name}" for name in PROBABILITIES]
             columns |= _columns(names, self.fused.probabilities)
         return columns
 
@@ -120,15 +121,15 @@ def fuse_eyes(
     """The predictions with what both eyes of a patient give together.
 
     An eye without a fellow, or with one that can't be graded, keeps its own grade and
-    probabilities.
+    the probabilities that the network gave.
 
     Args:
         predictions: one for each photograph.
-        graded: the same photographs.
+        graded: the same photographs, not calibrated.
         fellows: the position of the fellow eye's photograph, by a photograph's own.
         fusion: takes the network's probabilities, not the calibrated ones.
     """
-    fused = [Fused(None, each.grade, each.probabilities) for each in predictions]
+    fused = [_alone(each) for each in graded]
     for place, other in fellows.items():
         own, fellow = graded[place].probabilities, graded[other].probabilities
         if own is None or fellow is None or graded[other].warning:
@@ -140,6 +141,13 @@ def fuse_eyes(
     return [
         replace(each, fused=both) for each, both in zip(predictions, fused, strict=True)
     ]
+
+
+def _alone(graded: Graded) -> Fused:
+    """The grade of an eye that has no gradable fellow: its own."""
+    if graded.probabilities is None:
+        return Fused(None, None, None)
+    return Fused(None, graded.grade, _rounded(graded.probabilities))
 
 
 def notes(predictions: Sequence[Prediction]) -> list[str]:

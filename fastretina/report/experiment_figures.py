@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fastretina.report.experiment_file import Figure
 from fastretina.report.picture import Picture
@@ -45,6 +45,8 @@ def _read(folder: Path, figure: Figure) -> Picture:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return "it is no image" if "cannot identify" in str(error) else str(error)
+    return str(error)

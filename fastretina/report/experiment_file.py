@@ -12,7 +12,7 @@ from fastretina.run import as_record
 from loaders.errors import RunError
 
 FILE = "experiment.json"
-State = Literal["waiting", "done", "failed"]
+State = Literal["waiting", "begun", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,15 @@ class CellResult:
         title: the cell's title.
         group: the variant of the data set that it was trained on.
         why: sentences on the cell and its result; may be empty.
-        state: ``waiting`` before its first run is finished.
+        state: ``waiting`` before its first run is finished, ``done`` after the last.
         error: why its last failed run did fail.
         parameters: weights of the network that are trained.
         seconds: wall time of its runs together.
         weights: what the network started from.
         runs: folders of its finished runs, relative to the experiment's.
-        best_on_test: the best test accuracy of all epochs, which the report printed.
+        seeds: numbers of these runs' seeds; None where an older version wrote it.
+        best_on_test: the best test accuracy of all epochs, which the report printed, as
+            a mean over seeds; None where it was not measured, and of a derived cell.
         scores: by statistic; None before a run is finished.
         collapse: a sentence where one grade is always predicted.
     """
@@ -66,6 +68,7 @@ class CellResult:
     best_on_test: float | None
     scores: dict[str, Score] | None
     collapse: str | None
+    seeds: list[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +82,8 @@ class Comparison:
         statistic: one of ``bootstrap.GRADE_STATISTICS``.
         value: the difference of the means over seeds; None where one is undefined.
         interval: low and high end of 95 % over test patients.
-        by_seed: the difference of each pair of seeds.
+        by_seed: the difference of each seed that both have finished.
+        seeds: the numbers of these seeds; None where an older version wrote it.
         mcnemar_p: p of McNemar's test of the accuracy; None for other statistics.
         verdict: the difference in words.
         clear: whether the interval excludes 0 and all seeds agree.
@@ -95,6 +99,7 @@ class Comparison:
     mcnemar_p: float | None
     verdict: str
     clear: bool
+    seeds: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,7 @@ class ExperimentResult:
         comparisons: one for each pair of cells and statistic.
         reference: what others have measured, if there is anything.
         figures: what is drawn in the folder.
+        notes: sentences about seeds and test images that are left out.
     """
 
     experiment: str
@@ -153,6 +159,20 @@ class ExperimentResult:
     comparisons: Sequence[Comparison]
     reference: Reference | None
     figures: Sequence[Figure]
+    notes: Sequence[str] = ()
+
+    @property
+    def seed_caveat(self) -> str | None:
+        """A sentence on comparisons of one seed, if there are any."""
+        pairs = {(each.first, each.second): each.by_seed for each in self.comparisons}
+        alone = sum(len(by_seed) == 1 for by_seed in pairs.values())
+        if not alone:
+            return None
+        who = "All pairs" if alone == len(pairs) else f"{alone} of {len(pairs)} pairs"
+        return (
+            f"{who} are compared by one seed: the intervals are over patients alone, "
+            "and another seed might say otherwise."
+        )
 
 
 def read_experiment(folder: Path) -> ExperimentResult:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from fastretina.formatting import format_interval
+from fastretina.formatting import format_count, format_interval, format_p
 from fastretina.report.experiment_file import (
     CellResult,
     Comparison,
@@ -49,11 +50,13 @@ class CellRow(NamedTuple):
 
     Attributes:
         cell: The cell.
+        seeds: How many seeds it is of, where it is not all of them; or empty.
         scores: Its scores by name.
         links: Name and relative URL of its runs' own pages.
     """
 
     cell: CellResult
+    seeds: str
     scores: Mapping[str, ScoreText]
     links: Sequence[tuple[str, str]]
 
@@ -101,22 +104,26 @@ def experiment_page(
         missing: Sentences about figures that can't be shown.
         out: Where the page will lie; its links are relative to that.
     """
+    qwk = [each for each in experiment.comparisons if each.statistic == "qwk"]
     return html(
         "experiment.html.j2",
         {
             "title": f"{experiment.title}: report",
             "experiment": experiment,
             "sections": _sections(experiment, bool(pictures or missing)),
-            "state": _count_states(experiment.cells),
-            "best": _describe_best(experiment.cells),
-            "clear": [
-                each.verdict
-                for each in experiment.comparisons
-                if each.clear and each.statistic == "qwk"  # the rest are below
-            ],
+            "state": _count_states(experiment),
+            "best": _describe_best(experiment),
+            "clear": [each.verdict for each in qwk if each.clear],
+            "unclear": _describe_unclear(qwk),
+            "seed_caveat": experiment.seed_caveat,
             "score_columns": SCORES,
             "rows": [
-                CellRow(cell, _score_texts(cell), _links(folder, cell.runs, out))
+                CellRow(
+                    cell,
+                    _count_seeds(cell, experiment.seeds),
+                    _score_texts(cell),
+                    _links(folder, cell, out),
+                )
                 for cell in experiment.cells
             ],
             "comparisons": _pairs(experiment),
@@ -140,28 +147,61 @@ def _sections(experiment: ExperimentResult, figures: bool) -> list[tuple[str, st
     return sections
 
 
-def _count_states(cells: Sequence[CellResult]) -> str:
-    """How many cells are done, failed and waiting."""
+def _count_states(experiment: ExperimentResult) -> str:
+    """How many cells are done, begun, failed and waiting, and how many seeds."""
+    cells, seeds = experiment.cells, experiment.seeds
     counts = {
         state: sum(cell.state == state for cell in cells)
-        for state in ("done", "failed", "waiting")
+        for state in ("done", "begun", "failed", "waiting")
     }
     parts = [f"{count} {state}" for state, count in counts.items() if count]
-    return f"{len(cells)} cells: {', '.join(parts) or 'none'}"
+    text = f"{len(cells)} cells: {', '.join(parts) or 'none'}"
+    finished, asked = sum(len(cell.runs) for cell in cells), seeds * len(cells)
+    each = f"{format_count(seeds, 'seed')} each"
+    if finished < asked:
+        return f"{text}; {each}, of which {finished} of {asked} are finished"
+    return f"{text}; {each}"
 
 
-def _describe_best(cells: Sequence[CellResult]) -> str | None:
+def _count_seeds(cell: CellResult, asked: int) -> str:
+    finished = len(cell.runs)
+    return f"{finished} of {asked} seeds" if 0 < finished < asked else ""
+
+
+def _describe_best(experiment: ExperimentResult) -> str | None:
     """The cell of the highest mean QWK, in a sentence that claims no more."""
     known = [
         (mean, cell)
-        for cell in cells
-        if cell.state == "done" and (mean := _score_of(cell, "qwk").mean) is not None
+        for cell in experiment.cells
+        if cell.state in ("begun", "done")
+        and (mean := _score_of(cell, "qwk").mean) is not None
     ]
     if not known:
         return None
     mean, cell = max(known, key=lambda pair: pair[0])
     qwk = format_interval(mean, _score_of(cell, "qwk").interval, ".3f")
-    return f"Highest QWK: {cell.title}, {qwk}"
+    seeds = _count_seeds(cell, experiment.seeds)
+    return f"Highest QWK: {cell.title}, {qwk}{f', by {seeds}' if seeds else ''}"
+
+
+def _describe_unclear(comparisons: Sequence[Comparison]) -> str:
+    """Why none of these is clear, by what their verdicts say."""
+    kinds = Counter(
+        "undefined, as there is one grade alone"
+        if each.value is None
+        else "of too few patients to tell"
+        if each.interval is None
+        else "inside the noise"
+        for each in comparisons
+    )
+    if not kinds:
+        return "No difference was measured."
+    if len(kinds) == 1:
+        return f"No difference is: all are {next(iter(kinds))}."
+    parts = [
+        f"{count} {'is' if count == 1 else 'are'} {w}" for w, count in kinds.items()
+    ]
+    return f"No difference is: {'; '.join(parts)}."
 
 
 def _score_of(cell: CellResult, name: str) -> Score:
@@ -180,14 +220,15 @@ def _score_text(score: Score, form: str) -> ScoreText:
     return ScoreText("" if score.mean is None else score.mean, text, interval)
 
 
-def _links(folder: Path, runs: Sequence[str], out: Path) -> list[tuple[str, str]]:
+def _links(folder: Path, cell: CellResult, out: Path) -> list[tuple[str, str]]:
     """Name and relative URL of the runs' own pages, as far as there are any."""
     links = []
-    for number, run in enumerate(runs, start=1):
+    for place, run in enumerate(cell.runs):
         page = folder / run / "report.html"
         if page.is_file():
             path = os.path.relpath(page.resolve(), out.parent.resolve())
-            links.append((f"run {number}", quote(Path(path).as_posix())))
+            name = f"seed {cell.seeds[place]}" if cell.seeds else f"run {place + 1}"
+            links.append((name, quote(Path(path).as_posix())))
     return links
 
 
@@ -215,16 +256,10 @@ def _difference_row(comparison: Comparison) -> DifferenceRow:
         statistic=_TITLES.get(comparison.statistic, comparison.statistic),
         value=format_interval(comparison.value, comparison.interval, "+.3f"),
         by_seed=", ".join(by_seed) or "-",
-        p=_format_p(comparison.mcnemar_p),
+        p=format_p(comparison.mcnemar_p),
         verdict=comparison.verdict,
         clear=comparison.clear,
     )
-
-
-def _format_p(p: float | None) -> str:
-    if p is None:
-        return "-"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _reference_rows(reference: Reference | None) -> list[ReferenceTextRow]:

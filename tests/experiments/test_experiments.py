@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import simplejpeg
-from small_experiments import LONG, small_experiment, use_small
+from small_experiments import LABELS, LONG, made_run, small_experiment, use_small
 from small_runs import Outcome, call, server
 
 from fastretina import cli
@@ -28,17 +29,13 @@ from fastretina.experiments import command as experiments
 from fastretina.experiments import series, worker
 from fastretina.experiments.ablations import ablations
 from fastretina.experiments.budget import BUDGETS
-from fastretina.experiments.options import Options, split_words
-from fastretina.experiments.plans import PLANS, strong, table
-from fastretina.experiments.reasons import INSIDE_THE_NOISE
-from fastretina.experiments.results import CellRuns, Collected, Collection
-from fastretina.experiments.text import differences
+from fastretina.experiments.experiment_plans import PLANS, strong, table
+from fastretina.experiments.experiment_text import differences
+from fastretina.experiments.flags import Options, split_words
 from fastretina.experiments.variants import BY_IMAGE, BY_PATIENT, CLAHE, make_variant
 from fastretina.metrics.baselines import Eyes, leak
-from fastretina.metrics.calibration import correct_prior
-from fastretina.metrics.predictions import Predictions
 from fastretina.recipe import RECIPES, Recipe
-from fastretina.report.experiment_file import CellResult
+from fastretina.run_config import RunData
 from loaders.errors import RunError
 from loaders.shards import open_split
 
@@ -450,6 +447,63 @@ def test_damaged_settings_are_reported(runs: Runs, tmp_path: Path, content: str)
     assert outcome.complaint.endswith("choose another --out")
 
 
+def reshard(folder: Path) -> None:
+    """What sharding other photographs into the same folder changes in its manifest."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"fingerprint": "of other photographs"}))
+
+
+@pytest.fixture
+def own_shards(shards: Path, tmp_path: Path) -> Path:
+    """Shards that a test may change."""
+    return Path(shutil.copytree(shards, tmp_path / "shards"))
+
+
+def test_other_data_under_the_same_name_needs_another_folder(
+    runs: Runs, own_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "run_in_process", lambda *_: "not today")
+    assert "runs failed" in runs("strong", "--shards", own_shards).complaint
+    reshard(own_shards)
+    assert runs("strong", "--shards", own_shards).complaint == (
+        f"error: {tmp_path / 'out'} holds an experiment with other settings "
+        f"({own_shards} has other data than then): choose another --out"
+    )
+
+
+def test_settings_of_an_older_version_are_taken_and_hold_from_then_on(
+    runs: Runs, own_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "run_in_process", lambda *_: "not today")
+    runs("strong", "--shards", own_shards)
+    path = tmp_path / "out" / "settings.json"
+    settings = json.loads(path.read_text())
+    fingerprint = settings.pop("fingerprint")
+    path.write_text(json.dumps(settings))
+    assert "runs failed" in runs("strong", "--shards", own_shards).complaint
+    assert json.loads(path.read_text())["fingerprint"] == fingerprint
+    del settings["cells"]["seed-given"]
+    path.write_text(json.dumps(settings))
+    complaint = runs("strong", "--shards", own_shards).complaint
+    assert "(no cell seed-given then)" in complaint
+
+
+def test_finished_runs_of_other_data_are_refused(
+    runs: Runs, own_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "run_in_process", lambda *_: "not today")
+    first = tmp_path / "out" / "runs" / "strong-given-seed0"
+    made_run(first, LABELS, LABELS, data=RunData(fingerprint="of other photographs"))
+    assert runs("strong", "--shards", own_shards).complaint == (
+        f"error: {first} is of other data than {own_shards} has now: choose another "
+        "--out"
+    )
+    reshard(own_shards)  # to what the run was trained on
+    (tmp_path / "out" / "settings.json").unlink()
+    assert "3 of 4 runs failed" in runs("strong", "--shards", own_shards).complaint
+
+
 # ---- pre-trained weights
 
 
@@ -516,7 +570,8 @@ def test_variant_by_patient_and_by_image_keep_every_sample(
         for eyes in found.values():
             for name, grade in zip(eyes.names, eyes.labels.tolist(), strict=True):
                 assert grades[name] == grade
-        assert [p.name for p in (tmp_path / variant).iterdir()] == [variant]
+        left = sorted(p.name for p in (tmp_path / variant).iterdir())
+        assert left == [variant, f"{variant}.json"]
 
 
 def test_variant_clahe_is_clahe_of_every_image(shards: Path, tmp_path: Path):
@@ -536,105 +591,23 @@ def test_variant_clahe_is_clahe_of_every_image(shards: Path, tmp_path: Path):
     assert (folder / "manifest.json").stat().st_mtime_ns == before
 
 
-# ---- what is said of the runs
+def test_variant_of_other_data_is_refused(own_shards: Path, tmp_path: Path):
+    folder = make_variant(CLAHE, str(own_shards), tmp_path / "data")
+    record = tmp_path / "data" / "clahe.json"
+    fingerprint = json.loads((own_shards / "manifest.json").read_text())["fingerprint"]
+    assert json.loads(record.read_text()) == {"fingerprint": fingerprint}
+    reshard(own_shards)
+    with pytest.raises(RunError, match=r"clahe was made from other data than .* has"):
+        make_variant(CLAHE, str(own_shards), tmp_path / "data")
+    for damaged in ("{", "[]", '{"fingerprint": 3}'):
+        record.write_text(damaged)
+        with pytest.raises(RunError, match=r"clahe\.json is damaged"):
+            make_variant(CLAHE, str(own_shards), tmp_path / "data")
+    record.unlink()  # as an older version left it
+    assert make_variant(CLAHE, str(own_shards), tmp_path / "data") == folder
 
 
-def made_run(folder: Path, grades: np.ndarray, labels: np.ndarray) -> Path:
-    """A finished run's folder, as ``collect`` reads it."""
-    folder.mkdir(parents=True)
-    chances = np.full((len(labels), 5), 0.02)
-    chances[np.arange(len(labels)), grades] = 0.92
-    names = [f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(len(labels))]
-    Predictions(
-        rows=np.arange(len(labels)),
-        keys=names,
-        patients=[str(n // 2) for n in range(len(labels))],
-        eyes=[("left", "right")[n % 2] for n in range(len(labels))],
-        labels=labels,
-        probabilities=chances,
-        about={"weights_sha256": "0" * 64},
-    ).save(folder / "test.parquet")
-    (folder / "metrics.json").write_text(
-        json.dumps({"parameters": 7, "weights": "none", "seconds": 1.0})
-    )
-    config = dict.fromkeys(
-        ("recipe", "weights", "shards", "data", "image_shape", "square")
-    )
-    config |= dict.fromkeys(("loader", "precision", "threads"))
-    counts = [100, 10, 20, 4, 2]
-    (folder / "config.json").write_text(json.dumps(config | {"train_counts": counts}))
-    measured = "train_loss,train_accuracy,images_per_second,wait_seconds,seconds"
-    (folder / "log.csv").write_text(
-        f"epoch,phase,test_accuracy,lr,{measured}\n"
-        "1,head,0.9,0.1,1.5,0.5,9,0,1\n"
-        "2,full,,0.1,1.5,0.5,9,0,1\n"
-    )
-    return folder
-
-
-def collected(tmp_path: Path) -> Collected:
-    plan = ablations(same, 512, leaks=False)
-    labels = np.repeat(np.arange(5), [60, 8, 16, 8, 8])
-    predicted = {cell.name: labels.copy() for cell in plan.trained}
-    predicted["jitter-0.5-weights-max"] = np.full(100, 2)
-    predicted["base"][::5] = 0
-    runs = {
-        name: CellRuns(runs=[made_run(tmp_path / name, grades, labels)])
-        for name, grades in predicted.items()
-    }
-    runs["one-phase"] = CellRuns(error="it failed")
-    return Collection(plan).collect(runs)
-
-
-def test_collapse_verdicts_are_those_of_the_predictions(tmp_path: Path):
-    cells = {cell.cell: cell for cell in collected(tmp_path).cells}
-    fallen = {name for name, cell in cells.items() if cell.collapse}
-    assert fallen == {"jitter-0.5-weights-max"}
-    verdict = cells["jitter-0.5-weights-max"].collapse
-    assert "grade 2 (Moderate)" in verdict
-    assert "accuracy of 16.0% is that grade's share" in verdict
-    assert cells["base"].best_on_test == 0.9
-    assert (cells["one-phase"].state, cells["one-phase"].scores) == (
-        "failed",
-        None,
-    )
-
-
-def test_whys_follow_from_the_results(tmp_path: Path):
-    """Every cell but the collapsed one is better than the base here."""
-    cells = {cell.cell: cell for cell in collected(tmp_path).cells}
-    assert cells["base"].why == "What the others are held against."
-    assert cells["resize-224"].why == ""  # the reason is for a fall
-    assert cells["batchnorm-eval"].why.startswith("train() lets the statistics")
-    assert cells["clahe-both"].why == INSIDE_THE_NOISE  # as on train only
-    assert "Here, too, it is one grade" in cells["jitter-0.5-weights-max"].why
-    assert cells["one-phase"].why == "The report calls the two phases the key."
-
-
-def test_comparisons_name_what_is_better_and_leave_out_what_failed(tmp_path: Path):
-    comparisons = collected(tmp_path).comparisons
-    pairs = {(each.first, each.second) for each in comparisons}
-    assert ("one-phase", "base") not in pairs
-    assert ("weights-max", "base") in pairs
-    by = {(e.first, e.statistic): e for e in comparisons if e.second == "base"}
-    assert by["weights-max", "accuracy"].clear
-    assert "class weights max/n is better" in by["weights-max", "accuracy"].verdict
-    assert by["jitter-0.5-weights-max", "accuracy"].value < -0.5
-
-
-def cell_accuracy(cell: CellResult) -> float:
-    assert cell.scores is not None
-    return cell.scores["accuracy"].mean
-
-
-def test_derived_cell_undoes_the_class_weights(tmp_path: Path):
-    cells = {cell.cell: cell for cell in collected(tmp_path).cells}
-    test = Predictions.load(tmp_path / "weights-max" / "test.parquet")
-    corrected = correct_prior(test.probabilities, [1.0, 10.0, 5.0, 25.0, 50.0])
-    accuracy = np.mean(corrected.argmax(axis=1) == test.labels)
-    corrected_accuracy = cell_accuracy(cells["weights-max-corrected"])
-    assert corrected_accuracy == pytest.approx(accuracy)
-    assert corrected_accuracy < cell_accuracy(cells["weights-max"])
+# ---- the series
 
 
 def test_series_asks_for_no_run_of_a_derived_cell():

@@ -8,7 +8,8 @@ import pytest
 
 from fastretina.experiments.ablations import ablations
 from fastretina.experiments.cells import ExperimentPlan
-from fastretina.experiments.plans import PLANS, strong, table
+from fastretina.experiments.experiment_plans import PLANS, strong, table
+from fastretina.experiments.experiment_text import _verdict
 from fastretina.experiments.reasons import (
     INSIDE_THE_NOISE,
     OneGrade,
@@ -16,7 +17,6 @@ from fastretina.experiments.reasons import (
     Shift,
     explain,
 )
-from fastretina.experiments.text import _verdict
 from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.recipe import Recipe
 from fastretina.report.experiment_file import Comparison

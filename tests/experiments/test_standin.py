@@ -16,7 +16,7 @@ from small_runs import call
 
 from fastretina.experiments import command as experiments
 from fastretina.experiments import worker
-from fastretina.experiments.options import Options
+from fastretina.experiments.flags import Options
 from fastretina.nn import checkpoint
 from fastretina.nn.model import build_model, weights_sha256
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from fastretina.nn.distributed import ALONE
 from fastretina.nn.trained import load_trained
 from fastretina.predict import command as predict
 from fastretina.predict.network import predict_probabilities
-from fastretina.predict.photographs import (
+from fastretina.predict.reading import (
     Preparation,
     find_photographs,
     read_photograph,
@@ -332,6 +333,23 @@ def test_find_photographs_keeps_what_it_cant_find(tmp_path: Path):
         tmp_path,
         tmp_path / "gone",
     ]
+
+
+def test_predict_says_why_a_folder_cant_be_listed(
+    run: Path, tmp_path: Path, predicts: Predicts, monkeypatch: pytest.MonkeyPatch
+):
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if path == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    outcome = predicts(run, tmp_path)
+    assert outcome.complaint.endswith(
+        f"{tmp_path}: the folder can't be listed: Permission denied"
+    )
 
 
 # ---- gradability
@@ -642,6 +660,21 @@ def test_predict_of_both_eyes(other: Path, eyes: Path, predicts: Predicts):
     assert outcome.json["fused_grades"] == [
         int(row["fused_grade"]) for row in rows.values()
     ]
+
+
+def test_predict_fuses_on_one_scale_where_it_calibrates(
+    other: Path, eyes: Path, predicts: Predicts
+):
+    """The fused columns are as without --calibrated, of eyes alone as of pairs."""
+    hold_out(other)
+    rewrite(other, calibration=CALIBRATION)
+    plain = table(predicts(other, eyes, "--pairs"))
+    calibrated = table(predicts(other, eyes, "--pairs", "--calibrated"))
+    fused = ["fellow", "fused_grade", *(f"fused_{name}" for name in SHARES)]
+    assert {bool(row["fellow"]) for row in plain} == {True, False}
+    for before, row in zip(plain, calibrated, strict=True):
+        assert [row[name] for name in fused] == [before[name] for name in fused]
+        assert shares(row) != shares(before)
 
 
 def test_predict_does_not_fuse_with_an_eye_that_cant_be_graded(

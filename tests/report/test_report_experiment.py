@@ -31,7 +31,10 @@ def test_experiment_shows_cells_comparisons_figures_and_links(
     page = Page(experiment / "report.html")
     assert "80.0% ± 1.0 [78.0, 82.0]" in page.words
     assert "Highest QWK: Cell a, 0.820 [0.800, 0.840]" in page.words
-    assert "4 cells: 2 done, 1 failed, 1 waiting" in page.words
+    assert (
+        "4 cells: 2 done, 1 failed, 1 waiting; 2 seeds each, of which 2 of 8 are "
+        in (page.words)
+    )
     assert "qwk: a is better" in page.words
     assert "+0.030 [+0.010, +0.050]" in page.words
     assert "81.6%" in page.words
@@ -51,6 +54,96 @@ def test_experiment_names_each_figure_that_it_lacks(experiment: Path, reports: R
         "no such file or directory.",
         "it lies outside of the experiment's folder.",
     ]
+
+
+def changed(experiment: Path, name: str, **values: object) -> None:
+    """Change all of an experiment's cells or comparisons."""
+    path = experiment / "experiment.json"
+    each = json.loads(path.read_text())[name]
+    edit(path, **{name: [one | values for one in each]})
+
+
+QWK = {
+    "statistic": "qwk",
+    "clear": False,
+    "verdict": "",
+    "first": "a",
+    "second": "b",
+    "why": "",
+    "value": 0.03,
+    "interval": [-0.01, 0.07],
+    "by_seed": [0.02, 0.04],
+    "mcnemar_p": None,
+}
+FEW, UNDEFINED = QWK | {"interval": None}, QWK | {"interval": None, "value": None}
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "sentence"),
+    [
+        ([QWK, QWK], "No difference is: all are inside the noise."),
+        ([FEW], "No difference is: all are of too few patients to tell."),
+        (
+            [UNDEFINED],
+            "No difference is: all are undefined, as there is one grade alone.",
+        ),
+        (
+            [QWK, FEW, QWK, UNDEFINED],
+            "No difference is: 2 are inside the noise; 1 is of too few patients to "
+            "tell; 1 is undefined, as there is one grade alone.",
+        ),
+        ([QWK | {"statistic": "accuracy"}], "No difference was measured."),
+    ],
+)
+def test_experiment_says_why_nothing_is_clear(
+    experiment: Path,
+    reports: Reports,
+    comparisons: list[dict[str, object]],
+    sentence: str,
+):
+    edit(experiment / "experiment.json", comparisons=comparisons)
+    reports(experiment)
+    assert sentence in Page(experiment / "report.html").words
+
+
+def test_experiment_says_how_many_seeds_each_cell_has(
+    experiment: Path, reports: Reports
+):
+    edit(experiment / "experiment.json", seeds=3)
+    changed(experiment, "cells", state="begun", runs=["r/a-seed1"], seeds=[1])
+    reports(experiment)
+    words = Page(experiment / "report.html").words
+    assert "4 cells: 4 begun; 3 seeds each, of which 4 of 12 are finished" in words
+    assert words.count("1 of 3 seeds") == 5  # the best one's as well
+    changed(experiment, "cells", state="done", runs=["r/a", "r/b", "r/c"])
+    reports(experiment)
+    words = Page(experiment / "report.html").words
+    assert "4 cells: 4 done; 3 seeds each" in words
+    assert "of 3 seeds" not in words
+
+
+def test_experiment_of_one_seed_says_what_its_intervals_leave_out(
+    experiment: Path, reports: Reports
+):
+    caveat = "compared by one seed: the intervals are over patients alone"
+    reports(experiment)
+    assert caveat not in Page(experiment / "report.html").words
+    changed(experiment, "comparisons", by_seed=[0.03])
+    reports(experiment)
+    assert f"All pairs are {caveat}" in Page(experiment / "report.html").words
+    two = [QWK | {"by_seed": [0.03]}, QWK | {"second": "c"}]
+    edit(experiment / "experiment.json", comparisons=two)
+    reports(experiment)
+    assert f"1 of 2 pairs are {caveat}" in Page(experiment / "report.html").words
+
+
+def test_experiment_shows_what_its_comparisons_leave_out(
+    experiment: Path, reports: Reports
+):
+    edit(experiment / "experiment.json", notes=["A against B: seed 0 is left out."])
+    reports(experiment)
+    page = Page(experiment / "report.html")
+    assert "A against B: seed 0 is left out." in page.words
 
 
 def test_experiment_links_are_relative_to_where_the_page_lies(

@@ -18,7 +18,7 @@ from fastretina.doctor import command as doctor
 from fastretina.evaluate import command as evaluate
 from fastretina.evaluate.command import Options as EvaluateOptions
 from fastretina.experiments import command as experiments
-from fastretina.experiments.options import Options as ExperimentOptions
+from fastretina.experiments.flags import Options as ExperimentOptions
 from fastretina.export import command as export
 from fastretina.parity import command as parity
 from fastretina.parity.command import Options as ParityOptions

@@ -15,14 +15,23 @@ from fastretina.experiments.cells import ExperimentPlan
 from fastretina.run import as_record
 from loaders.errors import RunError
 from loaders.files import write_atomically
+from loaders.place import place
+from loaders.shards import read_manifest
 
 
-class Settings(TypedDict):
-    """What ``settings.json`` holds: the recipes by the name of their cell."""
-
+class _Asked(TypedDict):
     experiment: str
     shards: str
     cells: dict[str, dict[str, object]]
+
+
+class Settings(_Asked, total=False):
+    """What ``settings.json`` holds: the recipes by the name of their cell.
+
+    The fingerprint is that of the shards' manifest; an older version kept none.
+    """
+
+    fingerprint: str | None
 
 
 @contextmanager
@@ -42,13 +51,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def settings_of(plan: ExperimentPlan, shards: str) -> Settings:
-    """What an experiment is held to: its shards and every cell's recipe."""
-    cells = {cell.name: asdict(cell.recipe) for cell in plan.cells}
-    return Settings(experiment=plan.name, shards=shards, cells=cells)
+    """What an experiment is held to: its data and every cell's recipe."""
+    return Settings(
+        experiment=plan.name,
+        shards=shards,
+        fingerprint=read_manifest(place(shards)).fingerprint,
+        cells={cell.name: asdict(cell.recipe) for cell in plan.cells},
+    )
 
 
 def keep_settings(folder: Path, settings: Settings) -> None:
     """Write down what is trained in a folder, or make sure that it is the same.
+
+    Settings of an older version, without a fingerprint, are taken as they are, and
+    held to this data from now on.
 
     Raises:
         RunError: it holds an experiment with other settings, or damaged ones.
@@ -59,6 +75,10 @@ def keep_settings(folder: Path, settings: Settings) -> None:
         write_atomically(path, text)
         return
     before, now = _read(path), json.loads(text)
+    if before.get("fingerprint") is None and now.get("fingerprint") is not None:
+        before["fingerprint"] = now["fingerprint"]
+        if before == now:
+            write_atomically(path, text)
     if before != now:
         what = _first_change(before, now)
         raise RunError(
@@ -82,6 +102,8 @@ def _first_change(before: Settings, now: Settings) -> str:
         return f"experiment was {before['experiment']}, is {now['experiment']}"
     if before["shards"] != now["shards"]:
         return f"shards was {before['shards']}, is {now['shards']}"
+    if before.get("fingerprint") != now.get("fingerprint"):
+        return f"{now['shards']} has other data than then"
     for name, recipe in now["cells"].items():
         old = before["cells"].get(name)
         if old is None:

@@ -68,6 +68,7 @@ def format_result(result: ExperimentResult) -> str:
     lines += _collapses(result.cells)
     lines += _reference(result.reference)
     lines += _comparisons(result)
+    lines += _notes(result.notes)
     lines += _whys(result.cells)
     return "\n".join(lines)
 
@@ -78,7 +79,7 @@ def _cells(result: ExperimentResult) -> list[str]:
     head = ["", *names, "best epoch on test*", "parameters", "wall time, s"]
     rows = [
         [
-            cell.title,
+            cell.title + _format_seeds(cell, result.seeds),
             *(_format_score(cell, key, form, several) for key, _, form in _COLUMNS),
             _or_dash(cell.best_on_test, ".1%"),
             _or_dash(cell.parameters, ","),
@@ -87,17 +88,24 @@ def _cells(result: ExperimentResult) -> list[str]:
         for cell in result.cells
     ]
     spread = ", after it the spread of the seeds" if several else ""
+    mean = ", as a mean over the seeds" if several else ""
     return [
         *_markdown(head, rows),
         "",
         f"Budget {result.budget}, {_count_seeds(result.seeds)}; in brackets 95 % "
         f"intervals over test patients{spread}. *What choosing the epoch on test, as "
-        "the report did, would have printed.",
+        f"the report did, would have printed{mean}.",
     ]
 
 
 def _count_seeds(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def _format_seeds(cell: CellResult, asked: int) -> str:
+    """How many seeds the cell's line is of, where it is not all of them."""
+    finished = len(cell.runs)
+    return f" ({finished} of {asked} seeds)" if 0 < finished < asked else ""
 
 
 def _format_score(cell: CellResult, key: str, form: str, several: bool) -> str:
@@ -146,7 +154,12 @@ def _comparisons(result: ExperimentResult) -> list[str]:
         ]
         for (first, second), by_statistic in pairs.items()
     ]
-    return ["", "Compared on the same test images:", "", *_markdown(head, rows)]
+    lines = ["", "Compared on the same test images:", "", *_markdown(head, rows)]
+    return [*lines, "", result.seed_caveat] if result.seed_caveat else lines
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    return ["", *(f"- {note}" for note in notes)] if notes else []
 
 
 def _format_difference(comparison: Comparison) -> str:

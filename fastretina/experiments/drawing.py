@@ -47,11 +47,11 @@ def draw_figures(
     runs: Mapping[str, CellRuns],
     predictions: Mapping[str, CellPredictions],
 ) -> list[Figure]:
-    """Draw what there is to draw, into ``folder``."""
+    """Draw what there is to draw, of each cell's first seed, into ``folder``."""
     figures = []
     for title, names in plan.overlays.items():
         curves = {
-            plan.cell(name).title: _read_curve(Run(runs[name].runs[0]))
+            plan.cell(name).title: _read_curve(Run(runs[name].first))
             for name in names
             if runs[name].runs
         }
@@ -110,7 +110,7 @@ def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
     checkpoints = ", ".join(curve.checkpoint for curve in curves.values())
     canvas.suptitle(f"{title}\nweights {checkpoints}", fontsize=9)
     canvas.savefig(path, dpi=_DPI)
-    caption = f"{title}: train and test accuracy by epoch"
+    caption = f"{title}: train and test accuracy by epoch, of each cell's first seed"
     ends = [f"{name} ends at {_format_end(curve)}" for name, curve in curves.items()]
     return Figure(
         file=path.name,
@@ -138,7 +138,7 @@ def _draw_matrices(
         counts = np.asarray(cell.confusion())
         recall = np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
         draw_matrix(axes, counts.tolist(), "shares")
-        weights = str(cell.by_seed[0].about["weights_sha256"])[:12]
+        weights = str(cell.first.about["weights_sha256"])[:12]
         title = plan.cell(name).title
         axes.set_title(f"{title}\nweights {weights}", fontsize=8)
         recalls.append(f"{title}: recalls {_format_shares(recall)}")
@@ -147,7 +147,8 @@ def _draw_matrices(
     canvas.savefig(path, dpi=_DPI)
     return Figure(
         file=path.name,
-        caption="Confusion matrices on test, rows as shares of the true grade",
+        caption="Confusion matrices on test, rows as shares of the true grade; of each "
+        "cell's first seed",
         alt="; ".join(recalls),
     )
 

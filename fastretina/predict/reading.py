@@ -87,7 +87,7 @@ def read_photograph(path: Path, how: Preparation) -> Photograph:
     image = np.zeros((*how.shape, 3), np.uint8)
     try:
         if path.is_dir():
-            return Photograph(path, image, "", "the folder holds no JPEG or PNG file")
+            return Photograph(path, image, "", _why_nothing_is_in(path))
         content = path.read_bytes()
         plain = ready = Preparer()(content)
         if how.steps or how.size is not None:
@@ -102,6 +102,15 @@ def read_photograph(path: Path, how: Preparation) -> Photograph:
         return Photograph(path, image, "", error.strerror or str(error))
     except (Rejected, ValueError) as error:
         return Photograph(path, image, "", str(error))
+
+
+def _why_nothing_is_in(folder: Path) -> str:
+    try:
+        list_images(folder)
+    except LabelError as error:
+        reason = str(error).removeprefix(f"{folder}: ")
+        return f"the folder can't be listed: {reason}"
+    return "the folder holds no JPEG or PNG file"
 
 
 def _decode(jpeg: bytes, out: UInt8) -> None:
