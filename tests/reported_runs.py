@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from small_runs import small_network
 
 from fastretina.metrics.baselines import Eyes
 from fastretina.metrics.evaluation import evaluate
-from fastretina.metrics.predictions import Predictions
+from fastretina.metrics.predictions import Predictions, PredictionSource
 from fastretina.nn import checkpoint
 from fastretina.nn.model import weights_sha256
 from fastretina.recipe import Recipe
@@ -56,7 +56,9 @@ def predicted(
         eyes=eyes,
         labels=labels,
         probabilities=chances_of(labels, seed),
-        about={"checkpoint": "best", "checkpoint_epoch": 4, "weights_sha256": sha256},
+        source=PredictionSource(
+            checkpoint="best", checkpoint_epoch=4, weights_sha256=sha256
+        ),
     )
 
 
@@ -126,7 +128,7 @@ def write_run(
             "epochs": 5,
             "checkpoint": "best",
             "checkpoint_epoch": 4,
-            "weights_sha256": test.about["weights_sha256"],
+            "weights_sha256": test.source.weights_sha256,
             "parameters": 2_000,
             **asdict(evaluation),
         }
@@ -156,9 +158,11 @@ def run_on(shards: Path, folder: Path) -> Path:
     sha256 = weights_sha256(state)
     with open_split(shards, "test") as split:
         rows = np.arange(len(split.labels))
-        about = {"checkpoint": "best", "checkpoint_epoch": 4, "weights_sha256": sha256}
         chances = chances_of(split.labels, skill=0.5)
-        test = Predictions.of(split, rows, chances, about)
+        source = PredictionSource(
+            checkpoint="best", checkpoint_epoch=4, weights_sha256=sha256
+        )
+        test = replace(Predictions.of(split, rows, chances), source=source)
     write_run(folder, test, shards=str(shards))
     checkpoint.save(
         folder / "best.safetensors",
@@ -186,5 +190,5 @@ def renamed(test: Predictions, names: Sequence[tuple[str, str, str]]) -> Predict
         eyes=eyes,
         labels=test.labels,
         probabilities=test.probabilities,
-        about=test.about,
+        source=test.source,
     )

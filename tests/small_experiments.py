@@ -17,7 +17,7 @@ from small_runs import PRELOADED, make_small
 
 from fastretina.experiments import command as experiments
 from fastretina.experiments import worker
-from fastretina.metrics.predictions import Predictions
+from fastretina.metrics.predictions import Predictions, PredictionSource
 from fastretina.nn import checkpoint
 from fastretina.recipe import RECIPES
 from fastretina.run import Run
@@ -114,7 +114,7 @@ def made_run(
         eyes=[("left", "right")[n % 2] for n in numbers],
         labels=labels,
         probabilities=chances,
-        about={"weights_sha256": "0" * 64},
+        source=PredictionSource(weights_sha256="0" * 64),
     ).save(folder / "test.parquet")
     run = Run(folder)
     run.write_config(

@@ -167,7 +167,7 @@ def _validation(run: Run, trained: Trained) -> Predictions | None:
     if not path.exists():
         return None
     validation = Predictions.load(path)
-    if validation.about.get("weights_sha256") != trained.weights_sha256:
+    if validation.source.weights_sha256 != trained.weights_sha256:
         print(
             f"warning: nothing is calibrated, as {path.name} is of other weights than "
             f"{trained.checkpoint}.safetensors: the run has gone on since",

@@ -138,7 +138,7 @@ def _draw_matrices(
         counts = np.asarray(cell.confusion())
         recall = np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
         draw_matrix(axes, counts.tolist(), "shares")
-        weights = str(cell.first.about["weights_sha256"])[:12]
+        weights = (cell.first.source.weights_sha256 or "unknown")[:12]
         title = plan.cell(name).title
         axes.set_title(f"{title}\nweights {weights}", fontsize=8)
         recalls.append(f"{title}: recalls {_format_shares(recall)}")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastretina.run import as_record
 from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.files import write_atomically
@@ -35,6 +36,23 @@ PROBABILITIES = [f"p{grade}" for grade in range(len(GRADES))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PredictionSource:
+    """Which checkpoint has predicted which split; None where it is unknown.
+
+    Attributes:
+        split: ``test``, ``validation`` or ``train``.
+        checkpoint: ``best`` or ``last``.
+        checkpoint_epoch: the epoch that it was written in, from 1.
+        weights_sha256: SHA-256 of its weights.
+    """
+
+    split: str | None = None
+    checkpoint: str | None = None
+    checkpoint_epoch: int | None = None
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Predictions:
     """What a network says of each sample of a split, in row order.
 
@@ -45,7 +63,7 @@ class Predictions:
         eyes: ``left``, ``right`` or empty.
         labels: int64[N], the grades that people gave.
         probabilities: float64[N, 5], of each grade.
-        about: which checkpoint has predicted which split, as JSON.
+        source: which checkpoint has predicted which split.
         skipped: images of the split that could not be decoded, and are left out.
     """
 
@@ -55,7 +73,7 @@ class Predictions:
     eyes: list[str]
     labels: Int64
     probabilities: Float64
-    about: Mapping[str, Any] = field(default_factory=dict)
+    source: PredictionSource = PredictionSource()
     skipped: int = 0
 
     @property
@@ -87,7 +105,6 @@ class Predictions:
         split: ShardSplit,
         rows: Int64,
         probabilities: Float64,
-        about: Mapping[str, Any] | None = None,
     ) -> Predictions:
         """Predictions with the names, patients, eyes and labels of the split's rows."""
         columns = {
@@ -102,7 +119,6 @@ class Predictions:
             eyes=columns["eye"],
             labels=split.labels[rows],
             probabilities=probabilities,
-            about=about or {},
         )
 
     def save(self, path: Path) -> None:
@@ -120,7 +136,7 @@ class Predictions:
                 **dict(zip(PROBABILITIES, self.probabilities.T, strict=True)),
             }
         )
-        about = {**self.about, "skipped": self.skipped}
+        about = {**asdict(self.source), "skipped": self.skipped}
         metadata = {"fastretina": json.dumps(about)}
         buffer = io.BytesIO()
         pq.write_table(table.replace_schema_metadata(metadata), buffer)
@@ -147,8 +163,8 @@ class Predictions:
                 eyes=columns["eye"],
                 labels=np.array(columns["label"], np.int64),
                 probabilities=np.array([columns[name] for name in PROBABILITIES]).T,
-                skipped=about.pop("skipped", 0),  # of an older version, unknown
-                about=about,
+                source=as_record(about, PredictionSource, path),
+                skipped=about.get("skipped", 0),  # of an older version, unknown
             )
         except FileNotFoundError:
             raise RunError(
@@ -259,10 +275,10 @@ def predict_with_checkpoint(
         predictions = predict_split(
             trained.network, split, loader, compute, loading.ranks, check
         )
-    about = {
-        "split": name,
-        "checkpoint": trained.checkpoint,
-        "checkpoint_epoch": trained.checkpoint_epoch,
-        "weights_sha256": trained.weights_sha256,
-    }
-    return replace(predictions, about=about)
+    source = PredictionSource(
+        split=name,
+        checkpoint=trained.checkpoint,
+        checkpoint_epoch=trained.checkpoint_epoch,
+        weights_sha256=trained.weights_sha256,
+    )
+    return replace(predictions, source=source)

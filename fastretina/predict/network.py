@@ -146,7 +146,7 @@ def fusion_of(run: Run, trained: Trained) -> Fusion:
             "on; leave --pairs out, or train with --validation 0.1"
         )
     validation = Predictions.load(path)
-    _refuse_others(run, path.name, validation.about.get("weights_sha256"), trained)
+    _refuse_others(run, path.name, validation.source.weights_sha256, trained)
     return fit_fusion(validation)
 
 

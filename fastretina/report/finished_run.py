@@ -117,7 +117,7 @@ def read_finished_run(run: Run) -> FinishedRun:
     result = as_record(saved, RunResult, path)
     evaluation = as_record(saved, Evaluation, path)
     test = Predictions.load(run.path / "test.parquet")
-    if test.about.get("weights_sha256") != result.weights_sha256:
+    if test.source.weights_sha256 != result.weights_sha256:
         raise RunError(
             f"{path} and test.parquet are of different checkpoints; "
             f"python -m fastretina.train --resume {run.path} writes both anew"

@@ -72,7 +72,7 @@ def draw_thumbnails(
         DataError: the shards are gone or others, an image can't be decoded, or the
             run's network can't be loaded.
     """
-    name = str(finished.test.about.get("split", "test"))
+    name = finished.test.source.split or "test"
     with open_split(shards, name) as split:
         _check_same(split, finished)
         shape = finished.config.image_shape

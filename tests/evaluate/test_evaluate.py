@@ -120,8 +120,8 @@ def test_evaluate_calibrates_by_no_other_weights(
     shutil.copytree(runs / "strong", run)
     assert evaluates(run).json["calibration"] is not None
     early = Predictions.load(run / "validation.parquet")
-    other = {**early.about, "weights_sha256": "f" * 64}
-    replace(early, about=other).save(run / "validation.parquet")
+    other = replace(early.source, weights_sha256="f" * 64)
+    replace(early, source=other).save(run / "validation.parquet")
     outcome = evaluates(run)
     assert outcome.json["calibration"] is None
     assert "warning: nothing is calibrated, as validation.parquet" in outcome.err[0]

@@ -45,7 +45,7 @@ from fastretina.metrics.calibration import (
 )
 from fastretina.metrics.comparison import Contender, compare, mcnemar
 from fastretina.metrics.evaluation import Evaluation, evaluate
-from fastretina.metrics.predictions import Predictions
+from fastretina.metrics.predictions import Predictions, PredictionSource
 from fastretina.metrics.scores import calibration_error, quadratic_kappa, score
 from fastretina.metrics.text import table, warnings
 from loaders.errors import RunError
@@ -406,7 +406,7 @@ def predictions(samples: int, seed: int, skill: float = 1.0) -> Predictions:
         eyes=[("left", "right")[n % 2] for n in range(samples)],
         labels=labels,
         probabilities=chances,
-        about={"checkpoint": "best"},
+        source=PredictionSource(checkpoint="best"),
     )
 
 
@@ -421,7 +421,7 @@ def test_predictions_survive_their_file(tmp_path: Path):
         wanted.patients,
         wanted.eyes,
     )
-    assert (found.about, found.skipped) == ({"checkpoint": "best"}, 2)
+    assert (found.source, found.skipped) == (wanted.source, 2)
     turned = found.of_keys(found.keys[::-1])
     assert turned.labels.tolist() == wanted.labels[::-1].tolist()
     assert turned.rows.tolist() == wanted.rows[::-1].tolist()
@@ -514,5 +514,5 @@ def test_evaluation_warns_of_a_collapse():
 
 
 def _fields(predicted: Predictions) -> dict[str, object]:
-    names = ("rows", "keys", "patients", "eyes", "labels", "probabilities", "about")
+    names = ("rows", "keys", "patients", "eyes", "labels", "probabilities", "source")
     return {name: getattr(predicted, name) for name in names}

@@ -27,7 +27,11 @@ from torch import nn
 from fastretina.evaluate import command as evaluate
 from fastretina.metrics.both_eyes import fit_fusion
 from fastretina.metrics.calibration import Calibration
-from fastretina.metrics.predictions import Predictions, predict_split
+from fastretina.metrics.predictions import (
+    Predictions,
+    PredictionSource,
+    predict_split,
+)
 from fastretina.nn.augment import normalise
 from fastretina.nn.device import choose
 from fastretina.nn.distributed import ALONE
@@ -602,7 +606,7 @@ def hold_out(run: Path, pairs: int = 60, sha256: str | None = None) -> Predictio
     rng = np.random.default_rng(0)
     labels = np.repeat(rng.integers(0, 5, pairs), 2)
     chances = np.eye(5)[labels] + rng.exponential(0.4, (2 * pairs, 5))
-    about = {"weights_sha256": sha256 or Run(run).metrics()["weights_sha256"]}
+    sha256 = sha256 or Run(run).result().weights_sha256
     validation = Predictions(
         rows=np.arange(2 * pairs),
         keys=[f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(2 * pairs)],
@@ -610,7 +614,7 @@ def hold_out(run: Path, pairs: int = 60, sha256: str | None = None) -> Predictio
         eyes=["left", "right"] * pairs,
         labels=labels,
         probabilities=chances / chances.sum(axis=1, keepdims=True),
-        about=about,
+        source=PredictionSource(weights_sha256=sha256),
     )
     validation.save(run / "validation.parquet")
     return validation

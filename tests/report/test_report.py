@@ -331,7 +331,7 @@ def test_page_of_a_constant_predictor_says_so_first(tmp_path: Path, reports: Rep
         eyes=test.eyes,
         labels=test.labels,
         probabilities=constant,
-        about=test.about,
+        source=test.source,
     )
     run = write_run(tmp_path / "run", test)
     assert reports(run).json["mistakes"] == 12
