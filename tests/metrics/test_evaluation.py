@@ -13,7 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
-from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    roc_auc_score,
+)
 
 from fastretina.formatting import format_interval
 from fastretina.metrics import bootstrap as intervals
@@ -373,6 +378,25 @@ def test_mcnemar_counts_what_only_one_has_right():
     other[:6] = 1  # six that only the first has right: p = 2 / 2**6
     assert mcnemar(labels, one, other) == pytest.approx(2 / 64)
     assert mcnemar(labels, one, one) == 1
+
+
+def test_other_grades_are_scored_against_the_true_ones():
+    """Thresholds and the undone prior, by scikit-learn and never the other way round."""
+    test, validation = predictions(120, 21), predictions(80, 22)
+    weights = [1.0, 4.0, 2.0, 9.0, 16.0]
+    found = evaluate(test, None, validation, weights)
+    fitted = calibrate(validation.labels, validation.probabilities)
+    undone = correct_prior(test.probabilities, weights).argmax(axis=1)
+    assert found.calibrated is not None
+    for point, grades in (
+        (found.calibrated.thresholds, fitted.grades(test.probabilities)),
+        (found.prior_corrected, undone),
+    ):
+        assert point is not None
+        matrix = confusion_matrix(test.labels, grades, labels=range(5))
+        assert point.confusion == matrix.tolist() != matrix.T.tolist()
+        wanted = balanced_accuracy_score(test.labels, grades)
+        assert point.balanced_accuracy == pytest.approx(wanted)
 
 
 @settings(max_examples=12, deadline=None)
