@@ -381,7 +381,7 @@ def test_mcnemar_counts_what_only_one_has_right():
 
 
 def test_other_grades_are_scored_against_the_true_ones():
-    """Thresholds and the undone prior, by scikit-learn and never the other way round."""
+    """Thresholds and the undone prior, by scikit-learn, and not the other way round."""
     test, validation = predictions(120, 21), predictions(80, 22)
     weights = [1.0, 4.0, 2.0, 9.0, 16.0]
     found = evaluate(test, None, validation, weights)
