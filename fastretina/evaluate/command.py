@@ -51,7 +51,7 @@ class Options:
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     shards: Annotated[str | None, arg(metavar="PATH|URL")] = None
-    split: SplitName = "test"
+    split: Annotated[SplitName, arg(metavar="{test,train}")] = "test"
     loading: OmitArgPrefixes[LoadingOptions] = DEFAULT_LOADING
     device: str = "auto"
     out: Annotated[Path | None, arg(metavar="PARQUET")] = None
