@@ -3,7 +3,8 @@
     Cell.reasons + comparisons + collapse  ->  explain()  ->  the sentences that hold
 
 A reason names the measured differences that it explains. Where the interval of each of
-them excludes 0 in the direction claimed, the reason is given. Where the differences
+them excludes 0 in the direction claimed, the reason is given; but of a cell that has
+collapsed to one grade nothing explains why it is better. Where the differences
 have intervals and no statistic of the pairs is clear, the cell is inside the noise;
 otherwise nothing is said.
 """
@@ -85,6 +86,8 @@ def explain(
     def holds(condition: Shift | OneGrade) -> bool:
         if isinstance(condition, OneGrade):
             return condition == collapsed_to
+        if collapsed_to is not None and condition.direction == "better":
+            return False  # one grade for all is no merit, whatever it is held against
         comparison = measured.get((condition.against, condition.statistic))
         return comparison is not None and condition.shown_by(comparison)
 

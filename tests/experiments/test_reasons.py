@@ -61,6 +61,14 @@ def test_reason_is_left_out_where_the_difference_points_the_other_way():
     assert explain("cell", [better], compared(-0.3, clear=True), None) == []
 
 
+def test_one_grade_for_all_is_never_explained_as_a_merit():
+    """Its accuracy may be clearly better than that of a network that tried more."""
+    better = replace(REASON, when=(Shift("base", "qwk", "better"),))
+    for grade in (OneGrade(commonest=True), OneGrade(commonest=False)):
+        assert explain("cell", [better], compared(0.3, clear=True), grade) == []
+        assert explain("cell", [REASON], compared(-0.3, clear=True), grade)
+
+
 def test_reason_gives_way_to_the_noise():
     noise = [INSIDE_THE_NOISE]
     assert explain("cell", [REASON], compared(-0.05, clear=False), None) == noise
