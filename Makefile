@@ -25,7 +25,8 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,dali]"
 	@touch $@
 
-# Photographs, shards, two phases of training, evaluation: under 4 minutes on 2 cores.
+# Photographs, shards, two phases of training, evaluation: 4 minutes on 2 cores that
+# compute in bf16, 8 on others.
 demo: $(READY)
 	$(RUN) scripts/demo_data.py demo/photographs --images 1200
 	$(RUN) scripts/shard.py demo/photographs demo/shards
@@ -38,7 +39,7 @@ demo: $(READY)
 	@echo "What was learned stands in the table: right answers are on its diagonal."
 	@echo "Figures: demo/run/curves.png and demo/run/confusion.png"
 
-# Under 5 minutes on 2 cores; what takes some 10 seconds by itself is left to "check".
+# 6 minutes on 2 cores; what takes some 10 seconds by itself is left to "check".
 test: $(READY)
 	$(TESTS)
 

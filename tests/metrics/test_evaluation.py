@@ -380,8 +380,11 @@ def test_mcnemar_counts_what_only_one_has_right():
     assert mcnemar(labels, one, one) == 1
 
 
-def test_other_grades_are_scored_against_the_true_ones():
+def test_other_grades_are_scored_against_the_true_ones(
+    monkeypatch: pytest.MonkeyPatch,
+):
     """Thresholds and the undone prior, by scikit-learn, and not the other way round."""
+    monkeypatch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 5)
     test, validation = predictions(120, 21), predictions(80, 22)
     weights = [1.0, 4.0, 2.0, 9.0, 16.0]
     found = evaluate(test, None, validation, weights)
