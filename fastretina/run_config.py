@@ -11,7 +11,7 @@ from typing import Literal
 
 from fastretina.recipe import Precision, Recipe
 from loaders.base import Decoding
-from loaders.shards import Preprocessing
+from loaders.shards import Origin, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +25,8 @@ class RunData:
         validation: number of photographs held out to choose the epoch.
         test: number of photographs to test on.
         test_fingerprint: fingerprint of the test shards, where they are others.
+        origin: where the photographs come from; of no say in which data set it is.
+        test_origin: the same of the test shards, where they are others.
     """
 
     fingerprint: str | None = None
@@ -33,6 +35,8 @@ class RunData:
     validation: int = 0
     test: int | None = None
     test_fingerprint: str | None = None
+    origin: Origin = field(default=Origin(), compare=False)
+    test_origin: Origin | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,4 +133,5 @@ class RunConfig:
             del content["decoding_before"]
         if self.data.test_fingerprint is None:
             del content["data"]["test_fingerprint"]
+            del content["data"]["test_origin"]
         return content

@@ -20,7 +20,7 @@ from loaders.errors import LabelError
 from loaders.grades import GRADES
 from loaders.shards import SPLITS, SplitName
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 COURSE_FILES = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
 
 # What the first line of a column may say to be its header. No photograph is named like
@@ -165,6 +165,25 @@ def read_named_columns(path: Path, columns: tuple[str, str]) -> list[Listed]:
         value = parse_grade(cells[grade], path, line)
         rows.append(Listed(strip_suffix(cells[image]), value, f"{path}, line {line}"))
     return rows
+
+
+def read_one_column(path: Path, column: str) -> list[str]:
+    """The cells of a column of a CSV with a header, in file order; some may be empty.
+
+    Args:
+        path: as for `read_named_columns`, which has read it before.
+        column: its header name, in any case.
+
+    Raises:
+        LabelError: there is no such column.
+    """
+    delimiter, header = read_header(path)
+    if column.lower() not in header:
+        raise LabelError(
+            f"{path}, line 1: must name the column {column!r}, got {', '.join(header)}"
+        )
+    place = header.index(column.lower())
+    return [cells[place] for _, cells in read_rows(path, delimiter)[1:]]
 
 
 def read_rows(path: Path, delimiter: str = ",") -> list[tuple[int, list[str]]]:

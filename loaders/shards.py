@@ -36,7 +36,8 @@ SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 # Name and Arrow type of the columns of SPLIT.parquet. `offset` and `size` are those of
-# the JPEG in its tar, `sha256` is of these bytes, `shard` is the tar's number.
+# the JPEG in its tar, `sha256` is of these bytes, `shard` is the tar's number; where
+# `patient_known` is false, `patient` is the sample's own name.
 COLUMNS = {
     "key": "string",
     "shard": "int32",
@@ -48,6 +49,7 @@ COLUMNS = {
     "width": "int32",
     "height": "int32",
     "sha256": "string",
+    "patient_known": "bool",
 }
 
 # Each map holds a file descriptor, 1,024 is a usual limit, and two splits are open at
@@ -83,6 +85,25 @@ class Preprocessing:
     size: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a data set's photographs come from; None where it is not told.
+
+    Attributes:
+        source: what the person who sharded them has said.
+        layout: how its labels were kept, e.g. ``kaggle``.
+        listed: number of photographs that the labels list.
+        drawn: number of them that ``fastretina demo`` has drawn.
+        patients: what their patients were identified from.
+    """
+
+    source: str | None = None
+    layout: str | None = None
+    listed: int | None = None
+    drawn: int | None = None
+    patients: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What ``manifest.json`` says about a data set.
@@ -92,6 +113,7 @@ class Manifest:
         counts: split name to the number of samples of each grade, "0" to "4".
         fingerprint: what the data set was made from and how, hashed.
         preprocessing: what was done to the photographs; None where it is not told.
+        origin: where the photographs come from.
         raw: the whole of it, as JSON gives it.
     """
 
@@ -99,6 +121,7 @@ class Manifest:
     counts: Mapping[str, Mapping[str, int]]
     fingerprint: str | None
     preprocessing: Preprocessing | None
+    origin: Origin
     raw: Mapping[str, Any]
 
 
@@ -136,9 +159,12 @@ def read_manifest(folder: Place) -> Manifest:
         counts = {name: dict(split["grades"]) for name, split in raw["splits"].items()}
         done = raw.get("preprocessing")
         preprocessing = done and Preprocessing(tuple(done["steps"]), done["size"])
+        about = raw.get("source", {})
+        origin = Origin(**{n: about.get(n) for n in Origin.__dataclass_fields__})
     except (KeyError, TypeError, AttributeError) as error:
         raise ShardError(f"{path} is damaged ({error!r}); shard again") from error
-    return Manifest(splits, counts, raw.get("fingerprint"), preprocessing, raw)
+    fingerprint = raw.get("fingerprint")
+    return Manifest(splits, counts, fingerprint, preprocessing, origin, raw)
 
 
 def _state(folder: Place) -> str:
@@ -179,7 +205,7 @@ class ShardSplit:
         try:
             # From bytes: Arrow's own threads let go of a file some time later.
             content = pa.BufferReader(path.read_bytes())
-            self.table: pa.Table = pq.ParquetFile(content).read()
+            self.table: pa.Table = _with_known(pq.ParquetFile(content).read())
         except (OSError, pa.ArrowException) as error:
             raise ShardError(f"{path} cannot be read ({error})") from error
         self._check_table(path)
@@ -312,6 +338,15 @@ class ShardSplit:
         with self.open_shard(number) as file:  # past the end of a map is a SIGBUS
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return memoryview(whole)
+
+
+def _with_known(table: pa.Table) -> pa.Table:
+    """The index of an older version with ``patient_known``, which the eye told then."""
+    import pyarrow.compute as pc
+
+    if "patient_known" in table.column_names or "eye" not in table.column_names:
+        return table
+    return table.append_column("patient_known", pc.not_equal(table["eye"], ""))
 
 
 def open_split(folder: str | Place, name: str) -> ShardSplit:

@@ -8,7 +8,7 @@ from fastretina.audit.audited_data_set import AuditedDataSet
 from fastretina.audit.findings import Finding
 from fastretina.audit.split_counts import SplitNumbers
 from fastretina.audit.survey import AuditResult
-from fastretina.formatting import format_interval, wrap
+from fastretina.formatting import format_count, format_interval, wrap
 from fastretina.metrics.baselines import Baseline
 from loaders.grades import GRADES
 
@@ -28,15 +28,25 @@ def format_report(result: AuditResult, findings: Sequence[Finding], width: int) 
 
 def format_head(data_set: AuditedDataSet) -> str:
     """Format the line that says what was audited."""
-    patients = len({eye.patient for eye in data_set.eyes})
-    there = len(data_set.there)
+    there, total = len(data_set.there), len(data_set.eyes)
     images = f"{there:,} of them here" if there else "no image here, labels alone"
-    if there == len(data_set.eyes):
+    if there == total:
         images = "all of them here"
+    left_out = sum(len(each.names) for each in data_set.left_out)
+    others = f"; {format_count(left_out, 'other file')} not taken" if left_out else ""
     return (
-        f"{data_set.data} ({data_set.layout}): {len(data_set.eyes):,} photographs of "
-        f"{patients:,} patients, {images}"
+        f"{data_set.data} ({data_set.layout}): {total:,} photographs"
+        f"{_patients(data_set)}, {images}{others}"
     )
+
+
+def _patients(data_set: AuditedDataSet) -> str:
+    known = {eye.patient for eye in data_set.eyes if eye.known}
+    unknown = sum(not eye.known for eye in data_set.eyes)
+    if not known:
+        return " of unknown patients"
+    some = f", {unknown:,} of them of unknown patients" if unknown else ""
+    return f" of {len(known):,} patients{some}"
 
 
 def format_shares(*named: tuple[str, SplitNumbers]) -> str:
@@ -51,7 +61,11 @@ def format_shares(*named: tuple[str, SplitNumbers]) -> str:
         for split in numbers.counts
     ]
     names = ["grade", *(f"{grade} {name}" for grade, name in enumerate(GRADES))]
-    names += ["images", "patients", "fellow eye in train"]
+    names += ["images", "patients", "patient unknown", "fellow eye in train"]
+    if not any(sum(numbers.unknown.values()) for _, numbers in named):
+        names.remove("patient unknown")
+        for column in columns:
+            del column[-2]
     return "\n".join(
         f"{name:<20}" + "".join(f"{cell:>15}" for cell in cells)
         for name, *cells in zip(names, *columns, strict=True)
@@ -62,8 +76,11 @@ def _column(numbers: SplitNumbers, split: str) -> list[str]:
     counts, leak = numbers.counts[split], numbers.leak
     total = sum(counts)
     leaks = _share(leak.eyes, leak.total) if split == "test" else ""
+    if leaks and not numbers.patients[split] and numbers.unknown[split]:
+        leaks = "unknown"
     cells = [_share(count, total) for count in counts]
-    return [*cells, f"{total:,}", f"{numbers.patients[split]:,}", leaks]
+    unknown = f"{numbers.unknown[split]:,}"
+    return [*cells, f"{total:,}", f"{numbers.patients[split]:,}", unknown, leaks]
 
 
 def _share(part: int, whole: int) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from fastretina.data.labels import HoldOut, SampleTable, read_table
+from fastretina.data.labels import LabelOptions, list_left_out, read_table
+from fastretina.data.left_out import LeftOutFiles
+from fastretina.data.patient_names import PatientSource
 from loaders.course import find_images
 from loaders.errors import DataError
 from loaders.files import naming
@@ -26,8 +28,9 @@ class Eye(NamedTuple):
         name: the image's name as the labels list it; in shards, its key.
         grade: 0 to 4.
         split: ``train`` or ``test``.
-        patient: name of the patient whose eye it is.
-        side: ``left``, ``right``, or empty where the name doesn't say.
+        patient: name of the patient whose eye it is; the image's own where unknown.
+        side: ``left``, ``right``, or empty where it is unknown.
+        known: whether the patient is known.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Eye(NamedTuple):
     split: str
     patient: str
     side: str
+    known: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +54,8 @@ class AuditedDataSet:
         there: the places in ``eyes`` that have an image.
         folders: the folders that hold images, where these are files of their own.
         paths: place in ``eyes`` to the image's file, where it is one.
-        unlisted: number of images in these folders that the labels don't know.
+        left_out: files in the folder that are not taken, by reason.
+        patients: what the patients are told by.
         set_aside: number of images that sharding has quarantined.
         warnings: what else was noticed, one line each.
     """
@@ -63,7 +68,8 @@ class AuditedDataSet:
     there: tuple[int, ...] = ()
     folders: tuple[Path, ...] = ()
     paths: Mapping[int, Path] = field(default_factory=dict)
-    unlisted: int = 0
+    left_out: tuple[LeftOutFiles, ...] = ()
+    patients: str = PatientSource().describe()
     set_aside: int = 0
     warnings: tuple[str, ...] = ()
 
@@ -76,36 +82,24 @@ class AuditedDataSet:
         return [eye.name for n, eye in enumerate(self.eyes) if n not in there]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReadingOptions:
-    """How a folder is to be read.
-
-    Attributes:
-        layout: one of ``layout_names.LAYOUTS``; None recognises it.
-        labels: the CSV with the grades; None looks for it.
-        images: whether to look for the images, too.
-        test_share: share of the patients to test on, where the labels don't say.
-        seed: seed of that test split.
-    """
-
-    layout: str | None
-    labels: Path | None
-    images: bool
-    test_share: float
-    seed: int
-
-
 @contextmanager
-def open_data_set(data: Path, options: ReadingOptions) -> Iterator[AuditedDataSet]:
+def open_data_set(
+    data: Path, how: LabelOptions, *, images: bool
+) -> Iterator[AuditedDataSet]:
     """Open a data set of any kind.
 
     A folder with a ``manifest.json`` is a set of shards, unless layout or labels are
     named.
 
+    Args:
+        data: the folder.
+        how: its labels are to be read.
+        images: whether to look for the images, too.
+
     Raises:
         DataError: it is none.
     """
-    named = options.layout is not None or options.labels is not None
+    named = how.layout is not None or how.labels is not None
     if not named and (data / MANIFEST).is_file():
         with ExitStack() as stack:
             splits = read_manifest(data).splits
@@ -116,31 +110,27 @@ def open_data_set(data: Path, options: ReadingOptions) -> Iterator[AuditedDataSe
             ]
             yield _from_shards(data, opened)
         return
-    table = read_table(
-        data,
-        layout=options.layout,
-        labels=options.labels,
-        images=False,
-        hold_out=HoldOut(options.test_share, options.seed),
-    )
-    yield _from_folder(data, table, look_for_images=options.images)
+    yield _from_folder(data, how, look_for_images=images)
 
 
 def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataSet:
     eyes, places = [], []
     for split in splits:
-        columns = (split.column(name) for name in ("key", "label", "patient", "eye"))
-        for row, (key, label, patient, side) in enumerate(zip(*columns, strict=True)):
-            eyes.append(Eye(key, label, split.name, patient, side))
+        names = ("key", "label", "patient", "eye", "patient_known")
+        columns = zip(*(split.column(name) for name in names), strict=True)
+        for row, (key, label, patient, side, known) in enumerate(columns):
+            eyes.append(Eye(key, label, split.name, patient, side, known))
             places.append((split, row))
 
     def read(place: int) -> bytes:
         split, row = places[place]
         return bytes(split.read(row))
 
+    told_by = splits[0].manifest.origin.patients if splits else None
     return AuditedDataSet(
         data=data,
         layout="shards",
+        patients=told_by or PatientSource().describe(),
         own_split=True,
         eyes=tuple(eyes),
         read=read,
@@ -150,12 +140,12 @@ def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataSet:
 
 
 def _from_folder(
-    data: Path, table: SampleTable, *, look_for_images: bool
+    data: Path, how: LabelOptions, *, look_for_images: bool
 ) -> AuditedDataSet:
-    samples = table.samples
+    table = read_table(data, how, images=False)
+    samples, left_out = table.samples, table.left_out
     folders: tuple[Path, ...] = ()
     paths: dict[int, Path] = {}
-    unlisted = 0
     if table.layout == "folders":  # was listed to be read at all
         paths = {place: sample.path for place, sample in enumerate(samples)}
         folders = tuple(sorted({path.parent for path in paths.values()}))
@@ -165,7 +155,7 @@ def _from_folder(
         folders = tuple(holding)
         files = {name: path for each in holding.values() for name, path in each.items()}
         paths = {listed[name]: path for name, path in files.items() if name in listed}
-        unlisted = len(files) - len(paths)
+        left_out = list_left_out(data, table, paths.values()) if paths else ()
 
     def read(place: int) -> bytes:
         with naming(paths[place]):
@@ -176,13 +166,14 @@ def _from_folder(
         layout=table.layout,
         own_split=table.own_split,
         eyes=tuple(
-            Eye(sample.name, sample.grade, sample.split, sample.patient, sample.eye)
-            for sample in samples
+            Eye(s.name, s.grade, s.split, s.patient, s.eye, s.patient_known)
+            for s in samples
         ),
         read=read,
         there=tuple(sorted(paths)),
         folders=folders,
         paths=paths,
-        unlisted=unlisted,
+        left_out=left_out,
+        patients=how.patients.describe(),
         warnings=table.warnings,
     )

@@ -18,11 +18,12 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastretina import cli
 from fastretina.data.layout_names import LAYOUTS, TEST_SHARE, Layout
+from fastretina.data.patient_names import PatientSource, patient_source
 
 if TYPE_CHECKING:
-    from fastretina.audit.audited_data_set import ReadingOptions
     from fastretina.audit.findings import Finding
     from fastretina.audit.survey import AuditResult
+    from fastretina.data.labels import LabelOptions
 
 PROG = "python -m fastretina.audit"
 ABOUT = f"""Find what makes a score worth little: fellow eyes and copies of photographs
@@ -43,6 +44,10 @@ class Options:
             folder of shards.
         layout: How the labels are kept.
         labels: The file with the grades, where more than one could be meant.
+        patient_column: Column of the label file that names each photograph's patient.
+        patient_pattern: Regular expression that finds the patient in an image's name,
+            in brackets: IM([0-9]+) finds 7 in IM7-2. (?P<patient>...) and (?P<eye>...)
+            find the eye, too.
         images: Look at the images, where they are there, for duplicates.
         fix: Write a split to this folder that keeps the eyes of a patient and the
             copies of a photograph on one side, stratified by grade: the course's four
@@ -66,6 +71,13 @@ class Options:
     ] = None
     labels: Annotated[
         Path | None, arg(metavar="CSV", help_behavior_hint="(default: found)")
+    ] = None
+    patient_column: Annotated[
+        str | None, arg(metavar="NAME", help_behavior_hint="(default: by image names)")
+    ] = None
+    patient_pattern: Annotated[
+        str | None,
+        arg(metavar="REGEX", help_behavior_hint="(default: 7_left, P1_OS, 3-R, ...)"),
     ] = None
     images: bool = True
     fix: Annotated[
@@ -100,6 +112,12 @@ class Options:
             raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
         if self.fix is not None and _lies_in(self.fix, self.data):
             raise ValueError(f"--fix must lie outside DATA, got {self.fix}")
+        self.patients  # noqa: B018 (which refuses a bad pattern)
+
+    @property
+    def patients(self) -> PatientSource:
+        """Where the patients are told."""
+        return patient_source(self.patient_column, self.patient_pattern)
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
@@ -124,7 +142,8 @@ def command(options: Options) -> dict[str, object]:
     from loaders.cores import granted_cores
 
     started = time.perf_counter()
-    with open_data_set(options.data, _reading(options)) as data_set:
+    images = options.images or options.fix is not None  # a split links to them
+    with open_data_set(options.data, _reading(options), images=images) as data_set:
         for warning in data_set.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if options.fix is not None:
@@ -148,14 +167,14 @@ def command(options: Options) -> dict[str, object]:
     return summary
 
 
-def _reading(options: Options) -> ReadingOptions:
-    """How DATA is to be read; a new split needs to know where the images are."""
-    from fastretina.audit.audited_data_set import ReadingOptions
+def _reading(options: Options) -> LabelOptions:
+    """How DATA's labels are to be read."""
+    from fastretina.data.labels import LabelOptions
 
-    return ReadingOptions(
+    return LabelOptions(
         layout=options.layout,
         labels=options.labels,
-        images=options.images or options.fix is not None,
+        patients=options.patients,
         test_share=options.test_share or TEST_SHARE,
         seed=options.seed,
     )

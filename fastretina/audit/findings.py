@@ -46,6 +46,7 @@ def list_findings(result: AuditResult) -> list[Finding]:
     """Judge all that an audit has measured; the worst findings come first."""
     findings = [
         _fellow_eyes(result),
+        *_patients(result),
         *_duplicates(result),
         *_grades(result),
         *_must_beat(result),
@@ -67,22 +68,45 @@ def _fellow_eyes(result: AuditResult) -> Finding:
             "patients whose other eye is in train, so a score is partly memory.",
             "--fix OUT writes a split by patient.",
         )
-    if not any(eye.side for eye in result.data_set.eyes):
+    if not any(eye.known for eye in result.data_set.eyes):
         return Finding(
-            "note",
+            "warning",
             name,
-            "No name ends in _left or _right, so whether a patient is in both splits "
-            "can't be told.",
-            "Name images PATIENT_left and PATIENT_right where you know whose they are.",
+            f"No patient can be identified from {result.data_set.patients}, so "
+            "whether one is in both splits is unknown.",
+            _identify(result),
         )
+    some = any(result.numbers.unknown.values())
+    far = ", as far as patients are known" if some else ""
     if not result.data_set.own_split:
         return Finding(
             "ok",
             name,
             "The labels have no test split. The one that sharding makes, which is "
-            "shown here, holds out whole patients.",
+            f"shown here, holds out whole patients{far}.",
         )
-    return Finding("ok", name, "No test image's fellow eye is in train.")
+    return Finding("ok", name, f"No test image's fellow eye is in train{far}.")
+
+
+def _patients(result: AuditResult) -> Iterator[Finding]:
+    unknown = [eye for eye in result.data_set.eyes if not eye.known]
+    if 0 < len(unknown) < len(result.data_set.eyes):
+        yield Finding(
+            "warning",
+            "patients",
+            f"The patients of {len(unknown):,} of {len(result.data_set.eyes):,} "
+            f"photographs can't be identified from {result.data_set.patients}: "
+            f"{_names(eye.name for eye in unknown)}.",
+            _identify(result),
+        )
+
+
+def _identify(result: AuditResult) -> str:
+    again = "Shard again: " if result.data_set.layout == "shards" else ""
+    return (
+        f"{again}--patient-column NAME (of the label file) or --patient-pattern REGEX "
+        "(for the image names) says who is whose."
+    )
 
 
 def _duplicates(result: AuditResult) -> Iterator[Finding]:
@@ -255,12 +279,8 @@ def _coverage(result: AuditResult) -> Iterator[Finding]:
             f"{_are(len(missing), 'listed image')} missing: {_names(missing)}.",
             "scripts/shard.py --allow-missing goes on without them.",
         )
-    if data_set.unlisted:
-        yield Finding(
-            "note",
-            "images",
-            f"{_are(data_set.unlisted, 'image')} in no label file, and left out.",
-        )
+    for each in data_set.left_out:
+        yield Finding("warning", "left out", _sentence(each.describe(data_set.data)))
     if data_set.set_aside:
         yield Finding(
             "note",
@@ -268,6 +288,10 @@ def _coverage(result: AuditResult) -> Iterator[Finding]:
             f"{_are(data_set.set_aside, 'image')} quarantined by sharding.",
             "manifest.json names them, with reasons.",
         )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
 
 
 def _decoded(result: AuditResult) -> Iterator[Finding]:

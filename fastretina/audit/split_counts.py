@@ -63,7 +63,8 @@ class SplitNumbers:
 
     Attributes:
         counts: split to the number of images of each grade, 0 to 4.
-        patients: split to the number of patients.
+        patients: split to the number of patients who are known.
+        unknown: split to the number of images whose patient is unknown.
         shared: number of patients in both splits.
         leak: test images whose fellow eye is in train.
         difference: how the grades' shares differ; None where a split or all grades but
@@ -74,6 +75,7 @@ class SplitNumbers:
 
     counts: Mapping[str, Sequence[int]]
     patients: Mapping[str, int]
+    unknown: Mapping[str, int]
     shared: int
     leak: Leak
     difference: GradeDifference | None
@@ -91,6 +93,7 @@ class SplitNumbers:
                 split: {
                     "images": sum(counts),
                     "patients": self.patients[split],
+                    "patients_unknown": self.unknown[split],
                     "grades": {str(g): count for g, count in enumerate(counts)},
                 }
                 for split, counts in self.counts.items()
@@ -107,13 +110,17 @@ def split_numbers(eyes: Sequence[Eye]) -> SplitNumbers:
     """Count images and patients by their split, and compare the splits."""
     parts = {split: [eye for eye in eyes if eye.split == split] for split in SPLITS}
     known = {split: as_columns(part) for split, part in parts.items()}
-    patients = {split: {eye.patient for eye in part} for split, part in parts.items()}
+    patients = {
+        split: {eye.patient for eye in part if eye.known}
+        for split, part in parts.items()
+    }
     counts: dict[str, list[int]] = {s: grade_counts(part) for s, part in parts.items()}
     train, test = known["train"], known["test"]
     both = bool(parts["train"] and parts["test"])
     return SplitNumbers(
         counts=counts,
         patients={split: len(names) for split, names in patients.items()},
+        unknown={s: sum(not eye.known for eye in part) for s, part in parts.items()},
         shared=len(patients["train"] & patients["test"]),
         leak=leak(train, test),
         difference=grade_difference(counts["train"], counts["test"]),
@@ -128,6 +135,7 @@ def as_columns(eyes: Sequence[Eye]) -> Eyes:
         patients=[eye.patient for eye in eyes],
         sides=[eye.side for eye in eyes],
         labels=np.array([eye.grade for eye in eyes], np.int64),
+        patient_known=[eye.known for eye in eyes],
     )
 
 

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastretina.audit.audited_data_set import AuditedDataSet, AuditError, Eye
+from fastretina.data.layout_names import SPLIT_NOTE
 from loaders.course import COURSE_FILES, IMAGE_WORDS, find_course_csvs, strip_suffix
 from loaders.files import is_partial, partial_name, write_atomically
 from loaders.shards import SPLITS
 
-NOTE = "split.json"  # tells a folder of ours from any other
 LINKS = "data"
 
 _MADE_BY = "python -m fastretina.audit --fix"
@@ -68,7 +68,7 @@ def refuse_to_write(out: Path, data_set: AuditedDataSet) -> None:
         return
     if not out.is_dir():
         raise AuditError(f"--fix must name a folder, got the file {out}")
-    ours = {*COURSE_FILES, NOTE, LINKS}
+    ours = {*COURSE_FILES, SPLIT_NOTE, LINKS}
     foreign = sorted(
         path.name
         for path in out.iterdir()
@@ -78,7 +78,7 @@ def refuse_to_write(out: Path, data_set: AuditedDataSet) -> None:
         if data_set.paths:
             _refuse_own_files(out / LINKS)
         return
-    holds = foreign[0] if foreign else f"no {NOTE}"
+    holds = foreign[0] if foreign else f"no {SPLIT_NOTE}"
     raise AuditError(
         f"{out} is not empty, and not a split that was written by --fix (it holds "
         f"{holds}); name an empty folder"
@@ -119,7 +119,7 @@ def write_split(
     with _links_to_images(out / LINKS, data_set) as put_in_place:
         for name in COURSE_FILES:
             (out / name).unlink(missing_ok=True)
-        write_atomically(out / NOTE, json.dumps(content, indent=2) + "\n")
+        write_atomically(out / SPLIT_NOTE, json.dumps(content, indent=2) + "\n")
         put_in_place()
     for name in COURSE_FILES:
         write_atomically(out / name, _as_csv(columns[name]))
@@ -127,7 +127,7 @@ def write_split(
 
 def _is_ours(out: Path) -> bool:
     try:
-        note = json.loads((out / NOTE).read_bytes())
+        note = json.loads((out / SPLIT_NOTE).read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(note, dict) and note.get("made_by") == _MADE_BY

@@ -127,7 +127,9 @@ class AuditResult:
             "layout": data_set.layout,
             "own_split": data_set.own_split,
             "samples": len(data_set.eyes),
-            "patients": len({eye.patient for eye in data_set.eyes}),
+            "patients": len({eye.patient for eye in data_set.eyes if eye.known}),
+            "patients_unknown": sum(not eye.known for eye in data_set.eyes),
+            "patients_told_by": data_set.patients,
             **self.numbers.summary(),
             "must_beat": self.must_beat._asdict() if self.must_beat else None,
             "left_and_right": self.fellows._asdict() if self.fellows else None,
@@ -135,7 +137,7 @@ class AuditResult:
             "images": {
                 "there": len(data_set.there),
                 "missing": len(data_set.missing),
-                "unlisted": data_set.unlisted,
+                "left_out": {e.reason: len(e.names) for e in data_set.left_out},
                 "set_aside": data_set.set_aside,
                 "unreadable": len(self.unreadable),
                 "blank": len(duplicates.blank) if duplicates else 0,
@@ -159,6 +161,7 @@ class AuditResult:
         blank = duplicates.blank if duplicates else []
         return {
             "missing": self.data_set.missing,
+            "left_out": {e.reason: list(e.names) for e in self.data_set.left_out},
             "unreadable": {eyes[p].name: why for p, why in self.unreadable.items()},
             "blank": [eyes[place].name for place in blank],
             "groups": [self._group(group) for group in self._groups],

@@ -6,8 +6,8 @@
 
 Images of a CSV layout. ROOT if it holds a listed image, else those of its child folders
 that do, else those of its grandchildren. Several may share the listed images out (one
-folder per grade, say), but none may be in two. Folders without a listed image, such as
-Kaggle's unlabelled test/, are left alone.
+folder per grade, say), but none may be in two. Whatever else lies in ROOT, such as
+Kaggle's unlabelled test/, is counted as left out, with the reason.
 
 Splits. What has no test split gets one by patient.
 """
@@ -15,36 +15,57 @@ Splits. What has no test split gets one by patient.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
+from fastretina.data.drawn import DEMO_NOTE
 from fastretina.data.keys import assign_keys
-from fastretina.data.layout_names import LAYOUTS, TEST_SHARE
+from fastretina.data.layout_names import LAYOUTS, SPLIT_NOTE, TEST_SHARE
 from fastretina.data.layouts import (
-    describe_unlisted,
+    Listing,
     find_layout,
-    first_names,
     read_listing,
 )
-from fastretina.data.patients import group_split, patient_and_eye
-from loaders.course import Listed, find_images, refuse_duplicates
+from fastretina.data.left_out import LeftOutFiles, find_left_out, first_names
+from fastretina.data.patient_names import PatientEye, PatientSource
+from fastretina.data.patients import group_split
+from loaders.course import (
+    COURSE_FILES,
+    Listed,
+    find_images,
+    refuse_duplicates,
+)
 from loaders.errors import LabelError
 from loaders.grades import GRADES
 from loaders.shards import SPLITS
 
+_CROWD = 12  # photographs of a patient: both eyes at three visits, two fields each
 
-class HoldOut(NamedTuple):
-    """Which patients to test on, where the labels have no test split.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelOptions:
+    """How the labels of a data set are to be read.
 
     Attributes:
-        share: share of the patients, above 0 and below 1.
-        seed: another seed holds out other patients.
+        layout: one of ``layout_names.LAYOUTS``; None recognises it.
+        labels: the CSV to read, for the layouts kaggle and aptos; None looks for it.
+        patients: where the patients are told.
+        test_share: share of the patients to test on, where the labels have no test
+            split; above 0 and below 1.
+        seed: another seed holds out other patients for that.
     """
 
-    share: float = TEST_SHARE
+    layout: str | None = None
+    labels: Path | None = None
+    patients: PatientSource = PatientSource()  # noqa: RUF009 (it is immutable)
+    test_share: float = TEST_SHARE
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layout not in (None, *LAYOUTS):
+            known = ", ".join(LAYOUTS)
+            raise ValueError(f"layout must be one of {known}, got {self.layout!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +78,9 @@ class Sample:
         path: the image file; where it is expected if the table was read without images.
         grade: 0-4.
         split: ``train`` or ``test``.
-        patient: the name without ``_left`` / ``_right``.
-        eye: ``left``, ``right``, or empty where the name doesn't say.
+        patient: name of the patient; the image's own where the patient is unknown.
+        eye: ``left``, ``right``, or empty where it is unknown.
+        patient_known: whether the patient is known.
         name: the image's name in its source, without an image suffix.
     """
 
@@ -68,6 +90,7 @@ class Sample:
     split: str
     patient: str
     eye: str
+    patient_known: bool
     name: str
 
 
@@ -78,16 +101,35 @@ class SampleTable:
     Attributes:
         samples: in file order for CSVs, sorted by name for folders.
         layout: one of ``layout_names.LAYOUTS``.
+        source: the file or the folder that the labels were read from.
         warnings: what was noticed and did not stop the reading, one line each.
         missing: listed names without an image, left out of ``samples``.
         own_split: whether the labels say what is test; else patients were held out.
+        left_out: files in the folder that are not taken, by reason; empty where no
+            image was looked for.
     """
 
     samples: tuple[Sample, ...]
     layout: str
+    source: Path
     warnings: tuple[str, ...]
     missing: tuple[str, ...]
     own_split: bool
+    left_out: tuple[LeftOutFiles, ...] = ()
+
+    @property
+    def patients_unknown(self) -> int:
+        """Number of samples whose patient is unknown."""
+        return sum(not sample.patient_known for sample in self.samples)
+
+    @property
+    def patients_in_both(self) -> frozenset[str]:
+        """The patients, as far as they are known, who are in train and in test."""
+        train, test = (
+            {s.patient for s in self.samples if s.patient_known and s.split == split}
+            for split in SPLITS
+        )
+        return frozenset(train & test)
 
     def counts(self) -> dict[str, dict[int, int]]:
         """Split to grade to number of samples; splits and grades are all there."""
@@ -100,12 +142,11 @@ class SampleTable:
 
 def read_table(
     root: Path,
+    how: LabelOptions = LabelOptions(),
     *,
-    layout: str | None = None,
-    labels: Path | None = None,
     images: bool = True,
     allow_missing: bool = False,
-    hold_out: HoldOut = HoldOut(),  # noqa: B008 (it is immutable)
+    passed_over: Sequence[Path] = (),
 ) -> SampleTable:
     """Read a folder of graded photographs, in any layout of ``layouts``.
 
@@ -114,30 +155,29 @@ def read_table(
 
     Args:
         root: the data set's folder, or its image folder.
-        layout: one of ``layout_names.LAYOUTS``; None recognises it.
-        labels: the CSV to read, for the layouts kaggle and aptos; None looks for it.
+        how: the labels are to be read.
         images: False takes the label files at their word (``path`` is then only where
             an image is expected). Grade folders are listed all the same.
         allow_missing: leave listed images that are missing out, with a warning.
-        hold_out: the patients to test on, where the labels have no test split.
+        passed_over: folders whose files are not counted as left out.
 
     Raises:
         LabelError: there is no such layout, or what it says is contradictory or
             incomplete; the message names file, line and value where there are any.
-        ValueError: ``layout`` is unknown or the share to hold out outside (0, 1).
+        ValueError: the share to hold out is outside (0, 1).
     """
-    if layout not in (None, *LAYOUTS):
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise LabelError(f"{root} {what}; name the folder that holds the data set")
-    layout, source = find_layout(root, layout, labels)
-    listing = read_listing(layout, source)
+    layout, source = find_layout(root, how.layout, how.labels)
+    listing = read_listing(layout, source, how.patients.column)
     rows, warnings = listing.rows, [*listing.warnings]
     if not rows:
         raise LabelError(f"{source} lists no image; a data set needs one at least")
     refuse_duplicates(rows)
-    splits = listing.splits or _split_by_patient(rows, hold_out)
+    eyes = _read_eyes(source, listing, how.patients)
+    warnings += _warn_of_crowds(eyes)
+    splits = listing.splits or _split_by_patient(rows, eyes, how)
     paths = listing.paths
     missing: tuple[str, ...] = ()
     if paths is None and images:
@@ -146,45 +186,131 @@ def read_table(
     elif paths is None:
         suffix = ".png" if layout == "aptos" else ".jpeg"
         paths = {row.name: root / f"{row.name}{suffix}" for row in rows}
-    samples = _samples(rows, splits, paths)
+    samples = _samples(zip(rows, eyes, splits, strict=True), paths)
     for split in SPLITS:
         if all(sample.split != split for sample in samples):
             warnings.append(f"the {split} split is empty")
-    own_split = listing.splits is not None
-    return SampleTable(samples, layout, tuple(warnings), missing, own_split)
+    table = SampleTable(
+        samples=samples,
+        layout=layout,
+        source=source,
+        warnings=tuple(warnings),
+        missing=missing,
+        own_split=listing.splits is not None,
+    )
+    if images or layout == "folders":  # which were listed to be read at all
+        left_out = list_left_out(root, table, paths.values(), passed_over)
+        return replace(table, left_out=left_out)
+    return table
+
+
+def holds_labels(root: Path) -> bool:
+    """Whether a folder, or the one around it, holds labels in some layout."""
+    try:
+        find_layout(root, None, None)
+    except (LabelError, OSError):
+        return False
+    return True
+
+
+def list_left_out(
+    root: Path,
+    table: SampleTable,
+    taken: Iterable[Path],
+    passed_over: Iterable[Path] = (),
+) -> tuple[LeftOutFiles, ...]:
+    """The files below a data set's folder that are not taken, by reason.
+
+    Args:
+        root: the folder.
+        table: what was read of it.
+        taken: the images that are.
+        passed_over: other files, and folders, that are no photographs on purpose.
+    """
+    where = "in no label file"
+    labels = [root / name for name in (DEMO_NOTE, SPLIT_NOTE)]
+    if table.layout == "folders":
+        where = "not right inside a grade folder"
+    elif table.layout == "course":
+        labels += [table.source / name for name in COURSE_FILES]
+    else:
+        labels.append(table.source)
+    return find_left_out(root, taken, where, [*labels, *passed_over])
+
+
+def _read_eyes(
+    source: Path, listing: Listing, patients: PatientSource
+) -> list[PatientEye]:
+    """Whose eye each row's photograph shows.
+
+    Raises:
+        LabelError: patients were named, and not one is found.
+    """
+    rows = listing.rows
+    eyes = [patients.read(row.name, listing.patients) for row in rows]
+    named = patients.column is not None or patients.pattern is not None
+    if named and not any(eye.known for eye in eyes):
+        raise LabelError(
+            f"{source}: no patient is identified from {patients.describe()}; the first "
+            f"image is {rows[0].name!r}"
+        )
+    return eyes
+
+
+def _warn_of_crowds(eyes: Sequence[PatientEye]) -> list[str]:
+    """Warn where what is taken for a patient has a good part of all photographs."""
+    counts = Counter(eye.patient for eye in eyes if eye.known).most_common(1)
+    return [
+        f"one patient, {patient!r}, has {number:,} of {len(eyes):,} photographs; if "
+        "that is no patient, tell them by --patient-pattern"
+        for patient, number in counts
+        if number > _CROWD and number * 10 > len(eyes)
+    ]
 
 
 def _samples(
-    rows: Sequence[Listed], splits: Sequence[str], paths: dict[str, Path]
+    listed: Iterable[tuple[Listed, PatientEye, str]], paths: dict[str, Path]
 ) -> tuple[Sample, ...]:
-    keys = assign_keys(row.name for row in rows)
+    everything = list(listed)
+    keys = assign_keys(row.name for row, _, _ in everything)
     return tuple(
-        Sample(keys[name], paths[name], grade, split, *patient_and_eye(name), name)
+        Sample(
+            key=keys[row.name],
+            path=paths[row.name],
+            grade=row.grade,
+            split=split,
+            patient=eye.patient,
+            eye=eye.eye,
+            patient_known=eye.known,
+            name=row.name,
+        )
         for wanted in SPLITS
-        for (name, grade, _), split in zip(rows, splits, strict=True)
-        if split == wanted and name in paths
+        for row, eye, split in everything
+        if split == wanted and row.name in paths
     )
 
 
-def _split_by_patient(rows: Sequence[Listed], hold_out: HoldOut) -> list[str]:
-    patients = [patient_and_eye(row.name)[0] for row in rows]
+def _split_by_patient(
+    rows: Sequence[Listed], eyes: Sequence[PatientEye], how: LabelOptions
+) -> list[str]:
+    patients = [eye.patient for eye in eyes]
     grades = [row.grade for row in rows]
-    held_out = group_split(patients, grades, hold_out.share, hold_out.seed)
+    held_out = group_split(patients, grades, how.test_share, how.seed)
     return ["test" if out else "train" for out in held_out.tolist()]
 
 
 def _match_images(
     root: Path, rows: Sequence[Listed], allow_missing: bool
 ) -> tuple[dict[str, Path], tuple[str, ...], list[str]]:
-    """Find the images: name to path, the names without one, and warnings."""
+    """Find the images: name to path, the names without one, and a warning of these."""
     listed = {row.name for row in rows}
     holding = find_images(root, listed)
     where = next(iter(holding)) if len(holding) == 1 else root
-    paths = {name: path for files in holding.values() for name, path in files.items()}
+    files = {name: path for each in holding.values() for name, path in each.items()}
+    paths = {name: path for name, path in files.items() if name in listed}
     missing = tuple(row.name for row in rows if row.name not in paths)
-    warnings = describe_unlisted(where, paths.keys() - listed, "label file")
     if not missing:
-        return paths, missing, warnings
+        return paths, missing, []
     are, first = "is" if len(missing) == 1 else "are", first_names(missing)
     text = (
         f"{len(missing):,} of {len(rows):,} listed images {are} missing from {where}/"
@@ -196,4 +322,4 @@ def _match_images(
         )
     if not allow_missing:
         raise LabelError(f"{text}: {first}; pass --allow-missing to go on without them")
-    return paths, missing, [f"{text} and left out: {first}", *warnings]
+    return paths, missing, [f"{text} and left out: {first}"]

@@ -8,3 +8,6 @@ Layout = Literal["course", "kaggle", "aptos", "folders"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 TEST_SHARE = 0.2  # of the patients, where the labels have no test split
+
+# The file in which `fastretina audit --fix` tells how it made a split.
+SPLIT_NOTE = "split.json"

@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from fastretina.data.layout_names import LAYOUTS
+from fastretina.data.left_out import first_names
 from loaders.course import (
     COURSE_FILES,
     Listed,
@@ -35,6 +36,7 @@ from loaders.course import (
     read_course_rows,
     read_header,
     read_named_columns,
+    read_one_column,
     unique_stems,
 )
 from loaders.errors import LabelError
@@ -65,12 +67,14 @@ class Listing:
         splits: ``train`` or ``test`` for each row; None where the labels have no test
             split.
         paths: name to image file; None where the images are still to be found.
+        patients: name to the cell of the column of patients; None where none was named.
         warnings: what was noticed, one line each.
     """
 
     rows: list[Listed]
     splits: list[str] | None = None
     paths: dict[str, Path] | None = None
+    patients: dict[str, str] | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -157,20 +161,36 @@ def _layout_of_file(labels: Path, layout: str | None) -> str:
     return found
 
 
-def read_listing(layout: str, source: Path) -> Listing:
+def read_listing(layout: str, source: Path, patient_column: str | None) -> Listing:
     """Read the labels that `find_layout` has found.
 
+    Args:
+        layout: of the labels.
+        source: the folder or file that they are read from.
+        patient_column: the column of a CSV that names patients; None for none.
+
     Raises:
-        LabelError: they are contradictory or incomplete.
+        LabelError: they are contradictory or incomplete, or have no such column.
     """
+    if layout in _COLUMNS:
+        rows = read_named_columns(source, _COLUMNS[layout])
+        if patient_column is None:
+            return Listing(rows)
+        cells = read_one_column(source, patient_column)
+        return Listing(
+            rows,
+            patients={row.name: cell for row, cell in zip(rows, cells, strict=True)},
+        )
+    if patient_column is not None:
+        raise LabelError(
+            f"--patient-column names a column of a label file with a header, and "
+            f"{source} has none; --patient-pattern finds patients in image names"
+        )
     if layout == "folders":
         return _read_folders(source)
-    if layout == "course":
-        train = read_course_rows(source, "train")
-        test = read_course_rows(source, "test")
-        splits = ["train"] * len(train) + ["test"] * len(test)
-        return Listing(train + test, splits)
-    return Listing(read_named_columns(source, _COLUMNS[layout]))
+    train = read_course_rows(source, "train")
+    test = read_course_rows(source, "test")
+    return Listing(train + test, ["train"] * len(train) + ["test"] * len(test))
 
 
 def _folder_grade(folder: Path) -> int | None:
@@ -207,42 +227,25 @@ def _read_folders(root: Path) -> Listing:
             f"both: {first_names([base.name for base in bases])}; move one of them away"
         )
     images: list[_GradedFile] = []
-    strays = [name for folder in {root, *bases} for name in list_images(folder)]
     for base, split in bases.items():
         for child in list_folders(base):
             files, grade = list_images(child), _folder_grade(child)
             if grade is not None:
                 stems = unique_stems(files)
                 images += (_GradedFile(n, p, split, grade) for n, p in stems.items())
-                continue
-            if files and child.name.isdecimal():
+            elif files and child.name.isdecimal():
                 raise LabelError(
                     f"{child}: a grade must be an integer from 0 to 4, got "
                     f"{child.name!r}; rename the folder or move it away"
                 )
-            strays += files
     images.sort()
     splits = ["test" if image.split == "test" else "train" for image in images]
-    warnings = describe_unlisted(root, strays, "grade folder")
+    warnings = []
     if num_val := sum(image.split == "val" for image in images):
         warnings.append(f"the val split counts as train, images: {num_val:,}")
     return Listing(
         [Listed(image.name, image.grade, str(image.path)) for image in images],
         splits if "test" in bases.values() else None,
         {image.name: image.path for image in images},
-        tuple(warnings),
+        warnings=tuple(warnings),
     )
-
-
-def describe_unlisted(folder: Path, names: Collection[str], source: str) -> list[str]:
-    """Format the warning of images that are left out; empty where there are none."""
-    if not names:
-        return []
-    images = "1 image" if len(names) == 1 else f"{len(names):,} images"
-    first = first_names(sorted(names))
-    return [f"{images} in {folder}/ left out, in no {source}: {first}"]
-
-
-def first_names(names: Sequence[str], limit: int = 5) -> str:
-    """Join the first names by commas, with dots where there are more."""
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

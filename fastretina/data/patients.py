@@ -7,7 +7,6 @@ two eyes always fall on the same side.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -18,14 +17,6 @@ from loaders.arrays import Bool
 
 if TYPE_CHECKING:
     from loaders.shards import ShardSplit
-
-_EYE = re.compile(r"(.+)_(left|right)", re.IGNORECASE | re.DOTALL)
-
-
-def patient_and_eye(name: str) -> tuple[str, str]:
-    """``10_left`` -> ``10``, ``left``; a name that tells no eye -> itself, empty."""
-    match = _EYE.fullmatch(name)
-    return (match[1], match[2].lower()) if match else (name, "")
 
 
 def group_split(

@@ -21,6 +21,13 @@ from loaders.arrays import UInt8
 QUALITY = 95
 _ORIENTATION = 0x0112
 _SMALLEST = 8  # pixels; a smaller image is an icon or a mistake
+_KINDS = ("PNG", "TIFF", "WEBP")
+_MODES = frozenset(
+    {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+    | {"I;16", "I;16B", "I;16L"}
+)
+_BITS_PER_SAMPLE = 258  # a TIFF's tag
+_DIM = 16  # of the upper 8 of 16 bits: below it all values fit into 12
 _LARGEST = 178_956_970  # pixels in all, Pillow's own limit: damage may claim 65,535^2
 
 # Pillow's names for what undoes an EXIF orientation; ImageOps.exif_transpose also
@@ -48,7 +55,7 @@ class Prepared(NamedTuple):
         width: pixels.
         height: pixels.
         change: why it was encoded again: ``upright`` (EXIF orientation), ``from png``,
-            ``preprocessed``, or empty.
+            ``from tiff``, ``from webp``, ``preprocessed``, or empty.
     """
 
     jpeg: bytes
@@ -89,7 +96,7 @@ class Preparer:
                 image = self._decode(content, height, width, colorspace)
                 image, change = (_turned(content), "upright") if turned else (image, "")
             else:
-                image, change = _decode_other(content), "from png"
+                image, change = _decode_other(content)
             return self._encoded(image, change)
 
     def _resizes(self, height: int, width: int) -> bool:
@@ -195,6 +202,7 @@ def _turned(jpeg: bytes) -> UInt8:
 
 
 def _upright(image: Image.Image) -> UInt8:
+    image.load()  # first: a TIFF is turned by that, and its orientation with it
     turn = _UNDO.get(_orientation(image))
     rgb = image.convert("RGB")
     return np.asarray(rgb if turn is None else rgb.transpose(turn))
@@ -208,10 +216,51 @@ def encode_prepared(image: UInt8) -> bytes:
     return jpeg
 
 
-def _decode_other(content: bytes) -> UInt8:
+def _decode_other(content: bytes) -> tuple[UInt8, str]:
+    """uint8[H, W, 3] of a PNG, TIFF or WebP, and what to call the change to JPEG."""
     with _opened(content) as image:
-        if image.format != "PNG":
-            raise Rejected(f"the file is {image.format}, neither JPEG nor PNG")
-        if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA") or content[24] > 8:
-            raise Rejected("a PNG with 16 bits per channel: only 8 bits can be kept")
-        return _upright(image)
+        kind = image.format or "of no kind"
+        if kind not in _KINDS:
+            raise Rejected(f"the file is {kind}, none of JPEG, {', '.join(_KINDS)}")
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise Rejected(
+                f"the file holds {frames} images, and which is meant is open"
+            )
+        _check_size(image.height, image.width)
+        bits = _bits(image, content)
+        if image.mode not in _MODES or bits not in (1, 2, 4, 8, 16):
+            raise Rejected(f"a {kind} of {bits} bits in mode {image.mode}, not 8 or 16")
+        if bits == 16:
+            return _upper_bits(image), f"from {kind.lower()}"
+        return _upright(image), f"from {kind.lower()}"
+
+
+def _bits(image: Image.Image, content: bytes) -> int:
+    """Bits of a channel: Pillow shows colours of 16 bits as if they had 8."""
+    if image.format == "PNG":
+        return content[24]  # of IHDR, the first chunk
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    return int(max(tags.get(_BITS_PER_SAMPLE, (8,))))
+
+
+def _upper_bits(image: Image.Image) -> UInt8:
+    """The upper 8 of 16 bits.
+
+    Raises:
+        Rejected: they hold next to nothing, as those of a 12-bit camera's values that
+            were not scaled up; brightening them would be a guess.
+    """
+    if image.mode.startswith("I;16"):
+        image.load()
+        grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if (orientation := _orientation(image)) in _UNDO:
+            grey = grey.transpose(_UNDO[orientation])
+        upper = np.asarray(grey.convert("RGB"))
+    else:
+        upper = _upright(image)  # Pillow takes the upper bits itself
+    if upper.max() < _DIM:
+        raise Rejected(
+            f"16 bits per channel, but no value above {_DIM * 256 - 1:,} of 65,535: "
+            "fewer bits that were not scaled up"
+        )
+    return upper

@@ -58,6 +58,8 @@ class DataSplits:
             validation=len(self.validation) if self.validation else 0,
             test=len(self.test),
             test_fingerprint=self.test.manifest.fingerprint if other else None,
+            origin=manifest.origin,
+            test_origin=self.test.manifest.origin if other else None,
         )
 
     def image_shape(self, recipe: Recipe) -> tuple[int, int]:

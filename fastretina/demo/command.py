@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional
 
 from fastretina.cli import run
+from fastretina.data.drawn import DEMO_NOTE, NOTE_ABOUT, read_note
 from loaders.cores import granted_cores
 from loaders.errors import DataError
 from loaders.files import is_partial, write_atomically
@@ -43,7 +44,6 @@ ABOUT = (
 
 COLUMNS = ("img", "label")  # a file each
 VERSION = 1  # of the drawing: other bytes from the same options
-NOTE, NOTE_ABOUT = "demo.json", "made-up fundus photographs of made-up patients"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +126,7 @@ def _claim(options: Options, names: set[str]) -> None:
     out, data, note = options.out, options.out / "data", _note(options)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; name a folder")
-    written = _read_note(out / NOTE)
+    written = read_note(out / DEMO_NOTE)
     taken = out.is_dir() and any(not is_partial(path) for path in out.iterdir())
     if taken and written != note and not options.overwrite:
         what = "a demo set of other options" if written else "something else"
@@ -140,7 +140,7 @@ def _claim(options: Options, names: set[str]) -> None:
     if written != note:  # without label files nobody takes a half-made set for a whole
         for path in [*_label_files(out), *strays]:
             path.unlink(missing_ok=True)
-        write_atomically(out / NOTE, note.encode())
+        write_atomically(out / DEMO_NOTE, note.encode())
     leftover = [path for path in data.glob(".*") if is_partial(path)]
     for path in [*strays, *leftover]:
         path.unlink(missing_ok=True)
@@ -158,15 +158,6 @@ def _note(options: Options) -> str:
         "balanced": options.balanced,
     }
     return json.dumps(facts, indent=2) + "\n"
-
-
-def _read_note(path: Path) -> str | None:
-    """What a demo run left there; another program's file of that name is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None
-    return text if NOTE_ABOUT in text else None
 
 
 def _label_files(out: Path) -> list[Path]:

@@ -31,23 +31,32 @@ class Eyes:
         patients: the patient that each image is of.
         sides: ``left``, ``right``, or empty where the name tells no eye.
         labels: int64[N], the grades.
+        patient_known: whether each patient is known; left out, where the eye is.
     """
 
     names: Sequence[str]
     patients: Sequence[str]
     sides: Sequence[str]
     labels: Int64
+    patient_known: Sequence[bool] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.patient_known) != len(self.sides):
+            known = [bool(side) for side in self.sides]
+            object.__setattr__(self, "patient_known", known)
 
     @classmethod
     def of(cls, split: ShardSplit, rows: Int64 | None = None) -> Eyes:
         """The images in these rows of a split's index, int64[N]; by default its own."""
         chosen = (split.rows if rows is None else rows).astype(np.int64)
-        key, patient, eye = (split.column(name) for name in ("key", "patient", "eye"))
+        columns = ("key", "patient", "eye", "patient_known")
+        key, patient, eye, known = (split.column(name) for name in columns)
         return cls(
             names=[key[row] for row in chosen],
             patients=[patient[row] for row in chosen],
             sides=[eye[row] for row in chosen],
             labels=split.labels[chosen],
+            patient_known=[known[row] for row in chosen],
         )
 
 
@@ -58,10 +67,13 @@ class Leak:
     Attributes:
         eyes: number of test images whose patient is in train, too.
         total: number of test images.
+        unknown: number of training and test images whose patient is unknown; None of
+            an older evaluation, which did not count them.
     """
 
     eyes: int
     total: int
+    unknown: int | None = None
 
     @property
     def share(self) -> float:
@@ -79,13 +91,29 @@ class Leak:
             "a split by patient"
         )
 
+    def doubt(self) -> str | None:
+        """A sentence of what can't be told; None where every patient is known."""
+        if not self.unknown:
+            return None
+        return (
+            f"the patients of {self.unknown:,} photographs, of train or of test, are "
+            "not known: whether one is in both can't be told, and the intervals take "
+            "each photograph for a patient of its own; fastretina shard "
+            "--patient-column or --patient-pattern says who is whose"
+        )
+
 
 def leak(train: Eyes, test: Eyes) -> Leak:
-    """Count test images of patients in train; a name that tells no eye is nobody's."""
-    known = {p for p, side in zip(train.patients, train.sides, strict=True) if side}
-    both = zip(test.patients, test.sides, strict=True)
-    leaking = sum(bool(side) and patient in known for patient, side in both)
-    return Leak(eyes=leaking, total=len(test.patients))
+    """Count test images of patients in train, of the patients who are known."""
+    there = {
+        patient
+        for patient, known in zip(train.patients, train.patient_known, strict=True)
+        if known
+    }
+    both = zip(test.patients, test.patient_known, strict=True)
+    leaking = sum(known and patient in there for patient, known in both)
+    unknown = [*train.patient_known, *test.patient_known].count(False)
+    return Leak(eyes=leaking, total=len(test.patients), unknown=unknown)
 
 
 def majority(train: Eyes, test: Eyes) -> Int64:

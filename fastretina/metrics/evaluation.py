@@ -86,7 +86,13 @@ def evaluate(
         weights: the weight of each grade in the loss, where it was weighted.
     """
     labels, chances, patients = test.labels, test.probabilities, test.patients
-    eyes = Eyes(names=test.keys, patients=patients, sides=test.eyes, labels=labels)
+    eyes = Eyes(
+        names=test.keys,
+        patients=patients,
+        sides=test.eyes,
+        labels=labels,
+        patient_known=test.patient_known,
+    )
     # Grades are chosen in every way first; then all of them are scored in one.
     fitted = cooled = by_thresholds = None
     if validation is not None:

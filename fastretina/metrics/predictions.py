@@ -65,6 +65,7 @@ class Predictions:
         probabilities: float64[N, 5], of each grade.
         source: which checkpoint has predicted which split.
         skipped: images of the split that could not be decoded, and are left out.
+        patient_known: whether each patient is known; left out, where the eye is.
     """
 
     rows: Int64
@@ -75,6 +76,12 @@ class Predictions:
     probabilities: Float64
     source: PredictionSource = PredictionSource()
     skipped: int = 0
+    patient_known: Sequence[bool] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.patient_known) != len(self.eyes):
+            known = [bool(eye) for eye in self.eyes]
+            object.__setattr__(self, "patient_known", known)
 
     @property
     def grades(self) -> Int64:
@@ -94,6 +101,7 @@ class Predictions:
             eyes=[self.eyes[n] for n in chosen],
             labels=self.labels[chosen],
             probabilities=self.probabilities[chosen],
+            patient_known=[self.patient_known[n] for n in chosen],
         )
 
     def __len__(self) -> int:
@@ -109,7 +117,7 @@ class Predictions:
         """Predictions with the names, patients, eyes and labels of the split's rows."""
         columns = {
             name: [values[row] for row in rows]
-            for name in ("key", "patient", "eye")
+            for name in ("key", "patient", "eye", "patient_known")
             for values in [split.column(name)]
         }
         return cls(
@@ -119,6 +127,7 @@ class Predictions:
             eyes=columns["eye"],
             labels=split.labels[rows],
             probabilities=probabilities,
+            patient_known=columns["patient_known"],
         )
 
     def save(self, path: Path) -> None:
@@ -132,6 +141,7 @@ class Predictions:
                 "key": self.keys,
                 "patient": self.patients,
                 "eye": self.eyes,
+                "patient_known": list(self.patient_known),
                 "label": self.labels,
                 **dict(zip(PROBABILITIES, self.probabilities.T, strict=True)),
             }
@@ -165,6 +175,7 @@ class Predictions:
                 probabilities=np.array([columns[name] for name in PROBABILITIES]).T,
                 source=as_record(about, PredictionSource, path),
                 skipped=about.get("skipped", 0),  # of an older version, unknown
+                patient_known=columns.get("patient_known", ()),
             )
         except FileNotFoundError:
             raise RunError(

@@ -62,8 +62,8 @@ def _wrapped(line: str) -> str:
 
 
 def warnings(collapse: str | None, leak: Leak | None) -> list[str]:
-    """What a reader of the scores must know: a collapse, a leaking split."""
-    sentences = [collapse, leak.warning() if leak else None]
+    """What a reader of the scores must know: a collapse, a leak, unknown patients."""
+    sentences = [collapse, *((leak.warning(), leak.doubt()) if leak else ())]
     return [sentence for sentence in sentences if sentence]
 
 

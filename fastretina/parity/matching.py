@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastretina.data.labels import Sample, read_table
+from fastretina.data.labels import LabelOptions, Sample, read_table
 from fastretina.parity.reference import ParityError, PilReference
 from loaders.place import place
 from loaders.shards import (
@@ -53,7 +53,8 @@ def match(data: Path, shards: str, labels: Path | None) -> MatchedData:
     manifest = read_manifest(place(shards))
     source = manifest.raw.get("source") or {}
     layout = source.get("layout") if labels is None else None
-    table = read_table(data, layout=layout, labels=labels, allow_missing=True)
+    how = LabelOptions(layout=layout, labels=labels)
+    table = read_table(data, how, allow_missing=True)
     samples = {sample.key: sample for sample in table.samples}
     indexed = {split: _keys(shards, split) for split in manifest.splits}
     _refuse_other_shards(data, shards, samples, indexed)

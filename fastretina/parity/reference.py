@@ -123,7 +123,11 @@ def _is_jpeg(path: Path) -> bool:
 
 def _upright(image: Image.Image) -> UInt8:
     turn = _UPRIGHT.get(_orientation(image))
-    pixels = np.asarray(image.convert("RGB"))
+    if image.mode.startswith("I;16"):  # Pillow would clip it; of colours it takes these
+        upper = (np.asarray(image) >> 8).astype(np.uint8)
+        pixels = np.repeat(upper[..., None], 3, axis=2)
+    else:
+        pixels = np.asarray(image.convert("RGB"))
     return pixels if turn is None else turn(pixels)
 
 

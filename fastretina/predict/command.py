@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from fastretina.predict.table import Prediction
 
 PROG = "python -m fastretina.predict"
-ABOUT = f"""Grade photographs, JPEG or PNG, with a run's network. They are prepared as
-its training images were; one that is not square is cropped to the fundus. One that is
-too dark, blown out or blurred, or shows no fundus, gets a warning beside its grade. Not
-a medical device: do not treat anybody by it.
+ABOUT = f"""Grade photographs (JPEG, PNG, TIFF, WebP) with a run's network. They are
+prepared as its training images were; one that is not square is cropped to the fundus.
+One that is too dark, blown out or blurred, or shows no fundus, gets a warning beside
+its grade. Not a medical device: do not treat anybody by it.
 
 Example: {PROG} runs/resnet18-strong-1 photos/ --pairs --tta --overlays overlays
 """
@@ -49,7 +49,8 @@ class Options:
 
     Attributes:
         run: The run's folder.
-        images: Photographs to grade, or folders that hold some.
+        images: Photographs to grade, or folders that hold some, also in folders of
+            their own.
         tta: Test-time augmentation: the mean over the image as it is, mirrored, upside
             down, and both; takes four times as long. What --calibrated and --pairs add
             to it was fitted without it.
@@ -84,10 +85,12 @@ class Options:
             raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
         if self.overlays is not None and self.overlays.is_file():
             raise ValueError(f"--overlays must be a folder, got {self.overlays}")
-        if self.overlays in self.images:  # it would grade them the next time
+        folders = [image.resolve() for image in self.images if image.is_dir()]
+        if self.overlays is not None and any(
+            map(self.overlays.resolve().is_relative_to, folders)
+        ):  # it would grade them the next time
             raise ValueError(
-                "--overlays must be another folder than the images', got "
-                f"{self.overlays}"
+                f"--overlays must lie outside the images' folders, got {self.overlays}"
             )
 
 
@@ -123,11 +126,13 @@ def command(options: Options) -> dict[str, object]:
     from fastretina.predict.table import Prediction, fuse_eyes, refuse_failed
 
     grader = _load(options)
-    paths = find_photographs(options.images)
-    fellows = fellow_positions(paths) if options.pairs else {}
+    found = find_photographs(options.images)
+    for note in found.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    fellows = fellow_positions(found.paths) if options.pairs else {}
     if options.overlays is not None:
         options.overlays.mkdir(parents=True, exist_ok=True)
-    graded = list(_graded(paths, grader, options))
+    graded = list(_graded(found.paths, grader, options))
     predictions = [Prediction.of(each, grader.calibration) for each in graded]
     if grader.fusion is not None:
         predictions = fuse_eyes(predictions, graded, fellows, grader.fusion)
@@ -136,6 +141,7 @@ def command(options: Options) -> dict[str, object]:
     result = {
         "run": str(options.run),
         "images": len(predictions),
+        "left_out": found.left_out,
         "grades": [each.grade for each in predictions],
     }
     if grader.fusion is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastretina.data.patients import patient_and_eye
+from fastretina.data.patient_names import read_name
 from fastretina.metrics.both_eyes import FELLOW
 from loaders.course import strip_suffix
 from loaders.errors import DataError
@@ -15,15 +15,15 @@ def fellow_positions(paths: Sequence[Path]) -> dict[int, int]:
     """Where each photograph's fellow eye lies, by position, if it is there.
 
     Args:
-        paths: named ``PATIENT_left`` or ``PATIENT_right``, in whatever folders.
+        paths: named as ``data.patient_names`` reads them, in whatever folders.
 
     Raises:
         DataError: an eye is there twice, and nobody can tell whose fellow is which.
     """
     places: dict[tuple[str, str], int] = {}
     for place, path in enumerate(paths):
-        patient, side = patient_and_eye(strip_suffix(path.name))
-        if not side:
+        patient, side, known = read_name(strip_suffix(path.name))
+        if not known:
             continue
         first = places.setdefault((patient, side), place)
         if first != place:

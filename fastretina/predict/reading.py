@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from fastretina.data.left_out import LeftOutFiles, files_below, find_left_out
 from fastretina.data.prepare import Preparer, Rejected
 from fastretina.predict.gradability import gradability
 from fastretina.run_config import RunConfig
 from loaders.arrays import UInt8
-from loaders.course import list_images
+from loaders.course import IMAGE_SUFFIXES, list_images
 from loaders.decode import Decoder
 from loaders.errors import LabelError
 from loaders.shards import Preprocessing
@@ -57,21 +57,41 @@ class Photograph(NamedTuple):
     error: str
 
 
-def find_photographs(named: Sequence[Path]) -> list[Path]:
-    """Files as they are named; for a folder, the JPEG and PNG files right inside it.
+class FoundPhotographs(NamedTuple):
+    """What is there to be graded, and what is not taken.
+
+    Attributes:
+        paths: files, in the order in which they are graded.
+        left_out: number of files in the named folders that are not taken.
+        notes: a line for each folder and reason.
+    """
+
+    paths: list[Path]
+    left_out: int
+    notes: list[str]
+
+
+def find_photographs(named: Sequence[Path]) -> FoundPhotographs:
+    """Files as they are named; for a folder, the photographs in it and below.
 
     A folder without any stays, so that ``read_photograph`` gives its error.
     """
-    photographs: list[Path] = []
+    paths: list[Path] = []
+    left_out: list[tuple[Path, LeftOutFiles]] = []
     for path in named:
-        inside: list[Path] = []
-        if path.is_dir():
-            with suppress(LabelError):  # it can't be listed
-                inside = sorted(
-                    file for files in list_images(path).values() for file in files
-                )
-        photographs += inside or [path]
-    return photographs
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        files = map(Path, files_below(str(path)))
+        inside = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and f.exists()]
+        paths += inside or [path]
+        rest = find_left_out(path, inside, nowhere="as they can't be read")
+        left_out += [(path, each) for each in rest]
+    return FoundPhotographs(
+        paths,
+        sum(len(each.names) for _, each in left_out),
+        [each.describe(folder) for folder, each in left_out],
+    )
 
 
 def read_photograph(path: Path, how: Preparation) -> Photograph:
@@ -110,7 +130,7 @@ def _why_nothing_is_in(folder: Path) -> str:
     except LabelError as error:
         reason = str(error).removeprefix(f"{folder}: ")
         return f"the folder can't be listed: {reason}"
-    return "the folder holds no JPEG or PNG file"
+    return "the folder holds no photograph: no JPEG, PNG, TIFF or WebP file"
 
 
 def _decode(jpeg: bytes, out: UInt8) -> None:

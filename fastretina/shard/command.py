@@ -34,6 +34,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastretina import cli
 from fastretina.data.layout_names import LAYOUTS, TEST_SHARE, Layout
+from fastretina.data.patient_names import PatientSource, patient_source
 from fastretina.data.preprocess_steps import STEPS
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ class Options:
             have none.
         layout: How the labels are kept.
         labels: The file with the grades, where more than one could be meant.
+        patient_column: Column of the label file that names each photograph's patient.
+        patient_pattern: Regular expression that finds the patient in an image's name,
+            in brackets: IM([0-9]+) finds 7 in IM7-2. (?P<patient>...) and (?P<eye>...)
+            find the eye, too.
+        source: Where the photographs come from, for model cards and report pages, e.g.
+            "EyePACS 2015". Those of fastretina demo are known to be drawn.
         test_share: Share of the patients to test on, where the labels have no test
             split.
         preprocess: What to do once, here, in this order: crop (the fundus square),
@@ -107,6 +114,16 @@ class Options:
     ] = None
     labels: Annotated[
         Path | None, arg(metavar="CSV", help_behavior_hint="(default: found)")
+    ] = None
+    patient_column: Annotated[
+        str | None, arg(metavar="NAME", help_behavior_hint="(default: by image names)")
+    ] = None
+    patient_pattern: Annotated[
+        str | None,
+        arg(metavar="REGEX", help_behavior_hint="(default: 7_left, P1_OS, 3-R, ...)"),
+    ] = None
+    source: Annotated[
+        str | None, arg(metavar="TEXT", help_behavior_hint="(default: not said)")
     ] = None
     test_share: float = TEST_SHARE
     preprocess: Annotated[
@@ -147,6 +164,12 @@ class Options:
         if not 0 < self.test_share < 1:
             got = self.test_share
             raise ValueError(f"--test-share must lie between 0 and 1, got {got}")
+        self.patients  # noqa: B018 (which refuses a bad pattern)
+
+    @property
+    def patients(self) -> PatientSource:
+        """Where the patients are told."""
+        return patient_source(self.patient_column, self.patient_pattern)
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
@@ -171,21 +194,25 @@ def write(options: Options) -> dict[str, object]:
         ShardError: SHARDS holds something else, or not one image is usable.
         OSError: a file can't be read or written.
     """
-    from fastretina.data.labels import HoldOut, read_table
+    from fastretina.data.labels import LabelOptions
     from fastretina.shard.data_set import write_data_set
     from fastretina.shard.plan import ShardOptions, plan_shards
+    from fastretina.shard.source_folder import SourceFolder
 
     assert options.data is not None  # __post_init__ has seen to both
     assert options.shards is not None
     started = time.perf_counter()
-    table = read_table(
-        options.data,
+    how = LabelOptions(
         layout=options.layout,
         labels=options.labels,
-        allow_missing=options.allow_missing,
-        hold_out=HoldOut(options.test_share, options.seed),
+        patients=options.patients,
+        test_share=options.test_share,
+        seed=options.seed,
     )
-    for warning in table.warnings:
+    source = SourceFolder.read(
+        options.data, how, options.shards, allow_missing=options.allow_missing
+    )
+    for warning in source.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     shard_options = ShardOptions(
         samples_per_shard=options.samples_per_shard,
@@ -193,17 +220,25 @@ def write(options: Options) -> dict[str, object]:
         steps=options.steps,
         size=options.size,
     )
-    tasks = plan_shards(table, options.shards, shard_options)
+    tasks = plan_shards(source.table, options.shards, shard_options)
     try:
         data_set = write_data_set(
             tasks,
-            layout=table.layout,
+            source.describe(options.source),
             workers=options.workers,
             overwrite=options.overwrite,
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on where it was") from None
-    return _report(options.shards, data_set, time.perf_counter() - started)
+    said = data_set.manifest.origin.source
+    if options.source not in (None, said):
+        print(
+            f"warning: {options.shards} is complete, and its source stays "
+            f"{said or 'unsaid'}; --overwrite writes it again",
+            file=sys.stderr,
+        )
+    result = _report(options.shards, data_set, time.perf_counter() - started)
+    return {**result, **source.summary()}
 
 
 def _report(folder: Path, data_set: DataSet, seconds: float) -> dict[str, object]:

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,8 +26,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fastretina import __version__
+from fastretina.data.left_out import first_names
 from fastretina.processes import in_processes
-from fastretina.shard.plan import PROGRESS, ShardOptions, ShardTask, plan_fingerprint
+from fastretina.shard.plan import PROGRESS, ShardTask, plan_fingerprint
 from fastretina.shard.writer import (
     QuarantinedImage,
     WrittenShard,
@@ -86,13 +87,17 @@ class DataSet:
 
 
 def write_data_set(
-    tasks: Sequence[ShardTask], *, layout: str, workers: int | None, overwrite: bool
+    tasks: Sequence[ShardTask],
+    source: Mapping[str, object],
+    *,
+    workers: int | None,
+    overwrite: bool,
 ) -> DataSet:
     """Write all shards that are not there yet, the index of each split, the manifest.
 
     Args:
         tasks: the plan; all for the same folder.
-        layout: how the labels are kept, for the manifest.
+        source: the manifest's part on the folder that they are made of.
         workers: number of threads, four to a process, or more where there are fewer
             shards to write than that takes; ``None`` for one per granted core.
         overwrite: replace a different data set.
@@ -108,10 +113,11 @@ def write_data_set(
         manifest = _finished(folder, identity)  # which may be on a read-only disk
         if manifest is not None:
             return DataSet(manifest, 0, 0)
+    _refuse_other_folder(folder)
     progress.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(progress / "lock", timeout=0):
-            return _write(tasks, identity, layout, workers, overwrite)
+            return _write(tasks, identity, source, workers, overwrite)
     except Timeout:
         raise ShardError(
             f"another process is writing to {folder}; wait for it to end"
@@ -121,7 +127,7 @@ def write_data_set(
 def _write(
     tasks: Sequence[ShardTask],
     identity: str,
-    layout: str,
+    source: Mapping[str, object],
     workers: int | None,
     overwrite: bool,
 ) -> DataSet:
@@ -135,7 +141,7 @@ def _write(
             return DataSet(manifest, 0, 0)
         _claim(folder, plan, identity, overwrite)
         shards, new = _write_shards(tasks, workers or granted_cores())
-        _write_index(tasks, shards, layout, identity)
+        _write_index(tasks, shards, source, identity)
         plan.unlink()
         images = sum(len(tasks[number].samples) for number in new)
         return DataSet(read_manifest(folder), len(new), images)
@@ -143,6 +149,24 @@ def _write(
         _remove_partial(folder)
         if not plan.exists():  # nothing is begun here
             shutil.rmtree(folder / PROGRESS)
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """Let shards be written only to what is new, empty, or a folder of shards.
+
+    Raises:
+        ShardError: the folder holds nothing but files of other kinds.
+    """
+    if not folder.is_dir():
+        return
+    names = sorted(path.name for path in folder.iterdir())
+    if PROGRESS in names or MANIFEST in names or any(map(_OURS.fullmatch, names)):
+        return
+    if others := [name for name in names if not name.startswith(".")]:
+        raise ShardError(
+            f"{folder} holds other files ({first_names(others, 3)}): name a new or an "
+            "empty folder for the shards"
+        )
 
 
 def _finished(folder: Path, identity: str) -> Manifest | None:
@@ -233,7 +257,7 @@ def _write_shards(
 def _write_index(
     tasks: Sequence[ShardTask],
     shards: Sequence[WrittenShard],
-    layout: str,
+    source: Mapping[str, object],
     identity: str,
 ) -> None:
     """Write ``SPLIT.parquet`` for each split, then the manifest."""
@@ -242,7 +266,7 @@ def _write_index(
         raise ShardError(
             f"not one image can be used; the first, {first.source}: {first.reason}"
         )
-    folder = tasks[0].folder
+    folder, options = tasks[0].folder, tasks[0].options
     splits = {}
     for split in SPLITS:
         own = [place for place, task in enumerate(tasks) if task.split == split]
@@ -252,25 +276,15 @@ def _write_index(
         "format": FORMAT,
         "tool": f"fastretina {__version__}",
         "fingerprint": identity,
-        **_describe_source(shards, layout, tasks[0].options),
+        "source": source,
+        "preprocessing": {"steps": options.steps, "size": options.size},
+        "seed": options.seed,
         "splits": splits,
         "changed": _count_changes(shards),
         "quarantine": [asdict(bad) for shard in shards for bad in shard.quarantined],
     }
     with naming(folder / MANIFEST):
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-
-
-def _describe_source(
-    shards: Iterable[WrittenShard], layout: str, options: ShardOptions
-) -> dict[str, object]:
-    """The manifest's part on what the data set was made of, and how."""
-    listed = sum(shard.samples + len(shard.quarantined) for shard in shards)
-    return {
-        "source": {"layout": layout, "listed": listed},
-        "preprocessing": {"steps": options.steps, "size": options.size},
-        "seed": options.seed,
-    }
 
 
 def _count_changes(shards: Iterable[WrittenShard]) -> dict[str, int]:

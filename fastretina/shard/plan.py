@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from loaders.order import permutation
 from loaders.shards import FORMAT, SPLITS, shard_name
 
 PROGRESS = ".progress"
+_PLAIN_NAME = re.compile(r"(.+)_(left|right)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +88,8 @@ def plan_fingerprint(tasks: Sequence[ShardTask]) -> str:
     """Hex digest of what the shards are made of: labels, file sizes and options.
 
     The images' bytes are not read. File times are left out, so that a copy of the
-    folder counts as the same.
+    folder counts as the same. Patients and eyes count where ``_left`` and ``_right``
+    alone would tell others, as they did in older versions: so their data sets stay.
     """
     options = asdict(tasks[0].options)
     digest = hashlib.sha256(json.dumps([FORMAT, options]).encode())
@@ -96,4 +99,14 @@ def plan_fingerprint(tasks: Sequence[ShardTask]) -> str:
             for sample in task.samples
         ]
         digest.update(json.dumps([task.name, known]).encode())
+    if told := [who for task in tasks for who in _told_otherwise(task.samples)]:
+        digest.update(json.dumps(told).encode())
     return digest.hexdigest()
+
+
+def _told_otherwise(samples: Iterable[Sample]) -> Iterator[tuple[str, str, str]]:
+    for sample in samples:
+        match = _PLAIN_NAME.fullmatch(sample.name)
+        plain = (match[1], match[2].lower()) if match else (sample.name, "")
+        if plain != (sample.patient, sample.eye):
+            yield sample.key, sample.patient, sample.eye

@@ -39,6 +39,7 @@ class IndexRow(NamedTuple):
         width: width of the image in pixels.
         height: height of the image in pixels.
         sha256: hex digest of the JPEG's bytes.
+        patient_known: whether ``patient`` is one, and not the sample's own name.
     """
 
     key: str
@@ -51,6 +52,7 @@ class IndexRow(NamedTuple):
     width: int
     height: int
     sha256: str
+    patient_known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,10 @@ def read_written(task: ShardTask) -> WrittenShard | None:
     Tar and index are hashed, as a power cut may leave a marker without its data.
     """
     try:
-        written = _as_written(json.loads(task.marker.read_text())["outcome"])
+        marker = json.loads(task.marker.read_text())
+        written = _as_written(marker["outcome"])
+        if any(len(row) != len(IndexRow._fields) for row in marker["rows"]):
+            return None  # of an older version
         tar = task.folder / written.name
         hashes = [hash_file(tar), hash_file(tar.with_suffix(".idx"))]
     except (OSError, ValueError, TypeError, KeyError):
@@ -232,6 +237,7 @@ def _row(
         width=image.width,
         height=image.height,
         sha256=sha256,
+        patient_known=sample.patient_known,
     )
 
 

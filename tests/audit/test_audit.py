@@ -365,7 +365,7 @@ def test_report_names_every_fault_of_a_leaking_set(
 ):
     code, report, found, err = run(capsys, leaking)
     assert (code, err) == (0, "")
-    assert found["leak"] == {"eyes": 3, "total": 5, "share": 0.6}
+    assert found["leak"] == {"eyes": 3, "total": 5, "unknown": 0, "share": 0.6}
     assert found["duplicates"] == {
         "bytes": 1,
         "pixels": 1,
@@ -538,10 +538,12 @@ def test_missing_and_unlisted_images_are_counted(
     (leaking / "data" / "4_left.jpeg").unlink()
     (leaking / "data" / "extra.jpeg").write_bytes(jpeg(fundus(99)))
     _, report, found, _ = run(capsys, leaking)
-    assert (found["images"]["missing"], found["images"]["unlisted"]) == (1, 1)
+    assert found["images"]["missing"] == 1
+    assert found["images"]["left_out"] == {"in no label file": 1}
     assert found["samples"] == 16
     assert "1 listed image is missing: 4_left." in flat(report)
-    assert "1 image is in no label file" in flat(report)
+    assert "left out, in no label file: data/extra.jpeg." in flat(report)
+    assert "15 of them here; 1 other file not taken" in flat(report)
 
 
 def test_names_without_an_eye_are_said_to_tell_nothing(
@@ -553,7 +555,13 @@ def test_names_without_an_eye_are_said_to_tell_nothing(
     _, report, found, _ = run(capsys, tmp_path)
     assert found["layout"] == "aptos"
     assert found["left_and_right"] is None
-    assert "No name ends in _left or _right" in report
+    assert "50 photographs of unknown patients" in report
+    assert (found["patients"], found["patients_unknown"]) == (0, 50)
+    assert found["findings"]["fellow eyes"] == "warning"
+    assert "No patient can be identified from eye markers" in report
+    assert "so whether one is in both splits is unknown" in flat(report)
+    assert "holds out whole patients" not in flat(report)
+    assert report.count("unknown  ") or "unknown\n" in report
 
 
 # --- header ------------------------------------------------------------------------
@@ -1147,7 +1155,7 @@ def test_fellows_are_counted_in_pairs():
 def test_an_empty_split_has_no_baseline():
     found = split_numbers([Eye("1_left", 0, "train", "1", "left")])
     assert found.baselines is None
-    assert found.leak == Leak(eyes=0, total=0)
+    assert found.leak == Leak(eyes=0, total=0, unknown=0)
     data_set = AuditedDataSet(
         data=Path("set"), layout="course", own_split=True, eyes=(), read=bytes
     )

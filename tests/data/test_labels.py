@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastretina.data.keys import assign_keys
-from fastretina.data.labels import HoldOut, Sample, read_table
+from fastretina.data.labels import LabelOptions, Sample, read_table
 from fastretina.data.layout_names import LAYOUTS
+from fastretina.data.patient_names import patient_source
 from loaders.course import (
     COURSE_FILES,
     GRADE_WORDS,
@@ -205,13 +206,13 @@ def test_read_course_split_of_an_image_called_0(root):
 
 
 def test_read_course_split_strips_image_suffixes_only(root):
-    listed = ["a.jpeg", "b.JPG", "c.Png", "d.tif", "e.1", ".jpg"]
+    listed = ["a.jpeg", "b.JPG", "c.Png", "d.bmp", "e.1", ".jpg"]
     course(root, train=[(name, 0) for name in listed])
     assert read_course_split(root, "train")[0] == [
         "a",
         "b",
         "c",
-        "d.tif",
+        "d.bmp",
         "e.1",
         ".jpg",
     ]
@@ -294,7 +295,7 @@ def test_find_course_csvs_wants_all_four(root, missing):
 
 def test_index_images_in_any_case_by_stem(root):
     touch(
-        root, "b.JPG", "a.jpeg", "c.d.PNG", "e.Jpeg", "f.tif", "g", "._a.jpeg", ".jpg"
+        root, "b.JPG", "a.jpeg", "c.d.PNG", "e.Jpeg", "f.bmp", "g", "._a.jpeg", ".jpg"
     )
     (root / "folder.jpg").mkdir()
     (root / "gone.jpg").symlink_to(root / "nowhere")
@@ -322,7 +323,7 @@ def test_index_images_without_a_folder(root):
 
 def test_grades_and_suffixes_are_pinned():
     assert GRADES == ("No DR", "Mild", "Moderate", "Severe", "Proliferative")
-    assert IMAGE_SUFFIXES == (".jpeg", ".jpg", ".png")
+    assert IMAGE_SUFFIXES == (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
     assert not {str(grade) for grade in range(5)} & (GRADE_WORDS | IMAGE_WORDS)
 
 
@@ -335,9 +336,11 @@ def test_course_table_in_full(root):
     touch(course(root), *COURSE_IMAGES)
     table = read_table(root)
     assert table.samples == (
-        Sample("1_left", root / "1_left.jpeg", 0, "train", "1", "left", "1_left"),
-        Sample("1_right", root / "1_right.JPG", 2, "train", "1", "right", "1_right"),
-        Sample("2_left", root / "2_left.png", 4, "test", "2", "left", "2_left"),
+        Sample("1_left", root / "1_left.jpeg", 0, "train", "1", "left", True, "1_left"),
+        Sample(
+            "1_right", root / "1_right.JPG", 2, "train", "1", "right", True, "1_right"
+        ),
+        Sample("2_left", root / "2_left.png", 4, "test", "2", "left", True, "2_left"),
     )
     assert (table.layout, table.warnings, table.missing) == ("course", (), ())
     assert table.counts() == {
@@ -358,7 +361,9 @@ def test_course_wins_over_what_lies_beside_it(root):
     write(root / "trainLabels.csv", "image,level", "1_left,0")
     touch(root / "0", "1_left.jpeg")
     assert read_table(root).layout == "course"
-    assert read_table(root, layout="kaggle", images=False).layout == "kaggle"
+    assert (
+        read_table(root, LabelOptions(layout="kaggle"), images=False).layout == "kaggle"
+    )
 
 
 def test_nearer_layout_wins_over_the_parents(root):
@@ -475,7 +480,9 @@ def test_two_csvs_are_ambiguous(root):
         "--labels FILE",
     ):
         read_table(root)
-    table = read_table(root, labels=root / "trainLabels_all.csv", images=False)
+    table = read_table(
+        root, LabelOptions(labels=root / "trainLabels_all.csv"), images=False
+    )
     assert len(table.samples) == 3
 
 
@@ -484,15 +491,17 @@ def test_two_layouts_are_ambiguous(root):
     touch(root / "0", "1_left.jpeg")
     with raises("got 2: kaggle (trainLabels.csv), folders (set); choose with --layout"):
         read_table(root)
-    assert read_table(root, layout="folders").layout == "folders"
-    assert read_table(root, layout="kaggle", images=False).layout == "kaggle"
+    assert read_table(root, LabelOptions(layout="folders")).layout == "folders"
+    assert (
+        read_table(root, LabelOptions(layout="kaggle"), images=False).layout == "kaggle"
+    )
 
 
 def test_labels_in_another_place(root, tmp_path):
     path = write(tmp_path / "else" / "mine.csv", "id_code,diagnosis", "a,1")
     touch(root, "a.png")
-    assert read_table(root, labels=path).layout == "aptos"
-    assert read_table(root, labels=path, layout="aptos").layout == "aptos"
+    assert read_table(root, LabelOptions(labels=path)).layout == "aptos"
+    assert read_table(root, LabelOptions(labels=path, layout="aptos")).layout == "aptos"
 
 
 @pytest.mark.parametrize("layout", [None, "kaggle"])
@@ -502,13 +511,13 @@ def test_labels_without_a_header(root, layout):
         "mine.csv, line 1: must be a header with the columns image and level",
         "got '1_left, 0'",
     ):
-        read_table(root, labels=path, layout=layout)
+        read_table(root, LabelOptions(labels=path, layout=layout))
 
 
 def test_labels_of_another_layout_than_asked_for(root):
     path = write(root / "train.csv", "id_code,diagnosis", "a,1")
     with raises("must be a header with the columns image and level, got 'id_code, dia"):
-        read_table(root, labels=path, layout="kaggle")
+        read_table(root, LabelOptions(labels=path, layout="kaggle"))
 
 
 @pytest.mark.parametrize("layout", ["course", "folders"])
@@ -516,12 +525,12 @@ def test_labels_with_a_layout_that_has_no_single_file(root, layout):
     with raises(
         "--labels goes with the layouts kaggle and aptos", f"--layout {layout}"
     ):
-        read_table(root, layout=layout, labels=root / "x.csv")
+        read_table(root, LabelOptions(layout=layout, labels=root / "x.csv"))
 
 
 def test_labels_that_do_not_exist(root):
     with raises("x.csv does not exist; --labels must name a CSV file"):
-        read_table(root, labels=root / "x.csv")
+        read_table(root, LabelOptions(labels=root / "x.csv"))
 
 
 def test_csv_bad_grade(root):
@@ -603,7 +612,7 @@ def test_folders_val_counts_as_train(root, val):
 def test_folders_without_test_are_split_by_patient(root):
     for patient in range(20):
         touch(root / "train" / "0", f"{patient}_left.png", f"{patient}_right.png")
-    table = read_table(root, hold_out=HoldOut(share=0.25))
+    table = read_table(root, LabelOptions(test_share=0.25))
     assert len(names(table, "test")) == 10
     train = {s.patient for s in table.samples if s.split == "train"}
     assert not train & {s.patient for s in table.samples if s.split == "test"}
@@ -617,7 +626,7 @@ def test_table_says_whether_the_labels_have_a_test_split(root):
     assert table.own_split
     assert names(table, "test") == []
     (root / "labels.csv").write_text("image,level\na_left,0\nb_left,0\n")
-    assert not read_table(root, layout="kaggle", images=False).own_split
+    assert not read_table(root, LabelOptions(layout="kaggle"), images=False).own_split
 
 
 def test_folders_test_only(root):
@@ -661,9 +670,11 @@ def test_folders_images_elsewhere_are_counted(root):
     touch(root / "0", "a.jpg", "b.jpg")
     touch(root, "stray.png")
     touch(root / "unsure", "c.jpg", "c.png")
-    assert read_table(root).warnings[0] == (
-        f"2 images in {root}/ left out, in no grade folder: c, stray"
-    )
+    touch(root / "0" / "deeper", "d.webp")
+    assert [each.describe(root) for each in read_table(root).left_out] == [
+        f"4 images in {root}/ left out, not right inside a grade folder: "
+        "0/deeper/d.webp, stray.png, unsure/c.jpg, unsure/c.png"
+    ]
 
 
 def test_folders_without_images(root):
@@ -720,16 +731,19 @@ def test_no_image_at_all(root, allow_missing):
 
 def test_unlisted_images_are_counted(root):
     touch(listed(root, 1), "0_left.jpeg", *(f"x{i}.jpg" for i in range(12)))
-    assert read_table(root).warnings[0] == (
-        f"12 images in {root}/ left out, in no label file: x0, x1, x10, x11, x2, ..."
-    )
+    assert [each.describe(root) for each in read_table(root).left_out] == [
+        f"12 images in {root}/ left out, in no label file: x0.jpg, x1.jpg, x10.jpg, "
+        "x11.jpg, x2.jpg, ..."
+    ]
     assert names(read_table(root)) == ["0_left"]
 
 
 def test_one_unlisted_image(root):
     touch(listed(root, 1), "0_left.jpeg", "x.jpg")
-    assert "1 image in" in read_table(root).warnings[0]
-    assert "/ left out, in no label file: x" in read_table(root).warnings[0]
+    (left_out,) = read_table(root).left_out
+    assert left_out.describe(root) == (
+        f"1 image in {root}/ left out, in no label file: x.jpg"
+    )
 
 
 def test_images_shared_out_over_folders(root):
@@ -783,12 +797,12 @@ def test_no_layout_says_what_was_looked_for(root):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_that_is_not_there(root, layout):
     with raises(f"hold no labels; looked for {layout} ("):
-        read_table(root, layout=layout)
+        read_table(root, LabelOptions(layout=layout))
 
 
 def test_layout_unknown(root):
     with pytest.raises(ValueError, match=r"layout must be one of .* 'coco'"):
-        read_table(root, layout="coco")
+        read_table(root, LabelOptions(layout="coco"))
 
 
 def test_root_that_is_no_folder(root):
@@ -802,7 +816,12 @@ def test_split_by_patient_follows_share_and_seed(root):
     kaggle(root, *(f"{i}_{eye},0" for i in range(50) for eye in ("left", "right")))
     sides = [
         set(
-            names(read_table(root, images=False, hold_out=HoldOut(share, seed)), "test")
+            names(
+                read_table(
+                    root, LabelOptions(test_share=share, seed=seed), images=False
+                ),
+                "test",
+            )
         )
         for share, seed in ((0.2, 0), (0.2, 0), (0.2, 1), (0.5, 0))
     ]
@@ -813,7 +832,7 @@ def test_split_by_patient_follows_share_and_seed(root):
 def test_split_share_outside_0_1(root):
     kaggle(root)
     with pytest.raises(ValueError, match="share must be between 0 and 1, got 1"):
-        read_table(root, images=False, hold_out=HoldOut(1))
+        read_table(root, LabelOptions(test_share=1), images=False)
 
 
 def test_csv_order_is_kept_within_a_split(root):
@@ -932,7 +951,9 @@ def test_real_course_split_parts_patients(real_course):
 def test_real_kaggle_labels():
     folder = REAL / "course_labels"
     labels = folder / "kaggle_trainLabels.csv"
-    table = read_table(folder, layout="kaggle", labels=labels, images=False)
+    table = read_table(
+        folder, LabelOptions(layout="kaggle", labels=labels), images=False
+    )
     counts = table.counts()
     assert len(table.samples) == 35_126
     assert {g: counts["train"][g] + counts["test"][g] for g in range(5)} == {
@@ -948,10 +969,10 @@ def test_real_kaggle_labels():
 def test_real_aptos_labels():
     folder = REAL / "course_labels"
     labels = folder / "aptos2019_train_labels.csv"
-    table = read_table(folder, labels=labels, images=False)
+    table = read_table(folder, LabelOptions(labels=labels), images=False)
     assert table.layout == "aptos"
     assert len(table.samples) == 3_662
-    assert read_table(folder, layout="aptos", images=False) == table
+    assert read_table(folder, LabelOptions(layout="aptos"), images=False) == table
 
 
 @needs_real_data
@@ -966,3 +987,140 @@ def test_real_photographs(folder):
     assert len(names(table, "test")) == 217
     assert (table.warnings, table.missing) == ((), ())
     assert all(sample.path.is_file() for sample in table.samples)
+
+
+# --- patients, and what is not taken -----------------------------------------------
+
+
+def aptos(root, *rows, header="id_code,diagnosis,Patient_ID"):
+    write(root / "train.csv", header, *rows)
+    return touch(root, *(f"{row.split(',')[0]}.png" for row in rows))
+
+
+def test_grade_folders_with_eye_markers_are_split_by_patient(root):
+    names = [f"P{n:03}_{eye}" for n in range(40) for eye in ("OD", "OS")]
+    for n, name in enumerate(names):
+        touch(root / str(n % 3), f"{name}.jpg")
+    table = read_table(root)
+    assert table.patients_unknown == 0
+    assert table.patients_in_both == frozenset()
+    test = {sample.patient for sample in table.samples if sample.split == "test"}
+    assert len(test) == 8
+    assert sum(sample.patient in test for sample in table.samples) == 16
+
+
+def test_a_column_names_the_patients(root):
+    rows = [f"h{n:02},{n % 5},p{n // 3}" for n in range(60)]
+    aptos(root, *rows)
+    unknown = read_table(root)
+    assert unknown.patients_unknown == 60
+    assert {sample.patient for sample in unknown.samples} == set(names(unknown))
+    how = LabelOptions(patients=patient_source("patient_id", None))
+    table = read_table(root, how)
+    assert {s.name: s.patient for s in table.samples} == {
+        f"h{n:02}": f"p{n // 3}" for n in range(60)
+    }
+    assert table.patients_unknown == 0
+    assert table.patients_in_both == frozenset()
+
+
+def test_an_empty_cell_names_nobody(root):
+    aptos(root, "a,0,p1", "b,1,", "c,2,p1", "d,3,p2")
+    how = LabelOptions(patients=patient_source("Patient_ID", None))
+    table = read_table(root, how)
+    assert {s.name: (s.patient, s.patient_known) for s in table.samples} == {
+        "a": ("p1", True),
+        "b": ("b", False),
+        "c": ("p1", True),
+        "d": ("p2", True),
+    }
+
+
+def test_a_pattern_names_the_patients(root):
+    for n in range(12):
+        touch(root / "0", f"{n // 2:02}-{n}.jpg")
+    how = LabelOptions(patients=patient_source(None, r"^(\d+)-"))
+    table = read_table(root, how)
+    assert {s.name: s.patient for s in table.samples} == {
+        f"{n // 2:02}-{n}": f"{n // 2:02}" for n in range(12)
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "pattern", "why"),
+    [
+        (
+            "nobody",
+            None,
+            "must name the column 'nobody', got id_code, diagnosis, patie",
+        ),
+        (
+            None,
+            "(zzz)",
+            "no patient is identified from the pattern (zzz); the first im",
+        ),
+    ],
+)
+def test_patients_that_are_not_there(root, column, pattern, why):
+    aptos(root, "a,0,p1", "b,1,p1")
+    with raises(why):
+        read_table(root, LabelOptions(patients=patient_source(column, pattern)))
+
+
+def test_a_column_needs_a_label_file_with_a_header(root):
+    touch(root / "0", "a.jpg")
+    with raises(
+        "--patient-column names a column of a label file with a header", "--pa"
+    ):
+        read_table(root, LabelOptions(patients=patient_source("patient", None)))
+
+
+def test_a_patient_of_too_many_photographs_is_doubted(root):
+    touch(root / "0", *(f"site1_R_{n}.jpg" for n in range(20)), "7_L.jpg", "7_R.jpg")
+    assert (
+        read_table(root)
+        .warnings[0]
+        .startswith("one patient, 'site1', has 20 of 22 photographs")
+    )
+
+
+def test_every_file_that_is_not_taken_is_named(root):
+    touch(root / "0", "a.jpg", "b.TIF", "c.webp", "d.bmp", "e.dcm", "f.bmp", ".hidden")
+    touch(root / "1", "g.tiff", "Thumbs.db")
+    touch(root, "notes.txt")
+    (root / "1" / "h.jpg").symlink_to(root / "nowhere")
+    table = read_table(root)
+    assert sorted(names(table)) == ["a", "b", "c", "g"]
+    assert [each.describe(root) for each in table.left_out] == [
+        f"3 images in {root}/ left out, in a format that is not read (.bmp 2, .dcm 1): "
+        "0/d.bmp, 0/e.dcm, 0/f.bmp",
+        f"1 file in {root}/ left out, as they are links to nothing: 1/h.jpg",
+        f"2 files in {root}/ left out, no images by their suffix: 1/Thumbs.db, "
+        "notes.txt",
+    ]
+
+
+def test_unlabelled_folders_are_counted_too(root):
+    touch(listed(root, 1) / "train", "0_left.jpeg")
+    touch(root / "test", "1_left.jpeg", "2_left.jpeg")
+    (left_out,) = read_table(root).left_out
+    assert left_out.names == ("test/1_left.jpeg", "test/2_left.jpeg")
+
+
+def test_label_files_notes_and_shards_are_no_strays(root):
+    course(root, train=[("1_left", 0)], test=[("2_left", 1)])
+    touch(root / "data", "1_left.jpeg", "2_left.jpeg")
+    write(root / "demo.json", "{}")
+    write(root / "split.json", "{}")
+    write(root / "made" / "manifest.json", "{}")
+    touch(root / "made", "train-000000.tar")
+    touch(root / "begun", "train-000000.tar")
+    assert read_table(root, passed_over=[root / "begun"]).left_out == ()
+
+
+def test_a_link_that_leads_back_up_is_followed_once(root):
+    touch(root / "0", "a.jpg")
+    (root / "0" / "up").symlink_to(root)
+    touch(root / "x", "b.jpg")
+    (left_out,) = read_table(root).left_out
+    assert len(left_out.names) == 1

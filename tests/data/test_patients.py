@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastretina.data.patients import group_split, patient_and_eye
+from fastretina.data.patients import group_split
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,22 +119,3 @@ def test_group_split_share_outside_0_1(share):
 def test_group_split_lengths_differ():
     with pytest.raises(ValueError, match=r"same length, got 2 and 1"):
         group_split(["a", "b"], [0], 0.5, 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "patient", "eye"),
-    [
-        ("10_left", "10", "left"),
-        ("10_right", "10", "right"),
-        ("10_RIGHT", "10", "right"),
-        ("a_b_Left", "a_b", "left"),
-        ("x_left_left", "x_left", "left"),
-        ("000c1434d8d7", "000c1434d8d7", ""),
-        ("_left", "_left", ""),
-        ("left", "left", ""),
-        ("10_leftish", "10_leftish", ""),
-        ("10left", "10left", ""),
-    ],
-)
-def test_patient_and_eye(name, patient, eye):
-    assert patient_and_eye(name) == (patient, eye)

@@ -56,6 +56,18 @@ def decoded(jpeg: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def pages(kind: str) -> bytes:
+    """Two images in one file."""
+    return encoded(picture(), kind, save_all=True, append_images=[picture("L")])
+
+
+def deep(suffix: str, brightest: int) -> bytes:
+    """An image of 16 bits a channel."""
+    values = np.zeros((32, 48, 3), np.uint16)
+    values[5, 7, 1] = brightest
+    return bytes(cv2.imencode(suffix, values)[1])
+
+
 def reason(content: bytes) -> str:
     with pytest.raises(Rejected) as rejected:
         Preparer()(content)
@@ -156,6 +168,60 @@ def test_png_with_exif_is_turned_upright() -> None:
     assert Preparer()(encoded(picture(), "PNG", exif=exif))[1:] == (32, 48, "from png")
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_tiff_becomes_jpeg(mode: str) -> None:
+    image = picture("RGB").convert(mode)
+    ready = Preparer()(encoded(image, "TIFF"))
+    assert ready[1:] == (48, 32, "from tiff")
+    assert ready.jpeg == encode_prepared(np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("packing", ["tiff_lzw", "tiff_deflate", "packbits", "jpeg"])
+def test_packed_tiff_becomes_jpeg(packing: str) -> None:
+    content = encoded(picture(), "TIFF", compression=packing)
+    with Image.open(io.BytesIO(content)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert Preparer()(content).jpeg == encode_prepared(pixels)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_webp_becomes_jpeg(mode: str) -> None:
+    image = picture("RGB").convert(mode)
+    ready = Preparer()(encoded(image, "WEBP", lossless=True))
+    assert ready[1:] == (48, 32, "from webp")
+    assert ready.jpeg == encode_prepared(np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "PNG"])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_orientation_of_other_kinds_is_followed_once(kind: str, number: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    extra = {"lossless": True} if kind == "WEBP" else {}
+    ready = Preparer()(encoded(picture(), kind, exif=exif, **extra))
+    with Image.open(io.BytesIO(turned(number))) as image:
+        image.paste(picture())  # the pixels of no lossy file
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert ready.jpeg == encode_prepared(upright)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_of_16_bits_the_upper_8_are_kept(suffix: str, channels: int) -> None:
+    values = np.random.default_rng(0).integers(0, 65_536, (32, 48, channels), np.uint16)
+    content = cv2.imencode(suffix, values)[1].tobytes()
+    upper = (values >> 8).astype(np.uint8)
+    rgb = np.repeat(upper, 3, axis=2) if channels == 1 else upper[..., 2::-1]
+    ready = Preparer()(content)
+    assert ready.jpeg == encode_prepared(np.ascontiguousarray(rgb))
+    assert ready.change == f"from {suffix[1:]}"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_of_16_bits_a_bright_value_is_enough(suffix: str) -> None:
+    assert Preparer()(deep(suffix, 4_096)).change == f"from {suffix[1:]}"
+
+
 def test_encode_is_quality_95_with_full_chroma() -> None:
     image = np.asarray(picture())
     with Image.open(io.BytesIO(encode_prepared(image))) as ours:
@@ -173,13 +239,15 @@ def test_encode_is_quality_95_with_full_chroma() -> None:
         (b"\xff\xd8", ""),
         (noisy()[:-2000], "Premature end"),
         (encoded(picture(), "PNG")[:-60], "truncated|Truncated|broken"),
-        (encoded(picture(), "GIF"), "GIF, neither JPEG nor PNG"),
-        (encoded(picture(), "TIFF"), "TIFF, neither JPEG nor PNG"),
-        (encoded(picture("I;16"), "PNG"), "16 bits"),
-        (
-            cv2.imencode(".png", np.full((32, 32, 3), 40_000, np.uint16))[1].tobytes(),
-            "16 bits",
-        ),
+        (encoded(picture(), "GIF"), "GIF, none of JPEG, PNG, TIFF, WEBP"),
+        (pages("TIFF"), "holds 2 images"),
+        (pages("WEBP"), "holds 2 images"),
+        (encoded(picture("L").convert("F"), "TIFF"), "TIFF of 32 bits in mode F"),
+        (deep(".png", 4_095), "no value above 4,095"),
+        (deep(".tiff", 4_095), "no value above 4,095"),
+        (encoded(picture("I;16"), "PNG"), "no value above 4,095"),
+        (encoded(picture(), "TIFF")[:-60], "truncated|Truncated|broken"),
+        (encoded(picture(), "WEBP")[:-60], "broken|truncated|could not|failed"),
         (encoded(picture(width=48, height=7)), "48x7 pixels"),
     ],
     ids=[
@@ -189,9 +257,14 @@ def test_encode_is_quality_95_with_full_chroma() -> None:
         "truncated",
         "truncated-png",
         "gif",
-        "tiff",
-        "gray16-png",
-        "rgb16-png",
+        "two-pages",
+        "two-frames",
+        "float-tiff",
+        "12-bit-png",
+        "12-bit-tiff",
+        "12-bit-gray-png",
+        "truncated-tiff",
+        "truncated-webp",
         "tiny",
     ],
 )

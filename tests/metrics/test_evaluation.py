@@ -230,7 +230,7 @@ def test_fellow_eye_is_copied_where_it_is_known():
         ]
     )
     assert fellow_eye(train, test).tolist() == [3, 1, 0, 0, 0]
-    assert leak(train, test) == Leak(eyes=3, total=5)
+    assert leak(train, test) == Leak(eyes=3, total=5, unknown=2)
     commonest = eyes([("5", "left", 2), ("6", "left", 0), ("7", "left", 2)])
     assert majority(commonest, test).tolist() == [2] * 5
 
@@ -251,7 +251,7 @@ def test_baselines_of_the_course_split(real_data: Path):
         split: eyes([(s.patient, s.eye, s.grade) for s in samples if s.split == split])
         for split in ("train", "test")
     }
-    assert leak(sides["train"], sides["test"]) == Leak(eyes=5618, total=7026)
+    assert leak(sides["train"], sides["test"]) == Leak(eyes=5618, total=7026, unknown=0)
     found = baselines(sides["train"], sides["test"])
     fellow = found["fellow_eye"]
     assert fellow.accuracy == pytest.approx(0.847, abs=5e-4)
@@ -478,7 +478,7 @@ INTERVALS = (
 OTHER_POINT = f"({POINT} confusion intervals({POINT}))"
 NAMES = (
     f"test({SCORES} {INTERVALS}) baselines(majority{RULE} fellow_eye{RULE}) "
-    "leak(eyes total) "
+    "leak(eyes total unknown) "
     "calibration(temperature thresholds samples error_before error_after) "
     "calibrated(calibration_error intervals(calibration_error) "
     f"thresholds{OTHER_POINT}) prior_corrected{OTHER_POINT} "

@@ -114,7 +114,15 @@ def test_files_and_manifest(shards: Path) -> None:
     keys = "format tool fingerprint source preprocessing seed splits changed quarantine"
     assert " ".join(manifest) == keys
     assert manifest["format"] == 1
-    assert manifest["source"] == {"layout": "course", "listed": 48}
+    assert manifest["source"] == {
+        "source": None,
+        "layout": "course",
+        "listed": 48,
+        "drawn": 0,
+        "patients": "eye markers in the image names",
+        "patients_unknown": 0,
+        "left_out": {},
+    }
     assert manifest["preprocessing"] == {"steps": [], "size": None}
     assert manifest["changed"] == {}
     assert manifest["quarantine"] == []

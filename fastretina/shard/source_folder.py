@@ -1,0 +1,103 @@
+"""The folder of photographs that is sharded: its table, and what to say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fastretina.data.drawn import count_drawn
+from fastretina.data.labels import LabelOptions, SampleTable, holds_labels, read_table
+from loaders.errors import LabelError
+from loaders.shards import MANIFEST, Origin
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFolder:
+    """A folder of graded photographs, read.
+
+    Attributes:
+        data: the folder.
+        how: its labels were read.
+        table: what they say.
+    """
+
+    data: Path
+    how: LabelOptions
+    table: SampleTable
+
+    @classmethod
+    def read(
+        cls, data: Path, how: LabelOptions, shards: Path, *, allow_missing: bool
+    ) -> SourceFolder:
+        """Read a folder whose shards are to be written to another one.
+
+        Raises:
+            LabelError: there is no table to be made of it; most of all where the two
+                folders stand the wrong way round.
+        """
+        if (data / MANIFEST).is_file():
+            raise LabelError(
+                f"{data} holds shards: DATA, the folder named first, must hold the "
+                "photographs; SHARDS, the second, is written"
+            )
+        try:
+            table = read_table(
+                data, how, allow_missing=allow_missing, passed_over=[shards]
+            )
+        except LabelError:
+            if not shards.is_dir() or not holds_labels(shards):
+                raise
+            if data.is_dir() and holds_labels(data):
+                raise
+            raise LabelError(
+                f"DATA and SHARDS must stand the other way round: {shards} holds "
+                f"labels, {data} does not"
+            ) from None
+        return cls(data, how, table)
+
+    def warnings(self) -> Iterator[str]:
+        """What is left out, and what of the patients makes scores worth little."""
+        table = self.table
+        yield from table.warnings
+        yield from (each.describe(self.data) for each in table.left_out)
+        if unknown := table.patients_unknown:
+            total = len(table.samples)
+            some = f"{unknown:,} of " if unknown < total else "all "
+            yield (
+                f"the patients of {some}{total:,} photographs can't be identified from "
+                f"{self.how.patients.describe()}, so a patient may be in train and in "
+                "test; --patient-column or --patient-pattern says who is whose"
+            )
+        if shared := table.patients_in_both:
+            test = [sample for sample in table.samples if sample.split == "test"]
+            leaking = sum(sample.patient in shared for sample in test)
+            yield (
+                f"{leaking:,} of {len(test):,} test photographs are of patients who "
+                "are in train, too, so a score is partly memory; "
+                f"fastretina audit {self.data} --fix fixed writes a split by patient"
+            )
+
+    def summary(self) -> dict[str, object]:
+        """Its part of the JSON line."""
+        return {
+            "left_out": sum(len(each.names) for each in self.table.left_out),
+            "patients_unknown": self.table.patients_unknown,
+            "patients_in_both": len(self.table.patients_in_both),
+        }
+
+    def describe(self, source: str | None) -> dict[str, object]:
+        """Its part of the manifest, with what is said of where it comes from."""
+        table = self.table
+        origin = Origin(
+            source=source,
+            layout=table.layout,
+            listed=len(table.samples),
+            drawn=count_drawn(sample.path for sample in table.samples),
+            patients=self.how.patients.describe(),
+        )
+        return {
+            **asdict(origin),
+            "patients_unknown": table.patients_unknown,
+            "left_out": {each.reason: len(each.names) for each in table.left_out},
+        }
