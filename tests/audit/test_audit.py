@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import os
 import tempfile
 from collections import Counter, defaultdict
@@ -561,7 +562,65 @@ def test_names_without_an_eye_are_said_to_tell_nothing(
     assert "No patient can be identified from eye markers" in report
     assert "so whether one is in both splits is unknown" in flat(report)
     assert "holds out whole patients" not in flat(report)
-    assert report.count("unknown  ") or "unknown\n" in report
+
+
+def test_a_column_identifies_the_patients(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [f"{n:04x}c1,{n % 5},p{n // 2}" for n in range(50)]
+    (tmp_path / "train.csv").write_text(
+        "\n".join(["id_code,diagnosis,patient", *rows]) + "\n"
+    )
+    _, report, found, _ = run(capsys, tmp_path, "--patient-column", "patient")
+    assert (found["patients"], found["patients_unknown"]) == (25, 0)
+    assert "50 photographs of 25 patients" in report
+    assert found["findings"]["fellow eyes"] == "ok"
+    assert found["patients_in_both"] == 0
+    fixed = tmp_path.parent / f"{tmp_path.name}-fixed"
+    flags = ("--patient-column", "patient", "--fix", fixed)
+    _, _, found, _ = run(capsys, tmp_path, *flags)
+    assert found["fix"]["patients_in_both"] == 0
+
+
+def test_some_unknown_patients_are_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [("train", "1_OS", 0), ("train", "scan1", 1), ("test", "2_OD", 1)]
+    rows += [("test", "scan2", 0)]
+    _, report, found, _ = run(capsys, write_course(tmp_path / "set", rows))
+    assert "4 photographs of 2 patients, 2 of them of unknown patients" in report
+    assert found["splits"]["train"]["patients_unknown"] == 1
+    assert found["findings"]["patients"] == "warning"
+    assert "The patients of 2 of 4 photographs can't be identified" in flat(report)
+    assert "in the image names: scan1, scan2." in flat(report)
+    assert "in train, as far as patients are known." in flat(report)
+    assert re.search(r"^patient unknown +1 +1$", report, re.MULTILINE)
+
+
+def test_a_leak_of_other_markers_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [("train", f"P{n}_OD", n % 5) for n in range(10)]
+    rows += [("test", f"P{n}_OS", n % 5) for n in range(4)]
+    _, _, found, _ = run(capsys, write_course(tmp_path / "set", rows))
+    assert found["leak"] == {"eyes": 4, "total": 4, "unknown": 0, "share": 1.0}
+    assert found["findings"]["fellow eyes"] == "fault"
+
+
+def test_files_that_are_not_taken_are_counted_and_named(
+    leaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (leaking / "data" / "scan.bmp").write_bytes(b"BM")
+    (leaking / "notes.txt").write_text("mine")
+    out = tmp_path / "all.json"
+    _, report, found, _ = run(capsys, leaking, "--out", out)
+    assert "all of them here; 2 other files not taken" in report
+    assert found["findings"]["left out"] == "warning"
+    assert "a format that is not read (.bmp 1): data/scan.bmp." in flat(report)
+    assert json.loads(out.read_text())["left_out"] == {
+        "in a format that is not read": ["data/scan.bmp"],
+        "no images by their suffix": ["notes.txt"],
+    }
 
 
 # --- header ------------------------------------------------------------------------

@@ -109,6 +109,7 @@ def test_predict_equals_evaluation(
     assert outcome.json == {
         "run": str(run),
         "images": 11,
+        "left_out": 0,
         "grades": grades,
         "warnings": 11,  # the photographs of the tests are no fundus
         "tta": False,
@@ -206,7 +207,7 @@ def test_predict_names_what_it_cant_grade_and_grades_the_rest(
         True,
     ]
     assert "No such file" in rows[3]["error"]
-    assert rows[4]["error"] == "the folder holds no JPEG or PNG file"
+    assert rows[4]["error"].startswith("the folder holds no photograph: no JPEG, ")
     expected = [shares(row) for row in table(predicts(run, *good))]
     assert [shares(rows[0]), shares(rows[5])] == expected
     nothing = predicts(run, gone)
@@ -308,6 +309,7 @@ def test_predict_without_a_run_or_images(
         (run, photo, "--format", "xml"),
         (run, photo, "--overlays", photo),
         (run, course, "--overlays", course),
+        (run, course, "--overlays", course / "data" / "overlays"),
     ):
         wrong = predicts(*flags)
         assert wrong.code == 2
@@ -333,10 +335,35 @@ def test_predict_takes_the_images_of_a_folder_in_order(
 
 
 def test_find_photographs_keeps_what_it_cant_find(tmp_path: Path):
-    assert find_photographs([tmp_path, tmp_path / "gone"]) == [
-        tmp_path,
-        tmp_path / "gone",
-    ]
+    found = find_photographs([tmp_path, tmp_path / "gone"])
+    assert found == ([tmp_path, tmp_path / "gone"], 0, [])
+
+
+def test_predict_goes_through_folders_and_names_what_it_leaves_out(
+    run: Path, tmp_path: Path, predicts: Predicts
+):
+    photos = tmp_path / "photos"
+    (photos / "visit" / "one").mkdir(parents=True)
+    image = Image.open(io.BytesIO(photograph(3)))
+    image.save(photos / "a.tif")
+    image.save(photos / "visit" / "b.webp", lossless=True)
+    image.save(photos / "visit" / "one" / "c.png")
+    image.save(photos / "visit" / "d.bmp")
+    (photos / "visit" / "notes.txt").write_text("a letter")
+    outcome = predicts(run, photos)
+    rows = table(outcome)
+    names = ["a.tif", "visit/b.webp", "visit/one/c.png"]
+    assert [row["image"] for row in rows] == [str(photos / name) for name in names]
+    assert shares(rows[0]) == shares(rows[1]) == shares(rows[2])
+    assert outcome.json["left_out"] == 2
+    assert (
+        f"warning: 1 image in {photos}/ left out, in a format that is not read "
+        "(.bmp 1): visit/d.bmp" in outcome.err
+    )
+    assert (
+        f"warning: 1 file in {photos}/ left out, no images by their suffix: "
+        "visit/notes.txt" in outcome.err
+    )
 
 
 def test_predict_says_why_a_folder_cant_be_listed(
@@ -475,15 +502,17 @@ def test_predict_draws_what_it_looked_at(
 def test_predict_overlays_say_what_they_are(
     run: Path, tmp_path: Path, predicts: Predicts, monkeypatch: pytest.MonkeyPatch
 ):
-    Image.new("RGB", (80, 80)).save(tmp_path / "black.png")
-    (tmp_path / f"{'y' * 200}.jpeg").write_bytes(photograph(3))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (80, 80)).save(photos / "black.png")
+    (photos / f"{'y' * 200}.jpeg").write_bytes(photograph(3))
     lines: list[str] = []
 
     def text(pen: ImageDraw.ImageDraw, place: object, line: str, *how: object) -> None:
         lines.append(line)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
-    rows = table(predicts(run, tmp_path, "--overlays", tmp_path / "out"))
+    rows = table(predicts(run, photos, "--overlays", tmp_path / "out"))
     percent = 100 * max(shares(rows[0]))
     grade, name = rows[0]["grade"], rows[0]["name"]
     title = re.fullmatch(rf"black\.png: grade {grade}, {name}, (\d+) %", lines[0])
@@ -636,8 +665,8 @@ def eyes(tmp_path: Path) -> Path:
 
 def test_predict_of_both_eyes(other: Path, eyes: Path, predicts: Predicts):
     fusion = fit_fusion(hold_out(other))
-    plain = table(predicts(other, eyes, eyes / "more"))
-    outcome = predicts(other, eyes, eyes / "more", "--pairs")
+    plain = table(predicts(other, eyes))
+    outcome = predicts(other, eyes, "--pairs")
     rows = {Path(row["image"]).stem: row for row in table(outcome)}
     raw = {Path(row["image"]).stem: np.array([shares(row)]) for row in plain}
     fused = [f"fused_{name}" for name in SHARES]
@@ -688,7 +717,7 @@ def test_predict_does_not_fuse_with_an_eye_that_cant_be_graded(
     Image.new("RGB", (80, 80)).save(eyes / "10_right.png")
     (eyes / "11_right.png").write_bytes(b"torn")
     outcome = predicts(other, eyes, "--pairs", "--format", "json", "--out", eyes / "t")
-    assert "1 of 5 images can't be graded" in outcome.complaint
+    assert "1 of 7 images can't be graded" in outcome.complaint
     expected = json.loads((eyes / "t").read_text())
     rows = {Path(row["image"]).stem: row for row in expected}
     assert rows["10_left"]["fellow"] is None
@@ -703,13 +732,13 @@ def test_predict_refuses_an_eye_that_is_there_twice(
 ):
     hold_out(other)
     (eyes / "more" / "10_left.jpg").write_bytes(photograph(1))
-    outcome = predicts(other, eyes, eyes / "more", "--pairs")
+    outcome = predicts(other, eyes, "--pairs")
     assert outcome.code == 1
     assert outcome.out == []
     assert "each eye must be one photograph" in outcome.complaint
     for name in ("10_left.png", "10_left.jpg"):
         assert name in outcome.complaint
-    assert predicts(other, eyes, eyes / "more").code == 0
+    assert predicts(other, eyes).code == 0
 
 
 def test_predict_of_both_eyes_without_what_fusion_is_fitted_on(
@@ -742,4 +771,4 @@ def test_predict_of_all_at_once(
     assert [*rows[0]][: len(names)] == names
     for row, file in zip(rows, sorted((tmp_path / "out").iterdir()), strict=True):
         assert abs(int(file.stem.rsplit("_", 1)[1]) - 100 * max(shares(row))) <= 0.51
-    assert outcome.json["images"] == len(rows) == 4
+    assert outcome.json["images"] == len(rows) == 6

@@ -956,3 +956,212 @@ def test_threads_raise_what_was_raised_in_its_place(threads: int) -> None:
     assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(OSError, match="gone"):
         next(results)
+
+
+# A stranger's own folder
+
+
+def graded(root: Path, names: list[str], suffix: str = "jpeg") -> Path:
+    """Photographs in grade folders 0 to 4, in turn."""
+    for number, name in enumerate(names):
+        folder = root / str(number % 5)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.{suffix}").write_bytes(jpeg(number))
+    return root
+
+
+def index(folder: Path, split: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(folder / f"{split}.parquet").to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize("form", ["P{:05}_{}", "{}-{}", "{} {}", "{1}_{0}"])
+@pytest.mark.parametrize("eyes", [("OS", "OD"), ("L", "R"), ("left", "right")])
+def test_both_eyes_of_a_patient_stay_together(
+    form: str, eyes: tuple[str, str], tmp_path: Path, run_shard: Run
+) -> None:
+    names = [form.format(number, eye) for number in range(20) for eye in eyes]
+    out = tmp_path / "out"
+    code, lines, err = run_shard(graded(tmp_path / "data", names), out)
+    assert (code, err) == (0, [])
+    sides = {
+        split: {row["patient"] for row in index(out, split)}
+        for split in ("train", "test")
+    }
+    assert sides["test"]
+    assert not sides["train"] & sides["test"]
+    rows = index(out, "train") + index(out, "test")
+    assert {row["eye"] for row in rows} == {"left", "right"}
+    assert all(row["patient_known"] for row in rows)
+    assert json.loads(lines[-1])["patients_unknown"] == 0
+
+
+def test_patients_that_are_not_known_are_not_claimed(
+    tmp_path: Path, run_shard: Run
+) -> None:
+    names = [*(f"img{number:03}" for number in range(20)), "7_left", "7_right"]
+    out = tmp_path / "out"
+    code, lines, err = run_shard(graded(tmp_path / "data", names), out)
+    assert code == 0
+    assert err == [
+        "warning: the patients of 20 of 22 photographs can't be identified from eye "
+        "markers in the image names, so a patient may be in train and in test; "
+        "--patient-column or --patient-pattern says who is whose"
+    ]
+    assert json.loads(lines[-1])["patients_unknown"] == 20
+    assert manifest_of(out)["source"]["patients_unknown"] == 20
+    known = {
+        r["key"]: r["patient_known"] for s in ("train", "test") for r in index(out, s)
+    }
+    assert {key for key in known if known[key]} == {"7_left", "7_right"}
+
+
+def test_a_pattern_keeps_patients_together(tmp_path: Path, run_shard: Run) -> None:
+    data = graded(tmp_path / "data", [f"{n // 3:02}x{n}" for n in range(60)])
+    out = tmp_path / "out"
+    code, _, err = run_shard(data, out, "--patient-pattern", "^([0-9]+)x")
+    assert (code, err) == (0, [])
+    test = {row["patient"] for row in index(out, "test")}
+    assert len(test) == len(index(out, "test")) / 3
+    assert not test & {row["patient"] for row in index(out, "train")}
+    assert manifest_of(out)["source"]["patients"] == "the pattern ^([0-9]+)x"
+    # Other patients are another data set, also with the same split.
+    code, _, err = run_shard(data, out, "--patient-pattern", "^([0-9]+x)")
+    assert code == 1
+    assert "holds a different data set" in one_error(err)
+
+
+def test_a_split_that_leaks_is_said_to(
+    make_course: Callable[..., Path], tmp_path: Path, run_shard: Run
+) -> None:
+    course = make_course(tmp_path / "set", 8, 4)
+    (course / "test_img.csv").write_text("10_left\n15_left\n15_right\n14_left\n")
+    (course / "train_img.csv").write_text(
+        "10_right\n11_left\n11_right\n12_left\n12_right\n13_left\n13_right\n14_right\n"
+    )
+    _, lines, err = run_shard(course, tmp_path / "out")
+    assert err == [
+        "warning: 2 of 4 test photographs are of patients who are in train, too, so a "
+        f"score is partly memory; fastretina audit {course} --fix fixed writes a split "
+        "by patient"
+    ]
+    assert json.loads(lines[-1])["patients_in_both"] == 2
+
+
+def test_what_is_not_taken_is_counted_and_named(tmp_path: Path, run_shard: Run) -> None:
+    data = graded(tmp_path / "data", [f"{n}_L" for n in range(10)])
+    Image.open(io.BytesIO(jpeg(1))).save(data / "0" / "90_L.tiff")
+    Image.open(io.BytesIO(jpeg(2))).save(data / "1" / "91_L.webp", lossless=True)
+    Image.open(io.BytesIO(jpeg(3))).save(data / "1" / "92_L.bmp")
+    (data / "notes.txt").write_text("mine")
+    code, lines, err = run_shard(data, data / "shards")  # inside DATA, and no stray
+    assert code == 0
+    result = json.loads(lines[-1])
+    assert (result["samples"], result["left_out"]) == (12, 2)
+    assert result["changed"] == {"from tiff": 1, "from webp": 1}
+    assert err == [
+        f"warning: 1 image in {data}/ left out, in a format that is not read (.bmp 1): "
+        "1/92_L.bmp",
+        f"warning: 1 file in {data}/ left out, no images by their suffix: notes.txt",
+    ]
+    assert manifest_of(data / "shards")["source"]["left_out"] == {
+        "in a format that is not read": 1,
+        "no images by their suffix": 1,
+    }
+    assert run_shard(data, data / "shards")[2] == err
+
+
+def test_folders_the_wrong_way_round(
+    course: Path, shards: Path, run_shard: Run
+) -> None:
+    code, _, err = run_shard(shards, course)
+    assert code == 1
+    assert one_error(err) == (
+        f"error: {shards} holds shards: DATA, the folder named first, must hold the "
+        "photographs; SHARDS, the second, is written"
+    )
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_new_folder_before_the_photographs(
+    there: bool, course: Path, tmp_path: Path, run_shard: Run
+) -> None:
+    new = tmp_path / "new"
+    if there:
+        new.mkdir()
+    code, _, err = run_shard(new, course)
+    assert code == 1
+    assert one_error(err) == (
+        f"error: DATA and SHARDS must stand the other way round: {course} holds "
+        f"labels, {new} does not"
+    )
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_a_folder_of_other_things_is_not_written_to(
+    flags: list[str], course: Path, tmp_path: Path, run_shard: Run
+) -> None:
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "beach.jpg").write_bytes(b"mine")
+    code, _, err = run_shard(course, tmp_path / "holiday", *flags)
+    assert code == 1
+    assert one_error(err) == (
+        f"error: {tmp_path / 'holiday'} holds other files (beach.jpg): name a new or "
+        "an empty folder for the shards"
+    )
+    assert [path.name for path in (tmp_path / "holiday").iterdir()] == ["beach.jpg"]
+
+
+def test_where_photographs_come_from_is_kept(
+    course: Path, tmp_path: Path, run_shard: Run
+) -> None:
+    out = tmp_path / "out"
+    assert run_shard(course, out, "--source", "EyePACS 2015")[0] == 0
+    assert manifest_of(out)["source"]["source"] == "EyePACS 2015"
+    with open_split(out, "test") as split:
+        assert split.manifest.origin.source == "EyePACS 2015"
+        assert split.manifest.origin.drawn == 0
+    _, _, err = run_shard(course, out, "--source", "Messidor")
+    assert err == [
+        f"warning: {out} is complete, and its source stays EyePACS 2015; --overwrite "
+        "writes it again"
+    ]
+
+
+@pytest.mark.parametrize("reached", ["folder", "images", "link", "links"])
+def test_drawn_photographs_are_known_to_be(
+    reached: str, tmp_path: Path, run_shard: Run
+) -> None:
+    from fastretina.demo import command as demo
+
+    drawn, data = tmp_path / "drawn", tmp_path / "drawn"
+    flags = ["--images", "6", "--image-size", "64", "--workers", "1"]
+    assert demo.main([str(drawn), *flags]) == 0
+    if reached == "images":
+        data = drawn / "data"
+    elif reached in ("link", "links"):  # as audit --fix makes them
+        data = tmp_path / "fixed"
+        data.mkdir()
+        for path in drawn.glob("*.csv"):
+            shutil.copy(path, data)
+        if reached == "link":
+            (data / "data").symlink_to(drawn / "data")
+        else:
+            (data / "data").mkdir()
+            for path in (drawn / "data").iterdir():
+                (data / "data" / path.name).symlink_to(path)
+    code, _, err = run_shard(data, tmp_path / "out")
+    assert (code, err) == (0, [])
+    assert manifest_of(tmp_path / "out")["source"]["drawn"] == 6
+
+
+def test_an_index_without_known_patients_reads_them_off_the_eyes(
+    written: Path, run_shard: Run
+) -> None:
+    """As older versions have written it."""
+    path = written / "train.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["patient_known"]), path)
+    with open_split(written, "train") as split:
+        assert split.column("patient_known") == [bool(e) for e in split.column("eye")]
+    assert run_shard("--verify", written)[0] == 0
