@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import os
+import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -605,6 +605,17 @@ def test_a_leak_of_other_markers_is_found(
     _, _, found, _ = run(capsys, write_course(tmp_path / "set", rows))
     assert found["leak"] == {"eyes": 4, "total": 4, "unknown": 0, "share": 1.0}
     assert found["findings"]["fellow eyes"] == "fault"
+
+
+def test_a_leak_is_found_by_a_pattern(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [("train", f"{n}x1", n % 5) for n in range(10)]
+    rows += [("test", f"{n}x2", n % 5) for n in range(4)]
+    root = write_course(tmp_path / "set", rows)
+    _, _, found, _ = run(capsys, root, "--patient-pattern", "^([0-9]+)x")
+    assert found["leak"] == {"eyes": 4, "total": 4, "unknown": 0, "share": 1.0}
+    assert found["patients_in_both"] == 4
 
 
 def test_files_that_are_not_taken_are_counted_and_named(

@@ -1124,3 +1124,11 @@ def test_a_link_that_leads_back_up_is_followed_once(root):
     touch(root / "x", "b.jpg")
     (left_out,) = read_table(root).left_out
     assert len(left_out.names) == 1
+
+
+def test_a_photograph_named_like_a_patient_is_not_of_that_patient(root):
+    course(root, train=[("b-1", 0), ("c-1", 0)], test=[("b", 1), ("c-2", 1)])
+    how = LabelOptions(patients=patient_source(None, r"^(\w)-"))
+    table = read_table(root, how, images=False)
+    assert table.patients_in_both == {"c"}
+    assert table.patients_unknown == 1

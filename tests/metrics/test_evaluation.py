@@ -231,6 +231,8 @@ def test_fellow_eye_is_copied_where_it_is_known():
     )
     assert fellow_eye(train, test).tolist() == [3, 1, 0, 0, 0]
     assert leak(train, test) == Leak(eyes=3, total=5, unknown=2)
+    named_alike = eyes([("1", "", 3)])  # of an unknown patient
+    assert leak(train, named_alike) == Leak(eyes=0, total=1, unknown=2)
     commonest = eyes([("5", "left", 2), ("6", "left", 0), ("7", "left", 2)])
     assert majority(commonest, test).tolist() == [2] * 5
 
@@ -543,3 +545,30 @@ def test_evaluation_warns_of_a_collapse():
 def _fields(predicted: Predictions) -> dict[str, object]:
     names = ("rows", "keys", "patients", "eyes", "labels", "probabilities", "source")
     return {name: getattr(predicted, name) for name in names}
+
+
+def test_unknown_patients_are_doubted_in_a_sentence():
+    known = eyes([("1", "left", 0), ("x", "", 0)])
+    found = leak(known, eyes([("2", "left", 0), ("y", "", 1), ("z", "", 1)]))
+    assert found.warning() is None
+    doubt = found.doubt()
+    assert doubt is not None
+    assert doubt.startswith("the patients of 3 photographs, of train or of test, are ")
+    assert warnings(None, found) == [doubt]
+    told = leak(
+        known.__class__(**{**_fields(known), "patient_known": [True] * 2}), known
+    )
+    assert told.unknown == 1
+    assert leak(eyes([("1", "left", 0)]), eyes([("2", "left", 0)])).doubt() is None
+
+
+def test_patients_are_kept_by_predictions(tmp_path):
+    test = predictions(20, 3)
+    known = [n % 2 == 0 for n in range(20)]
+    test = Predictions(**{**_fields(test), "patient_known": known})
+    test.save(tmp_path / "test.parquet")
+    assert Predictions.load(tmp_path / "test.parquet").patient_known == known
+    assert test.of_keys(test.keys[:3]).patient_known == known[:3]
+    found = evaluate(test, eyes([("1", "left", 0)])).leak
+    assert found is not None
+    assert found.unknown == 10

@@ -1031,6 +1031,17 @@ def test_a_pattern_keeps_patients_together(tmp_path: Path, run_shard: Run) -> No
     assert "holds a different data set" in one_error(err)
 
 
+def test_other_patients_are_another_data_set(
+    course: Path, tmp_path: Path, run_shard: Run
+) -> None:
+    """Even where the split is the labels' own, and so the same."""
+    out = tmp_path / "out"
+    assert run_shard(course, out)[0] == 0
+    code, _, err = run_shard(course, out, "--patient-pattern", "^([0-9])")
+    assert code == 1
+    assert "holds a different data set" in one_error(err)
+
+
 def test_a_split_that_leaks_is_said_to(
     make_course: Callable[..., Path], tmp_path: Path, run_shard: Run
 ) -> None:
