@@ -555,10 +555,8 @@ def test_unknown_patients_are_doubted_in_a_sentence():
     assert doubt is not None
     assert doubt.startswith("the patients of 3 photographs, of train or of test, are ")
     assert warnings(None, found) == [doubt]
-    told = leak(
-        known.__class__(**{**_fields(known), "patient_known": [True] * 2}), known
-    )
-    assert told.unknown == 1
+    named = replace(known, patient_known=[True, True])  # by a column of the labels
+    assert leak(named, named) == Leak(eyes=2, total=2, unknown=0)
     assert leak(eyes([("1", "left", 0)]), eyes([("2", "left", 0)])).doubt() is None
 
 
