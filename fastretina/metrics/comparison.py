@@ -20,6 +20,7 @@ from fastretina.metrics.bootstrap import (
     defined,
     grade_statistics,
     patient_intervals,
+    with_width,
 )
 from loaders.arrays import Float64, Int64
 
@@ -91,14 +92,16 @@ def compare(
     for number, statistic in enumerate(GRADE_STATISTICS):
         value = defined(by_seed[:, number].mean())
         values = [defined(each) for each in by_seed[:, number]]
+        # One without width says that nothing differs, or that nothing is known.
+        interval = with_width(intervals[number]) if value else intervals[number]
         bare = Difference(
             statistic=statistic,
             value=value,
-            interval=intervals[number],
+            interval=interval,
             by_seed=values,
             mcnemar_p=chance if statistic == "accuracy" else None,
             verdict="",
-            clear=_is_clear(value, intervals[number], values),
+            clear=_is_clear(value, interval, values),
         )
         differences.append(
             replace(bare, verdict=_verdict(bare, first.name, second.name))

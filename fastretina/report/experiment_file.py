@@ -25,12 +25,14 @@ class Score:
         by_seed: the value of each seed.
         interval: low and high end of 95 % over test patients; None where there are too
             few.
+        exact: whether it is exact, as the cases are few, and not a bootstrap's.
     """
 
     mean: float | None
     spread: float | None
     by_seed: list[float | None]
     interval: tuple[float, float] | None
+    exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -216,7 +216,8 @@ def _score_text(score: Score, form: str) -> ScoreText:
     text = format_interval(score.mean, None, form)
     if score.spread is not None:
         text = f"{text} ± {format(score.spread, form).rstrip('%')}"
-    interval = format_interval(score.mean, score.interval, form).partition(" ")[2]
+    shown = format_interval(score.mean, score.interval, form, exact=score.exact)
+    interval = shown.partition(" ")[2]
     return ScoreText("" if score.mean is None else score.mean, text, interval)
 
 

@@ -210,7 +210,7 @@ def test_browser_shows_hostile_names_as_text(
     assert browser.driver.title == "run: report"
     assert column(browser, 1)[0] == HOSTILE
     assert column(browser, 8)[0] == HOSTILE
-    assert HOSTILE in browser.texts(".mistakes h3")
+    assert HOSTILE in browser.texts(".mistakes h4")
 
 
 def test_browser_forbids_what_the_page_does_not_hold(opened: Browser):
