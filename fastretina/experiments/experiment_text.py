@@ -178,12 +178,19 @@ def _verdict(comparisons: Sequence[Comparison]) -> str:
     if not clear:
         return "inside the noise"
     parts = []
-    for word, sign in (("better", 1), ("worse", -1)):
+    for text, sign, by_one_grade in (
+        ("better in {}", 1, False),
+        ("worse in {}", -1, False),
+        ("higher in {}, but gives one grade to all", 1, True),
+        ("lower in {} than one grade for all", -1, True),
+    ):
         where = [
-            names[each.statistic] for each in clear if (each.value or 0) * sign > 0
+            names[each.statistic]
+            for each in clear
+            if each.by_one_grade == by_one_grade and (each.value or 0) * sign > 0
         ]
         if where:
-            parts.append(f"{word} in {_enumerate(where)}")
+            parts.append(text.format(_enumerate(where)))
     return "; ".join(parts)
 
 

@@ -43,7 +43,7 @@ class CellResult:
         cell: the cell's name.
         title: the cell's title.
         group: the variant of the data set that it was trained on.
-        why: sentences on the cell and its result; may be empty.
+        why: sentences on the cell and its result; empty where it has none, or failed.
         state: ``waiting`` before its first run is finished, ``done`` after the last.
         error: why its last failed run did fail.
         parameters: weights of the network that are trained.
@@ -89,6 +89,8 @@ class Comparison:
         mcnemar_p: p of McNemar's test of the accuracy; None for other statistics.
         verdict: the difference in words.
         clear: whether the interval excludes 0 and all seeds agree.
+        by_one_grade: whether it is clear, and the better cell has collapsed to one
+            grade in some seed, which is no merit.
     """
 
     first: str
@@ -102,6 +104,12 @@ class Comparison:
     verdict: str
     clear: bool
     seeds: list[int] | None = None
+    by_one_grade: bool = False
+
+    @property
+    def shows_merit(self) -> bool:
+        """Whether it is clear which cell is better, and that one tells grades apart."""
+        return self.clear and not self.by_one_grade
 
 
 @dataclass(frozen=True, slots=True)

@@ -467,7 +467,9 @@ def test_predictions_that_are_missing_or_damaged_say_so(tmp_path: Path, content)
 CUT = "sensitivity specificity auc sensitivity_at_specificity"
 POINT = "accuracy balanced_accuracy qwk macro_f1"
 BY_GRADE = "recall precision"
-DIFFERENCES = "differences(statistic value interval by_seed mcnemar_p verdict clear)"
+DIFFERENCES = (
+    "differences(statistic value interval by_seed mcnemar_p verdict clear by_one_grade)"
+)
 RULE = "(about accuracy qwk balanced_accuracy macro_f1)"
 SCORES = (
     f"samples {POINT} {BY_GRADE} confusion auc referable({CUT}) "
