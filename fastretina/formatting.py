@@ -11,15 +11,19 @@ _NARROWEST = 40  # columns
 
 
 def format_interval(
-    value: float | None, interval: Sequence[float] | None, form: str
+    value: float | None,
+    interval: Sequence[float] | None,
+    form: str,
+    *,
+    exact: bool = False,
 ) -> str:
-    """A score with its interval, e.g. ``82.9% [78.0, 87.4]``."""
+    """A score with its interval, e.g. ``82.9% [78.0, 87.4]``, and the kind of it."""
     if value is None:
         return "-"
     if interval is None:
         return format(value, form)
     low, high = (format(end, form).rstrip("%") for end in interval)
-    return f"{value:{form}} [{low}, {high}]"
+    return f"{value:{form}} [{low}, {high}]{' exact' if exact else ''}"
 
 
 def format_count(number: int, noun: str) -> str:

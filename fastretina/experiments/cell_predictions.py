@@ -15,9 +15,11 @@ from fastretina.metrics.bootstrap import (
     defined,
     grade_statistics,
     patient_intervals,
+    with_width,
 )
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
+from fastretina.metrics.proportions import accuracy_share, exact_intervals
 from fastretina.metrics.scores import collapse, score_grades
 from fastretina.nn.step import class_weights
 from fastretina.report.experiment_file import Score
@@ -103,14 +105,19 @@ class CellPredictions:
 
         alone = np.ones(len(self.labels))
         each = np.array([of(alone) for of in statistics])
-        intervals = patient_intervals(mean, self.patients)
+        found = map(with_width, patient_intervals(mean, self.patients))
+        intervals = dict(zip(GRADE_STATISTICS, found, strict=True))
+        accuracy = accuracy_share(self.labels, *self.grades.values())
+        exact = exact_intervals({"accuracy": accuracy}, self.patients)
+        intervals.update(exact)
         several = len(each) > 1
         return {
             name: Score(
                 mean=defined(each[:, n].mean()),
                 spread=defined(each[:, n].std(ddof=1)) if several else None,
                 by_seed=[defined(value) for value in each[:, n]],
-                interval=intervals[n],
+                interval=intervals[name],
+                exact=name in exact,
             )
             for n, name in enumerate(GRADE_STATISTICS)
         }

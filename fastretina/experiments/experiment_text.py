@@ -75,6 +75,8 @@ def format_result(result: ExperimentResult) -> str:
 
 def _cells(result: ExperimentResult) -> list[str]:
     several = result.seeds > 1
+    scores = [each for cell in result.cells for each in (cell.scores or {}).values()]
+    few = any(score.exact for score in scores)
     names = [name for _, name, _ in _COLUMNS]
     head = ["", *names, "best epoch on test*", "parameters", "wall time, s"]
     rows = [
@@ -87,14 +89,15 @@ def _cells(result: ExperimentResult) -> list[str]:
         ]
         for cell in result.cells
     ]
+    exact = ", exact ones (Clopper-Pearson) where cases are few" if few else ""
     spread = ", after it the spread of the seeds" if several else ""
     mean = ", as a mean over the seeds" if several else ""
     return [
         *_markdown(head, rows),
         "",
         f"Budget {result.budget}, {_count_seeds(result.seeds)}; in brackets 95 % "
-        f"intervals over test patients{spread}. *What choosing the epoch on test, as "
-        f"the report did, would have printed{mean}.",
+        f"intervals over test patients{exact}{spread}. *What choosing the epoch on "
+        f"test, as the report did, would have printed{mean}.",
     ]
 
 
@@ -112,7 +115,7 @@ def _format_score(cell: CellResult, key: str, form: str, several: bool) -> str:
     if cell.scores is None:
         return cell.state if key == "accuracy" else "-"
     score = cell.scores[key]
-    text = format_interval(score.mean, score.interval, form)
+    text = format_interval(score.mean, score.interval, form, exact=score.exact)
     if not several or score.spread is None:
         return text
     return f"{text} ± {score.spread:{form}}"
@@ -175,12 +178,19 @@ def _verdict(comparisons: Sequence[Comparison]) -> str:
     if not clear:
         return "inside the noise"
     parts = []
-    for word, sign in (("better", 1), ("worse", -1)):
+    for text, sign, by_one_grade in (
+        ("better in {}", 1, False),
+        ("worse in {}", -1, False),
+        ("higher in {}, but gives one grade to all", 1, True),
+        ("lower in {} than one grade for all", -1, True),
+    ):
         where = [
-            names[each.statistic] for each in clear if (each.value or 0) * sign > 0
+            names[each.statistic]
+            for each in clear
+            if each.by_one_grade == by_one_grade and (each.value or 0) * sign > 0
         ]
         if where:
-            parts.append(f"{word} in {_enumerate(where)}")
+            parts.append(text.format(_enumerate(where)))
     return "; ".join(parts)
 
 

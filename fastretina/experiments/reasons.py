@@ -37,6 +37,8 @@ class Shift:
     def shown_by(self, comparison: Comparison) -> bool:
         """Whether a comparison shows this difference, beyond its interval."""
         sign = 1 if self.direction == "better" else -1
+        if self.direction == "better" and comparison.by_one_grade:
+            return False
         return comparison.clear and (comparison.value or 0) * sign > 0
 
 

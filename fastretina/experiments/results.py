@@ -169,7 +169,7 @@ def _cell_result(
         cell=cell.name,
         title=cell.title,
         group=cell.data,
-        why=cell.about,
+        why="",
         state=runs.state,
         error=runs.error,
         parameters=first.parameters if first else None,
@@ -183,12 +183,12 @@ def _cell_result(
     )
     if scored is None:
         return result
+    result = replace(result, scores=scored.scores, collapse=scored.collapse)
+    if runs.state == "failed":  # what it would have shown is not known
+        return result
     reasons = explain(cell.name, cell.reasons, comparisons, scored.collapsed_to)
     return replace(
-        result,
-        why=" ".join([cell.about, *reasons] if cell.about else reasons),
-        scores=scored.scores,
-        collapse=scored.collapse,
+        result, why=" ".join([cell.about, *reasons] if cell.about else reasons)
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from fastretina import cli
 from fastretina.experiments.cells import GIVEN, Cell, ExperimentPlan
 from fastretina.experiments.flags import Options
 from fastretina.experiments.results import CellRuns, Collection
@@ -74,6 +75,7 @@ class Series:
             )
             error = self._run(cell, number)
             if error is not None:
+                error = " ".join(error.split())  # on one line, in table and page
                 self._failed[cell.name, number] = error
                 _print_progress(f"failed: {self._name(cell, number)}: {error}")
             self._write(figures=False)
@@ -106,7 +108,7 @@ class Series:
                 for cell in result.cells
                 if cell.scores is not None
             },
-            "clear": [each.verdict for each in result.comparisons if each.clear],
+            "clear": [each.verdict for each in result.comparisons if each.shows_merit],
         }
 
     def _runs(self) -> list[tuple[Cell, int]]:
@@ -175,8 +177,10 @@ class Series:
         path = self._path(cell, number)
         try:
             shards, test = (self._shards(each) for each in (cell.data, cell.test))
-        except (DataError, OSError) as error:
+        except DataError as error:
             return str(error)
+        except OSError as error:
+            return cli.describe_os_error(error)
         path.parent.mkdir(parents=True, exist_ok=True)
         begun = (path / "config.json").exists()
         options = TrainOptions(

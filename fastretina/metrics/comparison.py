@@ -20,7 +20,9 @@ from fastretina.metrics.bootstrap import (
     defined,
     grade_statistics,
     patient_intervals,
+    with_width,
 )
+from fastretina.metrics.scores import collapse
 from loaders.arrays import Float64, Int64
 
 
@@ -50,6 +52,8 @@ class Difference:
             is not the accuracy.
         verdict: what the difference shows, in words.
         clear: whether the interval excludes 0, and no seed says otherwise.
+        by_one_grade: whether it is clear, and the better side has collapsed to one
+            grade in some seed, which is no merit.
     """
 
     statistic: str
@@ -59,6 +63,7 @@ class Difference:
     mcnemar_p: float | None
     verdict: str
     clear: bool
+    by_one_grade: bool = False
 
 
 def compare(
@@ -91,19 +96,37 @@ def compare(
     for number, statistic in enumerate(GRADE_STATISTICS):
         value = defined(by_seed[:, number].mean())
         values = [defined(each) for each in by_seed[:, number]]
+        # One without width says that nothing differs, or that nothing is known.
+        interval = with_width(intervals[number]) if value else intervals[number]
         bare = Difference(
             statistic=statistic,
             value=value,
-            interval=intervals[number],
+            interval=interval,
             by_seed=values,
             mcnemar_p=chance if statistic == "accuracy" else None,
             verdict="",
-            clear=_is_clear(value, intervals[number], values),
+            clear=_is_clear(value, interval, values),
         )
+        better, worse = (first, second) if (value or 0) > 0 else (second, first)
+        fallen = _describe_collapse(labels, better) if bare.clear else ""
         differences.append(
-            replace(bare, verdict=_verdict(bare, first.name, second.name))
+            replace(
+                bare,
+                verdict=_verdict(bare, better.name, worse.name, fallen),
+                by_one_grade=bool(fallen),
+            )
         )
     return differences
+
+
+def _describe_collapse(labels: Int64, side: Contender) -> str:
+    """That a side gives one grade to all, in how many seeds; empty if it doesn't."""
+    number = sum(collapse(labels, grades) is not None for grades in side.seeds)
+    if not number:
+        return ""
+    seeds = len(side.seeds)
+    where = f" in {number} of {seeds} seeds" if seeds > 1 else ""
+    return f"but it gives one grade to all{where}: no merit"
 
 
 def mcnemar(labels: Int64, one: Int64, other: Int64) -> float:
@@ -137,7 +160,7 @@ _NAMES = {
 }
 
 
-def _verdict(difference: Difference, first: str, second: str) -> str:
+def _verdict(difference: Difference, better: str, worse: str, fallen: str) -> str:
     name = _NAMES[difference.statistic]
     if difference.value is None:
         return f"{name}: undefined, as there is one grade alone"
@@ -150,5 +173,6 @@ def _verdict(difference: Difference, first: str, second: str) -> str:
         if not low <= 0 <= high:
             why = ", as the seeds disagree"
         return f"{name}: inside the noise ({measured}{why})"
-    better, worse = (first, second) if difference.value > 0 else (second, first)
+    if fallen:
+        return f"{name}: {better} is above {worse} ({measured}), {fallen}"
     return f"{name}: {better} is better than {worse} ({measured})"

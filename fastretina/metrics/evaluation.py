@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastretina.metrics.baselines import Baseline, Eyes, Leak, baselines, leak
+from fastretina.metrics.baselines import (
+    BASELINES,
+    Baseline,
+    Eyes,
+    Leak,
+    baselines,
+    leak,
+)
 from fastretina.metrics.bootstrap import (
     Interval,
     OperatingPoint,
@@ -16,7 +23,9 @@ from fastretina.metrics.bootstrap import (
 )
 from fastretina.metrics.both_eyes import FusionError, FusionJudgement, judge_fusion
 from fastretina.metrics.calibration import Calibration, calibrate, correct_prior
+from fastretina.metrics.comparison import Contender, Difference, compare
 from fastretina.metrics.predictions import Predictions
+from loaders.arrays import Int64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +57,8 @@ class Evaluation:
     Attributes:
         test: scores of the likeliest grades, with intervals.
         baselines: scores of rules that see no pixel; None without training labels.
+        gains: the network's scores less those of each rule, by the rule's name, on the
+            same patients; None without training labels, or of an older version.
         leak: test images of patients in train; None without training labels.
         calibration: what was fitted on validation; None without validation.
         calibrated: what that does to test; None without validation.
@@ -59,6 +70,7 @@ class Evaluation:
 
     test: ScoresWithIntervals
     baselines: dict[str, Baseline] | None = None
+    gains: dict[str, list[Difference]] | None = None
     leak: Leak | None = None
     calibration: Calibration | None = None
     calibrated: Calibrated | None = None
@@ -112,12 +124,26 @@ def evaluate(
     return Evaluation(
         test=score_with_intervals(labels, chances, patients),
         baselines=baselines(known, eyes) if known else None,
+        gains=_gains(known, eyes, test.grades) if known else None,
         leak=leak(known, eyes) if known else None,
         calibration=fitted,
         calibrated=calibrated,
         prior_corrected=prior_corrected,
         pairs=_judge_pairs(test, validation) if validation else None,
     )
+
+
+def _gains(known: Eyes, eyes: Eyes, predicted: Int64) -> dict[str, list[Difference]]:
+    """A network's grades, int64[N], against each of ``BASELINES``."""
+    return {
+        name: compare(
+            eyes.labels,
+            Contender("the network", [predicted]),
+            Contender(about, [rule(known, eyes)]),
+            eyes.patients,
+        )
+        for name, (about, rule) in BASELINES.items()
+    }
 
 
 def _judge_pairs(test: Predictions, validation: Predictions) -> FusionJudgement | None:

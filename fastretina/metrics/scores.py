@@ -6,6 +6,7 @@ Sight-threatening DR means grade 3 or worse: soon.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Annotated, NamedTuple
@@ -268,6 +269,25 @@ def collapse(labels: Int64, predicted: Int64) -> str | None:
         f"({GRADES[grade]}), so the accuracy of {accuracy:.1%} is that grade's share "
         f"({share:.1%}) and nothing was learned"
     )
+
+
+def never_predicted(confusion: Sequence[Sequence[int]]) -> str | None:
+    """A sentence on the grades that no sample was given, though some samples have them.
+
+    Args:
+        confusion: 5 x 5 counts, true grade by predicted grade.
+    """
+    counts = np.asarray(confusion)
+    samples, given = counts.sum(axis=1), counts.sum(axis=0)
+    missed = np.flatnonzero((samples > 0) & (given == 0)).tolist()
+    if not missed:
+        return None
+    parts = [
+        f"{grade} ({GRADES[grade]}; {samples[grade]:,} on test)" for grade in missed
+    ]
+    *most, last = parts
+    grades = f"grades {', '.join(most)} and {last}" if most else f"grade {last}"
+    return f"never predicted: {grades}, so every such photograph is graded wrong"
 
 
 def _cut(

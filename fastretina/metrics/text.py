@@ -7,12 +7,18 @@ from textwrap import fill
 
 from fastretina.formatting import format_interval
 from fastretina.metrics.baselines import Leak
-from fastretina.metrics.bootstrap import CutIntervals, OperatingPoint
+from fastretina.metrics.bootstrap import CutIntervals, GradeIntervals, OperatingPoint
 from fastretina.metrics.evaluation import Evaluation
-from fastretina.metrics.scores import FIXED_SPECIFICITY, CutScores, Scores
+from fastretina.metrics.scores import (
+    FIXED_SPECIFICITY,
+    CutScores,
+    Scores,
+    never_predicted,
+)
 from loaders.grades import GRADES, REFERABLE, SIGHT_THREATENING
 
 _WIDTH, _GLUE = 100, "\0"  # columns of a line for people; keeps an interval whole
+_EXACT = "; exact: Clopper-Pearson, of few cases"
 
 
 def table(evaluation: Evaluation) -> str:
@@ -20,9 +26,7 @@ def table(evaluation: Evaluation) -> str:
     scores, ends = evaluation.test, evaluation.test.intervals
     error = format_interval(scores.calibration_error, ends.calibration_error, ".3f")
     lines = [
-        f"{scores.samples:,} samples; in brackets 95 % intervals over patients",
-        f"accuracy {format_interval(scores.accuracy, ends.accuracy, '.1%')}, balanced "
-        "accuracy "
+        f"accuracy {_accuracy(scores, ends)}, balanced accuracy "
         f"{format_interval(scores.balanced_accuracy, ends.balanced_accuracy, '.1%')}",
         f"QWK {format_interval(scores.qwk, ends.qwk, '.3f')}, "
         f"macro-F1 {format_interval(scores.macro_f1, ends.macro_f1, '.3f')}, "
@@ -39,7 +43,10 @@ def table(evaluation: Evaluation) -> str:
             f"QWK {format_interval(rule.qwk, None, '.3f')}, "
             f"balanced accuracy {rule.balanced_accuracy:.1%}"
         )
-    known = warnings(scores.collapse, evaluation.leak)
+    kinds = _EXACT if any("] exact" in line for line in lines) else ""
+    about = "samples; in brackets 95 % intervals over patients"
+    lines = [f"{scores.samples:,} {about}{kinds}", *lines]
+    known = warnings(scores, evaluation.leak)
     lines = [_wrapped(line) for line in lines] + _grade_lines(scores)
     return "\n".join(lines + [f"warning: {each}" for each in known])
 
@@ -57,23 +64,38 @@ def _grade_lines(scores: Scores) -> list[str]:
 
 def _wrapped(line: str) -> str:
     """Within ``_WIDTH``, with no interval torn apart."""
-    whole = re.sub(r"\[[^]]*\]", lambda match: match[0].replace(" ", _GLUE), line)
+    whole = re.sub(
+        r"\[[^]]*\]( exact)?", lambda match: match[0].replace(" ", _GLUE), line
+    )
     return fill(whole, _WIDTH, subsequent_indent="    ").replace(_GLUE, " ")
 
 
-def warnings(collapse: str | None, leak: Leak | None) -> list[str]:
-    """What a reader of the scores must know: a collapse, a leak, unknown patients."""
-    sentences = [collapse, *((leak.warning(), leak.doubt()) if leak else ())]
+def warnings(scores: Scores, leak: Leak | None) -> list[str]:
+    """What a reader must know: collapse, a grade never predicted, leak, doubt."""
+    sentences = [scores.collapse, never_predicted(scores.confusion)]
+    if leak is not None:
+        sentences += [leak.warning(), leak.doubt()]
     return [sentence for sentence in sentences if sentence]
 
 
+def _accuracy(scores: Scores | OperatingPoint, ends: GradeIntervals) -> str:
+    exact = "accuracy" in ends.exact
+    return format_interval(scores.accuracy, ends.accuracy, ".1%", exact=exact)
+
+
 def _cut_line(cut: CutScores, ends: CutIntervals) -> str:
+    sensitivity, specificity = (
+        format_interval(value, interval, ".1%", exact=name in ends.exact)
+        for name, value, interval in (
+            ("sensitivity", cut.sensitivity, ends.sensitivity),
+            ("specificity", cut.specificity, ends.specificity),
+        )
+    )
     fixed = format_interval(
         cut.sensitivity_at_specificity, ends.sensitivity_at_specificity, ".1%"
     )
     return (
-        f"sensitivity {format_interval(cut.sensitivity, ends.sensitivity, '.1%')}, "
-        f"specificity {format_interval(cut.specificity, ends.specificity, '.1%')}, "
+        f"sensitivity {sensitivity}, specificity {specificity}, "
         f"AUC {format_interval(cut.auc, ends.auc, '.3f')}, "
         f"sensitivity at {FIXED_SPECIFICITY:.0%} specificity {fixed}"
     )
@@ -106,7 +128,7 @@ def _point_line(point: OperatingPoint) -> str:
     ends = point.intervals
     balanced = format_interval(point.balanced_accuracy, ends.balanced_accuracy, ".1%")
     return (
-        f"accuracy {format_interval(point.accuracy, ends.accuracy, '.1%')}, "
+        f"accuracy {_accuracy(point, ends)}, "
         f"QWK {format_interval(point.qwk, ends.qwk, '.3f')}, "
         f"balanced accuracy {balanced}"
     )

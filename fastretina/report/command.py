@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROG = "python -m fastretina.report"
 ABOUT = f"""Write a finished run as one HTML file that fetches nothing: scores with
 intervals beside rules that see no photograph, curves, confusion matrix, ROC,
-reliability, the surest mistakes with Grad-CAM, a table of every test photograph, config
+reliability, the worst mistakes with Grad-CAM, a table of every test photograph, config
 and environment. Its figures are also written as PNGs, and a model card goes with it. An
 experiment's folder becomes a page of its comparisons.
 
@@ -41,7 +41,8 @@ class Options:
         shards: Where a run's test photographs are now, for the thumbnails of its
             mistakes; by default where they were.
         out: The page.
-        mistakes: How many of a run's surest mistakes to show.
+        mistakes: How many of a run's mistakes to show of each kind: the surest, the
+            farthest off, missed referrals and missed sight-threatening disease.
         device: For Grad-CAM: auto, cpu, cuda, cuda:N or mps.
     """
 
@@ -125,17 +126,17 @@ def _write_run(options: Options) -> dict[str, object]:
 
 
 def _mistakes(finished: FinishedRun, options: Options) -> ShownMistakes:
-    """The surest mistakes, with their thumbnails or why there are none.
+    """The mistakes of each kind, with their thumbnails or why there are none.
 
     Raises:
         DataError: the shards or the device that were named can't be used.
     """
-    from fastretina.report.mistakes import most_confident
+    from fastretina.report.mistakes import list_mistakes
     from fastretina.report.run_page import ShownMistakes
 
-    mistakes = most_confident(finished.test, options.mistakes)
-    if not mistakes:
-        return ShownMistakes(mistakes=mistakes)
+    shown = ShownMistakes(lists=list_mistakes(finished.test, options.mistakes))
+    if not shown.mistakes:
+        return shown
     from fastretina.nn.device import choose_again
     from fastretina.report.thumbnails import draw_thumbnails
 
@@ -143,8 +144,8 @@ def _mistakes(finished: FinishedRun, options: Options) -> ShownMistakes:
     device = choose_again(options.device, config.precision).device
     shards = options.shards or config.test_shards or config.shards
     try:
-        thumbnails = draw_thumbnails(finished, mistakes, shards, device)
-        return ShownMistakes(mistakes=mistakes, thumbnails=thumbnails)
+        thumbnails = draw_thumbnails(finished, shown.mistakes, shards, device)
+        return replace(shown, thumbnails=thumbnails)
     except DataError as error:
         if options.shards is not None:
             raise
@@ -152,10 +153,7 @@ def _mistakes(finished: FinishedRun, options: Options) -> ShownMistakes:
         reason = f"no data set is in {shards}: pass --shards" if gone else str(error)
     message = f"the mistakes are shown without their photographs: {reason}"
     print(f"note: {message}", file=sys.stderr)
-    return ShownMistakes(
-        mistakes=mistakes,
-        without_photographs=f"{message[:1].upper()}{message[1:]}.",
-    )
+    return replace(shown, without_photographs=f"{message[:1].upper()}{message[1:]}.")
 
 
 def _write_experiment(options: Options) -> dict[str, object]:

@@ -25,12 +25,14 @@ class Score:
         by_seed: the value of each seed.
         interval: low and high end of 95 % over test patients; None where there are too
             few.
+        exact: whether it is exact, as the cases are few, and not a bootstrap's.
     """
 
     mean: float | None
     spread: float | None
     by_seed: list[float | None]
     interval: tuple[float, float] | None
+    exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +43,7 @@ class CellResult:
         cell: the cell's name.
         title: the cell's title.
         group: the variant of the data set that it was trained on.
-        why: sentences on the cell and its result; may be empty.
+        why: sentences on the cell and its result; empty where it has none, or failed.
         state: ``waiting`` before its first run is finished, ``done`` after the last.
         error: why its last failed run did fail.
         parameters: weights of the network that are trained.
@@ -87,6 +89,8 @@ class Comparison:
         mcnemar_p: p of McNemar's test of the accuracy; None for other statistics.
         verdict: the difference in words.
         clear: whether the interval excludes 0 and all seeds agree.
+        by_one_grade: whether it is clear, and the better cell has collapsed to one
+            grade in some seed, which is no merit.
     """
 
     first: str
@@ -100,6 +104,12 @@ class Comparison:
     verdict: str
     clear: bool
     seeds: list[int] | None = None
+    by_one_grade: bool = False
+
+    @property
+    def shows_merit(self) -> bool:
+        """Whether it is clear which cell is better, and that one tells grades apart."""
+        return self.clear and not self.by_one_grade
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class ScoreText(NamedTuple):
     """A score of a cell, formatted.
 
     Attributes:
-        value: The mean to sort by; empty where it is unknown.
+        value: The mean to sort by; empty where it is unknown, or of one grade for all.
         text: Mean and spread over seeds.
         interval: 95% interval; empty where it is unknown.
     """
@@ -113,7 +113,7 @@ def experiment_page(
             "sections": _sections(experiment, bool(pictures or missing)),
             "state": _count_states(experiment),
             "best": _describe_best(experiment),
-            "clear": [each.verdict for each in qwk if each.clear],
+            "clear": [each.verdict for each in qwk if each.shows_merit],
             "unclear": _describe_unclear(qwk),
             "seed_caveat": experiment.seed_caveat,
             "score_columns": SCORES,
@@ -169,7 +169,10 @@ def _count_seeds(cell: CellResult, asked: int) -> str:
 
 
 def _describe_best(experiment: ExperimentResult) -> str | None:
-    """The cell of the highest mean QWK, in a sentence that claims no more."""
+    """The cell of the highest mean QWK, in a sentence that claims no more.
+
+    A cell that has collapsed to one grade is never it.
+    """
     known = [
         (mean, cell)
         for cell in experiment.cells
@@ -178,10 +181,17 @@ def _describe_best(experiment: ExperimentResult) -> str | None:
     ]
     if not known:
         return None
-    mean, cell = max(known, key=lambda pair: pair[0])
+    fallen = [cell.title for _, cell in known if cell.collapse]
+    left_out = f"left out, as collapsed to one grade: {', '.join(fallen)}"
+    if len(fallen) == len(known):
+        return f"None; {left_out}"
+    mean, cell = max(
+        (pair for pair in known if not pair[1].collapse), key=lambda pair: pair[0]
+    )
     qwk = format_interval(mean, _score_of(cell, "qwk").interval, ".3f")
     seeds = _count_seeds(cell, experiment.seeds)
-    return f"Highest QWK: {cell.title}, {qwk}{f', by {seeds}' if seeds else ''}"
+    best = f"Highest QWK: {cell.title}, {qwk}{f', by {seeds}' if seeds else ''}"
+    return f"{best}; {left_out}" if fallen else best
 
 
 def _describe_unclear(comparisons: Sequence[Comparison]) -> str:
@@ -189,6 +199,8 @@ def _describe_unclear(comparisons: Sequence[Comparison]) -> str:
     kinds = Counter(
         "undefined, as there is one grade alone"
         if each.value is None
+        else "of one grade for all, which is no merit"
+        if each.by_one_grade
         else "of too few patients to tell"
         if each.interval is None
         else "inside the noise"
@@ -209,14 +221,19 @@ def _score_of(cell: CellResult, name: str) -> Score:
 
 
 def _score_texts(cell: CellResult) -> dict[str, ScoreText]:
-    return {name: _score_text(_score_of(cell, name), form) for name, _, form in SCORES}
+    texts = {}
+    for name, _, form in SCORES:
+        text = _score_text(_score_of(cell, name), form)
+        texts[name] = text._replace(value="") if cell.collapse else text
+    return texts
 
 
 def _score_text(score: Score, form: str) -> ScoreText:
     text = format_interval(score.mean, None, form)
     if score.spread is not None:
         text = f"{text} ± {format(score.spread, form).rstrip('%')}"
-    interval = format_interval(score.mean, score.interval, form).partition(" ")[2]
+    shown = format_interval(score.mean, score.interval, form, exact=score.exact)
+    interval = shown.partition(" ")[2]
     return ScoreText("" if score.mean is None else score.mean, text, interval)
 
 
@@ -258,7 +275,7 @@ def _difference_row(comparison: Comparison) -> DifferenceRow:
         by_seed=", ".join(by_seed) or "-",
         p=format_p(comparison.mcnemar_p),
         verdict=comparison.verdict,
-        clear=comparison.clear,
+        clear=comparison.shows_merit,
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastretina.formatting import format_interval
-from fastretina.metrics.baselines import Baseline
-from fastretina.metrics.bootstrap import Interval
+from fastretina.metrics.bootstrap import CutIntervals, Interval
+from fastretina.metrics.scores import never_predicted
 from fastretina.report.finished_run import FinishedRun
-from loaders.grades import REFERABLE
+from loaders.grades import REFERABLE, SIGHT_THREATENING
 
 _ARCHS = {"resnet18": "ResNet18", "resnet50": "ResNet50"}
 _INITIAL_WEIGHTS = {"imagenet": "ImageNet weights", "none": "random weights"}
@@ -67,31 +67,48 @@ def count(number: int | None, thing: str) -> str:
 def describe_scores(finished: FinishedRun) -> list[str]:
     """How good the model is, in people out of a hundred, as sentences."""
     scores, ends = finished.scores, finished.scores.intervals
-    graded = _of_100(scores.accuracy, ends.accuracy)
+    graded = _of_100(scores.accuracy, ends.accuracy, "accuracy" in ends.exact)
     sentences = [f"Of 100 photographs it grades {graded} as people did."]
     cut, cut_ends = scores.referable, ends.referable
     if cut.sensitivity is not None:
         sentences.append(
             f"Of 100 with referable diabetic retinopathy (grade {REFERABLE} or worse, "
             "to be seen by an ophthalmologist) it finds "
-            f"{_of_100(cut.sensitivity, cut_ends.sensitivity)} and misses "
-            f"{100 - round(100 * cut.sensitivity)}."
+            f"{_found(cut.sensitivity, cut_ends)} and misses {_rest(cut.sensitivity)}."
         )
     if cut.specificity is not None:
-        alarms = _of_100(1 - cut.specificity, _complement(cut_ends.specificity))
+        exact = "specificity" in cut_ends.exact
+        alarms = _of_100(1 - cut.specificity, _complement(cut_ends.specificity), exact)
         sentences.append(f"Of 100 without, it would refer {alarms} needlessly.")
+    worse, worse_ends = scores.sight_threatening, ends.sight_threatening
+    if worse.sensitivity is not None:
+        sentences.append(
+            f"Of 100 with sight-threatening disease (grade {SIGHT_THREATENING} or "
+            "worse, to be seen soon) it recognises "
+            f"{_found(worse.sensitivity, worse_ends)} as such and grades "
+            f"{_rest(worse.sensitivity)} lower."
+        )
     return sentences
+
+
+def _found(sensitivity: float, ends: CutIntervals) -> str:
+    return _of_100(sensitivity, ends.sensitivity, "sensitivity" in ends.exact)
+
+
+def _rest(share: float) -> int:
+    return 100 - round(100 * share)
 
 
 def _complement(interval: Interval) -> Interval:
     return None if interval is None else (1 - interval[1], 1 - interval[0])
 
 
-def _of_100(share: float, interval: Interval) -> str:
+def _of_100(share: float, interval: Interval, exact: bool) -> str:
     if interval is None:
         return f"{100 * share:.0f}"
     low, high = interval
-    return f"{100 * share:.0f} (95% interval {100 * low:.0f} to {100 * high:.0f})"
+    kind = "exact 95% interval" if exact else "95% interval"
+    return f"{100 * share:.0f} ({kind} {100 * low:.0f} to {100 * high:.0f})"
 
 
 def warn(finished: FinishedRun) -> list[str]:
@@ -99,11 +116,12 @@ def warn(finished: FinishedRun) -> list[str]:
     evaluation = finished.evaluation
     warnings = [
         finished.scores.collapse,
+        never_predicted(finished.scores.confusion),
         evaluation.leak.warning() if evaluation.leak else None,
         _left_out(finished.result.test_skipped),
         *(
             sentence
-            for rule in evaluation.rules
+            for rule in evaluation.baselines or {}
             for sentence in _not_beaten(finished, rule)
         ),
     ]
@@ -116,22 +134,32 @@ def _left_out(skipped: int) -> str | None:
     return f"{count(skipped, 'test photograph')} could not be decoded: in no score here"
 
 
-def _not_beaten(finished: FinishedRun, rule: Baseline) -> Iterator[str]:
+def _not_beaten(finished: FinishedRun, rule_name: str) -> Iterator[str]:
     """A sentence for each score in which the model does not clearly beat the rule."""
     scores, ends = finished.scores, finished.scores.intervals
-    for value, interval, rival, name, form in (
-        (scores.accuracy, ends.accuracy, rule.accuracy, "accuracy", ".1%"),
-        (scores.qwk, ends.qwk, rule.qwk, "QWK", ".3f"),
+    rule = (finished.evaluation.baselines or {})[rule_name]
+    gains = {
+        each.statistic: each
+        for each in (finished.evaluation.gains or {}).get(rule_name, [])
+    }
+    for name, value, interval, rival, title, form in (
+        ("accuracy", scores.accuracy, ends.accuracy, rule.accuracy, "accuracy", ".1%"),
+        ("qwk", scores.qwk, ends.qwk, rule.qwk, "QWK", ".3f"),
     ):
         if value is None or rival is None:
             continue
-        if name == "QWK" and rival <= 0:  # agrees by chance, as a constant does
+        if name == "qwk" and rival <= 0:  # agrees by chance, as a constant does
             continue
-        if rival < (interval or (value, value))[0]:
-            continue
-        than = "more than" if rival > value else "inside the interval of"
-        yield (
-            f"No better than a rule that sees no photograph: {rule.about} has "
-            f"{name} {rival:{form}}, {than} this model's "
-            f"{format_interval(value, interval, form)}"
-        )
+        paired = gains.get(name)
+        if paired is None:  # an older version's: the rule against the interval
+            beaten = rival < (interval or (value, value))[0]
+            ours = f"this model {format_interval(value, interval, form)}"
+        else:
+            beaten = paired.clear and value > rival
+            apart = format_interval(paired.value, paired.interval, "+.3f")
+            ours = f"this model {value:{form}}, on the same patients a gain of {apart}"
+        if not beaten:
+            yield (
+                f"No better than a rule that sees no photograph: {rule.about} has "
+                f"{title} {rival:{form}}, {ours}"
+            )

@@ -49,7 +49,7 @@ def model_card(finished: FinishedRun) -> str:
             "cut_rows": tables.cut_rows(finished),
             "specificity": tables.SPECIFICITY,
             "grade_rows": tables.grade_rows(finished),
-            "zero_width": remarks.describe_zero_width(finished),
+            "intervals": remarks.describe_intervals(finished),
             "operating_point_rows": tables.operating_point_rows(finished),
             "thresholds": remarks.describe_thresholds(finished),
             "calibration_error": _calibration_error(finished),

@@ -1,23 +1,47 @@
-"""Sentences beside the tables: calibration, thresholds, both eyes, zero width."""
+"""Sentences beside the tables: intervals, calibration, thresholds, both eyes."""
 
 from __future__ import annotations
 
 from fastretina.formatting import format_interval
+from fastretina.metrics.proportions import FEW_CASES, FEW_PATIENTS
 from fastretina.report.finished_run import FinishedRun
 
 _ABOUT_ONE = 0.1  # from 1: a temperature that nobody would notice
 
 
-def describe_zero_width(finished: FinishedRun) -> str:
-    """A sentence where a grade's interval has no width, as it promises too much."""
-    ends = finished.scores.intervals
-    intervals = (*ends.recall, *ends.precision, *ends.auc)
-    if not any(each is not None and each[0] == each[1] for each in intervals):
-        return ""
-    return (
-        " An interval without width says that the photographs are too few for the "
-        "bootstrap to vary, not that the score is sure."
-    )
+def describe_intervals(finished: FinishedRun) -> str:
+    """What kinds of interval there are, and why some score has none, in sentences."""
+    scores, ends = finished.scores, finished.scores.intervals
+    values = [*scores.recall, *scores.precision, *scores.auc]
+    intervals = [*ends.recall, *ends.precision, *ends.auc]
+    exact = list(ends.exact)
+    for _, cut, cut_ends in finished.cuts:
+        values += [cut.sensitivity, cut.specificity, cut.auc]
+        intervals += [cut_ends.sensitivity, cut_ends.specificity, cut_ends.auc]
+        exact += cut_ends.exact
+    sentences = [
+        "Intervals are 95%, from a bootstrap over patients, whose eyes are drawn "
+        "together."
+    ]
+    if exact:
+        sentences.append(
+            "Those marked exact are Clopper and Pearson's, for shares of fewer than "
+            f"{FEW_PATIENTS} patients, or of which fewer than {FEW_CASES} cases are "
+            "right, or wrong; they count a patient's eyes as if these always agreed, "
+            "so they are rather too wide than too narrow."
+        )
+    pairs = list(zip(values, intervals, strict=True))
+    if any(value is not None and interval is None for value, interval in pairs):
+        sentences.append(
+            "A score without an interval is one that the photographs are too few to be "
+            "sure of."
+        )
+    if any(each is not None and each[0] == each[1] for each in intervals):
+        sentences.append(  # of a run that an older version has finished
+            "An interval without width says that the photographs are too few for the "
+            "bootstrap to vary, not that the score is sure."
+        )
+    return " ".join(sentences)
 
 
 def describe_thresholds(finished: FinishedRun) -> str | None:

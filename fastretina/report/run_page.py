@@ -5,14 +5,14 @@ FinishedRun  ->  sentences, tables, Figures, mistakes  ->  run.html.j2  ->  HTML
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fastretina.report import headline, remarks, tables
 from fastretina.report.confusion import confusion_pictures
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import MEANINGS, SOURCE, grade_name
-from fastretina.report.mistakes import Mistake
+from fastretina.report.mistakes import Mistake, MistakeList, distinct
 from fastretina.report.picture import Picture
 from fastretina.report.reliability import reliability_picture
 from fastretina.report.roc import roc_pictures
@@ -73,14 +73,26 @@ class ShownMistakes:
     """The mistakes that a page shows.
 
     Attributes:
-        mistakes: The surest mistakes, the surest first.
-        thumbnails: Images of each mistake; or none at all.
+        lists: The mistakes, by kind.
+        thumbnails: Images of each mistake by its place; or none at all.
         without_photographs: Why there are none, where they were wanted.
     """
 
-    mistakes: Sequence[Mistake]
-    thumbnails: Sequence[Thumbnails] = ()
+    lists: Sequence[MistakeList]
+    thumbnails: Mapping[int, Thumbnails] = field(default_factory=dict)
     without_photographs: str | None = None
+
+    @property
+    def mistakes(self) -> list[Mistake]:
+        """Every mistake that is shown, once."""
+        return distinct(self.lists)
+
+    @property
+    def homes(self) -> dict[int, MistakeList]:
+        """The list that shows each mistake in full, by its place; others link to it."""
+        return {
+            each.place: some for some in reversed(self.lists) for each in some.shown
+        }
 
 
 def run_page(finished: FinishedRun, figures: Figures, shown: ShownMistakes) -> str:
@@ -98,7 +110,9 @@ def run_page(finished: FinishedRun, figures: Figures, shown: ShownMistakes) -> s
             **_rows(finished),
             "tiles": tiles(finished),
             "figures": figures,
+            "mistake_lists": shown.lists,
             "mistakes": shown.mistakes,
+            "homes": shown.homes,
             "thumbnails": shown.thumbnails,
             "without_photographs": shown.without_photographs,
             "num_mistakes": int((test.grades != test.labels).sum()),
@@ -117,7 +131,7 @@ def _texts(finished: FinishedRun) -> dict[str, object]:
         "model": headline.describe_model(finished),
         "score_sentences": headline.describe_scores(finished),
         "warnings": headline.warn(finished),
-        "zero_width": remarks.describe_zero_width(finished),
+        "intervals": remarks.describe_intervals(finished),
         "thresholds": remarks.describe_thresholds(finished),
         "calibration": remarks.describe_calibration(finished),
         "both_eyes": remarks.describe_both_eyes(finished),

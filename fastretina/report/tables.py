@@ -73,9 +73,17 @@ def grade_rows(finished: FinishedRun) -> list[GradeRow]:
         GradeRow(
             name=grade_name(grade),
             support=f"{sum(scores.confusion[grade]):,}",
-            recall=format_interval(scores.recall[grade], ends.recall[grade], ".1%"),
+            recall=format_interval(
+                scores.recall[grade],
+                ends.recall[grade],
+                ".1%",
+                exact=f"recall.{grade}" in ends.exact,
+            ),
             precision=format_interval(
-                scores.precision[grade], ends.precision[grade], ".1%"
+                scores.precision[grade],
+                ends.precision[grade],
+                ".1%",
+                exact=f"precision.{grade}" in ends.exact,
             ),
             auc=format_interval(scores.auc[grade], ends.auc[grade], ".3f"),
         )
@@ -92,10 +100,17 @@ def cut_rows(finished: FinishedRun) -> list[CutRow]:
 
 
 def _cut_row(name: str, scores: CutScores, ends: CutIntervals) -> CutRow:
+    sensitivity, specificity = (
+        format_interval(value, interval, ".1%", exact=which in ends.exact)
+        for which, value, interval in (
+            ("sensitivity", scores.sensitivity, ends.sensitivity),
+            ("specificity", scores.specificity, ends.specificity),
+        )
+    )
     return CutRow(
         name=name,
-        sensitivity=format_interval(scores.sensitivity, ends.sensitivity, ".1%"),
-        specificity=format_interval(scores.specificity, ends.specificity, ".1%"),
+        sensitivity=sensitivity,
+        specificity=specificity,
         auc=format_interval(scores.auc, ends.auc, ".3f"),
         sensitivity_at_specificity=format_interval(
             scores.sensitivity_at_specificity, ends.sensitivity_at_specificity, ".1%"
@@ -139,7 +154,9 @@ def _point_row(
     balanced = format_interval(scores.balanced_accuracy, ends.balanced_accuracy, ".1%")
     return PointRow(
         name=name,
-        accuracy=format_interval(scores.accuracy, ends.accuracy, ".1%"),
+        accuracy=format_interval(
+            scores.accuracy, ends.accuracy, ".1%", exact="accuracy" in ends.exact
+        ),
         balanced_accuracy=balanced,
         qwk=format_interval(scores.qwk, ends.qwk, ".3f"),
         macro_f1=format_interval(scores.macro_f1, ends.macro_f1, ".3f"),

@@ -59,12 +59,14 @@ def draw_thumbnails(
     mistakes: Sequence[Mistake],
     shards: str,
     device: torch.device,
-) -> list[Thumbnails]:
+) -> dict[int, Thumbnails]:
     """Decode the mistakes' photographs and look at them through the run's network.
+
+    Each has its thumbnails under its place in the predictions.
 
     Args:
         finished: The run.
-        mistakes: Its mistakes to draw, in this order.
+        mistakes: Its mistakes to draw, each once.
         shards: The data set that it was tested on.
         device: Where to compute Grad-CAM.
 
@@ -86,7 +88,10 @@ def draw_thumbnails(
         )
     predicted = [mistake.predicted for mistake in mistakes]
     heats = _heats(trained, images, predicted, device)
-    return [_thumbnails(image, heat) for image, heat in zip(images, heats, strict=True)]
+    return {
+        mistake.place: _thumbnails(image, heat)
+        for mistake, image, heat in zip(mistakes, images, heats, strict=True)
+    }
 
 
 def _check_same(split: ShardSplit, finished: FinishedRun) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastretina.formatting import format_interval
 from fastretina.metrics.bootstrap import Interval
 from fastretina.report.finished_run import FinishedRun
-from loaders.grades import REFERABLE
+from loaders.grades import REFERABLE, SIGHT_THREATENING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +32,7 @@ class Tile:
         name: Name of the score.
         value: The score, formatted.
         interval: Its 95% interval, formatted; empty where there is none.
+        exact: Whether the interval is exact, and not a bootstrap's.
         about: What the score means, in half a sentence.
         bar: Low, value and high, 0 to 100; None where the score is undefined.
         marks: Scores of the rules without pixels.
@@ -41,6 +42,7 @@ class Tile:
     name: str
     value: str
     interval: str
+    exact: bool
     about: str
     bar: tuple[float, float, float] | None
     marks: Sequence[Mark] = ()
@@ -48,8 +50,8 @@ class Tile:
 
 
 def tiles(finished: FinishedRun) -> list[Tile]:
-    """The six scores of the first screen: three of all grades, three of one cut."""
-    return [*_tiles_of_grades(finished), *_tiles_of_referable(finished)]
+    """The six scores of the first screen: three of all grades, three of the cuts."""
+    return [*_tiles_of_grades(finished), *_tiles_of_cuts(finished)]
 
 
 def _tiles_of_grades(finished: FinishedRun) -> list[Tile]:
@@ -62,6 +64,7 @@ def _tiles_of_grades(finished: FinishedRun) -> list[Tile]:
             (scores.accuracy, ends.accuracy),
             ".1%",
             [(rule.about, rule.accuracy) for rule in rules],
+            exact="accuracy" in ends.exact,
         ),
         _tile(
             "QWK",
@@ -80,8 +83,10 @@ def _tiles_of_grades(finished: FinishedRun) -> list[Tile]:
     ]
 
 
-def _tiles_of_referable(finished: FinishedRun) -> list[Tile]:
+def _tiles_of_cuts(finished: FinishedRun) -> list[Tile]:
     scores, ends = finished.scores.referable, finished.scores.intervals.referable
+    worse = finished.scores.sight_threatening
+    worse_ends = finished.scores.intervals.sight_threatening
     below = " or ".join(str(grade) for grade in range(REFERABLE))
     return [
         _tile(
@@ -89,18 +94,21 @@ def _tiles_of_referable(finished: FinishedRun) -> list[Tile]:
             f"found, of grade {REFERABLE} or worse",
             (scores.sensitivity, ends.sensitivity),
             ".1%",
+            exact="sensitivity" in ends.exact,
         ),
         _tile(
             "Referable DR: specificity",
             f"left alone, of grade {below}",
             (scores.specificity, ends.specificity),
             ".1%",
+            exact="specificity" in ends.exact,
         ),
         _tile(
-            "Referable DR: AUC",
-            "0.5 is guessing, 1 is perfect",
-            (scores.auc, ends.auc),
-            ".3f",
+            "Sight-threatening DR: sensitivity",
+            f"recognised as such, of grade {SIGHT_THREATENING} or worse",
+            (worse.sensitivity, worse_ends.sensitivity),
+            ".1%",
+            exact="sensitivity" in worse_ends.exact,
         ),
     ]
 
@@ -111,6 +119,8 @@ def _tile(
     score: tuple[float | None, Interval],
     form: str,
     rules: Sequence[tuple[str, float | None]] = (),
+    *,
+    exact: bool = False,
 ) -> Tile:
     value, _, interval = format_interval(*score, form).partition(" ")
     marks = [(rule, mark) for rule, mark in rules if mark is not None]
@@ -118,6 +128,7 @@ def _tile(
         name=name,
         value=value,
         interval=interval.strip("[]").replace(", ", " to "),
+        exact=exact,
         about=about,
         bar=_bar(*score),
         best_mark=format(max(mark for _, mark in marks), form) if marks else "",

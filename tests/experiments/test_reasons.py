@@ -69,6 +69,13 @@ def test_one_grade_for_all_is_never_explained_as_a_merit():
         assert explain("cell", [REASON], compared(-0.3, clear=True), grade)
 
 
+def test_mean_that_a_collapsed_seed_has_raised_is_not_explained():
+    better = replace(REASON, when=(Shift("base", "qwk", "better"),))
+    raised = [replace(each, by_one_grade=True) for each in compared(0.3, clear=True)]
+    assert explain("cell", [better], raised, None) == []
+    assert explain("cell", [better], compared(0.3, clear=True), None) == [better.text]
+
+
 def test_reason_gives_way_to_the_noise():
     noise = [INSIDE_THE_NOISE]
     assert explain("cell", [REASON], compared(-0.05, clear=False), None) == noise

@@ -60,7 +60,99 @@ def test_whys_follow_from_the_results(tmp_path: Path):
     assert cells["batchnorm-eval"].why.startswith("train() lets the statistics")
     assert cells["clahe-both"].why == INSIDE_THE_NOISE  # as on train only
     assert "Here, too, it is one grade" in cells["jitter-0.5-weights-max"].why
-    assert cells["one-phase"].why == "The report calls the two phases the key."
+    assert cells["one-phase"].why == ""  # it has failed
+
+
+def test_cell_that_failed_says_why_and_explains_nothing(tmp_path: Path):
+    """One of two seeds has finished, clearly better than the base's."""
+    runs = {
+        "base": {0: made_run(tmp_path / "a", guesses(3), LABELS)},
+        "batchnorm-eval": {0: made_run(tmp_path / "b", LABELS.copy(), LABELS)},
+    }
+    plan = ablations(same, 512, leaks=False)
+    whole = {cell.name: CellRuns(runs=runs.get(cell.name, {})) for cell in plan.trained}
+    found = {cell.cell: cell for cell in Collection(plan).collect(whole).cells}
+    assert found["batchnorm-eval"].why.startswith("train() lets the statistics")
+    assert found["weights-sqrt"].why == ""  # it waits
+    whole["batchnorm-eval"].error = "the loss is nan"
+    whole["one-phase"].error = "no memory"
+    collected = Collection(plan).collect(whole)
+    found = {cell.cell: cell for cell in collected.cells}
+    failed = found["batchnorm-eval"]
+    assert (failed.state, failed.error, failed.why) == ("failed", "the loss is nan", "")
+    assert failed.scores is not None
+    text = format_result(result_of(collected, 1))
+    assert "- BatchNorm kept as it came in phase 1: failed: the loss is nan" in text
+    assert "- one phase: all of it from the start: failed: no memory" in text
+    _, _, whys = text.partition("### Why")
+    assert "the report's recipe" in whys
+    for name in ("BatchNorm kept", "one phase", "class weights"):
+        assert name not in whys
+
+
+def test_constant_cell_is_better_than_nothing(tmp_path: Path):
+    """Grade 0 for all is right more often than a network that tries."""
+    poor = np.array([1, 1, 2, 4, 3])[LABELS]
+    runs = {
+        "base": {0: made_run(tmp_path / "a", poor, LABELS)},
+        "weights-sqrt": {0: made_run(tmp_path / "b", np.zeros(100, int), LABELS)},
+    }
+    found = collected_pair(runs)
+    by = {each.statistic: each for each in found.comparisons}
+    assert by["accuracy"].clear
+    assert by["accuracy"].by_one_grade
+    assert not by["accuracy"].shows_merit
+    assert by["accuracy"].verdict.startswith(
+        "accuracy: class weights sqrt(max/n) is above the report's recipe (+0."
+    )
+    assert by["accuracy"].verdict.endswith("but it gives one grade to all: no merit")
+    assert by["qwk"].shows_merit
+    assert "the report's recipe is better" in by["qwk"].verdict
+    text = format_result(result_of(found, 1))
+    assert (
+        "| worse in balanced accuracy and QWK; higher in accuracy, but gives one "
+        in (text)
+    )
+    turned = {**runs, "base": runs["weights-sqrt"], "weights-sqrt": runs["base"]}
+    text = format_result(result_of(collected_pair(turned), 1))
+    assert "better in balanced accuracy and QWK; lower in accuracy than one grade " in (
+        text
+    )
+
+
+def test_accuracy_of_a_few_test_images_is_exact_in_the_table(tmp_path: Path):
+    """50 patients: a bootstrap's; 10 of them: not."""
+    for last, exact in ((100, False), (20, True)):
+        labels = LABELS[::5] if exact else LABELS
+        grades = np.where(np.arange(len(labels)) % 3, labels, 1)
+        run = made_run(tmp_path / str(last), grades, labels)
+        found = collected_pair({"base": {0: run}})
+        (cell,) = [cell for cell in found.cells if cell.cell == "base"]
+        assert cell.scores is not None
+        assert {name for name, each in cell.scores.items() if each.exact} == (
+            {"accuracy"} if exact else set()
+        )
+        text = format_result(result_of(found, 1))
+        assert ("] exact |" in text) == exact
+        assert ("exact ones (Clopper-Pearson) where cases are few" in text) == exact
+
+
+def result_of(found: Collected, seeds: int) -> ExperimentResult:
+    return ExperimentResult(
+        experiment="ablations",
+        title="Ablations",
+        about="",
+        budget="tiny",
+        seeds=seeds,
+        shards="shards",
+        date="",
+        seconds=1.0,
+        cells=found.cells,
+        comparisons=found.comparisons,
+        reference=None,
+        figures=[],
+        notes=found.notes,
+    )
 
 
 def test_comparisons_name_what_is_better_and_leave_out_what_failed(tmp_path: Path):
@@ -146,21 +238,7 @@ def test_table_says_how_many_seeds_a_line_is_of(tmp_path: Path):
         "weights-sqrt": {1: made_run(tmp_path / "b1", guesses(0), LABELS)},
     }
     found = collected_pair(runs)
-    result = ExperimentResult(
-        experiment="ablations",
-        title="Ablations",
-        about="",
-        budget="tiny",
-        seeds=2,
-        shards="shards",
-        date="",
-        seconds=1.0,
-        cells=found.cells,
-        comparisons=found.comparisons,
-        reference=None,
-        figures=[],
-        notes=found.notes,
-    )
+    result = result_of(found, 2)
     lines = format_result(result).splitlines()
     assert any(line.startswith("| the report's recipe | ") for line in lines)
     short = "| class weights sqrt(max/n) (1 of 2 seeds) | "

@@ -104,7 +104,7 @@ def test_intervals_have_the_shape_of_the_scores():
     for name in ("recall", "precision", "auc"):
         assert len(ends[name]) == 5
     for name in ("referable", "sight_threatening"):
-        assert ends[name].keys() == plain[name].keys()
+        assert ends[name].keys() == {*plain[name], "exact"}
     json.dumps(found, allow_nan=False)
 
 
@@ -191,7 +191,8 @@ def test_interval_of_what_is_undefined_is_none():
     found = score_with_intervals(labels, np.eye(5)[labels], list("abcdef"))
     assert found.intervals.referable.auc is None
     assert found.intervals.recall[2] is None
-    assert found.intervals.recall[0] == (1, 1)
+    assert found.intervals.recall[0] is not None
+    assert found.intervals.recall[0][0] < found.intervals.recall[0][1] == 1
 
 
 @pytest.mark.parametrize(
@@ -412,13 +413,13 @@ def test_grade_intervals_lie_around_the_score(rows):
     labels, said = np.array(rows).T
     found = grade_intervals(labels, said, [str(n) for n in range(len(rows))])
     alone = grade_statistics(labels, said)(np.ones(len(rows)))
-    for value, (name, interval) in zip(alone, asdict(found).items(), strict=True):
-        if interval is None:  # QWK, where most resamples hold one grade, predicted so
-            assert name == "qwk"
-            assert (labels == said).mean() >= 0.5
+    for value, name in zip(alone, GRADE_STATISTICS, strict=True):
+        interval = getattr(found, name)
+        if interval is None:  # what no resample changes, or that most leave undefined
+            assert name != "accuracy"
             continue
         low, high = interval
-        assert -1 <= low <= high <= 1
+        assert -1 <= low < high <= 1
         if name == "accuracy":
             assert low <= value <= high
 
@@ -468,24 +469,28 @@ def test_predictions_that_are_missing_or_damaged_say_so(tmp_path: Path, content)
 CUT = "sensitivity specificity auc sensitivity_at_specificity"
 POINT = "accuracy balanced_accuracy qwk macro_f1"
 BY_GRADE = "recall precision"
+DIFFERENCES = (
+    "differences(statistic value interval by_seed mcnemar_p verdict clear by_one_grade)"
+)
 RULE = "(about accuracy qwk balanced_accuracy macro_f1)"
 SCORES = (
     f"samples {POINT} {BY_GRADE} confusion auc referable({CUT}) "
     f"sight_threatening({CUT}) calibration_error collapse"
 )
 INTERVALS = (
-    f"intervals({POINT} {BY_GRADE} auc referable({CUT}) sight_threatening({CUT}) "
-    "calibration_error)"
+    f"intervals({POINT} exact {BY_GRADE} auc referable({CUT} exact) "
+    f"sight_threatening({CUT} exact) calibration_error)"
 )
-OTHER_POINT = f"({POINT} confusion intervals({POINT}))"
+OTHER_POINT = f"({POINT} confusion intervals({POINT} exact))"
 NAMES = (
     f"test({SCORES} {INTERVALS}) baselines(majority{RULE} fellow_eye{RULE}) "
+    "gains(majority fellow_eye) "
     "leak(eyes total unknown) "
     "calibration(temperature thresholds samples error_before error_after) "
     "calibrated(calibration_error intervals(calibration_error) "
     f"thresholds{OTHER_POINT}) prior_corrected{OTHER_POINT} "
     f"pairs(pairs fitted_on share single({SCORES}) fused({SCORES}) "
-    "differences(statistic value interval by_seed mcnemar_p verdict clear))"
+    f"{DIFFERENCES})"
 )
 
 
@@ -520,7 +525,7 @@ def test_evaluation_says_all_of_it_and_is_json():
         "warning: the split leaks: 2 of 200 test images",
     ):
         assert words in text, words
-    known = warnings(evaluation.test.collapse, evaluation.leak)
+    known = warnings(evaluation.test, evaluation.leak)
     assert [each[:15] for each in known] == ["the split leaks"]
 
 
@@ -538,7 +543,7 @@ def test_evaluation_warns_of_a_collapse():
     constant = np.tile([0.9, 0.1, 0, 0, 0], (50, 1))
     fallen = Predictions(**{**_fields(test), "probabilities": constant})
     evaluation = evaluate(fallen)
-    assert "constant predictor" in warnings(evaluation.test.collapse, None)[0]
+    assert "constant predictor" in warnings(evaluation.test, None)[0]
     assert "warning: constant predictor" in table(evaluation)
 
 
@@ -554,7 +559,7 @@ def test_unknown_patients_are_doubted_in_a_sentence():
     doubt = found.doubt()
     assert doubt is not None
     assert doubt.startswith("the patients of 3 photographs, of train or of test, are ")
-    assert warnings(None, found) == [doubt]
+    assert warnings(evaluate(predictions(200, 19)).test, found) == [doubt]
     named = replace(known, patient_known=[True, True])  # by a column of the labels
     assert leak(named, named) == Leak(eyes=2, total=2, unknown=0)
     assert leak(eyes([("1", "left", 0)]), eyes([("2", "left", 0)])).doubt() is None
@@ -570,3 +575,45 @@ def test_patients_are_kept_by_predictions(tmp_path):
     found = evaluate(test, eyes([("1", "left", 0)])).leak
     assert found is not None
     assert found.unknown == 10
+
+
+def test_rules_without_a_pixel_are_compared_on_the_same_patients():
+    """Right where the rule is, and 7 times more: a gain that no patient takes back."""
+    test = predictions(200, 18)
+    ill = np.flatnonzero(test.labels)
+    known = Eyes(names=["x"], patients=["x"], sides=[""], labels=np.zeros(1, np.int64))
+    grades = np.zeros(200, np.int64)
+    grades[ill[:7]] = test.labels[ill[:7]]
+    slightly = replace(test, probabilities=np.eye(5)[grades])
+    evaluation = evaluate(slightly, known)
+    assert evaluation.baselines is not None
+    assert evaluation.gains is not None
+    rule = evaluation.baselines["majority"]
+    ends = evaluation.test.intervals.accuracy
+    assert ends is not None
+    assert ends[0] < rule.accuracy < evaluation.test.accuracy  # unpaired: no telling
+    gain = evaluation.gains["majority"][0]
+    assert gain.statistic == "accuracy"
+    assert gain.clear
+    assert gain.value == pytest.approx(7 / 200)
+    assert "the network is better than the commonest grade for all" in gain.verdict
+    assert evaluate(test).gains is None
+
+
+def test_grades_that_are_never_predicted_are_named_with_their_number():
+    test = predictions(200, 19)
+    chances = test.probabilities.copy()
+    chances[:, [3, 4]] = 0
+    lacking = replace(test, probabilities=chances)
+    evaluation = evaluate(lacking)
+    severe, worst = (int((test.labels == grade).sum()) for grade in (3, 4))
+    assert severe > 0 < worst
+    sentence = (
+        f"never predicted: grades 3 (Severe; {severe} on test) and 4 (Proliferative; "
+        f"{worst} on test), so every such photograph is graded wrong"
+    )
+    assert sentence in warnings(evaluation.test, None)
+    assert f"warning: {sentence}" in table(evaluation)
+    assert "never predicted" not in table(evaluate(test))
+    absent = replace(lacking, labels=np.minimum(test.labels, 2))
+    assert "never predicted" not in table(evaluate(absent))

@@ -36,12 +36,12 @@ from fastretina.report import command as report
 from fastretina.report.finished_run import read_finished_run
 from fastretina.report.grade_meanings import MEANINGS
 from fastretina.report.headline import describe_model, describe_scores, warn
-from fastretina.report.mistakes import most_confident
+from fastretina.report.mistakes import distinct, list_mistakes
 from fastretina.report.model_card import model_card, write_card
 from fastretina.report.remarks import (
     describe_both_eyes,
     describe_calibration,
-    describe_zero_width,
+    describe_intervals,
 )
 from fastretina.report.run_page import Figures
 from fastretina.report.samples import pack_samples
@@ -77,17 +77,65 @@ def metrics(run: Path) -> dict[str, Any]:
 # What the page is made of
 
 
+def mistakes_of(test: Predictions, number: int = 12) -> dict[str, list[int]]:
+    """The places of the mistakes that are shown, by the list's id."""
+    return {
+        each.id: [mistake.place for mistake in each.shown]
+        for each in list_mistakes(test, number)
+    }
+
+
 def test_mistakes_are_the_surest_ones_and_only_mistakes():
     test = predicted(200)
-    mistakes = most_confident(test, 12)
+    surest = list_mistakes(test, 12)[0]
     wrong = [p for p in range(200) if test.grades[p] != test.labels[p]]
     by_hand = sorted(wrong, key=lambda p: -test.probabilities[p].max())[:12]
-    assert [each.place for each in mistakes] == by_hand
-    for each in mistakes:
+    assert [each.place for each in surest.shown] == by_hand
+    assert surest.total == len(wrong) > 12
+    for each in surest.shown:
         assert each.key == test.keys[each.place]
         assert each.probability == test.probabilities[each.place].max()
         assert each.true_probability == test.probabilities[each.place, each.true]
         assert each.predicted_meaning == MEANINGS[each.predicted]
+
+
+def test_mistakes_are_listed_by_distance_and_then_by_probability():
+    test = predicted(200)
+
+    def worst_first(place: int) -> tuple[int, float]:
+        off = abs(int(test.labels[place]) - int(test.grades[place]))
+        return -off, -test.probabilities[place].max()
+
+    wrong = [p for p in range(200) if test.grades[p] != test.labels[p]]
+    found = mistakes_of(test)["farthest"]
+    assert found == sorted(wrong, key=worst_first)[:12]
+    assert found != mistakes_of(test)["surest"]
+    assert abs(test.labels[found[0]] - test.grades[found[0]]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("missed-referable", 2), ("missed-sight-threatening", 3)]
+)
+def test_mistakes_below_a_cut_are_the_missed_ones_the_surest_first(
+    name: str, least: int
+):
+    test = predicted(300)
+    missed = [
+        p for p in range(300) if test.labels[p] >= least and test.grades[p] < least
+    ]
+    by_hand = sorted(missed, key=lambda p: -test.probabilities[p].max())
+    assert len(missed) > 3
+    assert mistakes_of(test, 300)[name] == by_hand
+    assert mistakes_of(test, 3)[name] == by_hand[:3]
+    totals = {each.id: each.total for each in list_mistakes(test, 3)}
+    assert totals[name] == len(missed)
+
+
+def test_mistakes_of_several_kinds_are_counted_once():
+    lists = list_mistakes(predicted(200), 12)
+    places = [each.place for each in distinct(lists)]
+    assert len(set(places)) == len(places) < sum(len(each.shown) for each in lists)
+    assert set(places) == {m.place for each in lists for m in each.shown}
 
 
 def test_mistakes_of_a_perfect_network_are_none():
@@ -96,7 +144,7 @@ def test_mistakes_of_a_perfect_network_are_none():
     test = Predictions(
         rows=np.arange(5), labels=labels, probabilities=np.eye(5)[labels], **rest
     )
-    assert most_confident(test, 12) == []
+    assert distinct(list_mistakes(test, 12)) == []
 
 
 def test_samples_are_packed_in_full_and_in_few_bytes():
@@ -157,12 +205,28 @@ def test_words_count_people_out_of_a_hundred(finished: Path):
     )
     cut = scores["referable"]
     found = round(100 * cut["sensitivity"])
-    assert f"it finds {found} (95% interval" in words
+    assert scores["intervals"]["referable"]["exact"] == ["sensitivity"]
+    assert f"it finds {found} (exact 95% interval" in words
     assert f"and misses {100 - found}." in words
     low, high = scores["intervals"]["referable"]["specificity"]
     ends = f"{100 * (1 - high):.0f} to {100 * (1 - low):.0f}"
     alarms = f"{100 * (1 - cut['specificity']):.0f}"
     assert f"it would refer {alarms} (95% interval {ends}) needlessly." in words
+    cut = scores["sight_threatening"]
+    low, high = (round(100 * end) for end in cut_ends_of(scores)["sensitivity"])
+    found = round(100 * cut["sensitivity"])
+    assert cut_ends_of(scores)["exact"] == ["sensitivity", "specificity"]
+    assert (
+        "Of 100 with sight-threatening disease (grade 3 or worse, to be seen soon) it "
+        f"recognises {found} (exact 95% interval {low} to {high}) as such and grades "
+        f"{100 - found} lower."
+    ) in words
+
+
+def cut_ends_of(scores: dict[str, Any]) -> dict[str, Any]:
+    """The intervals of the sight-threatening cut."""
+    ends: dict[str, Any] = scores["intervals"]["sight_threatening"]
+    return ends
 
 
 @pytest.mark.parametrize(
@@ -221,12 +285,49 @@ def test_calibration_says_which_way_it_errs(run: Path, temperature: float, words
     assert words in describe_calibration(read_finished_run(Run(run)))
 
 
-def test_intervals_without_width_are_explained(tmp_path: Path):
+def test_intervals_are_explained_by_their_kinds(tmp_path: Path, run: Path):
     test = predicted(60)
     test.probabilities[test.labels == 4] = [1, 0, 0, 0, 0]
-    read = read_finished_run(Run(write_run(tmp_path / "run", test)))
-    assert read.scores.intervals.recall[4] == (0, 0)
-    assert "too few for the bootstrap" in describe_zero_width(read)
+    read = read_finished_run(Run(write_run(tmp_path / "other", test)))
+    recall = read.scores.intervals.recall[4]
+    assert recall is not None
+    assert 0 == recall[0] < recall[1]
+    text = describe_intervals(read)
+    assert "Those marked exact are Clopper and Pearson's, for shares of fewer" in text
+    assert "without width" not in text
+    saved = metrics(run)
+    saved["test"]["intervals"]["recall"][4] = [0, 0]  # an older version's
+    edit(run / "metrics.json", test=saved["test"])
+    assert "An interval without width says" in describe_intervals(
+        read_finished_run(Run(run))
+    )
+
+
+def test_scores_without_interval_are_explained(tmp_path: Path):
+    labels = np.repeat([0, 2], 30)
+    test = replace(predicted(60), labels=labels, probabilities=np.eye(5)[labels])
+    perfect = read_finished_run(Run(write_run(tmp_path / "run", test)))
+    assert perfect.scores.auc[2] == 1
+    assert perfect.scores.intervals.auc[2] is None
+    assert "A score without an interval is one that the photographs are too few" in (
+        describe_intervals(perfect)
+    )
+
+
+def test_grades_that_are_never_predicted_are_a_warning_on_page_and_card(
+    tmp_path: Path, reports: Reports
+):
+    test = predicted(100)
+    test.probabilities[:, 3] = 0
+    run = write_run(tmp_path / "run", test)
+    assert reports(run).code == 0
+    severe = int((test.labels == 3).sum())
+    sentence = (
+        f"Never predicted: grade 3 (Severe; {severe} on test), so every such photograph"
+        " is graded wrong."
+    )
+    assert sentence in Page(run / "report.html").words
+    assert sentence in (run / "model_card.md").read_text()
 
 
 def test_both_eyes_are_described_with_their_gain(run: Path):
@@ -262,7 +363,7 @@ def test_page_is_described_by_one_json_line(run: Path, reports: Reports):
         "figures": len(FIGURES),
         "bytes": page.stat().st_size,
         "samples": 120,
-        "mistakes": 12,
+        "mistakes": len(distinct(list_mistakes(read_finished_run(Run(run)).test, 12))),
         "thumbnails": 0,
         "card": str(run / "model_card.md"),
         "weights_sha256": SHA256,
@@ -303,7 +404,7 @@ def test_page_sets_the_pixel_free_rules_beside_and_warns_of_the_leak(finished: P
     for rule in saved["baselines"].values():
         assert f"Without a pixel: {rule['about']} {rule['accuracy']:.1%}" in page.words
     best = max(rule["qwk"] for rule in saved["baselines"].values())
-    assert f"without a pixel at best {best:.3f}" in page.words
+    assert f"a rule without a pixel has up to {best:.3f}" in page.words
     leak = saved["leak"]
     assert leak["eyes"] > 0
     assert f"The split leaks: {leak['eyes']:,} of {leak['total']:,}" in page.words
@@ -313,12 +414,38 @@ def test_page_sets_the_pixel_free_rules_beside_and_warns_of_the_leak(finished: P
 @pytest.mark.usefixtures("undrawn")
 def test_page_says_that_a_rule_without_pixels_is_as_good(run: Path, reports: Reports):
     saved = metrics(run)
-    saved["baselines"]["fellow_eye"]["accuracy"] = 0.999
+    rule = saved["baselines"]["fellow_eye"]
+    no_better = "No better than a rule that sees no photograph: the fellow eye's "
+    said = f"{no_better}training label, else 0 has accuracy 99.9%, this model "
+    rule["accuracy"] = 0.999
     edit(run / "metrics.json", **saved)
     assert reports(run).code == 0
-    assert "the fellow eye's training label, else 0 has accuracy 99.9%, more than" in (
+    score = saved["test"]["accuracy"]
+    gain = saved["gains"]["fellow_eye"][0]
+    text = format_interval(gain["value"], gain["interval"], "+.3f")
+    assert f"{said}{score:.1%}, on the same patients a gain of {text}." in (
         Page(run / "report.html").words
     )
+    del saved["gains"]  # as an older version wrote it
+    (run / "metrics.json").write_text(json.dumps(saved))
+    assert reports(run).code == 0
+    ends = saved["test"]["intervals"]["accuracy"]
+    assert f"{said}{format_interval(score, ends, '.1%')}." in (
+        Page(run / "report.html").words
+    )
+
+
+def test_rule_without_pixels_is_beaten_by_a_gain_on_the_same_patients(run: Path):
+    """Its score may well lie within the interval of the model's own."""
+    saved = metrics(run)
+    rule = saved["baselines"]["majority"]
+    rule["accuracy"] = saved["test"]["accuracy"] - 1e-3
+    for clear in (True, False):
+        saved["gains"]["majority"][0] |= {"clear": clear, "value": 1e-3}
+        edit(run / "metrics.json", **saved)
+        told = [each for each in warn(read_finished_run(Run(run))) if "No bet" in each]
+        about = "the commonest grade for all has accuracy"
+        assert any(about in each for each in told) == (not clear)
 
 
 def test_page_of_a_constant_predictor_says_so_first(tmp_path: Path, reports: Reports):
@@ -334,7 +461,7 @@ def test_page_of_a_constant_predictor_says_so_first(tmp_path: Path, reports: Rep
         source=test.source,
     )
     run = write_run(tmp_path / "run", test)
-    assert reports(run).json["mistakes"] == 12
+    assert reports(run).json["mistakes"] >= 12
     sentence = metrics(run)["test"]["collapse"]
     page = Page(run / "report.html")
     place = page.words.index(f"Constant{sentence[8:]}.")
@@ -512,9 +639,17 @@ def test_mistakes_have_their_photographs_and_where_it_looked(
     assert result["thumbnails"] == result["mistakes"] > 0
     page = Page(looked_at / "report.html")
     pairs = [each for each in page.all("img") if "jpeg" in (each["src"] or "")[:20]]
-    assert len(pairs) == 2 * result["mistakes"]
+    assert len(pairs) == 2 * result["mistakes"]  # though some are in several lists
+    lists = list_mistakes(read_finished_run(Run(looked_at)).test, 12)
+    assert sum(len(each.shown) for each in lists) > result["mistakes"]
+    for each in lists:
+        assert f"{each.title} ({len(each.shown)} of {each.total})" in page.words
+    homes = {attrs["id"] for attrs in page.all("li") if "id" in attrs}
+    links = {(link["href"] or "")[1:] for link in page.all("a")}
+    assert {f"mistake-{each.place}" for each in distinct(lists)} == homes
+    assert homes & links
     test = read_finished_run(Run(looked_at)).test
-    surest = most_confident(test, 1)[0]
+    surest = list_mistakes(test, 1)[0].shown[0]
     assert surest.key in (pairs[0]["alt"] or "")
     first, looked = (_pixels(each["src"] or "") for each in pairs[:2])
     with open_split(shards, "test") as split:
@@ -536,7 +671,8 @@ def _decoded(content: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
 @pytest.mark.usefixtures("undrawn")
 def test_mistakes_without_shards_are_explained(finished: Path, reports: Reports):
     outcome = reports(finished, "--mistakes", 3)
-    assert outcome.json["mistakes"] == 3
+    lists = list_mistakes(read_finished_run(Run(finished)).test, 3)
+    assert outcome.json["mistakes"] == len(distinct(lists)) > 3
     (line,) = outcome.err
     assert line == (
         "note: the mistakes are shown without their photographs: no data set is in "
@@ -544,7 +680,7 @@ def test_mistakes_without_shards_are_explained(finished: Path, reports: Reports)
     )
     page = Page(finished / "report.html")
     assert "The mistakes are shown without their photographs" in page.words
-    for each in most_confident(read_finished_run(Run(finished)).test, 3):
+    for each in distinct(lists):
         assert (
             f"{each.key} The network, {each.probability:.1%} sure "
             f"{each.predicted_name} : "
@@ -773,6 +909,7 @@ def test_scores_that_are_not_those_of_the_predictions_are_refused(
         ("pairs", {"pairs": 30, "fitted_on": 50}),
         ("baselines", {"majority": {"about": "x", "accuracy": 0.5}}),
         ("baselines", [3]),
+        ("gains", {"majority": [{"statistic": "qwk"}]}),
         ("baselines", {"majority": []}),
         ("checkpoint_epoch", "4"),
         ("checkpoint_epoch", True),

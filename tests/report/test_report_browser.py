@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from browser import DESKTOP, PHONE, Browser, browsing
 from report_pages import FIGURES, HOSTILE, write_experiment
-from reported_runs import predicted, renamed, write_run
+from reported_runs import edit, predicted, renamed, write_run
 from small_runs import Outcome
 
 from fastretina.metrics.predictions import Predictions
@@ -210,7 +211,7 @@ def test_browser_shows_hostile_names_as_text(
     assert browser.driver.title == "run: report"
     assert column(browser, 1)[0] == HOSTILE
     assert column(browser, 8)[0] == HOSTILE
-    assert HOSTILE in browser.texts(".mistakes h3")
+    assert HOSTILE in browser.texts(".mistakes h4")
 
 
 def test_browser_forbids_what_the_page_does_not_hold(opened: Browser):
@@ -245,6 +246,15 @@ def test_browser_browses_7026_photographs_at_once(
 def test_browser_sorts_the_cells_of_an_experiment(
     browser: Browser, experiment: Path, reports: Reports
 ):
+    path = experiment / "experiment.json"
+    cells = json.loads(path.read_text())["cells"]
+    for score in cells[0]["scores"].values():
+        score["mean"] = 0.6  # below that of b, which says one grade for all
+    edit(path, cells=[*cells, cells[0] | {"title": "Cell e"}])
+    again = json.loads(path.read_text())["cells"]
+    for score in again[4]["scores"].values():
+        score["mean"] = 0.5
+    edit(path, cells=again)
     assert reports(experiment).code == 0
     browser.complaints()
     browser.open(experiment / "report.html")
@@ -255,9 +265,9 @@ def test_browser_sorts_the_cells_of_an_experiment(
 
     button = browser.find("#cell-table th:nth-child(3) button")
     button.click()
-    assert order() == ["a", "b", "c", "d"]
+    assert order() == ["a", "e", "b", "c", "d"]  # what has no score stays below
     button.click()
-    assert order() == ["b", "a", "c", "d"]  # what has no score stays below
+    assert order() == ["e", "a", "b", "c", "d"]  # and so does one grade for all
     heading = browser.find("#cell-table th:nth-child(3)")
     assert heading.get_attribute("aria-sort") == "ascending"
     (drawn,) = browser.run("return [...document.images].map(i => i.naturalWidth)")

@@ -30,7 +30,10 @@ def test_experiment_shows_cells_comparisons_figures_and_links(
     assert result["bytes"] == (experiment / "report.html").stat().st_size
     page = Page(experiment / "report.html")
     assert "80.0% ± 1.0 [78.0, 82.0]" in page.words
-    assert "Highest QWK: Cell a, 0.820 [0.800, 0.840]" in page.words
+    assert (
+        "Highest QWK: Cell a, 0.820 [0.800, 0.840]; left out, as collapsed to one "
+        "grade: Cell b" in page.words
+    )
     assert (
         "4 cells: 2 done, 1 failed, 1 waiting; 2 seeds each, of which 2 of 8 are "
         in (page.words)
@@ -45,6 +48,54 @@ def test_experiment_shows_cells_comparisons_figures_and_links(
     assert "<script>document" not in page.raw
     noise = [e for e in page.all("td") if (e.get("class") or "").endswith("noise")]
     assert len(noise) == 1
+
+
+def test_collapsed_cell_is_never_the_best(experiment: Path, reports: Reports):
+    path = experiment / "experiment.json"
+    cells = json.loads(path.read_text())["cells"]
+    for score in cells[1]["scores"].values():
+        score["mean"] = 0.95
+    edit(path, cells=cells)
+    reports(experiment)
+    assert "Highest QWK: Cell a, 0.820" in Page(experiment / "report.html").words
+    cells[0]["collapse"] = "constant predictor"
+    edit(path, cells=cells)
+    reports(experiment)
+    words = Page(experiment / "report.html").words
+    assert "Best None; left out, as collapsed to one grade: Cell a, Cell b" in words
+    assert "Highest" not in words
+
+
+def test_score_of_one_grade_for_all_is_not_clear_on_the_page(
+    experiment: Path, reports: Reports
+):
+    changed(experiment, "comparisons", by_one_grade=True)
+    reports(experiment)
+    page = Page(experiment / "report.html")
+    assert "No difference is: all are of one grade for all, which is no merit." in (
+        page.words
+    )
+    classes = [each.get("class") or "" for each in page.all("td")]
+    assert not [each for each in classes if each.endswith(" clear")]
+
+
+def test_cells_that_failed_or_wait_explain_nothing(experiment: Path, reports: Reports):
+    reports(experiment)
+    words = Page(experiment / "report.html").words
+    assert "failed: the loss is nan" in words
+    assert words.count("Why.") == 2  # of the two that have run
+    changed(experiment, "cells", state="failed")
+    reports(experiment)
+    assert "Why." not in Page(experiment / "report.html").words
+
+
+def test_exact_interval_of_a_cell_is_marked(experiment: Path, reports: Reports):
+    path = experiment / "experiment.json"
+    cells = json.loads(path.read_text())["cells"]
+    cells[0]["scores"]["accuracy"]["exact"] = True
+    edit(path, cells=cells)
+    reports(experiment)
+    assert "80.0% ± 1.0 [78.0, 82.0] exact" in Page(experiment / "report.html").words
 
 
 def test_experiment_names_each_figure_that_it_lacks(experiment: Path, reports: Reports):
