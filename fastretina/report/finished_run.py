@@ -21,6 +21,7 @@ from fastretina.run import LoggedEpoch, Run, as_record
 from fastretina.run_config import RunConfig
 from fastretina.run_result import RunResult
 from loaders.errors import RunError
+from loaders.shards import Origin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,17 +87,31 @@ class FinishedRun:
 
     @property
     def shares_no_patient(self) -> bool:
-        """Whether no test patient was trained on, for sure.
-
-        A name that tells no eye tells no patient either.
-        """
+        """Whether no test patient was trained on, for sure."""
         leak = self.evaluation.leak
-        return leak is not None and not leak.eyes and all(self.test.eyes)
+        return leak is not None and not leak.eyes and self.patients_known
+
+    @property
+    def patients_known(self) -> bool:
+        """Whether every patient is known, of train and of test."""
+        leak = self.evaluation.leak
+        return leak is not None and leak.unknown == 0
 
     @property
     def num_patients(self) -> int:
-        """Number of patients whose photographs it was tested on."""
-        return len(set(self.test.patients))
+        """Number of patients, as far as they are known, that it was tested on."""
+        known = zip(self.test.patients, self.test.patient_known, strict=True)
+        return len({patient for patient, is_known in known if is_known})
+
+    @property
+    def patients_unknown(self) -> int:
+        """Number of test photographs whose patient is unknown."""
+        return list(self.test.patient_known).count(False)
+
+    @property
+    def test_origin(self) -> Origin:
+        """Where the test photographs come from."""
+        return self.config.data.test_origin or self.config.data.origin
 
 
 def read_finished_run(run: Run) -> FinishedRun:

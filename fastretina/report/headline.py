@@ -8,6 +8,13 @@ from fastretina.formatting import format_interval
 from fastretina.metrics.bootstrap import CutIntervals, Interval
 from fastretina.metrics.scores import never_predicted
 from fastretina.report.finished_run import FinishedRun
+from fastretina.report.provenance import (
+    count,
+    count_photographs,
+    describe_test,
+    graders,
+    warn_of_drawn,
+)
 from loaders.grades import REFERABLE, SIGHT_THREATENING
 
 _ARCHS = {"resnet18": "ResNet18", "resnet50": "ResNet50"}
@@ -27,10 +34,9 @@ def describe_model(finished: FinishedRun) -> str:
     return (
         f"A {network_name(finished)} that looks at one fundus photograph and grades "
         "diabetic retinopathy from 0 (none) to 4 (proliferative). It was trained on "
-        f"{count(data.train, 'photograph')}{epochs}, starting from "
+        f"{count_photographs(data.train, data.origin)}{epochs}, starting from "
         f"{initial_weights(finished)}{best_epoch}. It is judged here on "
-        f"{count(len(finished.test), 'photograph')} of "
-        f"{count(finished.num_patients, 'patient')}{_whether_known(finished)}."
+        f"{describe_test(finished)}{_whether_known(finished)}."
     )
 
 
@@ -57,18 +63,11 @@ def initial_weights(finished: FinishedRun) -> str:
     return _INITIAL_WEIGHTS.get(weights, f"the weights of {weights}")
 
 
-def count(number: int | None, thing: str) -> str:
-    """A number of things, e.g. ``1 patient`` or ``1,200 photographs``."""
-    if number is None:
-        return f"an unknown number of {thing}s"
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def describe_scores(finished: FinishedRun) -> list[str]:
     """How good the model is, in people out of a hundred, as sentences."""
     scores, ends = finished.scores, finished.scores.intervals
     graded = _of_100(scores.accuracy, ends.accuracy, "accuracy" in ends.exact)
-    sentences = [f"Of 100 photographs it grades {graded} as people did."]
+    sentences = [f"Of 100 photographs it grades {graded} {graders(finished)}."]
     cut, cut_ends = scores.referable, ends.referable
     if cut.sensitivity is not None:
         sentences.append(
@@ -112,12 +111,13 @@ def _of_100(share: float, interval: Interval, exact: bool) -> str:
 
 
 def warn(finished: FinishedRun) -> list[str]:
-    """What must be known before any number is read: collapse, leak, a better rule."""
+    """What must be known before any number is read, as sentences."""
     evaluation = finished.evaluation
     warnings = [
+        warn_of_drawn(finished),
         finished.scores.collapse,
         never_predicted(finished.scores.confusion),
-        evaluation.leak.warning() if evaluation.leak else None,
+        *((leak.warning(), leak.doubt()) if (leak := evaluation.leak) else ()),
         _left_out(finished.result.test_skipped),
         *(
             sentence

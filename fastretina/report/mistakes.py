@@ -15,13 +15,13 @@ from loaders.grades import REFERABLE, SIGHT_THREATENING
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mistake:
-    """A photograph that the network graded otherwise than people did.
+    """A photograph that the network graded wrong.
 
     Attributes:
         place: Place in the predictions, from 0.
         row: Row of the split's index.
         key: Name of the sample.
-        true: Grade that people gave, 0 to 4.
+        true: The true grade, 0 to 4.
         predicted: Grade that the network gave, 0 to 4.
         probability: Probability of the predicted grade, 0 to 1.
         true_probability: Probability of the true grade, 0 to 1.
@@ -99,15 +99,15 @@ def list_mistakes(test: Predictions, number: int) -> list[MistakeList]:
         MistakeList(
             id="farthest",
             title="The farthest from the true grade",
-            about="Of all mistakes, those of the most grades between network and "
-            "people, the surest of each distance first.",
+            about="Of all mistakes, those of the most grades between the true one "
+            "and the network's, the surest of each distance first.",
             total=len(wrong),
             shown=_first(test, wrong, number, off),
         ),
         MistakeList(
             id="missed-referable",
             title="Missed referrals",
-            about=f"Grade {REFERABLE} or worse by people, below {REFERABLE} by the "
+            about=f"True grade {REFERABLE} or worse, below {REFERABLE} by the "
             "network: these patients would not have been seen by an ophthalmologist. "
             "The surest first.",
             total=len(referable),
@@ -116,7 +116,7 @@ def list_mistakes(test: Predictions, number: int) -> list[MistakeList]:
         MistakeList(
             id="missed-sight-threatening",
             title="Missed sight-threatening disease",
-            about=f"Grade {SIGHT_THREATENING} or worse by people, below "
+            about=f"True grade {SIGHT_THREATENING} or worse, below "
             f"{SIGHT_THREATENING} by the network: these patients would have been seen "
             "late, or not at all. The surest first.",
             total=len(worse),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastretina.report import headline, remarks, tables
+from fastretina.report import headline, provenance, remarks, tables
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import explain_grade
 from fastretina.report.template import markdown
@@ -40,10 +40,13 @@ def model_card(finished: FinishedRun) -> str:
             "size": f"{width} x {height} pixels",
             "grades": [explain_grade(grade) for grade in range(len(GRADES))],
             "model": headline.describe_model(finished),
-            "num_patients": headline.count(finished.num_patients, "patient"),
-            "num_test": f"{len(finished.test):,}",
-            "num_train": headline.count(data.train, "photograph"),
+            "tested_on": provenance.describe_test(finished),
+            "trained_on": provenance.count_photographs(data.train, data.origin),
+            "source": provenance.describe_source(data.origin),
+            "test_source": data.test_origin
+            and provenance.describe_source(data.test_origin),
             "shares_no_patient": finished.shares_no_patient,
+            "patients_known": finished.patients_known,
             "warnings": headline.warn(finished),
             "baseline_rows": tables.baseline_rows(finished),
             "cut_rows": tables.cut_rows(finished),

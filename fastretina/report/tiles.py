@@ -60,7 +60,7 @@ def _tiles_of_grades(finished: FinishedRun) -> list[Tile]:
     return [
         _tile(
             "Accuracy",
-            "graded as people did",
+            "graded right",
             (scores.accuracy, ends.accuracy),
             ".1%",
             [(rule.about, rule.accuracy) for rule in rules],

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _FORMS = {"loss": ".3f", "accuracy": ".1%", "QWK": ".3f"}
 _CAPTIONS = {
     "loss": "The training loss.",
-    "accuracy": "Share of photographs graded as people did. Dotted: what the commonest "
-    "grade alone would score on test.",
+    "accuracy": "Share of photographs graded right. Dotted: what the commonest grade "
+    "alone would score on test.",
     "QWK": "Agreement beyond chance on the photographs held out.",
 }
 _PHASES = "Left of the line only the head was trained, right of it the whole network."

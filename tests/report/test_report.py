@@ -33,7 +33,7 @@ from small_runs import Outcome, small_network
 from fastretina.formatting import format_interval
 from fastretina.metrics.predictions import Predictions
 from fastretina.report import command as report
-from fastretina.report.finished_run import read_finished_run
+from fastretina.report.finished_run import FinishedRun, read_finished_run
 from fastretina.report.grade_meanings import MEANINGS
 from fastretina.report.headline import describe_model, describe_scores, warn
 from fastretina.report.mistakes import distinct, list_mistakes
@@ -43,11 +43,12 @@ from fastretina.report.remarks import (
     describe_calibration,
     describe_intervals,
 )
-from fastretina.report.run_page import Figures
+from fastretina.report.run_page import Figures, ShownMistakes, run_page
 from fastretina.report.samples import pack_samples
 from fastretina.report.tables import environment
 from fastretina.run import Run
 from loaders import open_split
+from loaders.shards import Origin
 
 Reports = Callable[..., Outcome]
 
@@ -59,14 +60,14 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(finished: Path) -> Figures:
+def figures(finished: Path) -> Figures:
     return Figures.of(read_finished_run(Run(finished)))
 
 
 @pytest.fixture
-def undrawn(drawn: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
+def undrawn(figures: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the first run's figures, where it is not them that is asked about."""
-    monkeypatch.setattr(Figures, "of", lambda _: drawn)
+    monkeypatch.setattr(Figures, "of", lambda _: figures)
 
 
 def metrics(run: Path) -> dict[str, Any]:
@@ -232,7 +233,12 @@ def cut_ends_of(scores: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("leak", "end"),
     [
-        ({"eyes": 0, "total": 120}, " of 60 patients that it was not trained on."),
+        (
+            {"eyes": 0, "total": 120, "unknown": 0},
+            " of 60 patients that it was not trained on.",
+        ),
+        ({"eyes": 0, "total": 120, "unknown": 3}, " of 60 patients."),
+        ({"eyes": 0, "total": 120}, " of 60 patients."),  # an older version's
         (
             {"eyes": 59, "total": 120},
             " of 60 patients; for 59 of these photographs it was trained on the "
@@ -249,15 +255,93 @@ def test_model_is_said_to_know_no_patient_only_where_that_is_so(
     assert text.endswith(f"It is judged here on 120 photographs{end}")
 
 
-def test_names_that_tell_no_eye_tell_nothing_of_patients(run: Path):
-    edit(run / "metrics.json", leak={"eyes": 0, "total": 120})
+def test_unknown_patients_are_counted_and_nothing_is_claimed_of_them(run: Path):
+    edit(run / "metrics.json", leak={"eyes": 0, "total": 120, "unknown": 0})
     finished = read_finished_run(Run(run))
-    eyes = ["", *finished.test.eyes[1:]]
-    unknown = replace(finished, test=replace(finished.test, eyes=eyes))
-    assert describe_model(unknown).endswith("120 photographs of 60 patients.")
-    assert "shares no patient" in model_card(finished)
-    assert "shares no patient" not in model_card(unknown)
-    assert "can't be told by the names" in model_card(unknown)
+    card = model_card(finished)
+    assert "It shares no patient with the training photographs." in card
+    assert "100 of other patients to choose" in card
+    assert not any("patients of" in warning for warning in warn(finished))
+    edit(run / "metrics.json", leak={"eyes": 0, "total": 120, "unknown": 7})
+    known = [place >= 2 for place in range(120)]
+    test = replace(finished.test, patient_known=known)
+    some = replace(read_finished_run(Run(run)), test=test)
+    assert describe_model(some).endswith(
+        "120 photographs of 59 patients (2 of them of unknown patients)."
+    )
+    card = model_card(some)
+    assert "shares no patient" not in card
+    assert "of other patients" not in card
+    assert "training photographs is unknown, as not all patients are known." in card
+    (doubt,) = (warning for warning in warn(some) if "patients of" in warning)
+    assert doubt.startswith("The patients of 7 photographs, of train or of test, are")
+    assert f"> **Note.** {doubt}" in card
+    none = replace(some, test=replace(test, patient_known=[False] * 120))
+    assert describe_model(none).endswith("120 photographs of unknown patients.")
+
+
+def of_origin(finished: FinishedRun, **origins: Origin) -> FinishedRun:
+    """The same, of photographs that come from somewhere else."""
+    data = replace(finished.config.data, **origins)
+    return replace(finished, config=replace(finished.config, data=data))
+
+
+def test_drawn_photographs_are_called_so(run: Path, figures: Figures):
+    real = read_finished_run(Run(run))
+    assert "drawn by" not in model_card(real)
+    assert "graded by people, as the data set has it. Where they come from" in (
+        model_card(real)
+    )
+    drawn = of_origin(real, origin=Origin(layout="course", listed=1120, drawn=1120))
+    text, card = describe_model(drawn), model_card(drawn)
+    assert "It was trained on 900 drawn photographs" in text
+    assert "judged here on 120 drawn photographs of 60 made-up patients" in text
+    assert describe_scores(drawn)[0].endswith("as they were drawn.")
+    assert describe_scores(real)[0].endswith("as people did.")
+    first = warn(drawn)[0]
+    assert first.startswith("Drawn photographs: all of these were made up by ")
+    assert f"> **Note.** {first}" in card
+    assert "drawn by fastretina demo to their grades; no person's eye is among" in card
+    assert "graded by people" not in card
+    lists = list_mistakes(drawn.test, 3)
+    page = run_page(drawn, figures, ShownMistakes(lists=lists))
+    assert "people" not in page
+    assert first in page
+
+
+def test_a_few_drawn_photographs_are_not_hidden(run: Path):
+    origin = Origin(listed=1120, drawn=5)
+    some = of_origin(read_finished_run(Run(run)), origin=origin)
+    assert warn(some)[0].startswith("Drawn photographs: some of these were made up")
+    assert "as the data set has it, but for 5 that fastretina demo" in model_card(some)
+    assert "drawn photographs of" not in describe_model(some)
+
+
+def test_a_drawn_test_set_does_not_make_training_drawn(run: Path):
+    origins = {"origin": Origin(source="EyePACS 2015", listed=1000, drawn=0)}
+    origins["test_origin"] = Origin(listed=120, drawn=120)
+    finished = of_origin(read_finished_run(Run(run)), **origins)
+    text = describe_model(finished)
+    assert "trained on 900 photographs" in text
+    assert "judged here on 120 drawn photographs of 60 made-up patients" in text
+    card = model_card(finished)
+    assert "as the data set has it. Source: EyePACS 2015." in card
+    assert "They are drawn by fastretina demo" in card
+
+
+def test_where_photographs_come_from_is_on_the_card(run: Path):
+    origin = Origin(
+        source="EyePACS 2015",
+        layout="kaggle",
+        listed=1120,
+        drawn=0,
+        patients="eye markers in the image names",
+    )
+    card = model_card(of_origin(read_finished_run(Run(run)), origin=origin))
+    assert (
+        "graded by people, as the data set has it. Source: EyePACS 2015, labels in the "
+        "layout kaggle; patients identified from eye markers in the image names.\n"
+    ) in card
 
 
 def test_what_was_left_out_is_said(run: Path):

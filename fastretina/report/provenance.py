@@ -1,0 +1,77 @@
+"""Where a run's photographs come from, and whose they are, in words.
+
+Nothing is claimed that the data set does not tell: photographs that were drawn are
+called so, and patients who are unknown are not counted.
+"""
+
+from __future__ import annotations
+
+from fastretina.report.finished_run import FinishedRun
+from loaders.shards import Origin
+
+
+def count(number: int | None, thing: str) -> str:
+    """A number of things, e.g. ``1 patient`` or ``1,200 photographs``."""
+    if number is None:
+        return f"an unknown number of {thing}s"
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def count_photographs(number: int | None, origin: Origin) -> str:
+    """A number of photographs, which are drawn if all of their data set are."""
+    return count(number, "drawn photograph" if _all_drawn(origin) else "photograph")
+
+
+def describe_test(finished: FinishedRun) -> str:
+    """The test photographs and patients, e.g. ``20 photographs of 9 patients``."""
+    test, origin = finished.test, finished.test_origin
+    photographs = count_photographs(len(test), origin)
+    unknown = finished.patients_unknown
+    if unknown == len(test):
+        return f"{photographs} of unknown patients"
+    thing = "made-up patient" if _all_drawn(origin) else "patient"
+    patients = count(finished.num_patients, thing)
+    some = f" ({unknown:,} of them of unknown patients)" if unknown else ""
+    return f"{photographs} of {patients}{some}"
+
+
+def graders(finished: FinishedRun) -> str:
+    """Whom the network should agree with, in words that follow "it grades"."""
+    drawn = _all_drawn(finished.test_origin)
+    return "as they were drawn" if drawn else "as people did"
+
+
+def warn_of_drawn(finished: FinishedRun) -> str | None:
+    """A sentence where photographs are drawn; None where none is known to be."""
+    data = finished.config.data
+    origins = [data.origin, *filter(None, [data.test_origin])]
+    drawn = sum(origin.drawn or 0 for origin in origins)
+    if not drawn:
+        return None
+    who = "all" if all(map(_all_drawn, origins)) else "some"
+    return (
+        f"drawn photographs: {who} of these were made up by fastretina demo, with "
+        "their grades and patients, to try everything with; no score here says "
+        "anything about real eyes"
+    )
+
+
+def describe_source(origin: Origin) -> str:
+    """Where a data set comes from, as sentences for the card."""
+    if _all_drawn(origin):
+        grades = (
+            "drawn by fastretina demo to their grades; no person's eye is among them"
+        )
+    else:
+        grades = "graded by people, as the data set has it"
+        if origin.drawn:
+            grades += f", but for {origin.drawn:,} that fastretina demo has drawn"
+    said = origin.source
+    source = f"Source: {said}" if said else "Where they come from is not said"
+    layout = f", labels in the layout {origin.layout}" if origin.layout else ""
+    by = f"; patients identified from {origin.patients}" if origin.patients else ""
+    return f"{grades}. {source}{layout}{by}."
+
+
+def _all_drawn(origin: Origin) -> bool:
+    return bool(origin.drawn) and origin.drawn == origin.listed
