@@ -42,9 +42,13 @@ def model_card(finished: FinishedRun) -> str:
             "model": headline.describe_model(finished),
             "tested_on": provenance.describe_test(finished),
             "trained_on": provenance.count_photographs(data.train, data.origin),
-            "source": provenance.describe_source(data.origin),
+            "source": provenance.describe_source(
+                data.origin, patients_known=finished.patients_known
+            ),
             "test_source": data.test_origin
-            and provenance.describe_source(data.test_origin),
+            and provenance.describe_source(
+                data.test_origin, patients_known=finished.patients_known
+            ),
             "shares_no_patient": finished.shares_no_patient,
             "patients_known": finished.patients_known,
             "warnings": headline.warn(finished),

@@ -56,21 +56,25 @@ def warn_of_drawn(finished: FinishedRun) -> str | None:
     )
 
 
-def describe_source(origin: Origin) -> str:
+def describe_source(origin: Origin, *, patients_known: bool) -> str:
     """Where a data set comes from, as sentences for the card."""
     if _all_drawn(origin):
-        grades = (
-            "drawn by fastretina demo to their grades; no person's eye is among them"
-        )
+        made = "drawn by fastretina demo to their grades; no person's eye is among them"
     else:
-        grades = "graded by people, as the data set has it"
+        made = "graded by people, as the data set has it"
         if origin.drawn:
-            grades += f", but for {origin.drawn:,} that fastretina demo has drawn"
-    said = origin.source
-    source = f"Source: {said}" if said else "Where they come from is not said"
-    layout = f", labels in the layout {origin.layout}" if origin.layout else ""
-    by = f"; patients identified from {origin.patients}" if origin.patients else ""
-    return f"{grades}. {source}{layout}{by}."
+            made += f", but for {origin.drawn:,} that fastretina demo has drawn"
+    sentences = [made]
+    if origin.source:
+        sentences.append(f"Source: {origin.source}")
+    elif not _all_drawn(origin):
+        sentences.append("Where they come from is not said")
+    if origin.layout:
+        sentences.append(f"Layout of the labels: {origin.layout}")
+    if origin.patients:
+        known = "were" if patients_known else "could not all be"
+        sentences.append(f"Patients {known} identified from {origin.patients}")
+    return "".join(f"{sentence}. " for sentence in sentences).rstrip()
 
 
 def _all_drawn(origin: Origin) -> bool:

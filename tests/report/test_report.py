@@ -339,9 +339,13 @@ def test_where_photographs_come_from_is_on_the_card(run: Path):
     )
     card = model_card(of_origin(read_finished_run(Run(run)), origin=origin))
     assert (
-        "graded by people, as the data set has it. Source: EyePACS 2015, labels in the "
-        "layout kaggle; patients identified from eye markers in the image names.\n"
+        "graded by people, as the data set has it. Source: EyePACS 2015. Layout of the "
+        "labels: kaggle. Patients could not all be identified from eye markers in the "
+        "image names.\n"
     ) in card
+    edit(run / "metrics.json", leak={"eyes": 0, "total": 120, "unknown": 0})
+    card = model_card(of_origin(read_finished_run(Run(run)), origin=origin))
+    assert "Patients were identified from eye markers in the image names." in card
 
 
 def test_what_was_left_out_is_said(run: Path):
