@@ -10,11 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import DESKTOP, PHONE, Browser, browsing
+from contrast import LEAST, contrasts, luminance
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure as MatplotlibFigure
+from PIL import Image
 from report_pages import FIGURES, HOSTILE, write_experiment
 from reported_runs import edit, predicted, renamed, write_run
 from small_runs import Outcome
 
+from fastretina.metrics.figures import draw_matrix
 from fastretina.metrics.predictions import Predictions
+from fastretina.report.template import asset
 
 Reports = Callable[..., Outcome]
 
@@ -164,38 +170,104 @@ def test_browser_unfolds_the_config_for_print(opened: Browser):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_browser_has_contrast_in_either_scheme(opened: Browser, scheme: str):
     opened.prefer(scheme)
-    worst = opened.run(CONTRAST)
-    assert worst[0] >= 4.5, worst
+    opened.run(UNFOLD)
+    opened.find("#filter-wrong").click()
+    found = contrasts(opened)
+    assert len(found) > 600
+    assert found[0].ratio >= LEAST, found[:5]
     shade = opened.run("return getComputedStyle(document.body).backgroundColor")
     dark = sum(map(int, re.findall(r"\d+", shade)[:3])) < 150
     assert dark == (scheme == "dark")
+    opened.resize(PHONE)
+    assert contrasts(opened)[0].ratio >= LEAST
+    opened.resize(DESKTOP)
 
 
-CONTRAST = """
-const luminance = (rgb) => {
-  const [r, g, b] = rgb.map(c => c / 255)
-    .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-const behind = (element) => {
-  for (let each = element; each; each = each.parentElement) {
-    const [r, g, b, a = 1] = parse(getComputedStyle(each).backgroundColor);
-    if (a === 1) return [r, g, b];
-  }
-  return [255, 255, 255];
-};
-const found = [];
-for (const element of document.querySelectorAll('p, h1, h2, h3, td, th, dt, dd, li, a, '
-    + 'figcaption, caption, label, summary, output, span.interval')) {
-  if (!element.innerText.trim() || element.getClientRects().length === 0) continue;
-  const one = luminance(parse(getComputedStyle(element).color).slice(0, 3));
-  const two = luminance(behind(element));
-  const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
-  found.push([ratio, element.tagName, element.innerText.slice(0, 40)]);
-}
-return found.sort((a, b) => a[0] - b[0])[0];
-"""
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_browser_prints_with_contrast_whatever_the_scheme(opened: Browser, scheme: str):
+    opened.prefer(scheme, media="print")
+    opened.run(UNFOLD)
+    found = contrasts(opened)
+    opened.prefer("light", media="screen")
+    assert found[0].ratio >= LEAST, found[:5]
+
+
+@pytest.mark.parametrize("media", ["screen", "print"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_browser_shows_experiments_with_contrast(
+    browser: Browser, experiment: Path, reports: Reports, scheme: str, media: str
+):
+    edit(experiment / "experiment.json", notes=["Something is left out."])
+    assert reports(experiment).code == 0
+    browser.prefer(scheme, media=media)
+    browser.open(experiment / "report.html")
+    found = contrasts(browser)
+    browser.resize(PHONE)
+    found += contrasts(browser)
+    browser.prefer("light", media="screen")
+    worst = min(found)
+    assert worst.ratio >= LEAST, worst
+    assert any("failed" in each.where for each in found)
+    assert any("verdict" in each.where for each in found)
+
+
+def test_contrast_is_measured_through_opacity_and_in_what_css_writes(
+    browser: Browser, tmp_path: Path
+):
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<style>body{background:#fff;color:#000} .half{opacity:.5} .grey{color:#777}"
+        ".after::after{content:'x';color:#aaa}</style><p>black</p>"
+        "<p class=half>half</p><p class=grey>grey</p><p class=after>after</p>"
+        "<p hidden style='color:#fff'>hidden</p>"
+    )
+    browser.prefer("light")
+    browser.open(page)
+    found = {each.text: round(each.ratio, 2) for each in contrasts(browser)}
+    assert found == {
+        '"x"': 2.32,
+        "half": 3.98,
+        "grey": 4.48,
+        "black": 21.0,
+        "after": 21.0,
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_confusion_matrix_has_contrast_in_either_scheme(
+    browser: Browser, tmp_path: Path, scheme: str
+):
+    """Its text, its foot and its cells, as the page's style shows a figure."""
+    axis = MatplotlibFigure().subplots()
+    image = draw_matrix(axis, (100 * np.eye(5)).astype(int).tolist(), "shares")
+    (ink,) = {to_rgb(text.get_color()) for text in axis.texts}
+    cells = image.to_rgba(np.linspace(0, 1, 16))[:, :3]
+    drawn = np.vstack([[ink], cells]).repeat(40, axis=0)[None].repeat(40, axis=0)
+    swatches = Image.fromarray(np.rint(255 * drawn).astype(np.uint8))
+    swatches.save(tmp_path / "swatches.png")
+    (tmp_path / "page.html").write_text(
+        f"<style>{asset('report.css')}</style>"
+        "<figure><img src=swatches.png style='width:680px;max-width:none'></figure>"
+    )
+    browser.prefer(scheme)
+    browser.open(tmp_path / "page.html")
+    browser.photograph(tmp_path / "shot.png", whole=False)
+    box = browser.run(
+        "const r = document.images[0].getBoundingClientRect(); return [r.x, r.y]"
+    )
+    browser.prefer("light")
+    with Image.open(tmp_path / "shot.png") as shot:
+        seen = [
+            shot.convert("RGB").getpixel((int(box[0]) + 20 + 40 * n, int(box[1]) + 20))
+            for n in range(17)
+        ]
+    text, *behind = [luminance(colour) for colour in seen]
+    assert (text > behind[0]) == (scheme == "dark")
+    ratios = [(max(text, cell) + 0.05) / (min(text, cell) + 0.05) for cell in behind]
+    assert min(ratios) >= LEAST
+
+
+UNFOLD = "for (const each of document.querySelectorAll('details')) each.open = true"
 
 
 def test_browser_shows_hostile_names_as_text(
