@@ -137,7 +137,7 @@ def test_make_loader_takes_path_string_and_open_split(shards):
 
 
 def test_make_loader_without_shards_names_the_way_out(tmp_path):
-    with pytest.raises(NoShards, match=r"scripts/shard\.py") as caught:
+    with pytest.raises(NoShards, match=r"fastretina shard") as caught:
         make_loader("auto", tmp_path, "train", LoaderConfig())
     assert isinstance(caught.value, DataError)
 

@@ -253,7 +253,7 @@ def _coverage(result: AuditResult) -> Iterator[Finding]:
             "warning",
             "images",
             f"{_are(len(missing), 'listed image')} missing: {_names(missing)}.",
-            "scripts/shard.py --allow-missing goes on without them.",
+            "fastretina shard --allow-missing goes on without them.",
         )
     if data_set.unlisted:
         yield Finding(

@@ -42,7 +42,7 @@ class Advice:
 
     @property
     def flags(self) -> str:
-        """The flags for ``fastretina.train``."""
+        """The flags for ``fastretina train``."""
         return (
             f"--loader {self.loader} --workers {self.workers} "
             f"--prefetch {self.prefetch} --batch-size {self.batch_size}"

@@ -1,6 +1,6 @@
 """Tell what limits training on this machine, and which loader to take.
 
-python -m fastretina.doctor --shards shards --arch resnet18
+fastretina doctor --shards shards --arch resnet18
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fastretina.measure.forecast import Forecast
     from fastretina.nn.device import Compute
 
-PROG = "python -m fastretina.doctor"
+PROG = "fastretina doctor"
 ABOUT = f"""Measure every stage that an image goes through, from the disk to the trained
 network, in about a minute; then say which stage limits, how much there is to win, which
 loader, workers, prefetch and batch size to use, whether the images should be stored
@@ -42,7 +42,7 @@ _SHARDS = "shards"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Flags of ``fastretina.doctor``.
+    """Flags of ``fastretina doctor``.
 
     Attributes:
         shards: The data set to train on. Without one, the installation is checked and a
@@ -135,7 +135,7 @@ def _shards(options: Options) -> ExaminedShards | None:
     if options.shards is None and not Path(_SHARDS).exists():
         print(
             "note: no data set in ./shards, so loading is not measured: make one with "
-            "'python scripts/shard.py data/ shards/', or pass --shards",
+            "'fastretina shard data/ shards/', or pass --shards",
             file=sys.stderr,
         )
         return None

@@ -452,7 +452,7 @@ def test_storing_names_what_to_change_and_whether_it_matters():
     assert "50% of the images are progressive JPEGs" in text
     assert "2.5 times as fast (measured)" in text
     assert "costs next to nothing here" in text
-    assert "scripts/shard.py --size 512" in text
+    assert "fastretina shard --size 512" in text
     assert "none of that would be noticed" in text
     limited = measured(step=(5000, 5000), storage=storage)
     assert "none of that would be noticed" not in sentences(limited)
