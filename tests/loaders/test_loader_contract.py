@@ -721,6 +721,50 @@ def test_damaged_image_names_shard_and_sample(make, damaged):
     assert next(batches, None) is None
 
 
+def image_at(folder, place=BAD):
+    """The tar that an image lies in, where in it, and its bytes."""
+    row = pq.read_table(folder / "train.parquet").slice(place, 1).to_pylist()[0]
+    tar = folder / f"train-{row['shard']:06d}.tar"
+    end = row["offset"] + row["size"]
+    return tar, row["offset"], tar.read_bytes()[row["offset"] : end]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda jpeg: bytes(200), "it is no JPEG"),
+        (lambda jpeg: jpeg[:2] + bytes(range(200)), "its JPEG header can't be read"),
+        (
+            lambda jpeg: jpeg.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+            "Unsupported JPEG data precision 12",
+        ),
+    ],
+)
+def test_damage_has_one_reason_under_every_loader(
+    make, shards, tmp_path, spoil, reason
+):
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    tar, offset, jpeg = image_at(folder)
+    with tar.open("r+b") as file:
+        file.seek(offset)
+        assert file.write(spoil(jpeg)) <= len(jpeg)
+    with pytest.raises(SampleError) as caught:
+        collect(make(folder).epoch(0))
+    assert caught.value.reason == reason
+
+
+def test_half_an_image_has_one_reason_under_every_loader(
+    make, variant, shards, tmp_path
+):
+    folder = cut_short(Path(shutil.copytree(shards, tmp_path / "shards")))
+    with pytest.raises(SampleError) as caught:
+        collect(make(folder).epoch(0))
+    if variant[0] == "webdataset":  # takes it whole from its tar, and sees that it is
+        assert "bytes, the index says" in caught.value.reason
+    else:
+        assert caught.value.reason == "Premature end of JPEG file"
+
+
 @common_order
 def test_rubbish_then_good_sample(make, shards, damaged):
     wanted = collect(make(shards).epoch(0))
@@ -903,6 +947,8 @@ def test_damaged_file_of_a_folder_is_named(make, make_course, tmp_path, length):
         collect(make(source, batch_size=2).epoch(0))
     assert (caught.value.shard, caught.value.key) == (str(path), "12_left")
     assert "; replace that file" in str(caught.value)  # no shard is there to write anew
+    reasons = {0: "it is empty", 400: "its JPEG header can't be read"}
+    assert caught.value.reason == reasons.get(length, "Premature end of JPEG file")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
