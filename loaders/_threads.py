@@ -94,7 +94,7 @@ class ThreadedDecoder:
 
     def _slot(self) -> torch.Tensor:
         size = (self._schedule.local_size, *self._schedule.shape, 3)
-        if torch.device(self._schedule.config.device).type == "cuda":
+        if self._schedule.device.type == "cuda":
             return torch.empty(size, dtype=torch.uint8, pin_memory=True)
         # NumPy asks Linux for huge pages, torch does not: 8 % with flips.
         return torch.from_numpy(np.empty(size, np.uint8))

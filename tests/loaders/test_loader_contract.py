@@ -373,6 +373,84 @@ def test_global_seed_changes_nothing(make):
     assert same(*epochs)
 
 
+# ---------------------------------------------------------------- one epoch, the next
+
+
+def test_iterating_takes_one_epoch_after_the_other(make, source):
+    loader = make(source, batch_size=16, **AUGMENTED)
+    wanted = [collect(loader.epoch(number)) for number in range(3)]
+    assert len({str(flat(epoch)) for epoch in wanted}) == 3
+    another = make(source, batch_size=16, **AUGMENTED)
+    for epoch in wanted:
+        assert len(another) == len(epoch)
+        assert same(collect(another), epoch)
+
+
+def test_iterating_goes_on_behind_the_epoch_begun_last(make):
+    loader = make(batch_size=16, **AUGMENTED)
+    wanted = {number: collect(loader.epoch(number)) for number in (1, 5)}
+    assert same(collect(loader.epoch(4, first_batch=2)), collect(loader.epoch(4))[2:])
+    assert same(collect(loader), wanted[5])
+    collect(loader.epoch(0))  # back to it, such as for another run
+    assert same(collect(loader), wanted[1])
+
+
+def iterate_and_break(loader):
+    for _ in loader:
+        break
+
+
+def test_iterating_again_after_a_break_is_the_next_epoch(make, shards):
+    """And what was broken off leaves nothing behind."""
+    loader = make(batch_size=4, **AUGMENTED)
+    second = collect(loader.epoch(1))
+    loader.close()
+    gc.collect()  # of the tests before
+    before = held(shards)
+    another = make(batch_size=4, **AUGMENTED)
+    iterate_and_break(another)
+    assert ends(before, shards, WORKERS_ONLY)
+    found = collect(another)
+    another.close()
+    assert ends(before, shards)
+    assert same(found, second)
+
+
+def test_epoch_of_which_no_batch_was_asked_for_does_not_count(make):
+    """Lightning asks for an iterator before the first epoch, and again for it."""
+    loader = make(batch_size=16, **AUGMENTED)
+    wanted = collect(loader.epoch(0))
+    another = make(batch_size=16, **AUGMENTED)
+    another.epoch(7)
+    old = iter(another)
+    assert same(collect(another), wanted)
+    assert list(old) == []
+
+
+# ------------------------------------------------------------------------ the device
+
+
+def test_auto_is_the_device_that_is_there(make):
+    loader = make(device="auto")
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    assert loader.device.type == here
+    for batch in loader:
+        assert {part.device for part in batch} == {loader.device}
+
+
+def test_gpu_that_is_not_there_is_one_clear_error(make, monkeypatch):
+    """Where it is asked for, and not at the first batch from deep within torch."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(LoaderError) as caught:
+            make(device=device)
+        assert str(caught.value) == (
+            f"device {device} is not here: 0 CUDA devices found; auto takes what is "
+            "there"
+        )
+
+
 # ----------------------------------------------------------------------------- ranks
 
 
