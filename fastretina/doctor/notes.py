@@ -48,9 +48,9 @@ def memory_notes(measurements: Measurements) -> list[str]:
 
 
 def absent_loader_notes(measurements: Measurements) -> list[str]:
-    """A sentence for each speed of a loader that is missing, with the reason."""
-    absent = measurements.not_measured
-    return [f"Not measured: {one.words} ({one.reason})." for one in absent]
+    """A sentence for each speed that is missing, with the reason."""
+    absent = measurements.not_measured.items()
+    return [f"Not measured: {words} ({reason})." for words, reason in absent]
 
 
 def peak_at(measurements: Measurements) -> float:
