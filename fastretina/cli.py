@@ -188,24 +188,24 @@ def _is_rule(row: str) -> bool:
     return not row.strip("\u2500-")  # or a blank line
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "fastretina") -> int:
     """The ``fastretina`` console command: one word, then that command's flags."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
         command = import_module(f"fastretina.{words[0]}.command")
-        code: int = command.main(words[1:], prog=f"fastretina {words[0]}")
+        code: int = command.main(words[1:], prog=f"{prog} {words[0]}")
         return code
-    return guard(lambda: _describe_commands(words[0] if words else ""))
+    return guard(lambda: _describe_commands(prog, words[0] if words else ""))
 
 
-def _describe_commands(word: str) -> None:
+def _describe_commands(prog: str, word: str) -> None:
     if word == "--version":
         print(f"fastretina {__version__}")
     elif word in ("-h", "--help"):
-        print("usage: fastretina COMMAND [--help] ...\n")
+        print(f"usage: {prog} COMMAND [--help] ...\n")
         for name, about in COMMANDS.items():
             print(f"  {name:<13}{about}")
-        print("\nExample: fastretina shard data/ shards/")
+        print(f"\nExample: {prog} shard data/ shards/")
     else:
         got = f"unknown command {word!r}" if word else "a command must be given"
-        raise WrongUsage(f"{got}: one of {', '.join(COMMANDS)}; see fastretina --help")
+        raise WrongUsage(f"{got}: one of {', '.join(COMMANDS)}; see {prog} --help")

@@ -2,10 +2,11 @@
 
     from loaders import LoaderConfig, make_loader
 
-    config = LoaderConfig(batch_size=32, shuffle=True, hflip=0.4, vflip=0.5)
+    config = LoaderConfig(batch_size=32, shuffle=True, device="auto")
     with make_loader("turbo", "shards", "train", config) as loader:
-        for batch in loader.epoch(0):
-            batch.images        # uint8[B, H, W, C]
+        for epoch in range(15):
+            for batch in loader:    # the next epoch; loader.epoch(3) is a given one
+                batch.images        # uint8[B, H, W, C], on loader.device
 
 Importing this package imports no torch.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from loaders.base import Batch, Decoding, Loader, LoaderConfig, Source
+from loaders.device import find_device
 from loaders.errors import DataError, LoaderUnavailable
 from loaders.shards import ShardSplit, open_split
 
@@ -91,6 +93,7 @@ def make_loader(
     Raises:
         ValueError: no loader has that name.
         LoaderUnavailable: its package is not installed; the message says how to.
+        LoaderError: the device is not here.
         ShardError: the folder cannot be used.
     """
     loader = _load(resolve(name, config.device))
@@ -102,10 +105,13 @@ def make_loader(
 def resolve(name: str, device: str = "cpu") -> str:
     """The loader that ``auto`` stands for; other names unchanged.
 
-    That is ``dali`` on a GPU, where it is installed, and ``turbo`` elsewhere.
+    That is ``dali`` on a GPU, where it is installed, and ``turbo`` elsewhere. The
+    device ``auto`` is a GPU if torch sees one.
     """
     if name != "auto":
         return name
+    if device == "auto":
+        device = find_device(device).type
     on_gpu = device.partition(":")[0] == "cuda"
     return "dali" if on_gpu and missing("dali") is None else "turbo"
 

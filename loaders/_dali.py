@@ -61,9 +61,9 @@ class DaliLoader(EpochLoader):
                 not, values differ by up to 36 of 255.
         """
         schedule = Schedule(source, config)
-        device = torch.device(config.device)
         super().__init__(
-            schedule, describe_decoding(device, fancy_upsampling, schedule.resizes)
+            schedule,
+            describe_decoding(schedule.device, fancy_upsampling, schedule.resizes),
         )
         self._fancy = fancy_upsampling
         self._pipeline: Pipeline | None = None

@@ -69,8 +69,8 @@ class DaliReaderLoader(EpochLoader):
             )
         # A piece of the epoch is whole shards but for its ends; DALI shuffles further.
         schedule = PieceSchedule(source, replace(config, window=1))
-        device = torch.device(config.device)
-        super().__init__(schedule, describe_decoding(device, True, schedule.resizes))
+        decoding = describe_decoding(schedule.device, True, schedule.resizes)
+        super().__init__(schedule, decoding)
         self._buffer = max(self._split.shard_sizes, default=0) * (
             config.window or DEFAULT_WINDOW
         )
@@ -144,7 +144,7 @@ class _Reading:
         self._split, self._schedule = split, schedule
         self._epoch, self._buffer, self._folder = epoch, buffer, folder
         self._row_of = {key: row for row, key in enumerate(split.column("key"))}
-        self._device = torch.device(schedule.config.device)
+        self._device = schedule.device
         self._pipeline: Pipeline | None = None
         # Rows not delivered yet, shard by shard as they come up there.
         self.left = dict.fromkeys(rows.tolist())

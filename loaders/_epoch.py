@@ -75,18 +75,22 @@ class EpochLoader(ABC):
     """
 
     def __init__(self, schedule: Schedule, decoding: Decoding) -> None:
-        self.device = torch.device(schedule.config.device)
+        self.device = schedule.device
         self.decoding = decoding
         self.skipped: list[SampleError] = []
         self.decoded_again = 0
         self._schedule = schedule
         self._source = schedule.source
         self._config = schedule.config
+        self._next = 0  # the epoch that iterating takes
         # Weak, so that an epoch that nobody holds any more ends there and then.
         self._running: weakref.ref[Generator[Batch, None, None]] | None = None
 
     def __len__(self) -> int:
         return len(self._schedule)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(self._next)
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +107,7 @@ class EpochLoader(ABC):
         """Yield the epoch's batches; see ``loaders.base.Loader.epoch``."""
         check_start(number, first_batch)
         self._end_epoch()
-        batches = self._hand_out(self._batches(number, first_batch))
+        batches = self._hand_out(number, self._batches(number, first_batch))
         self._running = weakref.ref(batches)
         return batches
 
@@ -117,7 +121,7 @@ class EpochLoader(ABC):
         """An epoch's batches on the device; closing it leaves nothing behind."""
 
     def _hand_out(
-        self, batches: Generator[Made, None, None]
+        self, number: int, batches: Generator[Made, None, None]
     ) -> Generator[Batch, None, None]:
         """Count what was skipped, batch by batch as they go.
 
@@ -127,6 +131,7 @@ class EpochLoader(ABC):
         Raises:
             SampleError: the first image that failed, unless these are to be skipped.
         """
+        self._next = number + 1  # not before: Lightning asks for an epoch twice
         with closing(batches):
             for batch, errors, decoded_again in batches:
                 self.decoded_again += decoded_again

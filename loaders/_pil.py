@@ -26,6 +26,7 @@ from loaders._epoch import Decoded, EpochLoader, Failure, Made, to_device
 from loaders.arrays import UInt8
 from loaders.base import Decoding, LoaderConfig, Source
 from loaders.cores import granted_cores
+from loaders.decode import describe_failure
 from loaders.errors import DataError, SampleError
 from loaders.schedule import Plan, Schedule
 
@@ -101,6 +102,9 @@ def _end_with(owner: int) -> None:
     os._exit(1)
 
 
+# What Pillow raises on bytes that are no image, or one of a size that can't be meant.
+_PILLOWS = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)
+
 # Images and those that failed, or what stopped it all.
 ImagesOrError = tuple[torch.Tensor, list[Failure]] | Exception
 
@@ -121,6 +125,7 @@ class _PlanImages(Dataset[ImagesOrError]):
         failures: list[Failure] = []
         for place, row in enumerate(plan.rows.tolist()):
             flip = (bool(plan.flips[place, 0]), bool(plan.flips[place, 1]))
+            jpeg: memoryview | bytes | None = None
             try:
                 jpeg = self._source.read(row)
                 images[place] = decode_with_pillow(jpeg, flip, self._shape)
@@ -128,8 +133,9 @@ class _PlanImages(Dataset[ImagesOrError]):
                 failures.append((place, error))
             except DataError as error:
                 return error
-            except (ValueError, OSError, SyntaxError) as error:  # Pillow's
-                failures.append((place, self._source.failure(row, str(error))))
+            except _PILLOWS as error:
+                reason = describe_failure(error, jpeg)
+                failures.append((place, self._source.failure(row, reason)))
             except Exception:  # a bug; its own type may not survive the pickling
                 return RuntimeError(traceback.format_exc())
         return torch.from_numpy(images), failures

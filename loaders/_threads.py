@@ -24,7 +24,7 @@ from loaders._epoch import Decoded, Failure
 from loaders.arrays import Bool, UInt8
 from loaders.base import Decoding, Source
 from loaders.cores import granted_cores
-from loaders.decode import FLIP_CODE, Decoder, flip_in_place
+from loaders.decode import FLIP_CODE, Decoder, describe_failure, flip_in_place
 from loaders.errors import DataError, SampleError
 from loaders.schedule import Plan, Schedule
 
@@ -94,7 +94,7 @@ class ThreadedDecoder:
 
     def _slot(self) -> torch.Tensor:
         size = (self._schedule.local_size, *self._schedule.shape, 3)
-        if torch.device(self._schedule.config.device).type == "cuda":
+        if self._schedule.device.type == "cuda":
             return torch.empty(size, dtype=torch.uint8, pin_memory=True)
         # NumPy asks Linux for huge pages, torch does not: 8 % with flips.
         return torch.from_numpy(np.empty(size, np.uint8))
@@ -146,12 +146,14 @@ def _attempt(
     """Decode one image of a plan; returns what came in the way."""
     row = int(plan.rows[place])
     flip = (bool(plan.flips[place, 0]), bool(plan.flips[place, 1]))
+    jpeg: memoryview | bytes | None = None
     try:
-        decode(source.read(row), flip, out)
+        jpeg = source.read(row)
+        decode(jpeg, flip, out)
     except DataError as error:
         return error
     except (ValueError, OSError, SyntaxError) as error:  # or Pillow's
-        return source.failure(row, str(error))
+        return source.failure(row, describe_failure(error, jpeg))
     except Exception as error:  # a bug, or no memory: not to be waited for
         return error
     return None

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from loaders.arrays import Int64
+from loaders.device import check_device_name
 from loaders.errors import SampleError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Loader(Protocol):
     """A source of batches that can be replayed from any place in any epoch.
 
     Attributes:
-        device: where the batches lie.
+        device: where the batches lie; what ``auto`` has turned out to be.
         decoding: who makes the pixels.
         skipped: the images left out of the batches handed out so far, with
             ``on_corrupt="skip"``.
@@ -81,6 +82,14 @@ class Loader(Protocol):
 
     def __len__(self) -> int:
         """Batches in one epoch, the same on every rank."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the next epoch, from its first.
+
+        That is the one after the epoch begun last, be it by ``epoch`` or by iterating,
+        and whether or not it was taken to its end; 0 where none was begun. An epoch
+        begins when its first batch is asked for.
+        """
 
     def epoch(self, number: int, first_batch: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from ``first_batch`` on.
@@ -152,7 +161,8 @@ class LoaderConfig:
         image_size: resize to this many pixels square; ``None`` keeps the size.
         rank: which of the ranks this is.
         world_size: how many ranks share each global batch.
-        device: where the batches go.
+        device: where the batches go: ``cpu``, ``cuda`` (this process's GPU), ``cuda:N``
+            or ``mps``; ``auto`` is a GPU if torch sees one, else the processor.
         workers: threads that decode, or processes under ``pil``; ``None`` for one per
             granted core. 0 decodes in the caller's own thread under ``pil``, and is
             ``None`` elsewhere. ``webdataset`` streams with up to as many again.
@@ -195,6 +205,7 @@ class LoaderConfig:
             _require(ok, name.replace("_", " "), f"be at least {low}", value)
         _require(self.prefetch >= 1, "prefetch", "be at least 1", self.prefetch)
         _require(self.world_size >= 1, "world size", "be at least 1", self.world_size)
+        check_device_name(self.device)
         ok = self.on_corrupt in ("raise", "skip")
         _require(ok, "on corrupt", "be raise or skip", self.on_corrupt)
         ok = 0 <= self.rank < self.world_size

@@ -9,17 +9,21 @@ Importing this module imports no torch; resizing does.
 from __future__ import annotations
 
 import io
+import re
+from contextlib import suppress
 from functools import lru_cache
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from loaders.arrays import UInt8
 
 # (left-right, upside-down) to OpenCV's flip code.
 FLIP_CODE = {(True, False): 1, (False, True): 0, (True, True): -1}
+
+_MARKER = re.compile(r"\b0x(?=[0-9a-f]{2}\b)")  # as libjpeg-turbo writes a byte
 
 
 class Decoder:
@@ -66,6 +70,36 @@ class Decoder:
         if self._scratch.shape[:2] != (height, width):
             self._scratch = np.empty((height, width, 3), np.uint8)
         return self._scratch
+
+
+def describe_failure(error: Exception, jpeg: memoryview | bytes | None) -> str:
+    """Why an image can't be decoded, in the same words whichever decoder failed on it.
+
+    libjpeg-turbo's, where it fails, too; Pillow's may hold an object's address.
+
+    Args:
+        error: what the decoder raised, or the reading of its bytes.
+        jpeg: the bytes of the image; ``None`` where they could not be read.
+    """
+    if jpeg is None:
+        return getattr(error, "strerror", None) or str(error)
+    if not len(jpeg):
+        return "it is empty"
+    if bytes(jpeg[:2]) != b"\xff\xd8":
+        return "it is no JPEG"
+    try:
+        colorspace = simplejpeg.decode_jpeg_header(jpeg)[2]
+    except ValueError:  # its text is of chroma subsampling, whatever is wrong
+        return "its JPEG header can't be read"
+    try:
+        with suppress(MemoryError):  # of a header that lies: the first reason stands
+            cmyk = colorspace in ("CMYK", "YCCK")
+            simplejpeg.decode_jpeg(jpeg, colorspace="CMYK" if cmyk else "RGB")
+    except ValueError as strict:
+        return _MARKER.sub("", str(strict))
+    if isinstance(error, UnidentifiedImageError):
+        return "Pillow can't read it"
+    return _MARKER.sub("", str(error))
 
 
 def resize(image: UInt8, shape: tuple[int, int]) -> UInt8:

@@ -51,6 +51,21 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
         part.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Make sure that ``write_atomically`` could write a file, and leave nothing behind.
+
+    Raises:
+        OSError: it could not.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    part = partial_name(path)
+    try:
+        part.touch()
+    finally:
+        part.unlink(missing_ok=True)
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name ``path`` in an ``OSError`` from inside: a failed read or write doesn't."""

@@ -25,6 +25,7 @@ from loaders.course import (
     parent_of,
     read_course_split,
 )
+from loaders.decode import describe_failure
 from loaders.errors import LabelError, SampleError
 from loaders.shards import SplitName
 
@@ -118,7 +119,9 @@ class FolderSource:
             with Image.open(self._dataset.paths[row]) as image:
                 return image.height, image.width
         except (OSError, SyntaxError) as error:
-            raise self.failure(row, str(error)) from error
+            is_read = getattr(error, "errno", None) is None
+            jpeg = self.read(row) if is_read else None
+            raise self.failure(row, describe_failure(error, jpeg)) from error
 
     def read(self, row: int) -> bytes:
         """The bytes of a row's file."""

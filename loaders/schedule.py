@@ -12,15 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from loaders.arrays import Bool, Int64
 from loaders.base import LoaderConfig, Source
+from loaders.device import find_device
 from loaders.errors import LoaderError, ShardError
 from loaders.order import EpochOrder, WeightedOrder, flips, grade_weights, rank_slice
 from loaders.shards import ShardSplit
+
+if TYPE_CHECKING:
+    import torch
 
 # Shards to a window by default, for loaders that read whole shards. Two of 512
 # photographs of 53 KB, and the next two being read, are 110 MB.
@@ -62,6 +66,15 @@ class Schedule:
     def __len__(self) -> int:
         samples, size = len(self.source.rows), self.config.batch_size
         return samples // size if self.config.drop_last else -(-samples // size)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the batches go; looked for when it is first asked for.
+
+        Raises:
+            LoaderError: it is not here.
+        """
+        return find_device(self.config.device)
 
     @cached_property
     def shape(self) -> tuple[int, int]:

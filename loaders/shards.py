@@ -138,8 +138,8 @@ def read_manifest(folder: Place) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise NoShards(
             f"no data set in {folder}{_state(folder)}: make one with "
-            f"'python scripts/shard.py data/ {folder}'; for photographs to try, "
-            "'python scripts/demo_data.py data/'"
+            f"'fastretina shard data/ {folder}'; for photographs to try, "
+            "'fastretina demo data/'"
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ShardError(f"{path} is damaged ({error}); shard again") from error

@@ -1,4 +1,4 @@
-"""Door to ``fastretina.demo``: made-up fundus photographs to try everything with."""
+"""Door to ``fastretina demo``: made-up fundus photographs to try everything with."""
 
 import sys
 

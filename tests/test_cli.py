@@ -188,20 +188,20 @@ def test_module_can_be_run_and_its_help_imports_nothing_slow(name: str) -> None:
     code = f"import runpy; runpy.run_module('fastretina.{name}', run_name='__main__')"
     exit_code, out, modules = imported_by(code, "--help")
     assert exit_code == 0
-    assert out.startswith("usage: ")
+    assert out.startswith(f"usage: python -m fastretina.{name} ")
     assert f"fastretina.{name}.command" in modules
     assert not SLOW & modules
     assert len(modules) < MOST_MODULES
 
 
-# The flags of `scripts/shard.py`
+# The flags of `fastretina shard`
 
 
 def test_shard_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert shard.main(["--help"]) == 0
     out = capsys.readouterr().out
     text = " ".join(out.replace("│", " ").split())
-    assert "Example: python scripts/shard.py data/ shards/" in text
+    assert "Example: fastretina shard data/ shards/" in text
     assert "DATA SHARDS" in text
     assert "(default: 512)" in text
     assert "(default: all cores granted)" in text
@@ -251,7 +251,7 @@ def test_shard_with_wrong_flags(
     code, out, err = run_shard(*words.split())
     assert (code, out, len(err)) == (2, [], 1)
     assert err[0].startswith(f"error: {line}")
-    assert err[0].endswith("; see python scripts/shard.py --help")
+    assert err[0].endswith("; see fastretina shard --help")
     assert not list(tmp_path.iterdir())
 
 
@@ -320,6 +320,42 @@ def test_console_command_help(word: str, capsys: pytest.CaptureFixture[str]) -> 
     for name, about in cli.COMMANDS.items():
         assert f"{name:<13}{about}" in out
     assert "Example: " in out
+
+
+def test_console_command_can_be_run_as_a_module() -> None:
+    def run(*words: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "fastretina", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: python -m fastretina COMMAND")
+    assert run("--version")[:2] == (0, f"fastretina {__version__}\n")
+    for words in ([], ["shard", "--size", "1", "a", "b"]):
+        code, out, err = run(*words)
+        named = " ".join(["python -m fastretina", *words[:1]])
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.endswith(f"; see {named} --help\n")
+
+
+@pytest.mark.parametrize(
+    "door", [[SCRIPT], ["-m", "fastretina.shard"], ["-m", "fastretina", "shard"]]
+)
+def test_every_door_to_sharding_shards(
+    door: list[str], course: Path, tmp_path: Path
+) -> None:
+    """Its workers are processes, which must not open the door a second time."""
+    done = subprocess.run(
+        [sys.executable, *door, course, tmp_path / "out", "--workers", "5"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["shards"] == str(tmp_path / "out")
+    assert (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_console_command_is_installed() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,43 @@ def test_readme_names_commands_that_are_there() -> None:
     assert len(named) >= 9  # and scripts/shard.py
     for name in named:
         assert (ROOT / "fastretina" / name / "__main__.py").is_file(), name
+
+
+CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(code, id=f"{name}-{number}")
+    for name in ("README.md", "docs/loaders.md")
+    for number, code in enumerate(CODE.findall((ROOT / name).read_text()))
+]
+
+
+def test_pages_with_code_are_seen() -> None:
+    assert len(BLOCKS) >= 3
+    assert all("make_loader" in block.values[0] for block in BLOCKS)
+
+
+@pytest.mark.filterwarnings("default")  # of Lightning's, where it is
+@pytest.mark.parametrize("code", BLOCKS)
+def test_code_runs_as_it_stands_where_there_is_no_gpu(
+    code: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On few photographs: batches of 8, which is where a run goes on in its second."""
+    if "import lightning" in code:
+        pytest.importorskip("lightning")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shards").symlink_to(shards)
+    assert "batch_size=32" in code
+    code = code.replace("batch_size=32", "batch_size=8")
+    names: dict[str, Any] = {"__name__": "snippet"}
+    exec(code.replace("first_batch=40", "first_batch=2"), names)
+    if "inputs" in names:
+        assert names["inputs"].shape == (5, 3, 64, 64)  # of the last batch of 37
+        assert len(names["loader"]) == 5
+    else:
+        assert names["trainer"].global_step == 2 * 5
+    assert names["loader"].device.type == "cpu"
 
 
 def test_pages_build_without_a_warning(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from golden_files import OF_MACHINE, OF_MINUTE, OF_RELEASE, Golden, compare, steady
 from small_experiments import use_small
+from unhurried import never_late
 
 from fastretina import cli
 from fastretina.experiments.budget import BUDGETS
@@ -170,6 +171,7 @@ def test_call(
     if name.startswith("export"):
         pytest.importorskip("onnxscript", reason="pip install 'fastretina[export]'")
     use_small(monkeypatch)
+    never_late(monkeypatch)
     words = CALLS[name].split()
     capsys.readouterr()
     code = call(words)

@@ -16,6 +16,7 @@ from fastretina import cli
 ROOT = Path(__file__).parents[1]
 COMMANDS = set(cli.COMMANDS)
 SHARED = {"recipe", "run", "run_config", "run_result", "versions", "cli"} | {
+    "__main__",
     "formatting",
     "processes",
     "interrupts",
@@ -223,7 +224,10 @@ def test_commands_open_the_same_way() -> None:
         door = tree(f"fastretina.{name}.__main__")
         _, imported, run = door.body
         assert ast.unparse(imported) == f"from fastretina.{name}.command import main"
-        assert ast.unparse(run) == "raise SystemExit(main())"
+        assert (
+            ast.unparse(run)
+            == f"raise SystemExit(main(prog='python -m fastretina.{name}'))"
+        )
 
 
 # The rules themselves see what they should.

@@ -43,6 +43,11 @@ def test_import_brings_no_heavy_package():
     heavy = {"torch", "PIL", "cv2", "pyarrow", "simplejpeg", "webdataset", "fastretina"}
     code = "import loaders, loaders.shards, loaders.order, sys; print(*sys.modules)"
     assert not heavy & set(run(code).split())
+    code = (
+        "import loaders, loaders.schedule, sys; "
+        "loaders.LoaderConfig(device='auto'); print(*sys.modules)"
+    )
+    assert "torch" not in run(code).split()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
@@ -124,9 +129,19 @@ def test_make_loader_gives_the_loader_of_that_name(shards):
 def test_auto_is_one_of_the_available_loaders(shards):
     assert resolve("auto") in available()
     assert resolve("pil") == "pil"
+    assert resolve("pil", "auto") == "pil"
     with make_loader("auto", shards, "test", LoaderConfig()) as loader:
         assert type(loader).__name__.lower() == f"{resolve('auto')}loader"
         assert sum(len(batch.index) for batch in loader.epoch(0)) == 11
+
+
+def test_auto_loader_on_an_auto_device_is_the_one_for_it(monkeypatch):
+    monkeypatch.setattr(loaders, "missing", lambda name: None)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for gpu, name in ((True, "dali"), (False, "turbo")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+        assert resolve("auto", "auto") == name
 
 
 def test_make_loader_takes_path_string_and_open_split(shards):
@@ -137,7 +152,7 @@ def test_make_loader_takes_path_string_and_open_split(shards):
 
 
 def test_make_loader_without_shards_names_the_way_out(tmp_path):
-    with pytest.raises(NoShards, match=r"scripts/shard\.py") as caught:
+    with pytest.raises(NoShards, match=r"fastretina shard") as caught:
         make_loader("auto", tmp_path, "train", LoaderConfig())
     assert isinstance(caught.value, DataError)
 
@@ -155,6 +170,7 @@ IMPOSSIBLE = [
     ({"workers": -1}, "workers must be at least 0, got -1"),
     ({"prefetch": 0}, "prefetch must be at least 1, got 0"),
     ({"on_corrupt": "warn"}, "on corrupt must be raise or skip, got warn"),
+    ({"device": "gpu"}, "device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
     ({"hw_decoder_load": 1.5}, "hw decoder load must lie in 0 to 1, got 1.5"),
     ({"world_size": 0}, "world size must be at least 1, got 0"),
     ({"rank": 1}, "rank must lie in 0 to 0, got 1"),

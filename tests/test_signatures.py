@@ -29,6 +29,7 @@ PUBLISHED = (
     "loaders.place",
     "loaders.files",
     "loaders.decode",
+    "loaders.device",
     "loaders.folder",
     "loaders.course",
     "loaders.grades",

@@ -1,6 +1,6 @@
 """Audit a data set before anything is learned from it, and split it anew.
 
-python -m fastretina.audit data/ --fix fixed/
+fastretina audit data/ --fix fixed/
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastretina.audit.survey import AuditResult
     from fastretina.data.labels import LabelOptions
 
-PROG = "python -m fastretina.audit"
+PROG = "fastretina audit"
 ABOUT = f"""Find what makes a score worth little: fellow eyes and copies of photographs
 in both splits, photographs with several grades, labels that lose their first line, and
 what can be scored without a pixel. Label files are enough; images are looked at where
@@ -37,7 +37,7 @@ Example: {PROG} data --fix fixed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Flags of ``fastretina.audit``.
+    """Flags of ``fastretina audit``.
 
     Attributes:
         data: Folder with the labels, and with the photographs if there are any; or a
@@ -51,7 +51,7 @@ class Options:
         images: Look at the images, where they are there, for duplicates.
         fix: Write a split to this folder that keeps the eyes of a patient and the
             copies of a photograph on one side, stratified by grade: the course's four
-            CSVs and a link to the photographs, as scripts/shard.py takes them.
+            CSVs and a link to the photographs, as fastretina shard takes them.
         test_share: Share to test on, in the split of --fix, and where the labels have
             no test split.
         seed: Seed of the split of --fix, and of the one that sharding makes where the
@@ -229,7 +229,7 @@ def _where(result: AuditResult, out: Path) -> str:
     lines = [f"Written in {out}: the four CSVs of the course's layout"]
     if data_set.layout != "course":
         lines[0] += ", the only one that carries a split"
-    next_step = f"python scripts/shard.py {out} shards"
+    next_step = f"fastretina shard {out} shards"
     if data_set.paths:
         lines[0] += f", and {out / 'data'}, a link to the photographs"
         lines.append(f"Next: {next_step}")

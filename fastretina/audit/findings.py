@@ -277,7 +277,7 @@ def _coverage(result: AuditResult) -> Iterator[Finding]:
             "warning",
             "images",
             f"{_are(len(missing), 'listed image')} missing: {_names(missing)}.",
-            "scripts/shard.py --allow-missing goes on without them.",
+            "fastretina shard --allow-missing goes on without them.",
         )
     for each in data_set.left_out:
         yield Finding("warning", "left out", _sentence(each.describe(data_set.data)))

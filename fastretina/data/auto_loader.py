@@ -50,7 +50,7 @@ class Choice:
     def reason(self) -> str:
         """Why ``auto`` takes it, in a line."""
         return (
-            f"--loader auto takes {self.loader}, which fastretina.doctor found fastest "
+            f"--loader auto takes {self.loader}, which fastretina doctor found fastest "
             f"here: {self.images_per_second:,.0f} images/s of {self.pixels} pixels"
         )
 

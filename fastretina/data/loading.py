@@ -49,7 +49,7 @@ class LoadingOptions:
         loader: Who decodes: dali (on the GPU, or without one), turbo (libjpeg-turbo in
             threads), pil (Pillow in worker processes): all give the same batches. Or,
             shard after shard in an order of their own, dali-reader and webdataset,
-            which streams. auto takes what fastretina.doctor found fastest on this
+            which streams. auto takes what fastretina doctor found fastest on this
             machine; before it was asked, dali on a GPU and turbo elsewhere.
         fallback: Take pil where the loader is not installed, and say so.
         on_corrupt: What an image that can't be decoded does: end the command, or be
@@ -300,7 +300,7 @@ def other_pixels(then: Decoding | None, now: Decoding) -> str | None:
         return None
     return (
         f"the run was trained on images {' and '.join(differ)}, whose pixels may "
-        f"differ: python -m fastretina.parity --run tells by how much"
+        f"differ: fastretina parity --run tells by how much"
     )
 
 

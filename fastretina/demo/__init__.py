@@ -1,1 +1,1 @@
-"""The command ``fastretina.demo``: made-up photographs to try everything with."""
+"""The command ``fastretina demo``: made-up photographs to try everything with."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from fastretina.demo.cohort import PlannedEye
 
-PROG = "python -m fastretina.demo"
+PROG = "fastretina demo"
 ABOUT = (
     "Make a folder of made-up fundus photographs of diabetic-retinopathy grades 0-4, "
     "laid out as the course's data: OUT/data/NAME.jpeg and, beside that folder, "
@@ -48,7 +48,7 @@ VERSION = 1  # of the drawing: other bytes from the same options
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Flags of ``fastretina.demo``.
+    """Flags of ``fastretina demo``.
 
     Attributes:
         out: Folder to write; made if it is missing.

@@ -42,7 +42,7 @@ class Advice:
 
     @property
     def flags(self) -> str:
-        """The flags for ``fastretina.train``."""
+        """The flags for ``fastretina train``."""
         return (
             f"--loader {self.loader} --workers {self.workers} "
             f"--prefetch {self.prefetch} --batch-size {self.batch_size}"
@@ -152,6 +152,8 @@ def _prefetch(measurements: Measurements, best: LoaderRate) -> tuple[int, str]:
                 f"Prefetch {_MORE_PREFETCH}: the loader is faster than the step on "
                 f"average, and yet the step waited {end.wait_share:.0%} of the time."
             )
+    if "unknown" in limits.values():
+        return _PREFETCH, f"Prefetch {_PREFETCH}: as ever, as what limits is not known."
     if any(stage != "step" for stage in limits.values()):
         return _PREFETCH, (
             f"Prefetch {_PREFETCH}: more would fill only once and then wait, too, as "

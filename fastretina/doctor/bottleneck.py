@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fastretina.doctor.contradictions import UNSTEADY, doubtful, sentences
 from fastretina.doctor.measurements import CLEARLY_FASTER, Measurements
 from fastretina.formatting import format_rate
 from fastretina.recipe import PHASES, Phase
@@ -20,15 +21,20 @@ _NAMES: dict[Limit, str] = {
     "step": "the training step",
     "unknown": "not known, as no loader makes images ready",
 }
+_DOUBTFUL = "not certain, as the rounds contradict one another"
 _LITTLE = 0.02  # share to win; less is called nothing
 _NEAR_CEILING = 0.75  # of decode only: the rest of the loader costs little
 _FITS = 0.7  # of the memory granted: the page cache keeps a data set up to this
 _SLACK = 0.85  # of the speed of two parts that take turns; slower has other causes
-_UNSTEADY = 1.6  # fastest round to slowest; more is warned of
 
 
 def limit(measurements: Measurements, phase: Phase) -> Limit:
-    """The stage that training waits for in a phase; unknown where no loader runs."""
+    """The stage that training waits for in a phase.
+
+    Unknown where no loader runs, or where the measurements contradict one another.
+    """
+    if doubtful(measurements, phase):
+        return "unknown"
     loading = measurements.loading
     step = measurements.training.step[phase].images_per_second
     if loading is None:
@@ -51,10 +57,10 @@ def to_win(measurements: Measurements, phase: Phase) -> float | None:
     A step on a batch that is there is the ceiling. What lies below it can't all be the
     loader's fault: it has made the step wait for a share of the time, and may have
     taken as much of the processor as it needs for so many images. None where it is not
-    known how fast training is.
+    known how fast training is, or the measurements contradict one another.
     """
     speed, loading = measurements.training_speed(phase), measurements.loading
-    if speed is None:
+    if speed is None or doubtful(measurements, phase):
         return None
     times = measurements.training.step[phase].images_per_second / speed
     end = measurements.training.end_to_end.get(phase)
@@ -68,13 +74,17 @@ def headline(measurements: Measurements) -> str:
     """The title of the chart: what limits, in a few words."""
     if measurements.loading is None:
         return "A training step on made-up images"
-    names = [limit(measurements, phase) for phase in PHASES]
-    if names[0] == names[1]:
-        return f"What limits training here: {_NAMES[names[0]]}"
-    return (
-        f"What limits training here: {_NAMES[names[0]]} (head), "
-        f"{_NAMES[names[1]]} (whole network)"
-    )
+    head, full = (_name(measurements, phase) for phase in PHASES)
+    if head == full:
+        return f"What limits training here: {head}"
+    return f"What limits training here: {head} (head), {full} (whole network)"
+
+
+def _name(measurements: Measurements, phase: Phase) -> str:
+    """What limits a phase, in words that go on from *what limits is*."""
+    if doubtful(measurements, phase):
+        return _DOUBTFUL
+    return _NAMES[limit(measurements, phase)]
 
 
 def limits(measurements: Measurements) -> list[str]:
@@ -95,9 +105,12 @@ def _limit_sentence(measurements: Measurements, phase: Phase, name: Limit) -> st
     speed, times = measurements.training_speed(phase), to_win(measurements, phase)
     whom = "the head alone" if phase == "head" else "the whole network"
     if speed is None or times is None:
+        end = "end to end was not measured"
+        if speed is not None and phase in measurements.training.end_to_end:
+            end = f"{format_rate(speed)} end to end"
         return (
-            f"Training {whom}: what limits is {_NAMES[name]}. {format_rate(step)} "
-            "images/s on a batch that is there; end to end was not measured."
+            f"Training {whom}: what limits is {_name(measurements, phase)}. "
+            f"{format_rate(step)} images/s on a batch that is there; {end}."
         )
     what = {
         "step": "the training step limits",
@@ -129,6 +142,8 @@ def _sharing(measurements: Measurements) -> list[str]:
     assert measurements.loading is not None
     if measurements.loading.ready is None:
         return []
+    if any(doubtful(measurements, phase) for phase in PHASES):
+        return []
     ready = measurements.loading.ready.images_per_second
     for phase, end in measurements.training.end_to_end.items():
         step = measurements.training.step[phase].images_per_second
@@ -144,11 +159,13 @@ def _sharing(measurements: Measurements) -> list[str]:
 
 
 def unsteady(measurements: Measurements) -> list[str]:
-    """A warning where rounds of the same work lie far apart."""
+    """A warning where rounds lie far apart, or contradict one another."""
+    if doubts := sentences(measurements):
+        return doubts
     steady = [bar for bar in measurements.stages() if bar.kind in ("decode", "step")]
     spreads = {bar.name: bar.rate.fastest / bar.rate.slowest for bar in steady}
     name = max(spreads, key=lambda name: spreads[name])
-    if spreads[name] < _UNSTEADY:
+    if spreads[name] < UNSTEADY:
         return []
     return [
         f"Rounds of the same work differ by up to {spreads[name]:.1f} times ({name}): "

@@ -1,17 +1,21 @@
 """All measurements, one after the other, in the time that is given.
 
-The shares of ``--seconds``::
+The shares of what the imports have left of ``--seconds``::
 
-    sample 2 % --> storage --> loading 45 % --------------> training 40 %
-                               read decode batch ready      step, end to end
+    sample 2 % --> storage 6 % --> loading 45 % ------------> training: the rest
+                                   read decode batch ready    step, end to end
 
-Loading goes first, as workers should be forked before this process has threads.
+Loading goes first, as workers should be forked before this process has threads. What
+takes longer than its share takes it from training, which times fewer images then, and
+leaves out what it has no time for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fastretina.doctor.deadline import Deadline
 from fastretina.doctor.loader_rates import measure_loading
 from fastretina.doctor.measurements import DataSetFacts, LoadingRates, Measurements
 from fastretina.doctor.sample import ExaminedShards, sample_jpegs
@@ -41,7 +45,7 @@ class Examination:
         compute: device and precision of training.
         image_size: side of made-up images, pixels; None takes 512.
         batch_size: images of a step.
-        seconds: seconds that all of it takes, about.
+        deadline: end of all measurements; single steps and batches are not split.
         progress: function that is called with what is measured next.
     """
 
@@ -50,7 +54,7 @@ class Examination:
     compute: Compute
     image_size: int | None
     batch_size: int
-    seconds: float
+    deadline: Deadline
     progress: Announce
 
 
@@ -61,20 +65,16 @@ def examine(examination: Examination) -> Measurements:
         SampleError: an image can't be decoded.
     """
     shards = examination.shards
-    if shards is None:
-        side = examination.image_size or _MADE_UP
-        training = _training_setup(examination, (side, side), 0.6)
-        return _measure(examination, training, None)
-    training = _training_setup(examination, shards.shape, 0.4)
-    return _measure(examination, training, _loading_setup(examination, shards))
-
-
-def _measure(
-    examination: Examination, training: TrainingSetup, setup: LoadingSetup | None
-) -> Measurements:
-    data = None if setup is None else _data_set(setup)
-    loading = None if setup is None else measure_loading(setup)
+    side = examination.image_size or _MADE_UP
+    setup, data, loading = None, None, None
+    if shards is not None:
+        seconds = examination.deadline.left
+        jpegs = _sample(examination, shards, 0.02 * seconds)
+        data = _data_set(examination, shards, jpegs, 0.06 * seconds)
+        setup = _loading_setup(examination, shards, jpegs, 0.45 * seconds)
+        loading = measure_loading(setup)
     loader = _training_loader(setup, loading)
+    shape = (side, side) if shards is None else shards.shape
     return Measurements(
         arch=examination.arch,
         device=str(examination.compute.device),
@@ -82,7 +82,7 @@ def _measure(
         batch_size=examination.batch_size,
         data=data,
         loading=loading,
-        training=measure_training(training, loader),
+        training=measure_training(_training_setup(examination, shape), loader),
     )
 
 
@@ -95,38 +95,52 @@ def _training_loader(
     return TrainingLoader(setup, loading.ready.loader, loading.ready.workers)
 
 
-def _loading_setup(examination: Examination, shards: ExaminedShards) -> LoadingSetup:
+def _sample(
+    examination: Examination, shards: ExaminedShards, seconds: float
+) -> list[bytes]:
     examination.progress("sampling")
+    return sample_jpegs(shards, seconds)
+
+
+def _loading_setup(
+    examination: Examination,
+    shards: ExaminedShards,
+    jpegs: Sequence[bytes],
+    seconds: float,
+) -> LoadingSetup:
     return LoadingSetup(
         shards=shards,
-        jpegs=sample_jpegs(shards, 0.02 * examination.seconds),
+        jpegs=jpegs,
         compute=examination.compute,
         batch_size=examination.batch_size,
         cores=granted_cores(),
-        seconds=0.45 * examination.seconds,
+        seconds=seconds,
+        deadline=Deadline.after(seconds),
         progress=examination.progress,
     )
 
 
-def _training_setup(
-    examination: Examination, shape: tuple[int, int], share: float
-) -> TrainingSetup:
+def _training_setup(examination: Examination, shape: tuple[int, int]) -> TrainingSetup:
     return TrainingSetup(
         arch=examination.arch,
         shape=shape,
         compute=examination.compute,
         batch_size=examination.batch_size,
-        seconds=share * examination.seconds,
+        seconds=examination.deadline.left,
         progress=examination.progress,
     )
 
 
-def _data_set(setup: LoadingSetup) -> DataSetFacts:
+def _data_set(
+    examination: Examination,
+    shards: ExaminedShards,
+    jpegs: Sequence[bytes],
+    seconds: float,
+) -> DataSetFacts:
     """The data set, and how its images are stored."""
-    shards = setup.shards
-    setup.progress("how the images are stored")
-    storage = survey(setup.jpegs, shards.shape)
-    better = tuple(changes(setup.jpegs, shards.shape, setup.cores))
+    examination.progress("how the images are stored")
+    storage = survey(jpegs, shards.shape)
+    better = tuple(changes(jpegs, shards.shape, granted_cores(), seconds))
     return DataSetFacts(
         train=shards.train,
         test=shards.test,

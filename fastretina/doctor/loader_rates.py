@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from fastretina.doctor.advice import best_loader
+from fastretina.doctor.deadline import NO_TIME
 from fastretina.doctor.measurements import LoaderRate, LoadingRates, NotMeasured
 from fastretina.doctor.setup import LoadingSetup
 from fastretina.formatting import format_count
@@ -41,10 +42,12 @@ def measure_loading(setup: LoadingSetup) -> LoadingRates:
     setup.progress("decoding")
     decode = _decode(setup, 0.12 * seconds)
     ceiling = decode[setup.cores].images_per_second
-    images = max(round(_ROUND * ceiling), _LEAST_BATCHES * setup.batch_size)
-    race = _Race(setup, images)
-    for names in _groups():
-        race.run(names, 0.7 * seconds * len(names) / len(LOADERS))
+    each = 0.7 * seconds / len(LOADERS)  # seconds for a loader
+    race = _Race(setup, _images_of_an_epoch(setup, ceiling, each))
+    first, *others = _groups()
+    race.run(first, each * len(first), more=bool(others))
+    for names in others:
+        race.run(names, each * len(names))
     ready, not_ready = _ready(race, 0.1 * seconds)
     return LoadingRates(
         read_warm=warm,
@@ -54,6 +57,16 @@ def measure_loading(setup: LoadingSetup) -> LoadingRates:
         ready=ready,
         not_measured=[*race.failures(), *not_ready],
     )
+
+
+def _images_of_an_epoch(setup: LoadingSetup, ceiling: float, seconds: float) -> int:
+    """Images that a loader is timed with: fewer where they would take its time alone.
+
+    Two epochs of a loader at half the speed of decoding alone take that time.
+    """
+    wanted = max(round(_ROUND * ceiling), _LEAST_BATCHES * setup.batch_size)
+    allowed = max(round(0.25 * seconds * ceiling), 2 * setup.batch_size)
+    return min(wanted, allowed)
 
 
 def counts(cores: int) -> list[int]:
@@ -85,13 +98,16 @@ def _read_warm(setup: LoadingSetup, seconds: float) -> Rate:
     """Images/s out of the page cache."""
     with setup.shards.part(_images_to_read(setup)) as part:
         rows = part.rows.tolist()[:_WARM_IMAGES]
+        begun = time.perf_counter()
+        speed = _reading_speed(part.read, rows, seconds)  # where they are not warm yet
+        rows = rows[: max(round(speed * (time.perf_counter() - begun)), 1)]
 
         def read_all() -> int:
             for row in rows:
                 bytes(part.read(row))
             return len(rows)
 
-        return Rate.of(rounds(read_all, seconds))
+        return Rate.of(rounds(read_all, seconds, warm_up=False))
 
 
 def _images_to_read(setup: LoadingSetup) -> int:
@@ -157,6 +173,7 @@ class _Race:
         self.images = images
         self.failed: dict[tuple[str, int], str] = {}
         self._speeds: dict[tuple[str, int], list[float]] = {}
+        self._more = False
 
     def rates(self) -> list[LoaderRate]:
         """What was measured so far, in the order of ``LOADERS``."""
@@ -179,8 +196,15 @@ class _Race:
                 failures.append(NotMeasured(name, why))
         return failures
 
-    def run(self, names: Sequence[str], seconds: float) -> None:
-        """Time all workers first, then one, then what lies between while time lasts."""
+    def run(self, names: Sequence[str], seconds: float, *, more: bool = False) -> None:
+        """Time all workers first, then one, then what lies between while time lasts.
+
+        Args:
+            names: the loaders.
+            seconds: for all of them.
+            more: whether others follow, whose time should not be taken.
+        """
+        self._more = more
         numbers = counts(self.setup.cores)
         deadline = time.monotonic() + seconds
         for number in dict.fromkeys([numbers[-1], numbers[0], *numbers[::-1]]):
@@ -195,28 +219,42 @@ class _Race:
         self, names: Sequence[str], workers: int, seconds: float, line: FinishLine
     ) -> None:
         """Time epochs of the loaders in turn while time lasts, one each at least."""
-        deadline = time.monotonic() + seconds
+        begun = time.monotonic()
+        deadline = begun + seconds
         with ExitStack() as opened:
-            loaders = self._open(opened, names, workers, line)
+            loaders, timed = self._open(opened, names, workers, line), 0
+            # Others need about as long as these, who would need as long again.
+            needed = 2 * (time.monotonic() - begun) if self._more else 0.0
             for number in range(1, _ROUNDS + 1):
                 for name, loader in loaders.items():
                     if number > 1 and time.monotonic() > deadline:
                         return
+                    if number == 1 and self._is_late(timed + self._more, needed):
+                        self._leave_out(name, workers)
                     if (name, workers) in self.failed:
                         continue
                     with self._noting(name, workers):
                         epoch = drain(loader, number, self.setup.compute, line)
                         speeds = self._speeds.setdefault((name, workers), [])
                         speeds.append(epoch.images_per_second)
+                        timed += 1
 
     def _open(
         self, opened: ExitStack, names: Sequence[str], workers: int, line: FinishLine
     ) -> dict[str, Loader]:
-        """Open the loaders and take a first epoch of each, which is not timed."""
-        setup, loaders = self.setup, {}
-        least = _LEAST_BATCHES // 2 * setup.batch_size
+        """Open the loaders and take a first epoch of each, which is not timed.
+
+        Those are left out for whose second epoch there would be no time any more, as
+        each takes as long again.
+        """
+        setup, loaders = self.setup, dict[str, Loader]()
+        least = min(_LEAST_BATCHES // 2 * setup.batch_size, self.images)
         images = max(round(self.images * workers / setup.cores), least)
+        begun = time.monotonic()
         for name in names:
+            if self._is_late(len(loaders), time.monotonic() - begun):
+                self._leave_out(name, workers)
+                continue
             with self._noting(name, workers):
                 part = opened.enter_context(setup.shards.part(images))
                 loader = make_loader(name, part, "train", setup.config(workers))
@@ -224,6 +262,13 @@ class _Race:
                 drain(loader, 0, setup.compute, line)
                 loaders[name] = loader
         return loaders
+
+    def _is_late(self, others: int, seconds: float = 0.0) -> bool:
+        """Whether there is less time left, and another loader has been tried."""
+        return bool(others) and self.setup.deadline.left <= seconds
+
+    def _leave_out(self, name: str, workers: int) -> None:
+        self.failed[name, workers] = NO_TIME
 
     @contextmanager
     def _noting(self, name: str, workers: int) -> Iterator[None]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from fastretina.doctor.deadline import NO_TIME
 from fastretina.doctor.storage import Storage
 from fastretina.formatting import format_count
 from fastretina.measure.forecast import Forecast, forecast
@@ -239,9 +240,16 @@ class Measurements:
         return forecast(recipe, self.data.train, self.data.test, speeds, speeds["head"])
 
     @property
-    def not_measured(self) -> Sequence[NotMeasured]:
-        """What of the loaders has no speed, and why; empty without shards."""
-        return () if self.loading is None else self.loading.not_measured
+    def not_measured(self) -> dict[str, str]:
+        """What has no speed, and why; nothing that needs shards, without them."""
+        if self.loading is None:
+            return {}
+        reasons = {one.words: one.reason for one in self.loading.not_measured}
+        if self.loading.ready is not None:
+            timed = self.training.end_to_end
+            phases = [phase for phase in self.training.step if phase not in timed]
+            reasons |= {f"end to end, {phase}": NO_TIME for phase in phases}
+        return reasons
 
     def stages(self) -> list[Stage]:
         """What was measured, in the order in which an image goes through it."""
@@ -265,7 +273,7 @@ class Measurements:
                 for stage in self.stages()
             ],
             "wait_share": {phase: round(end.wait_share, 4) for phase, end in ends},
-            "not_measured": {one.words: one.reason for one in self.not_measured},
+            "not_measured": self.not_measured,
             "peak_bytes": training.memory.peak,
             "gpu_bytes": training.memory.gpu,
         }

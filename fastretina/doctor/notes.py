@@ -23,7 +23,7 @@ def storage_notes(measurements: Measurements) -> list[str]:
         sentences.append(
             f"The images have {data.sizes} different sizes, so training needs "
             f"--image-size; measured with {data.resized_to}. Resized once, by "
-            f"scripts/shard.py --size {data.resized_to}, they load faster."
+            f"fastretina shard --size {data.resized_to}, they load faster."
         )
     if not sentences:
         return ["The images are stored well: baseline JPEGs of the size that is used."]
@@ -48,9 +48,9 @@ def memory_notes(measurements: Measurements) -> list[str]:
 
 
 def absent_loader_notes(measurements: Measurements) -> list[str]:
-    """A sentence for each speed of a loader that is missing, with the reason."""
-    absent = measurements.not_measured
-    return [f"Not measured: {one.words} ({one.reason})." for one in absent]
+    """A sentence for each speed that is missing, with the reason."""
+    absent = measurements.not_measured.items()
+    return [f"Not measured: {words} ({reason})." for words, reason in absent]
 
 
 def peak_at(measurements: Measurements) -> float:
@@ -74,5 +74,5 @@ def _change_sentence(change: Change, shape: tuple[int, int]) -> str:
         f"4:2:0, {faster}; that loses colour detail.",
         "smaller": f"{share:.0%} of the images have at least twice the pixels of the "
         f"{width} x {height} that are used: stored at that size "
-        f"(scripts/shard.py {size}), {faster}.",
+        f"(fastretina shard {size}), {faster}.",
     }[name]

@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 
 from loaders.arrays import Int64
+from loaders.decode import describe_failure
 from loaders.errors import ShardError
 from loaders.shards import ShardSplit, open_split
 
@@ -106,7 +107,7 @@ def sample_jpegs(shards: ExaminedShards, seconds: float) -> list[bytes]:
             try:
                 simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
             except ValueError as error:
-                raise part.failure(row, str(error)) from error
+                raise part.failure(row, describe_failure(error, jpeg)) from error
             jpegs.append(jpeg)
             if time.monotonic() > deadline and len(jpegs) >= _LEAST_JPEGS:
                 break

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from fastretina.doctor.deadline import Deadline
 from fastretina.doctor.sample import ExaminedShards
 from fastretina.measure.steps import Case
 from fastretina.nn.device import Compute
@@ -27,6 +28,7 @@ class LoadingSetup:
         batch_size: images of a batch.
         cores: number of cores that this process was granted.
         seconds: seconds that all measurements of loading may take.
+        deadline: their end.
         progress: function that is called with what is measured next.
     """
 
@@ -36,6 +38,7 @@ class LoadingSetup:
     batch_size: int
     cores: int
     seconds: float
+    deadline: Deadline
     progress: Announce
 
     def config(self, workers: int, batch_size: int | None = None) -> LoaderConfig:

@@ -43,7 +43,8 @@ class RepeatedStep:
 def choose_step_batch(setup: TrainingSetup) -> int:
     """Images of a step: as many as wanted, where that is quick enough and fits.
 
-    On a CPU a step of 32 images takes 5 s, so that steps of fewer images are timed.
+    On a CPU a step of 32 images takes 5 s, so that steps of fewer images are timed, of
+    one where time is short.
 
     Raises:
         DeviceError: not even one fits in the device's memory.
@@ -51,7 +52,7 @@ def choose_step_batch(setup: TrainingSetup) -> int:
     batch = setup.batch_size
     if setup.compute.device.type == "cpu":
         each = _seconds_each(setup)
-        while batch > _PROBE and batch * each > setup.seconds / 16:
+        while batch > 1 and batch * each > setup.seconds / 16:
             batch //= 2
         return batch
     while not _fits(setup, batch):
@@ -66,14 +67,25 @@ def choose_step_batch(setup: TrainingSetup) -> int:
 
 
 def _seconds_each(setup: TrainingSetup) -> float:
-    """Seconds that an image of the second step takes; the first prepares much."""
+    """Seconds that an image of a step takes that is not the first: that prepares much.
+
+    A few images share a step's costs as those of training do, where time allows it.
+    """
     setup.progress("the first step")
+    step = RepeatedStep(setup, "full", 1)
+    each = _seconds(step)
     few = min(_PROBE, setup.batch_size)
+    if 2 * few * each > setup.seconds / 8:
+        return _seconds(step)
     step = RepeatedStep(setup, "full", few)
     step()
+    return _seconds(step) / few
+
+
+def _seconds(step: RepeatedStep) -> float:
     begun = time.perf_counter()
     step()
-    return (time.perf_counter() - begun) / few
+    return time.perf_counter() - begun
 
 
 def _fits(setup: TrainingSetup, batch: int) -> bool:

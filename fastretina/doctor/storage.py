@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from fastretina.measure.ceilings import decode_only
 
 _TRIED = 16  # images that are encoded anew: a second for 2,592 x 1,944 pixels
 _DECODED = 32  # in a round, so that the start of threads does not count
+_ENCODING = 4  # times as long as decoding takes
 _ROUNDS = 3
 _OVERSIZED = 2.0  # times the pixels that are delivered
 
@@ -91,9 +94,20 @@ def survey(jpegs: Sequence[bytes], shape: tuple[int, int]) -> Storage:
 
 
 def changes(
-    jpegs: Sequence[bytes], shape: tuple[int, int], threads: int
+    jpegs: Sequence[bytes],
+    shape: tuple[int, int],
+    threads: int,
+    seconds: float = math.inf,
 ) -> Iterator[Change]:
-    """Encode some images anew and time their decoding, for what could be changed."""
+    """Encode some images anew and time their decoding, for what could be changed.
+
+    Args:
+        jpegs: the sample, at least one.
+        shape: height and width that are delivered, pixels.
+        threads: to decode with.
+        seconds: for each of up to three changes; one image each is tried at least.
+    """
+    decoded = _how_many(jpegs[0], threads, seconds)
     headers = [read_jpeg_header(jpeg) for jpeg in jpegs]
     kinds: dict[ChangeKind, tuple[list[bool], Reencode]] = {
         "baseline": ([header.progressive for header in headers], _baseline),
@@ -107,15 +121,24 @@ def changes(
         before = [jpeg for jpeg, yes in zip(jpegs, concerned, strict=True) if yes]
         if before:
             share = len(before) / len(jpegs)
-            tried = before[:_TRIED]
+            tried = before[: min(_TRIED, decoded)]
             after = [anew(jpeg) for jpeg in tried]
-            yield Change(name, share, round(_times(tried, after, threads), 2))
+            often = -(-decoded // len(tried))
+            times = _times(tried * often, after * often, threads)
+            yield Change(name, share, round(times, 2))
+
+
+def _how_many(jpeg: bytes, threads: int, seconds: float) -> int:
+    """Images of a round of which all rounds fit in that time; at most 32."""
+    begun = time.perf_counter()
+    decode_only([jpeg], 1)
+    each = max(time.perf_counter() - begun, 1e-6)
+    each *= _ENCODING + 2 * _ROUNDS / threads
+    return max(int(min(seconds / each, _DECODED)), 1)
 
 
 def _times(before: list[bytes], after: list[bytes], threads: int) -> float:
     """How many times as fast *after* decodes; rounds of both take turns."""
-    often = -(-_DECODED // len(before))
-    before, after = before * often, after * often
     ratios = [
         decode_only(after, threads) / decode_only(before, threads)
         for _ in range(_ROUNDS)

@@ -17,6 +17,7 @@ from itertools import count
 from typing import NamedTuple
 
 from fastretina.doctor import gpu_memory
+from fastretina.doctor.deadline import Deadline
 from fastretina.doctor.measurements import EndToEnd, Memory, TrainingRates
 from fastretina.doctor.setup import TrainingLoader, TrainingSetup
 from fastretina.doctor.step_batch import RepeatedStep, choose_step_batch
@@ -26,7 +27,7 @@ from fastretina.measure.usage import PeakMemory, memory_bytes
 from fastretina.recipe import Phase
 from loaders import Batch, Loader
 
-_SHARES: dict[Phase, float] = {"full": 0.6, "head": 0.4}  # of the time, in this order
+_SHARES: dict[Phase, float] = {"full": 0.6, "head": 1.0}  # of what is left, in turn
 _WARM_UP_STEPS, _LEAST_STEPS = 2, 3
 
 
@@ -53,12 +54,13 @@ def measure_training(
         DeviceError: not even one image fits in the device's memory.
     """
     compute, gpu = setup.compute, None
+    deadline = Deadline.after(setup.seconds)
     gpu_before, before = gpu_memory.used(compute), memory_bytes()
     batch = choose_step_batch(setup)
     gpu_memory.release(compute)
     phases: dict[Phase, PhaseRates] = {}
     for phase, share in _SHARES.items():
-        part = setup._replace(seconds=share * setup.seconds)
+        part = setup._replace(seconds=share * deadline.left)
         phases[phase] = _measure_phase(part, phase, batch, loader)
         if phase == "full":
             gpu = gpu_memory.taken(compute, gpu_before)
@@ -81,31 +83,45 @@ def measure_training(
 def _measure_phase(
     setup: TrainingSetup, phase: Phase, batch: int, loader: TrainingLoader | None
 ) -> PhaseRates:
-    """Time steps on one batch, before and after those on what a loader loads."""
+    """Time steps on one batch, before and after those on what a loader loads.
+
+    The latter are left out where the fewest of them would take longer than is left.
+    """
     setup.progress(f"training steps, {phase}")
+    deadline = Deadline.after(setup.seconds)
     step = RepeatedStep(setup, phase, batch)
     with PeakMemory() as watch:  # not while it is timed
         step()
     if loader is None:
-        alone = rounds(step, setup.seconds, warm_up=False)
+        alone = rounds(step, deadline.left, warm_up=False)
         return PhaseRates(Rate.of(alone), None, watch.bytes)
-    speeds = rounds(step, 0.25 * setup.seconds, warm_up=False)
-    half = setup._replace(seconds=0.5 * setup.seconds)
-    end_to_end, peak = _measure_end_to_end(half, step.step, loader, batch)
-    speeds += rounds(step, 0.25 * setup.seconds, warm_up=False)
+    speeds = rounds(step, 0.25 * deadline.left, warm_up=False)
+    seconds = batch / speeds[-1]  # of a step
+    if not _fits((_WARM_UP_STEPS + _LEAST_STEPS) * seconds, deadline.left):
+        return PhaseRates(Rate.of(speeds), None, watch.bytes)
+    part = setup._replace(seconds=0.67 * deadline.left)
+    end_to_end, peak = _measure_end_to_end(part, step.step, loader, batch)
+    if deadline.left > seconds:
+        speeds += rounds(step, deadline.left, warm_up=False)
     return PhaseRates(Rate.of(speeds), end_to_end, max(peak, watch.bytes))
+
+
+def _fits(seconds: float, left: float) -> bool:
+    return seconds <= left
 
 
 def _measure_end_to_end(
     setup: TrainingSetup, step: Step, loading: TrainingLoader, batch: int
 ) -> tuple[EndToEnd, int]:
     """Train on what a loader brings; also the most memory of the warm-up, bytes."""
+    deadline = Deadline.after(setup.seconds)
     with loading.open(batch) as loader, closing(_endless(loader)) as batches:
         with PeakMemory() as watch:
             for number in range(_WARM_UP_STEPS):
                 step(number, next(batches))
             setup.compute.wait()
-        return _time_end_to_end(setup, step, batches), watch.bytes
+        timed = setup._replace(seconds=deadline.left)
+        return _time_end_to_end(timed, step, batches), watch.bytes
 
 
 def _time_end_to_end(

@@ -1,6 +1,6 @@
 """Train and compare many runs: the report's table, its ablations, and what is better.
 
-python -m fastretina.experiments table --shards shards
+fastretina experiments table --shards shards
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from fastretina.recipe import Recipe
 if TYPE_CHECKING:
     from fastretina.experiments.cells import ExperimentPlan
 
-PROG = "python -m fastretina.experiments"
+PROG = "fastretina experiments"
 ABOUT = f"""Train and compare many runs: table (the course report's comparison of
 ResNet18/50 with and without ImageNet weights), ablations (what the report tried and
 gave up), strong (recipe strong against recipe seed, by image and by patient). Killed at
 any moment, the same command goes on where it was; what is finished is not done again.
 Any flag of a recipe can be given, too, and counts for all runs, e.g. --image-size 128:
-see python -m fastretina.train --help. Where ImageNet's weights can't be fetched,
+see fastretina train --help. Where ImageNet's weights can't be fetched,
 standin trains substitutes: see {PROG} standin --help.
 
 Example: {PROG} table --shards shards --budget small --seeds 3

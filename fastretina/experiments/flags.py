@@ -1,4 +1,4 @@
-"""The flags of ``fastretina.experiments``, and which words are a recipe's."""
+"""The flags of ``fastretina experiments``, and which words are a recipe's."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _RECIPE = {field.name: field for field in fields(Recipe)}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Flags of ``fastretina.experiments``.
+    """Flags of ``fastretina experiments``.
 
     Attributes:
         name: The experiment: table, ablations or strong.
-        shards: The data set, written by scripts/shard.py.
+        shards: The data set, written by fastretina shard.
         out: Folder of the runs and results; by default experiments/NAME.
         budget: full trains as the recipes say. small has 0.4 of the epochs, 128 pixels
             and 1,000 images, for a CPU; tiny only shows that it works.
@@ -30,7 +30,7 @@ class Options:
         dry_run: Say what would be trained and how long it would take here, and stop.
         pretrained: Folder with resnet18 and resnet50 as .pth or .safetensors, in place
             of torchvision's ImageNet weights.
-        loading: How batches are made, as in fastretina.train.
+        loading: How batches are made, as in fastretina train.
         device: auto, cpu, cuda, cuda:N or mps.
         threads: Threads that compute on a CPU.
     """

@@ -22,14 +22,14 @@ from fastretina import cli
 from fastretina.recipe import RECIPES, Arch, Recipe
 
 NAME = "standin"
-PROG = f"python -m fastretina.experiments {NAME}"
+PROG = f"fastretina experiments {NAME}"
 ABOUT = f"""Make weights that stand in for ImageNet's, for --pretrained: draw a cohort
 of made-up photographs, train each network on it from scratch, and write what it has
 learned, without its head, as OUT/resnet18.safetensors and OUT/resnet50.safetensors.
 Killed at any moment, the same command goes on where it was.
 
 Example: {PROG} --out standin
-Then: python -m fastretina.experiments table --pretrained standin
+Then: fastretina experiments table --pretrained standin
 """
 _DRAWN = 512  # pixels of a photograph; training makes it smaller
 _ARCHS: tuple[Arch, ...] = ("resnet18", "resnet50")
@@ -37,7 +37,7 @@ _ARCHS: tuple[Arch, ...] = ("resnet18", "resnet50")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Flags of ``fastretina.experiments standin``.
+    """Flags of ``fastretina experiments standin``.
 
     Attributes:
         out: Folder of the weights; their photographs and runs are kept below it, in

@@ -87,7 +87,7 @@ class Leak:
         return (
             f"the split leaks: {self.eyes:,} of {self.total:,} test images "
             f"({self.share:.1%}) are of patients whose other eye is in train, so a "
-            "score is partly memory; python -m fastretina.audit DATA --fix OUT writes "
+            "score is partly memory; fastretina audit DATA --fix OUT writes "
             "a split by patient"
         )
 

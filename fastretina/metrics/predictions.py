@@ -181,7 +181,7 @@ class Predictions:
             raise RunError(
                 f"{path.parent} has no {path.name}: the run is not finished, or was "
                 "made by an older version; "
-                f"python -m fastretina.train --resume {path.parent} finishes it"
+                f"fastretina train --resume {path.parent} finishes it"
             ) from None
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error})") from error

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from fastretina.recipe import Amp, Precision
-from loaders.errors import DataError
+from loaders.device import find_device
+from loaders.errors import DataError, LoaderError
 
 _DTYPES: dict[Precision, torch.dtype | None] = {
     "bf16": torch.bfloat16,
@@ -98,26 +99,11 @@ def choose_again(device: str, precision: Precision) -> Compute:
 
 
 def _find(device: str) -> torch.device:
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The loaders' device of that name, so that batches need not be moved again."""
     try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = torch.device("meta")
-    if found.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(
-            f"--device must be auto, cpu, cuda, cuda:N or mps, got {device!r}"
-        )
-    if str(found) == "cuda" and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())  # this rank's own
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise DeviceError(f"--device {device} is not here: {count} CUDA devices found")
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("--device mps is not here: no Apple GPU found")
-    return found
+        return find_device(device)
+    except (ValueError, LoaderError) as error:
+        raise DeviceError(f"--{error}") from error
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -1,6 +1,6 @@
 """Prove that a loader delivers what plain PIL does: the whole set, sample by sample.
 
-python -m fastretina.parity --data data/ --shards shards/ --loader dali
+fastretina parity --data data/ --shards shards/ --loader dali
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastretina.run_config import RunConfig
     from loaders import LoaderConfig
 
-PROG = "python -m fastretina.parity"
+PROG = "fastretina parity"
 ABOUT = f"""Compare a loader with plain PIL over the whole set: every sample once, its
 label, its pixels, and with --run what a network says of them. The exit code is 0 where
 they are equal within stated bounds, which are zero on a CPU at the photographs' own
@@ -41,7 +41,7 @@ _LOADING = LoadingOptions(fallback=False)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Flags of ``fastretina.parity``.
+    """Flags of ``fastretina parity``.
 
     Attributes:
         data: Folder with the photographs and their labels.

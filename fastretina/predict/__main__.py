@@ -2,4 +2,4 @@
 
 from fastretina.predict.command import main
 
-raise SystemExit(main())
+raise SystemExit(main(prog="python -m fastretina.predict"))

@@ -1,6 +1,6 @@
 """Turn a folder of graded photographs into verified WebDataset shards.
 
-    python scripts/shard.py data/ shards/
+    fastretina shard data/ shards/
 
       source file                     10_left.jpeg, and its grade by the label files
            |   data.prepare           decode every bit; bad ones go to the quarantine
@@ -40,7 +40,7 @@ from fastretina.data.preprocess_steps import STEPS
 if TYPE_CHECKING:
     from fastretina.shard.data_set import DataSet
 
-PROG = "python scripts/shard.py"
+PROG = "fastretina shard"
 ABOUT = f"""Turn a folder of graded photographs into verified shards: every image is
 decoded in full, turned upright, hashed and indexed; what can't be decoded is set aside
 with its reason. Killed at any moment, the same command goes on where it was.
@@ -59,7 +59,7 @@ _LIMITS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Flags of ``scripts/shard.py``.
+    """Flags of ``fastretina shard``.
 
     Attributes:
         data: Folder with the photographs and their labels.

@@ -1,6 +1,6 @@
 """Read a whole data set again and compare it with its manifest.
 
-python scripts/shard.py --verify shards/
+fastretina shard --verify shards/
 
 manifest.json --> SHA-256 of each tar
 SPLIT.parquet --> members of the tar: place, size, SHA-256, grade, patient, eye

@@ -748,7 +748,7 @@ def test_fix_keeps_patients_and_copies_on_one_side(
     assert code == 0
     assert found["fix"]["leak"]["eyes"] == 0
     assert "old train" in report
-    assert f"python scripts/shard.py {out} shards" in report
+    assert f"fastretina shard {out} shards" in report
     split = {
         name: mode
         for mode in ("train", "test")

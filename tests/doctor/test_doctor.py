@@ -23,8 +23,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_measurements import GIB, measured, rate
 from PIL import Image
 from small_runs import Outcome, call, make_small
+from unhurried import never_late
 
 from fastretina.data import auto_loader
 from fastretina.data.auto_loader import Choice, recall, remember
@@ -36,14 +38,10 @@ from fastretina.doctor.examination import Examination
 from fastretina.doctor.jpeg_header import JpegHeader, read_jpeg_header
 from fastretina.doctor.loader_rates import counts
 from fastretina.doctor.measurements import (
-    DataSetFacts,
-    EndToEnd,
     LoaderRate,
-    LoadingRates,
     Measurements,
     Memory,
     Stage,
-    TrainingRates,
 )
 from fastretina.doctor.setup import TrainingSetup
 from fastretina.doctor.storage import Change, Storage, changes, survey
@@ -54,73 +52,6 @@ from fastretina.measure.rounds import Drained, Rate, drain, rounds
 from fastretina.nn.device import Compute, DeviceError
 from fastretina.recipe import SEED, STRONG
 from loaders import LOADERS, Loader, LoaderConfig, available, make_loader
-
-GIB = 2**30
-
-
-def rate(speed: float) -> Rate:
-    return Rate(speed, 0.9 * speed, 1.1 * speed, 3)
-
-
-def measured(
-    step: tuple[float, float] = (400, 100),
-    ready: float = 1000,
-    end: tuple[float, float] | None = None,
-    *,
-    cold: float | None = 5000,
-    ceiling: float = 1100,
-    loaders: dict[tuple[str, int], float] | None = None,
-    waits: float = 0.0,
-    device: str = "cpu",
-    data_bytes: int = GIB,
-    storage: Storage | None = None,
-    **training: object,
-) -> Measurements:
-    """Measurements as they might be: of the steps, the loader, and both at once."""
-    loaders = loaders or {("pil", 2): 300, ("turbo", 1): 600, ("turbo", 2): ready}
-    end = end or (min(step[0], ready), min(step[1], ready))
-    kind = storage or Storage(
-        images=10, mean_bytes=5e4, progressive=0, oversized=0, chroma={"4:2:0": 10}
-    )
-    best = best_loader([LoaderRate(*k, rate(v)) for k, v in loaders.items()])
-    trained = {
-        "shape": (512, 512),
-        "batch": 32,
-        "memory": Memory(before=GIB, peak=2 * GIB),
-        **training,
-    }
-    return Measurements(
-        arch="resnet18",
-        device=device,
-        memory_granted=8 * GIB,
-        batch_size=32,
-        data=DataSetFacts(
-            train=1000,
-            test=200,
-            bytes=data_bytes,
-            shape=(512, 512),
-            sizes=1,
-            resized_to=None,
-            asked=False,
-            storage=kind,
-        ),
-        loading=LoadingRates(
-            read_warm=rate(100_000),
-            read_cold=None if cold is None else rate(cold),
-            decode={1: rate(ceiling / 2), 2: rate(ceiling)},
-            batch=[LoaderRate(*k, rate(v)) for k, v in loaders.items()],
-            ready=best and LoaderRate(best.loader, best.workers, rate(ready)),
-        ),
-        training=TrainingRates(
-            step={"head": rate(step[0]), "full": rate(step[1])},
-            end_to_end={
-                "head": EndToEnd(rate(end[0]), waits),
-                "full": EndToEnd(rate(end[1]), waits),
-            },
-            **trained,  # type: ignore[arg-type]
-        ),
-    )
-
 
 # --------------------------------------------------------------------- what limits
 
@@ -452,7 +383,7 @@ def test_storing_names_what_to_change_and_whether_it_matters():
     assert "50% of the images are progressive JPEGs" in text
     assert "2.5 times as fast (measured)" in text
     assert "costs next to nothing here" in text
-    assert "scripts/shard.py --size 512" in text
+    assert "fastretina shard --size 512" in text
     assert "none of that would be noticed" in text
     limited = measured(step=(5000, 5000), storage=storage)
     assert "none of that would be noticed" not in sentences(limited)
@@ -747,6 +678,7 @@ def real_run(
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("COLUMNS", "90")
         patch.setattr(*QUIET)
+        never_late(patch)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = doctor.main([*words, "--seconds", "2", "--batch-size", "8"])
         assert recall("cpu") is not None
@@ -794,7 +726,8 @@ def test_doctor_says_it_in_words_within_the_width(real_run: tuple[Outcome, Path]
         assert f"- {words}" in text
     assert "\nUse: --loader " in text
     assert "ok    versions" in text
-    assert all(line.startswith("measuring: ") for line in outcome.err), outcome.err
+    lines = [line for line in outcome.err if not line.startswith("note: it took ")]
+    assert all(line.startswith("measuring: ") for line in lines), outcome.err
     with Image.open(folder / "a.png") as image:
         assert image.format == "PNG"
 
@@ -815,6 +748,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     """The doctor with a small network, in an empty folder."""
     make_small(monkeypatch)
     monkeypatch.setattr(*QUIET)
+    never_late(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -995,6 +929,7 @@ def test_rounds_before_a_failure_do_not_count(quick, shards, monkeypatch):
         ("--image-size 8", 2, "--image-size must be at least 64, got 8"),
         ("--out a.pdf", 2, "--out must end in .png, got a.pdf"),
         ("--out no/a.png", 2, "--out must lie in a folder that exists, got no/a.png"),
+        ("--out /proc/d.png", 1, "--out /proc/d.png can't be written ("),
         ("--arch vgg", 2, "invalid choice 'vgg' for argument '--arch'"),
         ("--device cuda:99", 1, "--device cuda:99 is not here"),
     ],

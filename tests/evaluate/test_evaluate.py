@@ -166,7 +166,7 @@ def test_evaluate_on_shards_elsewhere(
     assert (found["leak"], found["baselines"]) == (None, None)  # others' numbers
     gone = evaluates(runs / "seed", "--shards", tmp_path / "gone")
     assert gone.code == 1
-    assert "python scripts/shard.py" in gone.complaint
+    assert "fastretina shard" in gone.complaint
 
 
 def test_evaluate_without_a_checkpoint_is_one_line(

@@ -115,7 +115,7 @@ def test_experiments_of_no_shards_say_what_makes_some(
     flags = ["strong", "--shards", str(tmp_path / "none")]
     outcome = call(experiments.main, flags, capsys)
     assert outcome.code == 1
-    assert "scripts/shard.py" in outcome.complaint
+    assert "fastretina shard" in outcome.complaint
 
 
 # ---- plans

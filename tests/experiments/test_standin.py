@@ -144,5 +144,5 @@ def test_standin_teaches_its_use(capsys: pytest.CaptureFixture[str]):
     outcome = call(experiments.main, ["standin", "--help"], capsys)
     assert outcome.code == 0
     text = " ".join("\n".join(outcome.out).split())
-    assert "Example: python -m fastretina.experiments standin --out standin" in text
+    assert "Example: fastretina experiments standin --out standin" in text
     assert "table --pretrained standin" in text

@@ -373,6 +373,84 @@ def test_global_seed_changes_nothing(make):
     assert same(*epochs)
 
 
+# ---------------------------------------------------------------- one epoch, the next
+
+
+def test_iterating_takes_one_epoch_after_the_other(make, source):
+    loader = make(source, batch_size=16, **AUGMENTED)
+    wanted = [collect(loader.epoch(number)) for number in range(3)]
+    assert len({str(flat(epoch)) for epoch in wanted}) == 3
+    another = make(source, batch_size=16, **AUGMENTED)
+    for epoch in wanted:
+        assert len(another) == len(epoch)
+        assert same(collect(another), epoch)
+
+
+def test_iterating_goes_on_behind_the_epoch_begun_last(make):
+    loader = make(batch_size=16, **AUGMENTED)
+    wanted = {number: collect(loader.epoch(number)) for number in (1, 5)}
+    assert same(collect(loader.epoch(4, first_batch=2)), collect(loader.epoch(4))[2:])
+    assert same(collect(loader), wanted[5])
+    collect(loader.epoch(0))  # back to it, such as for another run
+    assert same(collect(loader), wanted[1])
+
+
+def iterate_and_break(loader):
+    for _ in loader:
+        break
+
+
+def test_iterating_again_after_a_break_is_the_next_epoch(make, shards):
+    """And what was broken off leaves nothing behind."""
+    loader = make(batch_size=4, **AUGMENTED)
+    second = collect(loader.epoch(1))
+    loader.close()
+    gc.collect()  # of the tests before
+    before = held(shards)
+    another = make(batch_size=4, **AUGMENTED)
+    iterate_and_break(another)
+    assert ends(before, shards, WORKERS_ONLY)
+    found = collect(another)
+    another.close()
+    assert ends(before, shards)
+    assert same(found, second)
+
+
+def test_epoch_of_which_no_batch_was_asked_for_does_not_count(make):
+    """Lightning asks for an iterator before the first epoch, and again for it."""
+    loader = make(batch_size=16, **AUGMENTED)
+    wanted = collect(loader.epoch(0))
+    another = make(batch_size=16, **AUGMENTED)
+    another.epoch(7)
+    old = iter(another)
+    assert same(collect(another), wanted)
+    assert list(old) == []
+
+
+# ------------------------------------------------------------------------ the device
+
+
+def test_auto_is_the_device_that_is_there(make):
+    loader = make(device="auto")
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    assert loader.device.type == here
+    for batch in loader:
+        assert {part.device for part in batch} == {loader.device}
+
+
+def test_gpu_that_is_not_there_is_one_clear_error(make, monkeypatch):
+    """Where it is asked for, and not at the first batch from deep within torch."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(LoaderError) as caught:
+            make(device=device)
+        assert str(caught.value) == (
+            f"device {device} is not here: 0 CUDA devices found; auto takes what is "
+            "there"
+        )
+
+
 # ----------------------------------------------------------------------------- ranks
 
 
@@ -721,6 +799,50 @@ def test_damaged_image_names_shard_and_sample(make, damaged):
     assert next(batches, None) is None
 
 
+def image_at(folder, place=BAD):
+    """The tar that an image lies in, where in it, and its bytes."""
+    row = pq.read_table(folder / "train.parquet").slice(place, 1).to_pylist()[0]
+    tar = folder / f"train-{row['shard']:06d}.tar"
+    end = row["offset"] + row["size"]
+    return tar, row["offset"], tar.read_bytes()[row["offset"] : end]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda jpeg: bytes(200), "it is no JPEG"),
+        (lambda jpeg: jpeg[:2] + bytes(range(200)), "its JPEG header can't be read"),
+        (
+            lambda jpeg: jpeg.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+            "Unsupported JPEG data precision 12",
+        ),
+    ],
+)
+def test_damage_has_one_reason_under_every_loader(
+    make, shards, tmp_path, spoil, reason
+):
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    tar, offset, jpeg = image_at(folder)
+    with tar.open("r+b") as file:
+        file.seek(offset)
+        assert file.write(spoil(jpeg)) <= len(jpeg)
+    with pytest.raises(SampleError) as caught:
+        collect(make(folder).epoch(0))
+    assert caught.value.reason == reason
+
+
+def test_half_an_image_has_one_reason_under_every_loader(
+    make, variant, shards, tmp_path
+):
+    folder = cut_short(Path(shutil.copytree(shards, tmp_path / "shards")))
+    with pytest.raises(SampleError) as caught:
+        collect(make(folder).epoch(0))
+    if variant[0] == "webdataset":  # takes it whole from its tar, and sees that it is
+        assert "bytes, the index says" in caught.value.reason
+    else:
+        assert caught.value.reason == "Premature end of JPEG file"
+
+
 @common_order
 def test_rubbish_then_good_sample(make, shards, damaged):
     wanted = collect(make(shards).epoch(0))
@@ -903,6 +1025,8 @@ def test_damaged_file_of_a_folder_is_named(make, make_course, tmp_path, length):
         collect(make(source, batch_size=2).epoch(0))
     assert (caught.value.shard, caught.value.key) == (str(path), "12_left")
     assert "; replace that file" in str(caught.value)  # no shard is there to write anew
+    reasons = {0: "it is empty", 400: "its JPEG header can't be read"}
+    assert caught.value.reason == reasons.get(length, "Premature end of JPEG file")
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 

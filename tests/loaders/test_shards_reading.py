@@ -158,8 +158,8 @@ def test_no_data_set_names_the_commands_that_make_one(tmp_path, there):
     with pytest.raises(NoShards) as caught:
         open_split(folder, "train")
     text = str(caught.value)
-    assert f"'python scripts/shard.py data/ {folder}'" in text
-    assert "'python scripts/demo_data.py data/'" in text
+    assert f"'fastretina shard data/ {folder}'" in text
+    assert "'fastretina demo data/'" in text
     assert ("does not exist" in text) is not there
     assert "\n" not in text
     assert isinstance(caught.value, (ShardError, DataError))

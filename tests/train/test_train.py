@@ -669,8 +669,8 @@ def make_bright(tmp_path: Path) -> Iterator[Callable[[], Path]]:
 def test_train_without_shards_names_the_two_commands(trains: Trains, tmp_path: Path):
     outcome = trains("run", data=tmp_path / "none")
     assert outcome.code == 1
-    assert "python scripts/shard.py data/" in outcome.complaint
-    assert "python scripts/demo_data.py data/" in outcome.complaint
+    assert "fastretina shard data/" in outcome.complaint
+    assert "fastretina demo data/" in outcome.complaint
     assert len(outcome.err) == 1
     assert not (tmp_path / "run").exists()
 
