@@ -337,6 +337,7 @@ def test_where_photographs_come_from_is_on_the_card(run: Path):
         drawn=0,
         patients="eye markers in the image names",
     )
+    edit(run / "metrics.json", leak={"eyes": 0, "total": 120, "unknown": 3})
     card = model_card(of_origin(read_finished_run(Run(run)), origin=origin))
     assert (
         "graded by people, as the data set has it. Source: EyePACS 2015. Layout of the "
