@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,7 +19,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastretina import __version__
-from loaders.errors import DataError
+from fastretina.interrupts import interrupts_heeded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,6 +102,19 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
     """Run ``work`` and turn its outcome into an exit code and one last line."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # paths may hold bytes of any kind
         sys.stdout.reconfigure(errors="backslashreplace")
+    with interrupts_heeded() as heeding:
+        try:
+            return _outcome(work)
+        except KeyboardInterrupt as stop:
+            heeding.done = True
+            print(f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
+            return exit_code(stop)
+
+
+def _outcome(work: Callable[[], Mapping[str, Any] | None]) -> int:
+    """The exit code of ``work``, but for Ctrl-C; what it has to say is printed."""
+    from loaders.errors import DataError  # with NumPy: too slow to begin with
+
     try:
         result = work()
         if result is not None:
@@ -117,9 +131,6 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
     except OSError as error:
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stop:
-        print(f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
-        return exit_code(stop)
     return 0
 
 
@@ -192,10 +203,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The ``fastretina`` console command: one word, then that command's flags."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
-        command = import_module(f"fastretina.{words[0]}.command")
-        code: int = command.main(words[1:], prog=f"fastretina {words[0]}")
+        code = _start(words[0], words[1:], prog=f"fastretina {words[0]}")
+    else:
+        code = guard(lambda: _describe_commands(words[0] if words else ""))
+    if argv is None:
+        _let_python_end()
+    return code
+
+
+def open_door(name: str) -> int:
+    """What ``python -m fastretina.NAME`` runs; returns the exit code."""
+    code = _start(name, sys.argv[1:])
+    _let_python_end()
+    return code
+
+
+def _start(name: str, words: Sequence[str], **prog: str) -> int:
+    """Run a command, whose import takes long enough to be interrupted."""
+    with interrupts_heeded() as heeding:
+        try:
+            command = import_module(f"fastretina.{name}.command")
+            code: int = command.main(words, **prog)
+        except KeyboardInterrupt:
+            heeding.done = True
+            print("interrupted", file=sys.stderr)
+            return 130
         return code
-    return guard(lambda: _describe_commands(words[0] if words else ""))
+
+
+def _let_python_end() -> None:
+    """Ignore Ctrl-C from now on: all is said, and it could but leave a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _describe_commands(word: str) -> None:

@@ -1,15 +1,72 @@
-"""Stop at a safe place: Ctrl-C and SIGTERM are noted and obeyed between two steps."""
+"""Ctrl-C that is never lost; and stopping at a safe place, between two steps."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 
 class Interrupted(Exception):
     """Raised at the next safe place after a signal has asked to stop."""
+
+
+class InsistentInterrupt(KeyboardInterrupt):
+    """A Ctrl-C that comes again where it is swallowed, as in a destructor or an import.
+
+    Python exits by the signal itself, not with 130, once a plain ``KeyboardInterrupt``
+    has come up through ``exec``, as dataclasses use it; not so with this one.
+    """
+
+    def __init__(self, heeding: Heeding) -> None:
+        super().__init__()
+        self._heeding = heeding
+
+    def __del__(self) -> None:
+        if not self._heeding.done and self._heeding.process == os.getpid():
+            signal.raise_signal(signal.SIGINT)
+
+
+class Heeding:
+    """Whether Ctrl-C must still end what runs.
+
+    Attributes:
+        done: it has, or all is done.
+        process: number of the process that is to end; no child of its.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self.process = os.getpid()
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The signal's handler: interrupt, but not while that is being told of."""
+        if not self.done:
+            raise InsistentInterrupt(self)
+
+
+@contextmanager
+def interrupts_heeded() -> Iterator[Heeding]:
+    """Within the block, Ctrl-C raises an ``InsistentInterrupt`` until that is heeded.
+
+    Within another such block, in a thread, or where Ctrl-C is ignored or handled
+    otherwise, it stays as it is.
+    """
+    heeding = Heeding()
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) != signal.default_int_handler:
+        yield heeding
+        return
+    signal.signal(signal.SIGINT, heeding.interrupt)
+    try:
+        yield heeding
+    finally:
+        heeding.done = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Stopper:
@@ -45,5 +102,8 @@ class Stopper:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
+            before = self._before[signal.SIGINT]
+            if callable(before):
+                before(number, frame)  # which is insistent, within a command
             raise KeyboardInterrupt
         self._asked = True

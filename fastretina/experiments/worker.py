@@ -77,7 +77,7 @@ def run_in_process(options: TrainOptions, log: Path, stopper: Stopper) -> str | 
         parent_end.close()
         receiver.close()
         process.join()
-    if stopping:
+    if stopper.asked:  # at the run's very end, too: the next one must not begin
         raise KeyboardInterrupt
     return error if answered else _describe_death(process.exitcode or 0)
 

@@ -168,9 +168,9 @@ class Predictions:
             )
         except FileNotFoundError:
             raise RunError(
-                f"{path.parent} has no {path.name}: the run is not finished, or was "
-                "made by an older version; "
-                f"python -m fastretina.train --resume {path.parent} finishes it"
+                f"{path.parent} has no predictions of {path.stem}: it is not finished, "
+                "or was made by an older version; "
+                f"'fastretina train --resume {path.parent}' finishes it"
             ) from None
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error})") from error

@@ -76,19 +76,14 @@ def command(options: Options) -> dict[str, object]:
     Raises:
         DataError: there is no run or experiment, or an unfinished or damaged one.
     """
+    from fastretina.run import describe_no_run
+
     folder = options.run
     if (folder / "experiment.json").is_file():
         return _write_experiment(options)
     if (folder / "config.json").is_file():
         return _write_run(options)
-    if not folder.exists():
-        raise RunError(
-            f"{folder} does not exist; name a run's or an experiment's folder"
-        )
-    raise RunError(
-        f"{folder} holds neither a run (config.json) nor an experiment "
-        "(experiment.json); python -m fastretina.train makes a run"
-    )
+    raise RunError(describe_no_run(folder, "a run or an experiment"))
 
 
 def _write_run(options: Options) -> dict[str, object]:
