@@ -5,7 +5,8 @@ config.json        recipe, data, loader, device, versions
 log.csv            a line per epoch
 tensorboard/       the same as events
 last.safetensors   where to resume: weights, average, optimizer, progress
-best.safetensors   the epoch with the best validation QWK, if any is held out
+weights.safetensors the network that is reported, weights alone: of the epoch with the
+                   best validation QWK or, if nobody is held out, of the last one
 test.parquet       every test sample's probabilities
 validation.parquet the same of the patients held out, if any are
 metrics.json       the final evaluation
@@ -99,8 +100,13 @@ class Run:
         return self.path / "last.safetensors"
 
     @property
-    def best(self) -> Path:
-        """The checkpoint that validation has chosen."""
+    def weights(self) -> Path:
+        """The network that is reported, weights alone."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def old_best(self) -> Path:
+        """What an older version has in its place, where validation has chosen one."""
         return self.path / "best.safetensors"
 
     def write_config(self, config: RunConfig) -> None:
@@ -192,12 +198,12 @@ class Run:
         """Whether all of its epochs are trained, and evaluated on test."""
         return (self.path / "metrics.json").exists()
 
-    def describe_unfinished(self, weights: str = "") -> str:
+    def describe_unfinished(self) -> str:
         """How far an unfinished run is, as the end of a sentence, and what ends it."""
         done = len(self.log()) if (self.path / "log.csv").exists() else 0
         epochs = format_count(self.config().recipe.epochs, "epoch")
         return (
-            f"is not finished: it has trained {done} of {epochs}{weights}; "
+            f"is not finished: it has trained {done} of {epochs}; "
             f"'fastretina train --resume {self.path}' finishes it"
         )
 

@@ -64,18 +64,20 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 def command(options: Options) -> dict[str, object]:
     """Evaluate a run; returns what the JSON line holds."""
+    from fastretina.data.run_shards import shards_of_run
     from fastretina.metrics.evaluation import evaluate
     from fastretina.metrics.predictions import predict_with_checkpoint
     from fastretina.metrics.text import table
     from fastretina.nn.distributed import ALONE
-    from fastretina.nn.trained import load_trained
+    from fastretina.nn.trained import load_trained, warn_if_unfinished
     from fastretina.run import Run
 
     run = Run(options.run)
     config = run.config()
     compute = _compute_of(config, options.device)
     trained = load_trained(run, compute.device)
-    shards = options.shards or config.shards_of(options.split)
+    warn_if_unfinished(run, trained)
+    shards = options.shards or shards_of_run(run, options.split)
     loading = options.loading.filled_from_run(config).resolve(
         str(compute.device), ALONE
     )
@@ -90,7 +92,7 @@ def command(options: Options) -> dict[str, object]:
         predictions.save(options.out)
     evaluation = evaluate(
         predictions,
-        _known_eyes(trained, options),
+        _known_eyes(run, trained, options),
         _validation(run, trained) if options.split == "test" else None,
         trained.loss_weights(config.train_counts),
     )
@@ -134,20 +136,23 @@ def _open(shards: str, split: str, recipe: Recipe) -> ShardSplit:
     return some_of(whole, recipe.test_samples) if split == "test" else whole
 
 
-def _known_eyes(trained: Trained, options: Options) -> Eyes | None:
+def _known_eyes(run: Run, trained: Trained, options: Options) -> Eyes | None:
     """The labels that the run has learned from, if its shards are still there.
 
     None for another data set, whose patients are other people under the same numbers.
     """
+    from fastretina.data.run_shards import shards_of_run
     from fastretina.data.splits import open_data
     from fastretina.metrics.baselines import Eyes
 
-    config = trained.config
     if options.split != "test":
         return None
-    test_shards = options.shards or config.test_shards
+    test_shards = options.shards
     try:
-        with open_data(config.shards, config.recipe, test_shards) as data:
+        if test_shards is None and trained.config.test_shards is not None:
+            test_shards = shards_of_run(run, "test")
+        shards = shards_of_run(run, "train")
+        with open_data(shards, trained.recipe, test_shards) as data:
             if not data.is_one_cohort():
                 return None
             return Eyes.of(data.train, data.known_rows())
@@ -169,8 +174,8 @@ def _validation(run: Run, trained: Trained) -> Predictions | None:
     validation = Predictions.load(path)
     if validation.source.weights_sha256 != trained.weights_sha256:
         print(
-            f"warning: nothing is calibrated, as {path.name} is of other weights than "
-            f"{trained.checkpoint}.safetensors: the run has gone on since",
+            "warning: nothing is calibrated, as the predictions on validation are of "
+            "other weights: the run has gone on since",
             file=sys.stderr,
         )
         return None

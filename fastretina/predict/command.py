@@ -82,6 +82,8 @@ class Options:
             raise ValueError("at least one IMAGE must be given")
         if self.out is not None and not self.out.parent.is_dir():
             raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
+        if self.out is not None and self.out.is_dir():
+            raise ValueError(f"--out must be a file, got the folder {self.out}")
         if self.overlays is not None and self.overlays.is_file():
             raise ValueError(f"--overlays must be a folder, got {self.overlays}")
         if self.overlays in self.images:  # it would grade them the next time
@@ -159,19 +161,21 @@ def _load(options: Options) -> _Grader:
         RunError: the run, or what a flag asks of it, is not there.
     """
     from fastretina.nn.device import choose_again
-    from fastretina.nn.trained import load_trained
+    from fastretina.nn.trained import load_trained, warn_if_unfinished
     from fastretina.predict.network import calibration_of, fusion_of
     from fastretina.run import Run
 
     run = Run(options.run)
     compute = choose_again(options.device, run.config().precision)
     trained = load_trained(run, compute.device)
-    return _Grader(
+    grader = _Grader(
         trained,
         compute,
         calibration_of(run, trained) if options.calibrated else None,
         fusion_of(run, trained) if options.pairs else None,
     )
+    warn_if_unfinished(run, trained)
+    return grader
 
 
 def _write(

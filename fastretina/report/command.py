@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from fastretina import cli
-from loaders.errors import DataError, NoShards, RunError
+from loaders.errors import DataError, RunError
 
 if TYPE_CHECKING:
     from fastretina.report.finished_run import FinishedRun
@@ -131,21 +131,20 @@ def _mistakes(finished: FinishedRun, options: Options) -> ShownMistakes:
     mistakes = most_confident(finished.test, options.mistakes)
     if not mistakes:
         return ShownMistakes(mistakes=mistakes)
+    from fastretina.data.run_shards import shards_of_run
     from fastretina.nn.device import choose_again
     from fastretina.report.thumbnails import draw_thumbnails
 
     config = finished.config
     device = choose_again(options.device, config.precision).device
-    shards = options.shards or config.test_shards or config.shards
     try:
+        shards = options.shards or shards_of_run(finished.folder, "test")
         thumbnails = draw_thumbnails(finished, mistakes, shards, device)
         return ShownMistakes(mistakes=mistakes, thumbnails=thumbnails)
     except DataError as error:
         if options.shards is not None:
             raise
-        gone = isinstance(error, NoShards)
-        reason = f"no data set is in {shards}: pass --shards" if gone else str(error)
-    message = f"the mistakes are shown without their photographs: {reason}"
+        message = f"the mistakes are shown without their photographs: {error}"
     print(f"note: {message}", file=sys.stderr)
     return ShownMistakes(
         mistakes=mistakes,
