@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastretina import __version__
 from fastretina.interrupts import interrupts_heeded
+from fastretina.progress import hushed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +39,9 @@ COMMANDS = {
     "doctor": "tell what limits training here, and which loader to take",
     "demo": "draw made-up photographs to try everything with",
 }
+
+_QUIET = "--quiet"  # of every command: a flag that is none of its options
+_ABOUT_QUIET = "Add --quiet for no progress on stderr; warnings and errors stay."
 
 Options = TypeVar("Options")
 
@@ -81,21 +86,24 @@ def run(
     Returns:
         The exit code.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in given if word != _QUIET]
 
     def work() -> Mapping[str, Any] | None:
         if "--version" in words:
             print(f"fastretina {__version__}")
             return None
         try:
-            parsed = parse(options, words, prog=prog, about=about, default=default)
+            text = f"{about.rstrip()}\n{_ABOUT_QUIET}"
+            parsed = parse(options, words, prog=prog, about=text, default=default)
         except ValueError as error:
             if not is_first_rank():  # which was given the same words
                 raise ReportedElsewhere(2) from None
             raise WrongUsage(f"{error}; see {prog} --help") from error
         return None if parsed is None else command(parsed)
 
-    return guard(work)
+    with hushed(_QUIET in given):
+        return guard(work)
 
 
 def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
@@ -107,7 +115,9 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
             return _outcome(work)
         except KeyboardInterrupt as stop:
             heeding.done = True
-            print(f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
+            print(
+                f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr
+            )
             return exit_code(stop)
 
 
@@ -188,7 +198,7 @@ def _unboxed(box: str) -> str:
     rows = [row.strip("\u2502 ") for row in box.splitlines()[1:]]  # less the title
     parts = [list(part) for rule, part in groupby(rows, _is_rule) if not rule]
     message = " ".join(parts[0] if parts else rows)
-    message = message.rstrip(".")
+    message = re.sub(r"^Error parsing \w+: (?=--)", "", message.rstrip("."))
     if "Perhaps you meant:" in rows:
         flag = rows[rows.index("Perhaps you meant:") + 1].split()[0].rstrip(",")
         message += f" (perhaps {flag}?)"

@@ -157,6 +157,18 @@ class Recipe:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} must {rule}, got {getattr(self, name)}")
 
+    def check_warmup(self) -> None:
+        """Raise ``ValueError`` where phase 2 ends before its warm-up does.
+
+        Runs of older versions may be so, and can be read.
+        """
+        most = max(self.full_epochs, 1)  # of none at all the default is no slip
+        if self.warmup_epochs > most:
+            raise ValueError(
+                f"--warmup-epochs must be at most {most}, the --full-epochs, "
+                f"got {self.warmup_epochs}"
+            )
+
     @property
     def epochs(self) -> int:
         """Epochs of both phases together."""

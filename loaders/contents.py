@@ -82,7 +82,7 @@ def _is_photograph(name: str) -> bool:
 
 
 def describe_mistake(path: Path) -> str:
-    """What a path holds, or is, as the end of a sentence, e.g. ``holds photographs``."""
+    """What a path holds or is: the end of a sentence, e.g. ``holds photographs``."""
     kind = look_into(path)
     if kind == "nothing":
         return "does not exist"

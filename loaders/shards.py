@@ -145,7 +145,7 @@ def read_manifest(folder: Place) -> Manifest:
 
 
 def _describe_mistake(path: Path) -> str | None:
-    """What a path holds in place of a data set, and what to do; None of an empty one."""
+    """What a path holds in place of a data set, and what to do; None if nothing."""
     kind = look_into(path)
     if kind == "photographs":
         out = "shards" if path.name != "shards" else "new_shards"

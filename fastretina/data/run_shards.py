@@ -31,7 +31,7 @@ def shards_of_run(run: Run, split: str, flag: str = "--shards") -> str:
         flag: what the user may name them with, for the error.
 
     Raises:
-        RunError: there is no run, or its shards are nowhere; the message names the flag.
+        RunError: there is no run, or its shards are nowhere; the error names the flag.
     """
     config = run.config()
     recorded = config.shards_of(split)

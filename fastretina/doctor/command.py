@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import arg
 
 from fastretina import cli
+from fastretina.progress import report_progress
 from fastretina.recipe import STRONG, Arch
 
 if TYPE_CHECKING:
@@ -244,4 +245,4 @@ def _remember(
 
 
 def _print_progress(stage: str) -> None:
-    print(f"measuring: {stage}", file=sys.stderr)
+    report_progress(f"measuring: {stage}")

@@ -5,6 +5,7 @@ python -m fastretina.evaluate runs/resnet18-strong-1
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from fastretina.run_config import RunConfig
     from loaders import ShardSplit
 
+# Of the scores, what the JSON line has; the file of details has all of them.
+_IN_SHORT = (
+    "samples",
+    "accuracy",
+    "balanced_accuracy",
+    "qwk",
+    "macro_f1",
+    "calibration_error",
+)
+
 PROG = "python -m fastretina.evaluate"
 ABOUT = f"""Repeat a run's evaluation: every test sample once, with the checkpoint that
 the run itself reports. The numbers are those of its metrics.json.
@@ -47,6 +58,7 @@ class Options:
         loading: How batches are made; what is not set is as the run had it.
         device: auto, cpu, cuda, cuda:N or mps.
         out: Write every sample's probabilities to this Parquet file.
+        details: Write all scores, intervals and baselines to this file.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
@@ -55,6 +67,19 @@ class Options:
     loading: OmitArgPrefixes[LoadingOptions] = DEFAULT_LOADING
     device: str = "auto"
     out: Annotated[Path | None, arg(metavar="PARQUET")] = None
+    details: Annotated[
+        Path | None,
+        arg(metavar="JSON", help_behavior_hint="(default: RUN/evaluation.json)"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for name, path in (("out", self.out), ("details", self.details)):
+            if path is not None and not path.parent.is_dir():
+                raise ValueError(
+                    f"--{name} must lie in a folder that exists, got {path}"
+                )
+            if path is not None and path.is_dir():
+                raise ValueError(f"--{name} must be a file, got the folder {path}")
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
@@ -71,6 +96,7 @@ def command(options: Options) -> dict[str, object]:
     from fastretina.nn.distributed import ALONE
     from fastretina.nn.trained import load_trained, warn_if_unfinished
     from fastretina.run import Run
+    from loaders.files import write_atomically
 
     run = Run(options.run)
     config = run.config()
@@ -97,9 +123,8 @@ def command(options: Options) -> dict[str, object]:
         trained.loss_weights(config.train_counts),
     )
     print(table(evaluation))
-    points = asdict(evaluation)
-    scores = points.pop("test")
-    return {
+    scores = asdict(evaluation.test)
+    about: dict[str, object] = {
         "run": str(options.run),
         "checkpoint": trained.checkpoint,
         "shards": shards,
@@ -107,10 +132,15 @@ def command(options: Options) -> dict[str, object]:
         "device": loading.device,
         "loader": loading.loader,
         "skipped": predictions.skipped,
-        **{f"{options.split}_{name}": value for name, value in scores.items()},
-        **points,
-        "weights_sha256": trained.weights_sha256,
     }
+    named = {f"{options.split}_{name}": value for name, value in scores.items()}
+    weights = {"weights_sha256": trained.weights_sha256}
+    rest = {k: v for k, v in asdict(evaluation).items() if k != "test"}
+    details = options.details or run.path / "evaluation.json"
+    text = json.dumps({**about, **named, **rest, **weights}, indent=1)
+    write_atomically(details, text + "\n")
+    short = {f"{options.split}_{name}": scores[name] for name in _IN_SHORT}
+    return {**about, **short, **weights, "details": str(details)}
 
 
 def _compute_of(config: RunConfig, device: str) -> Compute:

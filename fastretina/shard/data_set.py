@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from fastretina import __version__
 from fastretina.processes import in_processes
+from fastretina.progress import hidden
 from fastretina.shard.plan import PROGRESS, ShardOptions, ShardTask, plan_fingerprint
 from fastretina.shard.writer import (
     QuarantinedImage,
@@ -215,7 +216,7 @@ def _write_shards(
     # Without a terminal, no bar: the summary says how fast it was.
     with (
         tqdm(
-            total=total, initial=done, unit=" images", desc="sharding", disable=None
+            total=total, initial=done, unit=" images", desc="sharding", disable=hidden()
         ) as bar,
         closing(in_processes(write, [tasks[n] for n in todo], processes)) as run,
     ):
