@@ -11,6 +11,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,7 +20,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastretina import __version__
-from loaders.errors import DataError
+from fastretina.interrupts import interrupts_heeded
+from fastretina.progress import hushed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +39,9 @@ COMMANDS = {
     "doctor": "tell what limits training here, and which loader to take",
     "demo": "draw made-up photographs to try everything with",
 }
+
+_QUIET = "--quiet"  # of every command: a flag that is none of its options
+_ABOUT_QUIET = "Add --quiet for no progress on stderr; warnings and errors stay."
 
 Options = TypeVar("Options")
 
@@ -80,27 +86,45 @@ def run(
     Returns:
         The exit code.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in given if word != _QUIET]
 
     def work() -> Mapping[str, Any] | None:
         if "--version" in words:
             print(f"fastretina {__version__}")
             return None
         try:
-            parsed = parse(options, words, prog=prog, about=about, default=default)
+            text = f"{about.rstrip()}\n{_ABOUT_QUIET}"
+            parsed = parse(options, words, prog=prog, about=text, default=default)
         except ValueError as error:
             if not is_first_rank():  # which was given the same words
                 raise ReportedElsewhere(2) from None
             raise WrongUsage(f"{error}; see {prog} --help") from error
         return None if parsed is None else command(parsed)
 
-    return guard(work)
+    with hushed(_QUIET in given):
+        return guard(work)
 
 
 def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
     """Run ``work`` and turn its outcome into an exit code and one last line."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # paths may hold bytes of any kind
         sys.stdout.reconfigure(errors="backslashreplace")
+    with interrupts_heeded() as heeding:
+        try:
+            return _outcome(work)
+        except KeyboardInterrupt as stop:
+            heeding.done = True
+            print(
+                f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr
+            )
+            return exit_code(stop)
+
+
+def _outcome(work: Callable[[], Mapping[str, Any] | None]) -> int:
+    """The exit code of ``work``, but for Ctrl-C; what it has to say is printed."""
+    from loaders.errors import DataError  # with NumPy: too slow to begin with
+
     try:
         result = work()
         if result is not None:
@@ -117,9 +141,6 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
     except OSError as error:
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stop:
-        print(f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
-        return exit_code(stop)
     return 0
 
 
@@ -177,7 +198,7 @@ def _unboxed(box: str) -> str:
     rows = [row.strip("\u2502 ") for row in box.splitlines()[1:]]  # less the title
     parts = [list(part) for rule, part in groupby(rows, _is_rule) if not rule]
     message = " ".join(parts[0] if parts else rows)
-    message = message.rstrip(".")
+    message = re.sub(r"^Error parsing \w+: (?=--)", "", message.rstrip("."))
     if "Perhaps you meant:" in rows:
         flag = rows[rows.index("Perhaps you meant:") + 1].split()[0].rstrip(",")
         message += f" (perhaps {flag}?)"
@@ -192,10 +213,37 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "fastretina") -> int:
     """The ``fastretina`` console command: one word, then that command's flags."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
-        command = import_module(f"fastretina.{words[0]}.command")
-        code: int = command.main(words[1:], prog=f"{prog} {words[0]}")
+        code = _start(words[0], words[1:], prog=f"{prog} {words[0]}")
+    else:
+        code = guard(lambda: _describe_commands(prog, words[0] if words else ""))
+    if argv is None:
+        _let_python_end()
+    return code
+
+
+def open_door(name: str) -> int:
+    """What ``python -m fastretina.NAME`` runs; returns the exit code."""
+    code = _start(name, sys.argv[1:], prog=f"python -m fastretina.{name}")
+    _let_python_end()
+    return code
+
+
+def _start(name: str, words: Sequence[str], *, prog: str) -> int:
+    """Run a command, whose import takes long enough to be interrupted."""
+    with interrupts_heeded() as heeding:
+        try:
+            command = import_module(f"fastretina.{name}.command")
+            code: int = command.main(words, prog=prog)
+        except KeyboardInterrupt:
+            heeding.done = True
+            print("interrupted", file=sys.stderr)
+            return 130
         return code
-    return guard(lambda: _describe_commands(prog, words[0] if words else ""))
+
+
+def _let_python_end() -> None:
+    """Ignore Ctrl-C from now on: all is said, and it could but leave a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _describe_commands(prog: str, word: str) -> None:

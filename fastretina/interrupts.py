@@ -1,15 +1,103 @@
-"""Stop at a safe place: Ctrl-C and SIGTERM are noted and obeyed between two steps."""
+"""Ctrl-C that is never lost; and stopping at a safe place, between two steps."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+_MOMENT = 0.05  # seconds
 
 
 class Interrupted(Exception):
     """Raised at the next safe place after a signal has asked to stop."""
+
+
+class InsistentInterrupt(KeyboardInterrupt):
+    """A Ctrl-C that comes again where it is swallowed, as in a destructor or an import.
+
+    Python exits by the signal itself, not with 130, once a plain ``KeyboardInterrupt``
+    has come up through ``exec``, as dataclasses use it; not so with this one.
+    """
+
+    def __init__(self, heeding: Heeding) -> None:
+        super().__init__()
+        self._heeding = heeding
+
+    def __del__(self) -> None:
+        self._heeding.insist()
+
+
+class Heeding:
+    """Whether Ctrl-C must still end what runs.
+
+    Attributes:
+        done: it has, or all is done.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self._process = os.getpid()
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The signal's handler: interrupt, but not while that is being told of."""
+        if not self.done:
+            raise InsistentInterrupt(self)
+
+    def insist(self) -> None:
+        """Interrupt again, a moment later, if that is still to be done.
+
+        Not at once: that would be swallowed in the same place. And not in a child.
+        """
+        if not self.done and self._process == os.getpid():
+            timer = threading.Timer(_MOMENT, self._send)
+            timer.daemon = True
+            timer.start()
+
+    def _send(self) -> None:
+        if not self.done:
+            os.kill(self._process, signal.SIGINT)
+
+
+@contextmanager
+def interrupts_heeded() -> Iterator[Heeding]:
+    """Within the block, Ctrl-C raises an ``InsistentInterrupt`` until that is heeded.
+
+    Within another such block it is that one's. In a thread, or where Ctrl-C is ignored
+    or handled otherwise, it stays as it is.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    outer = getattr(before, "__self__", None)
+    if isinstance(outer, Heeding):
+        yield outer
+        return
+    heeding = Heeding()
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or before != signal.default_int_handler:
+        yield heeding
+        return
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda ignored: _pass_on(ignored, hook)
+    signal.signal(signal.SIGINT, heeding.interrupt)
+    try:
+        yield heeding
+    finally:
+        heeding.done = True
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
+
+
+def _pass_on(
+    ignored: sys.UnraisableHookArgs, hook: Callable[[sys.UnraisableHookArgs], Any]
+) -> None:
+    """Say nothing of an interrupt in a destructor, as it comes again."""
+    if not isinstance(ignored.exc_value, InsistentInterrupt):
+        hook(ignored)
 
 
 class Stopper:
@@ -45,5 +133,8 @@ class Stopper:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
+            before = self._before[signal.SIGINT]
+            if callable(before):
+                before(number, frame)  # which is insistent, within a command
             raise KeyboardInterrupt
         self._asked = True

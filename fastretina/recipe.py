@@ -16,6 +16,14 @@ Precision = Literal["bf16", "fp16", "fp32"]  # what --amp comes to on a device
 Phase = Literal["head", "full"]
 PHASES: tuple[Phase, ...] = ("head", "full")
 
+# Beyond these a value is a slip: it trains on nothing but border, or to nan.
+_RANGES = (
+    ("image_size", 64, 8192),
+    ("weight_decay", 0, 10),
+    ("rotate", 0, 360),
+    ("scale", 1, 10),
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -119,38 +127,47 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("head_epochs", "full_epochs", "warmup_epochs", "distance_cost"):
+            self._require(0 <= getattr(self, name) < inf, name, "be at least 0")
         if self.head_epochs + self.full_epochs < 1:
             raise ValueError(
                 "--head-epochs and --full-epochs must not both be 0: nothing to train"
             )
-        for name in ("head_epochs", "full_epochs", "weight_decay", "momentum"):
-            self._require(0 <= getattr(self, name) < inf, name, "be at least 0")
-        for name in ("warmup_epochs", "distance_cost", "rotate"):
-            self._require(0 <= getattr(self, name) < inf, name, "be at least 0")
-        for name in ("batch_size", "scale"):
-            self._require(1 <= getattr(self, name) < inf, name, "be at least 1")
+        self._require(self.batch_size >= 1, "batch_size", "be at least 1")
         for name in ("lr", "head_lr"):
             self._require(0 < getattr(self, name) < inf, name, "be above 0")
         self._require(0 <= self.seed < 2**63, "seed", "lie in 0 to below 2**63")
-        for name, low in (
-            ("max_steps", 1),
-            ("image_size", 64),
-            ("train_samples", 1),
-            ("test_samples", 1),
-        ):
+        for name in ("max_steps", "train_samples", "test_samples"):
             value = getattr(self, name)
-            self._require(value is None or value >= low, name, f"be at least {low}")
+            self._require(value is None or value >= 1, name, "be at least 1")
         for name in ("ema_decay", "validation", "label_smoothing", "translate"):
             self._require(0 <= getattr(self, name) < 1, name, "lie in 0 to below 1")
+        self._require(0 <= self.momentum < 1, "momentum", "lie in 0 to below 1")
         for name in ("hflip", "vflip", "balance", "balance_decay", "final_lr_share"):
             self._require(0 <= getattr(self, name) <= 1, name, "lie in 0 to 1")
         for name in ("brightness", "contrast", "saturation"):
             self._require(0 <= getattr(self, name) <= 1, name, "lie in 0 to 1")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            fits = value is None or low <= value <= high
+            self._require(fits, name, f"lie in {low:,} to {high:,}")
 
     def _require(self, ok: bool, name: str, rule: str) -> None:
         if not ok:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} must {rule}, got {getattr(self, name)}")
+
+    def check_warmup(self) -> None:
+        """Raise ``ValueError`` where phase 2 ends before its warm-up does.
+
+        Runs of older versions may be so, and can be read.
+        """
+        most = max(self.full_epochs, 1)  # of none at all the default is no slip
+        if self.warmup_epochs > most:
+            raise ValueError(
+                f"--warmup-epochs must be at most {most}, the --full-epochs, "
+                f"got {self.warmup_epochs}"
+            )
 
     @property
     def epochs(self) -> int:

@@ -5,7 +5,8 @@ config.json        recipe, data, loader, device, versions
 log.csv            a line per epoch
 tensorboard/       the same as events
 last.safetensors   where to resume: weights, average, optimizer, progress
-best.safetensors   the epoch with the best validation QWK, if any is held out
+weights.safetensors the network that is reported, weights alone: of the epoch with the
+                   best validation QWK or, if nobody is held out, of the last one
 test.parquet       every test sample's probabilities
 validation.parquet the same of the patients held out, if any are
 metrics.json       the final evaluation
@@ -25,13 +26,16 @@ from typing import TypeVar
 
 import msgspec
 
+from fastretina.formatting import format_count
 from fastretina.recipe import Phase, Recipe
 from fastretina.run_config import RunConfig
 from fastretina.run_result import RunResult
+from loaders.contents import describe_mistake, look_into
 from loaders.errors import RunError
 from loaders.files import write_atomically
 
 _Record = TypeVar("_Record")
+_CONFIG = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,13 +100,18 @@ class Run:
         return self.path / "last.safetensors"
 
     @property
-    def best(self) -> Path:
-        """The checkpoint that validation has chosen."""
+    def weights(self) -> Path:
+        """The network that is reported, weights alone."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def old_best(self) -> Path:
+        """What an older version has in its place, where validation has chosen one."""
         return self.path / "best.safetensors"
 
     def write_config(self, config: RunConfig) -> None:
         """Record what the run is made with."""
-        self._write_json("config.json", config.as_json())
+        self._write_json(_CONFIG, config.as_json())
 
     def write_metrics(self, metrics: Mapping[str, object]) -> None:
         """Record the final evaluation."""
@@ -157,7 +166,7 @@ class Run:
         Raises:
             RunError: this is no run folder, or it is damaged, or of another version.
         """
-        content, path = self._read_json("config.json"), self.path / "config.json"
+        content, path = self._read_json(_CONFIG), self.path / _CONFIG
         saved = content.get("recipe")
         known = {field.name for field in fields(Recipe)}
         if isinstance(saved, dict) and (unknown := sorted(set(saved) - known)):
@@ -184,6 +193,20 @@ class Run:
         """
         return as_record(self.metrics(), RunResult, self.path / "metrics.json")
 
+    @property
+    def finished(self) -> bool:
+        """Whether all of its epochs are trained, and evaluated on test."""
+        return (self.path / "metrics.json").exists()
+
+    def describe_unfinished(self) -> str:
+        """How far an unfinished run is, as the end of a sentence, and what ends it."""
+        done = len(self.log()) if (self.path / "log.csv").exists() else 0
+        epochs = format_count(self.config().recipe.epochs, "epoch")
+        return (
+            f"is not finished: it has trained {done} of {epochs}; "
+            f"'fastretina train --resume {self.path}' finishes it"
+        )
+
     def _write_json(self, name: str, content: Mapping[str, object]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=1) + "\n")
 
@@ -192,10 +215,9 @@ class Run:
         try:
             content: dict[str, object] = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
-            raise RunError(
-                f"{self.path} holds no run: it has no {name}; "
-                f"python -m fastretina.train --out {self.path} begins one"
-            ) from None
+            if name == _CONFIG:
+                raise RunError(describe_no_run(self.path)) from None
+            raise RunError(f"{self.path} {self.describe_unfinished()}") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{path} can't be read ({error})") from error
         if not isinstance(content, dict):
@@ -227,16 +249,45 @@ def create_run(out: Path | None, recipe: Recipe) -> Run:
     """Make a new run folder, by default ``runs/ARCH-RECIPE-NUMBER``.
 
     Raises:
-        RunError: there is a run in it already.
+        RunError: there is a run in it already, or it is a file.
     """
     path = out or _next_name(Path("runs"), f"{recipe.arch}-{recipe.recipe}")
-    if (path / "config.json").exists():
+    if (path / _CONFIG).exists():
         raise RunError(
             f"{path} holds a run already: continue it with --resume {path}, "
             "or choose another --out"
         )
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RunError(
+            f"--out must be a folder for the run, got {path}, where a file lies"
+        ) from None
     return Run(path)
+
+
+def describe_no_run(path: Path, wanted: str = "a run") -> str:
+    """What was named in place of a run's folder, and what to do.
+
+    Args:
+        path: what was named.
+        wanted: what it should be.
+    """
+    kind = look_into(path)
+    if kind == "part of a run":
+        remedy = f"name its folder, {path.parent}"
+    elif kind == "shards":
+        remedy = f"'fastretina train --shards {path}' makes one"
+    elif kind in ("runs", "experiment"):
+        inside = path / "runs" if kind == "experiment" else path
+        remedy = f"name one of them, {inside / 'NAME'}"
+    else:
+        remedy = "name the folder that 'fastretina train' has made"
+    if kind == "nothing":
+        return f"{path} does not exist: {remedy}"
+    if kind == "other":
+        return f"{path} holds no run: {remedy}, or pass --out {path} to it"
+    return f"{path} {describe_mistake(path)}, not {wanted}: {remedy}"
 
 
 def _next_name(folder: Path, stem: str) -> Path:

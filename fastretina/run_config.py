@@ -5,12 +5,14 @@ What an older version did not record has a default, or is None.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from fastretina.recipe import Precision, Recipe
 from loaders.base import Decoding
+from loaders.place import is_url
 from loaders.shards import Origin, Preprocessing
 
 
@@ -64,8 +66,9 @@ class RunConfig:
         python: version of Python.
         versions: version of each package that plays a part in the result.
         weights: what training started from: ``imagenet``, ``none`` or a file.
-        shards: folder or URL of the data set.
-        test_shards: folder or URL of the data set to test on, where it is another.
+        shards: URL of the data set, or the absolute path of its folder; relative to
+            where it was begun in a run of an older version.
+        test_shards: the same of the data set to test on, where it is another.
         data: what these held.
         train_counts: training samples of each grade.
         image_shape: height and width of what the network sees, pixels.
@@ -114,8 +117,14 @@ class RunConfig:
             ("device", self.device, now.device),
             ("compile", self.compile, now.compile),
             ("ranks", self.ranks, now.ranks),
-            ("shards", self.shards, now.shards),
-            ("test shards", self.test_shards, now.test_shards),
+        ]
+        changes += [
+            (name, before, after)
+            for name, before, after in (
+                ("shards", self.shards, now.shards),
+                ("test shards", self.test_shards, now.test_shards),
+            )
+            if _real_place(before) != _real_place(after)
         ]
         if self.loading is not None and now.loading is not None:
             before, after = self.loading.on_corrupt, now.loading.on_corrupt
@@ -135,3 +144,8 @@ class RunConfig:
             del content["data"]["test_fingerprint"]
             del content["data"]["test_origin"]
         return content
+
+
+def _real_place(shards: str | None) -> str | None:
+    """The same for all names of a folder."""
+    return shards if shards is None or is_url(shards) else os.path.realpath(shards)

@@ -38,6 +38,9 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
         path: the file.
         content: all of it.
         durable: whether to wait for the disk, so that a power cut changes nothing.
+
+    Raises:
+        OSError: it can't be written; the error names ``path``.
     """
     part = partial_name(path)
     try:
@@ -47,6 +50,9 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
                 file.flush()
                 os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:  # of the part, which nobody knows of
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, reason, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 
 from loaders.arrays import Int64
+from loaders.contents import describe_mistake, look_into
 from loaders.errors import NoShards, SampleError, ShardError
 from loaders.place import Place, Url, place, stream_size
 
@@ -136,6 +137,8 @@ def read_manifest(folder: Place) -> Manifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        if isinstance(folder, Path) and (mistake := _describe_mistake(folder)):
+            raise NoShards(mistake) from None
         raise NoShards(
             f"no data set in {folder}{_state(folder)}: make one with "
             f"'fastretina shard data/ {folder}'; for photographs to try, "
@@ -165,6 +168,21 @@ def read_manifest(folder: Place) -> Manifest:
         raise ShardError(f"{path} is damaged ({error!r}); shard again") from error
     fingerprint = raw.get("fingerprint")
     return Manifest(splits, counts, fingerprint, preprocessing, origin, raw)
+
+
+def _describe_mistake(path: Path) -> str | None:
+    """What a path holds in place of a data set, and what to do; None if nothing."""
+    kind = look_into(path)
+    if kind == "photographs":
+        out = "shards" if path.name != "shards" else "new_shards"
+        remedy = f"run 'fastretina shard {path} {out}' and name {out}"
+    elif kind == "part of shards":
+        remedy = f"name that folder, {path.parent}"
+    elif kind in ("nothing", "other"):
+        return None
+    else:
+        remedy = "name the folder that 'fastretina shard' has written"
+    return f"{path} {describe_mistake(path)}, not shards: {remedy}"
 
 
 def _state(folder: Place) -> str:

@@ -27,6 +27,7 @@ PUBLISHED = (
     "loaders.shards",
     "loaders.tar",
     "loaders.place",
+    "loaders.contents",
     "loaders.files",
     "loaders.decode",
     "loaders.device",

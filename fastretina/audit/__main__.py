@@ -1,5 +1,5 @@
 """What ``python -m fastretina.audit`` runs."""
 
-from fastretina.audit.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.audit"))
+raise SystemExit(open_door("audit"))

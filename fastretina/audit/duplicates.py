@@ -38,6 +38,7 @@ from tqdm import tqdm
 from fastretina.audit.fingerprints import Fingerprint
 from fastretina.audit.phash import GRID, TURNS, Int8, agreement, as_jpeg
 from fastretina.audit.search import Candidates, search
+from fastretina.progress import hidden
 
 DuplicateKind = Literal["bytes", "pixels", "look"]
 KINDS: tuple[DuplicateKind, ...] = ("bytes", "pixels", "look")
@@ -230,7 +231,7 @@ def _agreements(
     pool = ThreadPoolExecutor(workers)
     try:
         with tqdm(
-            total=number, desc="looking again", unit=" pairs", disable=None
+            total=number, desc="looking again", unit=" pairs", disable=hidden()
         ) as bar:
             for agreed in pool.map(look, range(0, number, _BATCH)):
                 bar.update(len(agreed))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from fastretina.audit.phash import Int8, as_jpeg, detail, signs, thumbnail, zoomed
+from fastretina.progress import hidden
 from loaders.errors import DataError
 
 
@@ -55,7 +56,7 @@ def take_fingerprints(
     pool = ThreadPoolExecutor(workers)
     try:
         tasks = pool.map(lambda place: _attempt(read, place), places)
-        bar = tqdm(tasks, "reading", len(places), unit=" images", disable=None)
+        bar = tqdm(tasks, "reading", len(places), unit=" images", disable=hidden())
         for place, outcome in zip(places, bar, strict=True):
             if isinstance(outcome, str):
                 prints.unreadable[place] = outcome

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fastretina.audit.audited_data_set import AuditError
 from fastretina.audit.phash import GRID, TURNS, Int8
+from fastretina.progress import hidden
 from loaders.arrays import Float32, Int64
 
 ALIKE = 0.62
@@ -81,7 +82,7 @@ def _search(signs: Int8, zoomed: Int8) -> Iterator[tuple[Int64, Int64, Float32, 
     rows = max(1, _CELLS // max(size, 1))
     starts = range(0, size, rows)
     total = len(starts) * (len(TURNS) + len(_ZOOMED))
-    with tqdm(total=total, desc="comparing", unit=" blocks", disable=None) as bar:
+    with tqdm(total=total, desc="comparing", unit=" blocks", disable=hidden()) as bar:
         for number, (name, turn) in enumerate(TURNS.items()):
             turned = _flat(turn(signs))
             for start in starts:

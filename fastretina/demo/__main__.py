@@ -1,5 +1,5 @@
 """What ``python -m fastretina.demo`` runs."""
 
-from fastretina.demo.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.demo"))
+raise SystemExit(open_door("demo"))

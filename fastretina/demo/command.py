@@ -180,11 +180,14 @@ def _draw_all(options: Options, samples: Sequence[PlannedEye]) -> None:
     from tqdm import tqdm
 
     from fastretina.processes import in_processes
+    from fastretina.progress import hidden
 
     draw = partial(_draw, options.out / "data", options.seed, options.image_size)
     workers = options.workers or granted_cores()
     with (
-        tqdm(total=len(samples), unit=" images", desc="drawing", disable=None) as bar,
+        tqdm(
+            total=len(samples), unit=" images", desc="drawing", disable=hidden()
+        ) as bar,
         closing(in_processes(draw, samples, workers)) as drawn,
     ):
         for _ in drawn:

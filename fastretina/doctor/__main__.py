@@ -1,5 +1,5 @@
 """What ``python -m fastretina.doctor`` runs."""
 
-from fastretina.doctor.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.doctor"))
+raise SystemExit(open_door("doctor"))

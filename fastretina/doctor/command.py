@@ -19,6 +19,7 @@ from tyro.conf import arg
 
 from fastretina import cli
 from fastretina.doctor.deadline import Deadline
+from fastretina.progress import report_progress
 from fastretina.recipe import STRONG, Arch
 
 if TYPE_CHECKING:
@@ -287,4 +288,4 @@ def _remember(
 
 
 def _print_progress(stage: str) -> None:
-    print(f"measuring: {stage}", file=sys.stderr)
+    report_progress(f"measuring: {stage}")

@@ -1,5 +1,5 @@
 """What ``python -m fastretina.evaluate`` runs."""
 
-from fastretina.evaluate.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.evaluate"))
+raise SystemExit(open_door("evaluate"))

@@ -5,6 +5,7 @@ python -m fastretina.evaluate runs/resnet18-strong-1
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from fastretina.run_config import RunConfig
     from loaders import ShardSplit
 
+# Of the scores, what the JSON line has; the file of details has all of them.
+_IN_SHORT = (
+    "samples",
+    "accuracy",
+    "balanced_accuracy",
+    "qwk",
+    "macro_f1",
+    "calibration_error",
+)
+
 PROG = "python -m fastretina.evaluate"
 ABOUT = f"""Repeat a run's evaluation: every test sample once, with the checkpoint that
 the run itself reports. The numbers are those of its metrics.json.
@@ -47,6 +58,7 @@ class Options:
         loading: How batches are made; what is not set is as the run had it.
         device: auto, cpu, cuda, cuda:N or mps.
         out: Write every sample's probabilities to this Parquet file.
+        details: Write all scores, intervals and baselines to this file.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
@@ -55,6 +67,19 @@ class Options:
     loading: OmitArgPrefixes[LoadingOptions] = DEFAULT_LOADING
     device: str = "auto"
     out: Annotated[Path | None, arg(metavar="PARQUET")] = None
+    details: Annotated[
+        Path | None,
+        arg(metavar="JSON", help_behavior_hint="(default: RUN/evaluation.json)"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for name, path in (("out", self.out), ("details", self.details)):
+            if path is not None and not path.parent.is_dir():
+                raise ValueError(
+                    f"--{name} must lie in a folder that exists, got {path}"
+                )
+            if path is not None and path.is_dir():
+                raise ValueError(f"--{name} must be a file, got the folder {path}")
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
@@ -64,18 +89,21 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 def command(options: Options) -> dict[str, object]:
     """Evaluate a run; returns what the JSON line holds."""
+    from fastretina.data.run_shards import shards_of_run
     from fastretina.metrics.evaluation import evaluate
     from fastretina.metrics.predictions import predict_with_checkpoint
     from fastretina.metrics.text import table
     from fastretina.nn.distributed import ALONE
-    from fastretina.nn.trained import load_trained
+    from fastretina.nn.trained import load_trained, warn_if_unfinished
     from fastretina.run import Run
+    from loaders.files import write_atomically
 
     run = Run(options.run)
     config = run.config()
     compute = _compute_of(config, options.device)
     trained = load_trained(run, compute.device)
-    shards = options.shards or config.shards_of(options.split)
+    warn_if_unfinished(run, trained)
+    shards = options.shards or shards_of_run(run, options.split)
     loading = options.loading.filled_from_run(config).resolve(
         str(compute.device), ALONE
     )
@@ -90,14 +118,13 @@ def command(options: Options) -> dict[str, object]:
         predictions.save(options.out)
     evaluation = evaluate(
         predictions,
-        _known_eyes(trained, options),
+        _known_eyes(run, trained, options),
         _validation(run, trained) if options.split == "test" else None,
         trained.loss_weights(config.train_counts),
     )
     print(table(evaluation))
-    points = asdict(evaluation)
-    scores = points.pop("test")
-    return {
+    scores = asdict(evaluation.test)
+    about: dict[str, object] = {
         "run": str(options.run),
         "checkpoint": trained.checkpoint,
         "shards": shards,
@@ -105,10 +132,15 @@ def command(options: Options) -> dict[str, object]:
         "device": loading.device,
         "loader": loading.loader,
         "skipped": predictions.skipped,
-        **{f"{options.split}_{name}": value for name, value in scores.items()},
-        **points,
-        "weights_sha256": trained.weights_sha256,
     }
+    named = {f"{options.split}_{name}": value for name, value in scores.items()}
+    weights = {"weights_sha256": trained.weights_sha256}
+    rest = {k: v for k, v in asdict(evaluation).items() if k != "test"}
+    details = options.details or run.path / "evaluation.json"
+    text = json.dumps({**about, **named, **rest, **weights}, indent=1)
+    write_atomically(details, text + "\n")
+    short = {f"{options.split}_{name}": scores[name] for name in _IN_SHORT}
+    return {**about, **short, **weights, "details": str(details)}
 
 
 def _compute_of(config: RunConfig, device: str) -> Compute:
@@ -134,20 +166,23 @@ def _open(shards: str, split: str, recipe: Recipe) -> ShardSplit:
     return some_of(whole, recipe.test_samples) if split == "test" else whole
 
 
-def _known_eyes(trained: Trained, options: Options) -> Eyes | None:
+def _known_eyes(run: Run, trained: Trained, options: Options) -> Eyes | None:
     """The labels that the run has learned from, if its shards are still there.
 
     None for another data set, whose patients are other people under the same numbers.
     """
+    from fastretina.data.run_shards import shards_of_run
     from fastretina.data.splits import open_data
     from fastretina.metrics.baselines import Eyes
 
-    config = trained.config
     if options.split != "test":
         return None
-    test_shards = options.shards or config.test_shards
+    test_shards = options.shards
     try:
-        with open_data(config.shards, config.recipe, test_shards) as data:
+        if test_shards is None and trained.config.test_shards is not None:
+            test_shards = shards_of_run(run, "test")
+        shards = shards_of_run(run, "train")
+        with open_data(shards, trained.recipe, test_shards) as data:
             if not data.is_one_cohort():
                 return None
             return Eyes.of(data.train, data.known_rows())
@@ -169,8 +204,8 @@ def _validation(run: Run, trained: Trained) -> Predictions | None:
     validation = Predictions.load(path)
     if validation.source.weights_sha256 != trained.weights_sha256:
         print(
-            f"warning: nothing is calibrated, as {path.name} is of other weights than "
-            f"{trained.checkpoint}.safetensors: the run has gone on since",
+            "warning: nothing is calibrated, as the predictions on validation are of "
+            "other weights: the run has gone on since",
             file=sys.stderr,
         )
         return None

@@ -1,5 +1,5 @@
 """What ``python -m fastretina.experiments`` runs."""
 
-from fastretina.experiments.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.experiments"))
+raise SystemExit(open_door("experiments"))

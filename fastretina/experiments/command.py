@@ -120,6 +120,7 @@ def make_plan(
     try:
         for cell in plan.cells:
             options.loading.check_balance(cell.recipe.balance)
+            cell.recipe.check_warmup()
     except ValueError as error:
         raise cli.WrongUsage(f"{error}; see {PROG} --help") from error
     return with_pretrained(plan, options.pretrained)

@@ -50,10 +50,12 @@ class Options:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("seeds", 1), ("threads", 1)):
+        for name in ("seeds", "threads"):
             value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"--{name} must be at least {low}, got {value}")
+            if value is not None and not 1 <= value <= 1024:
+                raise ValueError(f"--{name} must lie in 1 to 1,024, got {value:,}")
+        if self.out is not None and self.out.is_file():
+            raise ValueError(f"--out must be a folder, got the file {self.out}")
 
     @property
     def folder(self) -> Path:

@@ -22,6 +22,7 @@ from fastretina.experiments.results import CellRuns, Collection
 from fastretina.experiments.variants import make_variant
 from fastretina.formatting import format_duration
 from fastretina.interrupts import Stopper
+from fastretina.progress import report_progress
 from fastretina.report.experiment_file import (
     FILE,
     CellResult,
@@ -65,10 +66,10 @@ class Series:
         left = [(c, n) for c, n in self._runs() if not self._finished(c, n)]
         done = len(self._runs()) - len(left)
         if done:
-            _print_progress(f"{done} of {len(self._runs())} runs are finished already")
+            report_progress(f"{done} of {len(self._runs())} runs are finished already")
         for turn, (cell, number) in enumerate(left):
             ahead = sum(self._expected(c) for c, _ in left[turn:])
-            _print_progress(
+            report_progress(
                 f"[{done + turn + 1}/{len(self._runs())}] {self._name(cell, number)}: "
                 f"about {format_duration(self._expected(cell))}, all of it "
                 f"{format_duration(ahead)}"
@@ -77,7 +78,8 @@ class Series:
             if error is not None:
                 error = " ".join(error.split())  # on one line, in table and page
                 self._failed[cell.name, number] = error
-                _print_progress(f"failed: {self._name(cell, number)}: {error}")
+                name = self._name(cell, number)
+                print(f"failed: {name}: {error}", file=sys.stderr, flush=True)
             self._write(figures=False)
 
     def report(self) -> dict[str, object]:
@@ -275,7 +277,3 @@ def _reference(plan: ExperimentPlan) -> Reference | None:
         return None
     rows = [ReferenceRow(title, accuracy) for title, accuracy in plan.reference]
     return Reference(plan.reference_about, rows)
-
-
-def _print_progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

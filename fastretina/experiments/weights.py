@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastretina.experiments.cells import ExperimentPlan
-from fastretina.nn.model import WeightsError
+from fastretina.nn.weights_file import WeightsError
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 

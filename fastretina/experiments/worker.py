@@ -18,6 +18,7 @@ from pathlib import Path
 from fastretina import cli
 from fastretina.interrupts import Stopper
 from fastretina.processes import end_with
+from fastretina.progress import hushed, is_quiet
 from fastretina.train.options import TrainOptions
 from loaders.errors import DataError
 
@@ -54,7 +55,7 @@ def run_in_process(options: TrainOptions, log: Path, stopper: Stopper) -> str | 
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_child,
-        args=(options, log, parent_end, sender),
+        args=(options, log, is_quiet(), parent_end, sender),
         name=str(options.out),
     )
     process.start()
@@ -77,7 +78,7 @@ def run_in_process(options: TrainOptions, log: Path, stopper: Stopper) -> str | 
         parent_end.close()
         receiver.close()
         process.join()
-    if stopping:
+    if stopper.asked:  # at the run's very end, too: the next one must not begin
         raise KeyboardInterrupt
     return error if answered else _describe_death(process.exitcode or 0)
 
@@ -92,6 +93,7 @@ def _describe_death(code: int) -> str:
 def _child(
     options: TrainOptions,
     log: Path,
+    quiet: bool,
     parent: connection.Connection,
     result: connection.Connection,
 ) -> None:
@@ -103,7 +105,8 @@ def _child(
 
     try:
         print(time.strftime("%Y-%m-%d %H:%M:%S"), options.out)
-        command(options)
+        with hushed(quiet):
+            command(options)
         sys.stdout.flush()
         result.send(None)
     except (DataError, cli.WrongUsage) as error:

@@ -1,5 +1,5 @@
 """What ``python -m fastretina.export`` runs."""
 
-from fastretina.export.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.export"))
+raise SystemExit(open_door("export"))

@@ -19,7 +19,7 @@ from loaders.errors import DataError
 
 if TYPE_CHECKING:
     from fastretina.export.onnx_file import LargestDifferences
-    from fastretina.nn.trained import Trained
+    from fastretina.run import Run
     from loaders.arrays import UInt8
 
 PROG = "python -m fastretina.export"
@@ -84,13 +84,14 @@ def command(options: Options) -> dict[str, object]:
     import torch
 
     from fastretina.export.onnx_file import as_onnx, check, metadata, require
-    from fastretina.nn.trained import load_trained
+    from fastretina.nn.trained import load_trained, warn_if_unfinished
     from fastretina.run import Run
     from loaders.files import write_atomically
 
     require()
     run = Run(options.run)
     trained = load_trained(run, torch.device("cpu"))
+    warn_if_unfinished(run, trained)
     height, width = trained.config.image_shape
     if options.image_size is not None:
         height = width = options.image_size
@@ -98,7 +99,7 @@ def command(options: Options) -> dict[str, object]:
         run.path.absolute().name, trained.checkpoint, trained.weights_sha256
     )
     content = as_onnx(trained.network, (height, width), options.opset, about)
-    images, source = _images_to_check(trained, (height, width))
+    images, source = _images_to_check(run, (height, width))
     largest = check(content, trained.network, images)
     out = options.out or run.path / "model.onnx"
     write_atomically(out, content)
@@ -134,29 +135,31 @@ def _describe(largest: LargestDifferences, source: str) -> str:
     )
 
 
-def _images_to_check(trained: Trained, shape: tuple[int, int]) -> tuple[UInt8, str]:
+def _images_to_check(run: Run, shape: tuple[int, int]) -> tuple[UInt8, str]:
     """uint8[N, H, W, 3] to compare torch and the file on, and what they are."""
-    images = _test_images(trained, shape)
+    images = _test_images(run, shape)
     if images is None:
         return _random_images(shape), "images of random pixels"
     return images, "test images"
 
 
-def _test_images(trained: Trained, shape: tuple[int, int]) -> UInt8 | None:
+def _test_images(run: Run, shape: tuple[int, int]) -> UInt8 | None:
     """The first images that the run was tested on, uint8[N, H, W, 3].
 
     None where their shards are not there, or on a web server.
     """
+    from fastretina.data.run_shards import shards_of_run
     from loaders import LoaderConfig, make_loader, open_split
+    from loaders.place import is_url
 
-    shards = trained.config.shards_of("test")
-    if shards.startswith(("http:", "https:")):
-        return None
     size = shape[0] if shape[0] == shape[1] else None
     delivered = LoaderConfig(
         batch_size=_IMAGES, workers=1, image_size=size, on_corrupt="skip"
     )
     try:
+        shards = shards_of_run(run, "test")
+        if is_url(shards):
+            return None
         with (
             open_split(shards, "test") as split,
             make_loader("turbo", split, "test", delivered) as loader,

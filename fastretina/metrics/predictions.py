@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastretina.progress import progress_bar
 from fastretina.run import as_record
 from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
@@ -179,9 +180,9 @@ class Predictions:
             )
         except FileNotFoundError:
             raise RunError(
-                f"{path.parent} has no {path.name}: the run is not finished, or was "
-                "made by an older version; "
-                f"fastretina train --resume {path.parent} finishes it"
+                f"{path.parent} has no predictions of {path.stem}: it is not finished, "
+                "or was made by an older version; "
+                f"'fastretina train --resume {path.parent}' finishes it"
             ) from None
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error})") from error
@@ -216,7 +217,13 @@ def predict_split(
 
     assert not network.training, "a network must be evaluated in eval mode"
     skipped_before = len(loader.skipped)
-    found = _probabilities(network, loader, compute, check)
+    with progress_bar(f"predicting {split.name}", len(split), shown=ranks.first) as bar:
+
+        def count(images: int) -> None:
+            bar.update(images * ranks.world_size)
+            check()
+
+        found = _probabilities(network, loader, compute, count)
     rows, labels, probabilities = ranks.gather(*found)
     skipped = int(ranks.sum(torch.tensor(len(loader.skipped) - skipped_before)))
     assert len(rows) + skipped == len(split), "a loader lost or doubled samples"
@@ -235,7 +242,7 @@ def predict_split(
 
 
 def _probabilities(
-    network: nn.Module, loader: Loader, compute: Compute, check: Callable[[], None]
+    network: nn.Module, loader: Loader, compute: Compute, count: Callable[[int], None]
 ) -> tuple[Int64, Int64, Float64]:
     """What this rank's batches hold: int64[n] rows and labels, float64[n, 5]."""
     import torch
@@ -252,7 +259,7 @@ def _probabilities(
                 chances.append(logits.float().softmax(dim=1).cpu().double().numpy())
                 rows.append(batch.index.cpu().numpy())
                 labels.append(batch.labels.cpu().numpy())
-            check()
+            count(len(batch.labels))
     return np.concatenate(rows), np.concatenate(labels), np.concatenate(chances)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,14 +24,27 @@ from loaders.errors import RunError
 from loaders.files import write_atomically
 
 NamedTensors = dict[str, Tensor]
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the old one or the new."""
+def save(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    about: Mapping[str, str] = _NOTHING,
+) -> None:
+    """Write a checkpoint so that a kill at any moment leaves the old one or the new.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        state: what ``load`` gives back beside them.
+        about: metadata for other readers.
+    """
     packed = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps(state)
-    about = {"state": text, "sha256": _checksum(packed, text)}
-    write_atomically(path, save_tensors(packed, metadata=about))
+    metadata = {**about, "state": text, "sha256": _checksum(packed, text)}
+    write_atomically(path, save_tensors(packed, metadata=metadata))
 
 
 def load(path: Path) -> tuple[NamedTensors, dict[str, Any]]:
@@ -70,11 +84,6 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> NamedTensors:
         for name, tensor in tensors.items()
         if name.startswith(f"{prefix}.")
     }
-
-
-def evaluated_weights(tensors: Mapping[str, Tensor]) -> NamedTensors:
-    """The weights to evaluate a checkpoint with: the average where there is one."""
-    return part(tensors, "ema") or part(tensors, "model")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> NamedTensors:

@@ -6,7 +6,6 @@ The network is torchvision's own; ``fc`` is the head, all the rest the backbone.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
+from fastretina.nn.weights_file import WeightsError, hash_in_name, read_weights
 from fastretina.recipe import Phase
-from loaders.errors import DataError
 from loaders.grades import GRADES
 
 IMAGENET = {
@@ -27,16 +26,8 @@ IMAGENET = {
 }
 _HEAD = ("fc.weight", "fc.bias")
 _NOT_IN_OLD_FILES = ".num_batches_tracked"  # came with torch 0.4.1; plays no part here
-_HASHED_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _TIMEOUT = 10  # seconds to wait for the server's first answer
-
-
-class WeightsError(DataError):
-    """Weights that can't be had, are damaged, or belong to another network."""
-
-
-class Mismatch(WeightsError):
-    """Weights of another network; the text says how they differ."""
 
 
 def build_model(arch: str, weights: str, seed: int) -> nn.Module:
@@ -54,33 +45,50 @@ def build_model(arch: str, weights: str, seed: int) -> nn.Module:
     network: nn.Module = getattr(models, arch)(num_classes=len(GRADES))
     if weights != "none":
         path = _imagenet_file(arch) if weights == "imagenet" else Path(weights)
-        try:
-            load_backbone(network, _read(path))
-        except Mismatch as error:
-            raise WeightsError(f"{path} is of another network: {error}") from None
+        _load_backbone(network, path, arch)
     return network.to(memory_format=torch.channels_last)
 
 
-def load_backbone(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _load_backbone(network: nn.Module, path: Path, arch: str) -> None:
     """Copy weights into the network; a head of another size stays as initialised.
 
     Raises:
-        Mismatch: names or shapes of the backbone differ.
+        WeightsError: they can't be read, or names or shapes of the backbone differ.
     """
-    own = network.state_dict()
-    kept = dict(state)
+    own, kept = network.state_dict(), read_weights(path)
     for name in _HEAD:
         if name in kept and kept[name].shape != own[name].shape:
             del kept[name]
-    needed = [name for name in own if not name.endswith(_NOT_IN_OLD_FILES)]
-    missing = [name for name in needed if name not in kept and name not in _HEAD]
-    unknown = [name for name in kept if name not in own]
-    other = [n for n in kept if n in own and kept[n].shape != own[n].shape]
-    for what, names in (("lack", missing), ("add", unknown), ("reshape", other)):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise Mismatch(f"its weights {what} {names[0]}{more}")
-    network.load_state_dict(kept, strict=False)
+    needed = _backbone_names(own)
+    fitting = {n for n in kept if n in own and kept[n].shape == own[n].shape}
+    if needed <= fitting and fitting == kept.keys():
+        network.load_state_dict(kept, strict=False)
+        return
+    of = _network_of(kept)
+    if of in (None, arch):
+        raise WeightsError(
+            f"{path} is of another network: it has {len(needed & fitting)} of the "
+            f"{len(needed)} tensors of {arch}, and {len(kept.keys() - fitting)} others"
+        )
+    remedy = f"pass --arch {of}, or " if of in IMAGENET else ""
+    raise WeightsError(
+        f"{path} is of another network, {of}, not {arch}: {remedy}name another file"
+    )
+
+
+def _backbone_names(state: Mapping[str, Tensor]) -> set[str]:
+    """The tensors that a backbone can't do without."""
+    return {n for n in state if n not in _HEAD and not n.endswith(_NOT_IN_OLD_FILES)}
+
+
+def _network_of(state: Mapping[str, Tensor]) -> str | None:
+    """Which of torchvision's ResNets weights are of, by their backbone's names."""
+    for arch in _RESNETS:
+        with torch.device("meta"):
+            own = getattr(models, arch)(num_classes=1).state_dict()
+        if _backbone_names(state) == _backbone_names(own):
+            return arch
+    return None
 
 
 def set_phase(
@@ -122,7 +130,7 @@ def _imagenet_file(arch: str) -> Path:
     if not path.exists():
         try:
             urlopen(url, timeout=_TIMEOUT).close()  # torch.hub has no time-out
-            torch.hub.download_url_to_file(url, str(_made(path)), _prefix(path))
+            torch.hub.download_url_to_file(url, str(_made(path)), hash_in_name(path))
         except (OSError, HTTPException, RuntimeError) as error:
             raise WeightsError(
                 f"ImageNet weights can't be downloaded ({_first_line(error)}): put "
@@ -134,56 +142,6 @@ def _imagenet_file(arch: str) -> Path:
 def _made(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .pth or .safetensors file.
-
-    A name such as ``resnet18-f37072fd.pth`` carries the first digits of the file's
-    SHA-256; they are checked, for cached files too.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"weights {path}: {error.strerror}") from error
-    wanted, found = _prefix(path), hashlib.sha256(content).hexdigest()
-    if wanted is not None and not found.startswith(wanted):
-        raise WeightsError(
-            f"{path} is damaged: its SHA-256 begins with {found[: len(wanted)]}, its "
-            f"name says {wanted}; delete it and fetch it again"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load
-
-            state = load(content)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises half a dozen kinds
-        raise WeightsError(f"{path} holds no weights ({_first_line(error)})") from error
-    return _model_part(state, path)
-
-
-def _model_part(state: object, path: Path) -> dict[str, Tensor]:
-    """The network's own tensors in a state dict or in a run's checkpoint."""
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise WeightsError(f"{path} holds no weights, but something else")
-    for prefix in ("ema.", "model."):
-        part = {
-            k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
-        }
-        if part:
-            return part
-    return state
-
-
-def _prefix(path: Path) -> str | None:
-    match = _HASHED_NAME.search(path.name)
-    return match[1] if match else None
 
 
 def _first_line(error: Exception) -> str:

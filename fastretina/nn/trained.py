@@ -1,17 +1,19 @@
-"""A finished run's network, as evaluation and prediction use it."""
+"""A run's network, as evaluation and prediction use it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastretina.nn import checkpoint
 from fastretina.nn.model import build_model, weights_sha256
 from fastretina.nn.step import class_weights
+from fastretina.nn.weights_file import describe_weights, evaluated_weights
 from fastretina.recipe import Recipe
 from fastretina.run import Run
 from fastretina.run_config import RunConfig
@@ -28,7 +30,7 @@ class Trained:
         network: takes float32[B, 3, H, W], gives float32[B, 5] logits; on the device
             that was asked for.
         config: what the run was made with.
-        checkpoint: the file that the weights come from, ``best`` or ``last``.
+        checkpoint: which weights they are, ``best`` on validation or ``last``.
         checkpoint_epoch: epochs that it was trained for; 0 for a run just begun.
         weights_sha256: SHA-256 of the network's weights.
     """
@@ -74,18 +76,52 @@ def load_trained(run: Run, device: torch.device) -> Trained:
         RunError: the run is not there, has no checkpoint yet, or a damaged one.
     """
     config = run.config()
-    chosen: CheckpointName = "best" if run.best.exists() else "last"
-    tensors, saved = checkpoint.load(run.path / f"{chosen}.safetensors")
-    state = checkpoint.evaluated_weights(tensors)
+    files = (run.weights, run.old_best, run.last)
+    file = next((path for path in files if path.exists()), run.last)
+    tensors, saved = checkpoint.load(file)
+    state = evaluated_weights(tensors)
     network = build_model(config.recipe.arch, "none", config.recipe.seed)
     try:
         network.load_state_dict(state)
-        reached = saved.get("best") or saved.get("progress") or {}
+        reached = saved.get("best") or saved.get("progress") or saved
         epoch = reached.get("epoch", 0)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise RunError(
-            f"{run.path / chosen}.safetensors does not fit the recipe in config.json: "
-            "one of the two is of another run"
-        ) from error
+        raise RunError(f"{file} is of another run than {run.path}") from error
     network = network.to(device).eval()
+    chosen = saved.get("checkpoint", "last" if file == run.last else "best")
     return Trained(network, config, chosen, int(epoch), weights_sha256(state))
+
+
+def save_weights(
+    run: Run, weights: Mapping[str, Tensor], chosen: CheckpointName, epoch: int
+) -> None:
+    """Write the weights that a run reports, and nothing else, to a file of their own.
+
+    Args:
+        run: its folder.
+        weights: the state of its network.
+        chosen: ``best`` on validation, or ``last``.
+        epoch: epochs that they were trained for.
+    """
+    name = run.path.resolve().name.encode(errors="replace").decode()
+    about = describe_weights(run.config(), name) | {
+        "checkpoint": chosen,
+        "epoch": str(epoch),
+        "weights_sha256": weights_sha256(weights),
+    }
+    state = {"checkpoint": chosen, "epoch": epoch}
+    checkpoint.save(run.weights, weights, state, about)
+    run.old_best.unlink(missing_ok=True)
+
+
+def warn_if_unfinished(run: Run, trained: Trained) -> None:
+    """Warn on stderr where a run's network is not the one that it will end with."""
+    if run.finished:
+        return
+    epoch = trained.checkpoint_epoch
+    weights = f"those of epoch {epoch}" if epoch else "those that it started from"
+    print(
+        f"warning: {run.path} {run.describe_unfinished()}; until then its weights are "
+        f"{weights}",
+        file=sys.stderr,
+    )

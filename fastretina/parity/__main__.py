@@ -1,5 +1,5 @@
 """What ``python -m fastretina.parity`` runs."""
 
-from fastretina.parity.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.parity"))
+raise SystemExit(open_door("parity"))

@@ -165,7 +165,7 @@ def prepare(
     """
     from fastretina.nn.device import choose, choose_again
     from fastretina.nn.distributed import ALONE
-    from fastretina.nn.trained import load_trained
+    from fastretina.nn.trained import load_trained, warn_if_unfinished
     from fastretina.parity.equivalence import NetworkComparison
     from fastretina.parity.reference import ParityError
     from fastretina.run import Run
@@ -179,6 +179,7 @@ def prepare(
     config = run.config()
     compute = choose_again(options.device, config.precision)
     trained = load_trained(run, compute.device)
+    warn_if_unfinished(run, trained)
     size = trained.recipe.image_size
     if options.image_size not in (None, size):
         wanted = "left out, as the run's is" if size is None else f"{size}, the run's"

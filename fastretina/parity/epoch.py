@@ -32,6 +32,7 @@ from fastretina.parity.faults import (
     keep_unexplained,
 )
 from fastretina.parity.reference import Original, PilReference
+from fastretina.progress import hidden
 from loaders.arrays import UInt8
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def compare_epoch(
             total=len(expected.samples),
             unit=" images",
             desc=expected.split,
-            disable=None,
+            disable=hidden(),
         ) as bar,
     ):
         for batch in loader.epoch(0):

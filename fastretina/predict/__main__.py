@@ -1,5 +1,5 @@
 """What ``python -m fastretina.predict`` runs."""
 
-from fastretina.predict.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.predict"))
+raise SystemExit(open_door("predict"))

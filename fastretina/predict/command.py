@@ -23,6 +23,7 @@ from tyro.conf import Positional, arg
 
 from fastretina import cli
 from fastretina.formatting import NOTICE
+from loaders.grades import GRADES
 
 if TYPE_CHECKING:
     from fastretina.metrics.both_eyes import Fusion
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from fastretina.nn.trained import Trained
     from fastretina.predict.network import Graded
     from fastretina.predict.reading import Photograph
-    from fastretina.predict.table import Prediction
+    from fastretina.predict.table import Fused, Prediction
 
 PROG = "python -m fastretina.predict"
 ABOUT = f"""Grade photographs (JPEG, PNG, TIFF, WebP) with a run's network. They are
@@ -83,6 +84,8 @@ class Options:
             raise ValueError("at least one IMAGE must be given")
         if self.out is not None and not self.out.parent.is_dir():
             raise ValueError(f"--out must lie in a folder that exists, got {self.out}")
+        if self.out is not None and self.out.is_dir():
+            raise ValueError(f"--out must be a file, got the folder {self.out}")
         if self.overlays is not None and self.overlays.is_file():
             raise ValueError(f"--overlays must be a folder, got {self.overlays}")
         folders = [image.resolve() for image in self.images if image.is_dir()]
@@ -138,24 +141,28 @@ def command(options: Options) -> dict[str, object]:
         predictions = fuse_eyes(predictions, graded, fellows, grader.fusion)
     _write(predictions, grader, options)
     refuse_failed(predictions)
-    result = {
+    counts = {"grade_counts": _count(predictions)}
+    if grader.fusion is not None:
+        fused = [each.fused for each in predictions if each.fused is not None]
+        counts["fused_grade_counts"] = _count(fused)
+    return {
         "run": str(options.run),
         "images": len(predictions),
         "left_out": found.left_out,
-        "grades": [each.grade for each in predictions],
-    }
-    if grader.fusion is not None:
-        result["fused_grades"] = [
-            each.fused.grade for each in predictions if each.fused is not None
-        ]
-    return {
-        **result,
+        **counts,
+        "out": None if options.out is None else str(options.out),
         "warnings": sum(bool(each.warning) for each in predictions),
         "tta": options.tta,
         "calibrated": options.calibrated,
         "weights_sha256": grader.trained.weights_sha256,
         "notice": NOTICE,
     }
+
+
+def _count(graded: Sequence[Prediction | Fused]) -> list[int]:
+    """Number of photographs of each grade, from 0 to 4."""
+    grades = [each.grade for each in graded]
+    return [grades.count(grade) for grade in range(len(GRADES))]
 
 
 def _load(options: Options) -> _Grader:
@@ -165,19 +172,21 @@ def _load(options: Options) -> _Grader:
         RunError: the run, or what a flag asks of it, is not there.
     """
     from fastretina.nn.device import choose_again
-    from fastretina.nn.trained import load_trained
+    from fastretina.nn.trained import load_trained, warn_if_unfinished
     from fastretina.predict.network import calibration_of, fusion_of
     from fastretina.run import Run
 
     run = Run(options.run)
     compute = choose_again(options.device, run.config().precision)
     trained = load_trained(run, compute.device)
-    return _Grader(
+    grader = _Grader(
         trained,
         compute,
         calibration_of(run, trained) if options.calibrated else None,
         fusion_of(run, trained) if options.pairs else None,
     )
+    warn_if_unfinished(run, trained)
+    return grader
 
 
 def _write(
@@ -202,23 +211,17 @@ def _graded(
     paths: Sequence[Path], grader: _Grader, options: Options
 ) -> Iterator[Graded]:
     """Each photograph graded, in order; the next ones are read meanwhile."""
-    from tqdm import tqdm
-
     from fastretina.predict.network import BATCH, calibrated, grade_batch
     from fastretina.predict.reading import Preparation, read_photograph
     from fastretina.processes import in_threads
+    from fastretina.progress import progress_bar
     from loaders.cores import granted_cores
 
     trained, compute = grader.trained, grader.compute
     read = partial(read_photograph, how=Preparation.of_run(trained.config))
     with (
         closing(in_threads(read, paths, granted_cores())) as photographs,
-        tqdm(
-            total=len(paths),
-            unit=" images",
-            desc="grading",
-            disable=None if len(paths) > BATCH else True,
-        ) as bar,
+        progress_bar("grading", len(paths), shown=len(paths) > BATCH) as bar,
     ):
         for first in range(0, len(paths), BATCH):
             batch = list(islice(photographs, BATCH))

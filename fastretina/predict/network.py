@@ -121,7 +121,7 @@ def calibration_of(run: Run, trained: Trained) -> Calibration:
             f"{run.path} has no calibration: it held no validation patients out, or "
             "was made by an older version; leave --calibrated out"
         )
-    _refuse_others(run, "metrics.json", fitted.weights_sha256, trained)
+    _refuse_others(run, fitted.weights_sha256, trained)
     return fitted.calibration
 
 
@@ -146,13 +146,14 @@ def fusion_of(run: Run, trained: Trained) -> Fusion:
             "on; leave --pairs out, or train with --validation 0.1"
         )
     validation = Predictions.load(path)
-    _refuse_others(run, path.name, validation.source.weights_sha256, trained)
+    _refuse_others(run, validation.source.weights_sha256, trained)
     return fit_fusion(validation)
 
 
-def _refuse_others(run: Run, file: str, sha256: object, trained: Trained) -> None:
+def _refuse_others(run: Run, sha256: object, trained: Trained) -> None:
     if sha256 != trained.weights_sha256:
         raise RunError(
-            f"{run.path / file} is of other weights than {trained.checkpoint}."
-            "safetensors: the run has gone on since; wait for its end, or resume it"
+            f"{run.path} has gone on since, and what was fitted on its validation "
+            "patients is of other weights: wait for its end, or "
+            f"'fastretina train --resume {run.path}'"
         )

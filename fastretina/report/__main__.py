@@ -1,5 +1,5 @@
 """What ``python -m fastretina.report`` runs."""
 
-from fastretina.report.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.report"))
+raise SystemExit(open_door("report"))

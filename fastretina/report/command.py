@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from fastretina import cli
-from loaders.errors import DataError, NoShards, RunError
+from loaders.errors import DataError, RunError
 
 if TYPE_CHECKING:
     from fastretina.report.finished_run import FinishedRun
@@ -77,19 +77,14 @@ def command(options: Options) -> dict[str, object]:
     Raises:
         DataError: there is no run or experiment, or an unfinished or damaged one.
     """
+    from fastretina.run import describe_no_run
+
     folder = options.run
     if (folder / "experiment.json").is_file():
         return _write_experiment(options)
     if (folder / "config.json").is_file():
         return _write_run(options)
-    if not folder.exists():
-        raise RunError(
-            f"{folder} does not exist; name a run's or an experiment's folder"
-        )
-    raise RunError(
-        f"{folder} holds neither a run (config.json) nor an experiment "
-        "(experiment.json); python -m fastretina.train makes a run"
-    )
+    raise RunError(describe_no_run(folder, "a run or an experiment"))
 
 
 def _write_run(options: Options) -> dict[str, object]:
@@ -137,21 +132,20 @@ def _mistakes(finished: FinishedRun, options: Options) -> ShownMistakes:
     shown = ShownMistakes(lists=list_mistakes(finished.test, options.mistakes))
     if not shown.mistakes:
         return shown
+    from fastretina.data.run_shards import shards_of_run
     from fastretina.nn.device import choose_again
     from fastretina.report.thumbnails import draw_thumbnails
 
     config = finished.config
     device = choose_again(options.device, config.precision).device
-    shards = options.shards or config.test_shards or config.shards
     try:
+        shards = options.shards or shards_of_run(finished.folder, "test")
         thumbnails = draw_thumbnails(finished, shown.mistakes, shards, device)
         return replace(shown, thumbnails=thumbnails)
     except DataError as error:
         if options.shards is not None:
             raise
-        gone = isinstance(error, NoShards)
-        reason = f"no data set is in {shards}: pass --shards" if gone else str(error)
-    message = f"the mistakes are shown without their photographs: {reason}"
+        message = f"the mistakes are shown without their photographs: {error}"
     print(f"note: {message}", file=sys.stderr)
     return replace(shown, without_photographs=f"{message[:1].upper()}{message[1:]}.")
 

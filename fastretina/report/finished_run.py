@@ -122,13 +122,7 @@ def read_finished_run(run: Run) -> FinishedRun:
             evaluations.
     """
     config = run.config()
-    path = run.path / "metrics.json"
-    if not path.exists():
-        raise RunError(
-            f"{run.path} is not finished: it has no metrics.json yet; "
-            f"python -m fastretina.train --resume {run.path} ends it"
-        )
-    saved = run.metrics()
+    saved, path = run.metrics(), run.path / "metrics.json"
     result = as_record(saved, RunResult, path)
     evaluation = as_record(saved, Evaluation, path)
     test = Predictions.load(run.path / "test.parquet")

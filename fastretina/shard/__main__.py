@@ -1,5 +1,5 @@
 """What ``python -m fastretina.shard`` runs."""
 
-from fastretina.shard.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.shard"))
+raise SystemExit(open_door("shard"))

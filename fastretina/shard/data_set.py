@@ -28,6 +28,7 @@ from tqdm import tqdm
 from fastretina import __version__
 from fastretina.data.left_out import first_names
 from fastretina.processes import in_processes
+from fastretina.progress import hidden
 from fastretina.shard.plan import PROGRESS, ShardTask, plan_fingerprint
 from fastretina.shard.writer import (
     QuarantinedImage,
@@ -239,7 +240,7 @@ def _write_shards(
     # Without a terminal, no bar: the summary says how fast it was.
     with (
         tqdm(
-            total=total, initial=done, unit=" images", desc="sharding", disable=None
+            total=total, initial=done, unit=" images", desc="sharding", disable=hidden()
         ) as bar,
         closing(in_processes(write, [tasks[n] for n in todo], processes)) as run,
     ):

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from fastretina.data.prepare import Preparer, Rejected
 from fastretina.processes import in_processes
+from fastretina.progress import hidden
 from fastretina.shard.writer import IndexRow
 from loaders.cores import granted_cores
 from loaders.errors import ShardError
@@ -89,7 +90,7 @@ def _check_shards(folder: Path, manifest: Manifest, workers: int) -> list[str]:
     samples = sum(s.samples for shards in manifest.splits.values() for s in shards)
     by_shard: dict[int, list[str]] = {}
     with (
-        tqdm(total=samples, unit=" images", desc="verifying", disable=None) as bar,
+        tqdm(total=samples, unit=" images", desc="verifying", disable=hidden()) as bar,
         closing(in_processes(_check, work, workers)) as checks,
     ):
         for place, by_shard[place] in checks:

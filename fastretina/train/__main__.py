@@ -1,5 +1,5 @@
 """What ``python -m fastretina.train`` runs."""
 
-from fastretina.train.command import main
+from fastretina.cli import open_door
 
-raise SystemExit(main(prog="python -m fastretina.train"))
+raise SystemExit(open_door("train"))

@@ -50,12 +50,18 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 def _defaults(words: Sequence[str]) -> TrainOptions:
     """The values of flags that are not given: the recipe's, or the resumed run's."""
     if resume := _value_of("--resume", words):
+        from fastretina.data.run_shards import shards_of_run
+
         run = Run(Path(resume))
         config = run.config()
+        test_shards = config.test_shards and (
+            _value_of("--test-shards", words)
+            or shards_of_run(run, "test", "--test-shards")
+        )
         return TrainOptions(
             recipe=config.recipe,
-            shards=config.shards,
-            test_shards=config.test_shards,
+            shards=_value_of("--shards", words) or shards_of_run(run, "train"),
+            test_shards=test_shards,
             compile=config.compile,
             resume=run.path,
         )

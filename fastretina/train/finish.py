@@ -16,7 +16,7 @@ from fastretina.metrics.evaluation import Evaluation, evaluate
 from fastretina.metrics.figures import draw_confusion, draw_curves
 from fastretina.metrics.predictions import Predictions, predict_with_checkpoint
 from fastretina.metrics.text import table
-from fastretina.nn.trained import Trained, load_trained
+from fastretina.nn.trained import Trained, load_trained, save_weights
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.model_card import write_card
 from fastretina.run_result import RunResult
@@ -58,11 +58,19 @@ def finish(
         log=state.rows,
         test=test,
     )
+    if not state.run.weights.exists():  # nobody is held out, or an older version's run
+        save_weights(
+            state.run,
+            trained.network.state_dict(),
+            trained.checkpoint,
+            trained.checkpoint_epoch,
+        )
     _write(finished, validation)
     print(f"test, with the weights of {finished.chosen_epoch}:")
     print(table(evaluation))
     path = state.run.path
     print(f"figures: {path / 'curves.png'}, {path / 'confusion.png'}")
+    print(f"weights alone: {state.run.weights}")
     return asdict(finished.result)
 
 

@@ -8,7 +8,6 @@ Loader --batch--> train_step --loss, hits--> sums of the epoch --> LoggedEpoch
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +22,9 @@ from fastretina.interrupts import Interrupted, Stopper
 from fastretina.metrics.predictions import predict_split
 from fastretina.metrics.scores import Scores, score
 from fastretina.nn.step import train_step
+from fastretina.progress import progress_bar, report_progress
 from fastretina.run import LoggedEpoch
+from fastretina.train.outlook import describe_outlook
 from fastretina.train.state import Best, TrainState
 from loaders import Batch, Loader, ShardSplit
 from loaders.errors import RunError
@@ -40,6 +41,7 @@ class TrainingLoop:
     ) -> None:
         self.state, self.data, self.loading = state, data, loading
         self.recipe, self.ranks, self.stopper = state.recipe, state.ranks, stopper
+        self._around_seconds = 0.0  # evaluation and saving, of the last epoch
 
     def finished(self) -> bool:
         """Whether all epochs, or ``--max-steps``, are done and evaluated."""
@@ -78,7 +80,7 @@ class TrainingLoop:
                 again = loader.decoded_again - decoded_again
                 state.sums.add_faults(skipped, again)
                 decoded_again += again
-                bar.set_postfix_str(f"{progress.wait_share:.0%} waiting", refresh=False)
+                bar.set_postfix_str(self._outlook(len(loader)), refresh=False)
                 bar.update(len(batch.labels) * self.ranks.world_size)
                 asked, due = self.stopper.asked, state.is_due(checkpoint_every)
                 stop, save = self.ranks.agree(asked, due)
@@ -109,7 +111,7 @@ class TrainingLoop:
             RunError: the loss is not a number any more, or no image could be decoded.
             Interrupted: where a signal asked to stop.
         """
-        state, recipe = self.state, self.recipe
+        state, recipe, begun = self.state, self.recipe, time.monotonic()
         row = state.epoch_row()
         if not state.progress.seen:
             raise RunError(
@@ -136,8 +138,9 @@ class TrainingLoop:
         state.best = best  # not before: a stop while evaluating must not count it
         state.end_epoch(row)
         state.save(best=improved)
+        self._around_seconds = time.monotonic() - begun
         if self.ranks.first:
-            print(_epoch_line(row, recipe.epochs), file=sys.stderr)
+            report_progress(_epoch_line(row, recipe.epochs))
 
     def _evaluate(self, split: ShardSplit) -> Scores:
         state = self.state
@@ -152,17 +155,26 @@ class TrainingLoop:
             )
         return score(predictions.labels, predictions.probabilities)
 
-    def _bar(self) -> tqdm[Any]:
-        from tqdm import tqdm
+    def _outlook(self, batches_per_epoch: int) -> str:
+        """How much was waited for data, and how long the run will take."""
+        progress = self.state.progress
+        share = min(progress.batch / batches_per_epoch, 1.0)
+        left = describe_outlook(
+            self.recipe,
+            self.state.rows,
+            progress.epoch + share,
+            progress.seconds / share,
+            self._around_seconds,
+        )
+        return f"{progress.wait_share:.0%} waiting, {left}"
 
-        state, progress = self.state, self.state.progress
-        return tqdm(
-            total=len(self.data.train),
-            initial=progress.seen,
-            desc=f"epoch {progress.epoch + 1}/{self.recipe.epochs} {state.phase}",
-            unit=" images",
-            disable=None if self.ranks.first else True,
-            leave=False,
+    def _bar(self) -> tqdm[Any]:
+        progress = self.state.progress
+        return progress_bar(
+            f"epoch {progress.epoch + 1}/{self.recipe.epochs} {self.state.phase}",
+            len(self.data.train),
+            done=progress.seen,
+            shown=self.ranks.first,
         )
 
 

@@ -45,8 +45,10 @@ class TrainOptions:
     checkpoint_every: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {self.threads}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ValueError(f"--threads must lie in 1 to 1,024, got {self.threads:,}")
+        if self.resume is None:
+            self.recipe.check_warmup()
         self.loading.check_balance(self.recipe.balance)
         if not self.checkpoint_every >= 0:
             raise ValueError(

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from fastretina.data.loading import Loading, warn_of_other_pixels
+from fastretina.data.run_shards import recorded_place
 from fastretina.data.splits import DataSplits
 from fastretina.nn.device import Compute
 from fastretina.nn.distributed import Ranks
-from fastretina.nn.model import WeightsError, build_model
+from fastretina.nn.model import build_model
 from fastretina.nn.step import StepSetup
+from fastretina.nn.weights_file import WeightsError
 from fastretina.recipe import Precision, Recipe
 from fastretina.run import Run, create_run
 from fastretina.run_config import RecordedLoading, RunConfig
@@ -207,8 +209,8 @@ def _changeable(
     options: TrainOptions, setup: StepSetup, loading: Loading, decoding: Decoding
 ) -> _Changeable:
     return _Changeable(
-        shards=options.shards,
-        test_shards=options.test_shards,
+        shards=recorded_place(options.shards),
+        test_shards=options.test_shards and recorded_place(options.test_shards),
         ranks=setup.ranks.world_size,
         device=str(setup.compute.device),
         loader=loading.loader,

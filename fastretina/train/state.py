@@ -14,6 +14,8 @@ from torch import nn
 from fastretina.nn import checkpoint
 from fastretina.nn.distributed import synchronised
 from fastretina.nn.step import Learner, StepPlace, StepResult, StepSetup
+from fastretina.nn.trained import save_weights
+from fastretina.nn.weights_file import evaluated_weights
 from fastretina.recipe import Phase
 from fastretina.run import LoggedEpoch, Run
 from loaders import Batch
@@ -224,7 +226,7 @@ class TrainState:
             self.begin_phase()
 
     def save(self, *, best: bool = False) -> None:
-        """Write ``last`` (and ``best``) so that a kill leaves the old or the new."""
+        """Write ``last`` (and the best) so that a kill leaves the old or the new."""
         self.sums.collect(self.setup, self.progress)
         if self.ranks.first:
             self._write(best)
@@ -248,7 +250,9 @@ class TrainState:
             "order": self.order,
         }
         if best:
-            checkpoint.save(self.run.best, tensors, state)
+            assert self.best is not None
+            weights = evaluated_weights(tensors)
+            save_weights(self.run, weights, "best", self.best.epoch)
         checkpoint.save(self.run.last, tensors, state)
 
     def is_due(self, every_seconds: float) -> bool:
@@ -291,6 +295,5 @@ class TrainState:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(
-                f"{self.run.last} does not fit the recipe in config.json: one of the "
-                "two is of another run"
+                f"{self.run.last} is of another run than {self.run.path}"
             ) from error

@@ -51,6 +51,12 @@ def evaluates(
     return run
 
 
+def details(outcome: Outcome) -> dict[str, Any]:
+    """All scores, from the file that the JSON line names."""
+    found: dict[str, Any] = json.loads(Path(outcome.json["details"]).read_text())
+    return found
+
+
 def reported(run: Path, name: str = "metrics.json") -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / name).read_text())
     return found
@@ -65,7 +71,7 @@ def test_evaluate_repeats_a_resnet18s_numbers(
     make_haste(monkeypatch)
     flags = words(shards, tmp_path / "run", "--max-steps", 2, "--head-epochs", 0)
     call(train.main, flags, capsys).json  # noqa: B018  # asserts that it went well
-    found = call(evaluate.main, [str(tmp_path / "run")], capsys).json
+    found = details(call(evaluate.main, [str(tmp_path / "run")], capsys))
     recorded = reported(tmp_path / "run")
     assert {k: found[f"test_{k}"] for k in recorded["test"]} == recorded["test"]
     assert found["weights_sha256"] == recorded["weights_sha256"]
@@ -77,7 +83,10 @@ def test_evaluate_repeats_the_runs_own_numbers(
     runs: Path, evaluates: Evaluates, recipe: str, loader: str
 ):
     outcome = evaluates(runs / recipe, "--loader", loader, "--workers", 0)
-    found, recorded = outcome.json, reported(runs / recipe)
+    found, recorded = details(outcome), reported(runs / recipe)
+    assert {
+        k: found[k] for k in outcome.json if k != "details"
+    }.items() <= found.items()
     assert {k: found[f"test_{k}"] for k in recorded["test"]} == recorded["test"]
     for name in ("test_accuracy", "test_qwk", "weights_sha256", "checkpoint"):
         assert found[name] == recorded[name], name
@@ -90,14 +99,46 @@ def test_evaluate_repeats_the_runs_own_numbers(
         assert found[name] == recorded[name], name
 
 
-def test_evaluate_changes_nothing_in_the_run(runs: Path, evaluates: Evaluates):
-    before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
-    evaluates(runs / "strong").json  # noqa: B018
-    assert {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()} == before
+def test_evaluate_changes_nothing_in_the_run_but_its_own_file(
+    runs: Path, evaluates: Evaluates, tmp_path: Path
+):
+    def contents() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+
+    (runs / "strong" / "evaluation.json").unlink(missing_ok=True)
+    before = contents()
+    elsewhere = tmp_path / "all.json"
+    assert evaluates(runs / "strong", "--details", elsewhere).json["details"] == str(
+        elsewhere
+    )
+    assert contents() == before
+    own = runs / "strong" / "evaluation.json"
+    assert evaluates(runs / "strong").json["details"] == str(own)
+    assert own.read_text() == elsewhere.read_text()
+    assert contents() == before | {own: own.read_bytes()}
+
+
+def test_evaluate_ends_in_a_short_line(runs: Path, evaluates: Evaluates):
+    outcome = evaluates(runs / "strong")
+    assert len(outcome.json) <= 20
+    for value in outcome.json.values():
+        assert not isinstance(value, (dict, list))
+
+
+def test_evaluate_names_a_place_that_cant_be_written(
+    runs: Path, evaluates: Evaluates, tmp_path: Path
+):
+    for flag in ("--out", "--details"):
+        gone = evaluates(runs / "seed", flag, tmp_path / "gone" / "x")
+        assert gone.code == 2
+        assert f"{flag} must lie in a folder that exists" in gone.complaint
+        folder = evaluates(runs / "seed", flag, tmp_path)
+        assert folder.code == 2
+        assert f"{flag} must be a file, got the folder {tmp_path}" in folder.complaint
 
 
 def test_evaluate_on_train_takes_every_sample(runs: Path, evaluates: Evaluates):
-    found = evaluates(runs / "strong", "--split", "train").json
+    found = details(evaluates(runs / "strong", "--split", "train"))
     assert found["train_samples"] == 37  # the held-out patients too
     assert np.sum(found["train_confusion"], axis=1).tolist() == [27, 3, 3, 2, 2]
     assert "test_accuracy" not in found
@@ -108,7 +149,7 @@ def test_evaluate_on_train_takes_every_sample(runs: Path, evaluates: Evaluates):
 def test_evaluate_names_the_shards_in_another_way(runs: Path, evaluates: Evaluates):
     """The same data set has the same patients."""
     own = Path(reported(runs / "strong", "config.json")["shards"])
-    found = evaluates(runs / "strong", "--shards", own / ".." / own.name).json
+    found = details(evaluates(runs / "strong", "--shards", own / ".." / own.name))
     assert found["leak"] == {"eyes": 0, "total": 11}
     assert found["baselines"] == reported(runs / "strong")["baselines"]
 
@@ -118,13 +159,13 @@ def test_evaluate_calibrates_by_no_other_weights(
 ):
     run = tmp_path / "run"
     shutil.copytree(runs / "strong", run)
-    assert evaluates(run).json["calibration"] is not None
+    assert details(evaluates(run))["calibration"] is not None
     early = Predictions.load(run / "validation.parquet")
     other = replace(early.source, weights_sha256="f" * 64)
     replace(early, source=other).save(run / "validation.parquet")
     outcome = evaluates(run)
-    assert outcome.json["calibration"] is None
-    assert "warning: nothing is calibrated, as validation.parquet" in outcome.err[0]
+    assert details(outcome)["calibration"] is None
+    assert "warning: nothing is calibrated, as the predictions" in outcome.err[0]
 
 
 def test_evaluate_on_as_many_threads_as_the_run(
@@ -161,7 +202,7 @@ def test_evaluate_on_shards_elsewhere(
     course = make_course(tmp_path / "course", train=4, test=5)
     other = tmp_path / "other"
     assert shard.main([str(course), str(other), "--workers", "1"]) == 0
-    found = evaluates(runs / "seed", "--shards", other).json
+    found = details(evaluates(runs / "seed", "--shards", other))
     assert (found["test_samples"], found["shards"]) == (5, str(other))
     assert (found["leak"], found["baselines"]) == (None, None)  # others' numbers
     gone = evaluates(runs / "seed", "--shards", tmp_path / "gone")
@@ -180,18 +221,18 @@ def test_evaluate_without_a_checkpoint_is_one_line(
     early = evaluates(tmp_path)
     assert early.code == 1
     assert "no checkpoint was saved yet" in early.complaint
-    (tmp_path / "best.safetensors").write_bytes(b"torn")
+    (tmp_path / "weights.safetensors").write_bytes(b"torn")
     torn = evaluates(tmp_path)
     assert torn.code == 1
-    assert "best.safetensors is damaged" in torn.complaint
+    assert "weights.safetensors is damaged" in torn.complaint
     other = json.loads(config)
     other["recipe"]["arch"] = "resnet50"
     (tmp_path / "config.json").write_text(json.dumps(other))
-    best = (runs / "strong" / "best.safetensors").read_bytes()
-    (tmp_path / "best.safetensors").write_bytes(best)
+    best = (runs / "strong" / "weights.safetensors").read_bytes()
+    (tmp_path / "weights.safetensors").write_bytes(best)
     wrong = evaluates(tmp_path)
     assert wrong.code == 1
-    assert "does not fit the recipe" in wrong.complaint
+    assert f"is of another run than {tmp_path}" in wrong.complaint
 
 
 @pytest.mark.parametrize(
@@ -324,5 +365,5 @@ def test_evaluate_undoes_the_class_weights_as_the_run_does(
     outcome = evaluates(tmp_path / "run")
     recorded = reported(tmp_path / "run")["prior_corrected"]
     assert recorded is not None
-    assert outcome.json["prior_corrected"] == recorded
+    assert details(outcome)["prior_corrected"] == recorded
     assert any("with the class weights undone" in line for line in outcome.out)

@@ -15,7 +15,8 @@ from torch import nn
 from torchvision import models
 
 from fastretina.nn import checkpoint
-from fastretina.nn.model import WeightsError, build_model, set_phase, weights_sha256
+from fastretina.nn.model import build_model, set_phase, weights_sha256
+from fastretina.nn.weights_file import WeightsError
 
 State = dict[str, torch.Tensor]
 
@@ -140,17 +141,27 @@ def test_weights_inside_a_state_dict_entry_are_taken(
 def test_weights_of_another_network_are_refused(tmp_path: Path, imagenet_like: State):
     path = tmp_path / "some.pth"
     save(imagenet_like, path)
-    message = refused("resnet50", path)
-    assert "is of another network" in message
-    assert str(path) in message
+    assert refused("resnet50", path) == (
+        f"{path} is of another network, resnet18, not resnet50: pass --arch resnet18, "
+        "or name another file"
+    )
+    save(models.resnet34().state_dict(), path)
+    assert refused("resnet18", path).endswith(
+        "resnet34, not resnet18: name another file"
+    )
     wide = imagenet_like | {"conv1.weight": torch.ones(64, 4, 7, 7)}
     save(wide, path)
-    assert "reshape conv1.weight" in refused("resnet18", path)
+    assert "99 of the 100 tensors of resnet18, and 1 others" in refused(
+        "resnet18", path
+    )
     lacking = {n: v for n, v in imagenet_like.items() if n != "bn1.running_mean"}
     save(lacking, path)
-    assert "lack bn1.running_mean" in refused("resnet18", path)
+    assert "99 of the 100 tensors of resnet18, and 0 others" in refused(
+        "resnet18", path
+    )
     save(imagenet_like | {"layer9.weight": torch.ones(1)}, path)
-    assert "add layer9.weight" in refused("resnet18", path)
+    assert "100 of the 100 tensors" in refused("resnet18", path)
+    assert "and 1 others" in refused("resnet18", path)
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors", "txt"])
@@ -159,6 +170,34 @@ def test_weights_that_are_rubbish_are_refused(suffix: str, tmp_path: Path):
     for content in (b"", b"no weights at all", bytes(range(256)) * 8):
         path.write_bytes(content)
         assert "holds no weights" in refused("resnet18", path)
+
+
+def test_weights_that_are_no_weights_are_called_what_they_are(
+    tmp_path: Path, imagenet_like: State
+):
+    """Never by what torch or safetensors say of it."""
+    whole = tmp_path / "whole.pth"
+    torch.save(imagenet_like, whole)
+    content = whole.read_bytes()
+    torch.save(models.resnet18(), tmp_path / "module.pth")
+    module = (tmp_path / "module.pth").read_bytes()
+    for name, held, text in (
+        ("README.md", b"# Weights\nare elsewhere\n", "is a text, and holds no weights"),
+        ("page.pth", b"<!DOCTYPE html><html>404</html>", "is a web page, and holds no"),
+        ("page.safetensors", b"\n<html>404</html>", "is a web page, and holds no"),
+        ("empty.pth", b"", "is empty, and holds no weights"),
+        ("cut.pth", content[: len(content) // 2], "damaged or cut short"),
+        ("cut.safetensors", (10**6).to_bytes(8, "little") + b"{", "cut short"),
+        ("net.pth", module, "save a network's state_dict()"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(held)
+        message = refused("resnet18", path)
+        assert message.startswith(f"{path} ")
+        assert text in message
+        assert not any(word in message for word in ("pickle", "header", "PyTorch"))
+    (tmp_path / "config.json").touch()
+    assert f"name {tmp_path / 'weights.safetensors'}" in refused("resnet18", tmp_path)
 
 
 def test_weights_that_are_something_else_are_refused(tmp_path: Path):
@@ -170,7 +209,7 @@ def test_weights_that_are_something_else_are_refused(tmp_path: Path):
 
 def test_weights_that_are_missing_are_refused(tmp_path: Path):
     assert "No such file" in refused("resnet18", tmp_path / "none.pth")
-    assert "directory" in refused("resnet18", tmp_path)
+    assert "is a folder" in refused("resnet18", tmp_path)
 
 
 def test_weights_whose_hash_is_not_in_their_name_are_refused(

@@ -764,8 +764,9 @@ def test_mistakes_without_shards_are_explained(finished: Path, reports: Reports)
     assert outcome.json["mistakes"] == len(distinct(lists)) > 3
     (line,) = outcome.err
     assert line == (
-        "note: the mistakes are shown without their photographs: no data set is in "
-        "no-such-shards: pass --shards"
+        "note: the mistakes are shown without their photographs: the shards that "
+        f"{finished} was tested on are no longer in no-such-shards: pass --shards and "
+        "the folder that they are in now"
     )
     page = Page(finished / "report.html")
     assert "The mistakes are shown without their photographs" in page.words
@@ -894,27 +895,30 @@ def test_card_lets_no_name_end_its_line_or_begin_a_tag(tmp_path: Path):
 def test_unfinished_run_is_named_so(run: Path, reports: Reports):
     (run / "metrics.json").unlink()
     assert reports(run).complaint == (
-        f"error: {run} is not finished: it has no metrics.json yet; "
-        f"python -m fastretina.train --resume {run} ends it"
+        f"error: {run} is not finished: it has trained 3 of 15 epochs; "
+        f"'fastretina train --resume {run}' finishes it"
     )
 
 
 def test_run_without_predictions_names_the_remedy(run: Path, reports: Reports):
     (run / "test.parquet").unlink()
     outcome = reports(run)
-    assert f"{run} has no test.parquet" in outcome.complaint
-    assert f"python -m fastretina.train --resume {run}" in outcome.complaint
+    assert f"{run} has no predictions of test" in outcome.complaint
+    assert f"'fastretina train --resume {run}'" in outcome.complaint
 
 
 def test_folder_that_is_neither_run_nor_experiment_is_refused(
     tmp_path: Path, reports: Reports
 ):
-    assert reports(tmp_path).complaint == (
-        f"error: {tmp_path} holds neither a run (config.json) nor an experiment "
-        "(experiment.json); python -m fastretina.train makes a run"
-    )
+    assert f"error: {tmp_path} holds no run: " in reports(tmp_path).complaint
     none = tmp_path / "none"
-    assert reports(none).complaint.startswith(f"error: {none} does not exist;")
+    assert reports(none).complaint.startswith(f"error: {none} does not exist: ")
+    photograph = tmp_path / "eye.jpeg"
+    photograph.touch()
+    assert reports(tmp_path).complaint == (
+        f"error: {tmp_path} holds photographs, not a run or an experiment: name the "
+        "folder that 'fastretina train' has made"
+    )
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def test_resume_before_the_config_says_what_to_do(
     run = kill(shards, tmp_path, "strong", (CONFIG, 1, "before"))
     outcome = resumes(run)
     assert outcome.code == 1
-    assert f"--out {run} begins one" in outcome.complaint
+    assert f"pass --out {run}" in outcome.complaint
     again = call(train.main, words(shards, run, *STRONG), capsys)
     assert_same(run, again, whole["strong"])
 
@@ -483,10 +483,16 @@ def test_resume_with_another_out_is_wrong_usage(shared_run: Path, resumes: Resum
 
 def test_resume_of_what_is_no_run_is_one_line(tmp_path: Path, resumes: Resumes):
     (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "gone", tmp_path / "file"):
+    for name, mistake in (
+        ("", "holds no run"),
+        ("gone", "does not exist"),
+        ("file", "is a file, not a run"),
+    ):
+        path = tmp_path / name
         outcome = resumes(path)
         assert outcome.code == 1
-        assert f"{path} holds no run: it has no config.json" in outcome.complaint
+        assert f"{path} {mistake}" in outcome.complaint
+        assert "config.json" not in outcome.complaint
         assert len(outcome.err) == 1
 
 
@@ -561,7 +567,7 @@ def test_resume_from_a_checkpoint_of_another_run_is_one_line(
     )
     outcome = resumes(tmp_path)
     assert outcome.code == 1
-    assert "does not fit the recipe" in outcome.complaint
+    assert f"is of another run than {tmp_path}" in outcome.complaint
     assert len(outcome.err) == 1
 
 

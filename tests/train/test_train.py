@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from small_runs import (
     Outcome,
     call,
@@ -30,9 +32,10 @@ from fastretina.data.splits import open_data
 from fastretina.evaluate import command as evaluate
 from fastretina.nn import checkpoint
 from fastretina.nn.model import weights_sha256
+from fastretina.nn.trained import load_trained
 from fastretina.recipe import STRONG
 from fastretina.report import command as report
-from fastretina.run import COLUMNS
+from fastretina.run import COLUMNS, Run
 from fastretina.train import command as train
 from fastretina.train.loop import TrainingLoop
 from loaders import LOADERS, available
@@ -75,7 +78,7 @@ def test_train_resnet18_writes_the_whole_run_folder(resnet: Path):
         "log.csv",
         "tensorboard",
         "last.safetensors",
-        "best.safetensors",
+        "weights.safetensors",
         "metrics.json",
         "test.parquet",
         "validation.parquet",
@@ -117,9 +120,8 @@ def test_train_prints_json_last(trains: Trains, tmp_path: Path):
     assert 0 <= found["test_accuracy"] <= 1
     assert 0 <= found["wait_fraction"] <= 1
     assert found["images_per_second"] > 0
-    tensors, _ = checkpoint.load(tmp_path / "run" / "best.safetensors")
-    average = checkpoint.part(tensors, "ema") or checkpoint.part(tensors, "model")
-    assert found["weights_sha256"] == weights_sha256(average)
+    weights, _ = checkpoint.load(tmp_path / "run" / "weights.safetensors")
+    assert found["weights_sha256"] == weights_sha256(weights)
     assert outcome.out[1].startswith("11 samples; in brackets 95 % intervals")
     assert [line.split()[0] for line in outcome.err] == ["epoch"] * 3
 
@@ -335,8 +337,9 @@ def test_test_shards_are_tested_on_and_kept_by_the_run(
     assert kept["test"]["samples"] == 17
     # The numbers of its patients are those of other people in train.
     assert (kept["leak"], kept["baselines"]) == (None, None)
-    again = call(evaluate.main, [str(run)], capsys).json
-    assert again["shards"] == str(other)
+    short = call(evaluate.main, [str(run)], capsys).json
+    assert short["shards"] == str(other)
+    again = json.loads(Path(short["details"]).read_text())
     assert again["test_accuracy"] == first["test_accuracy"]
     assert again["baselines"] == kept["baselines"]
     resumed = call(train.main, ["--resume", str(run)], capsys)
@@ -417,9 +420,8 @@ def test_train_strong_reports_the_epoch_that_validation_chooses(
         chosen = 1 + accuracies.index(max(accuracies))
     assert found["checkpoint"] == "best"
     assert found["checkpoint_epoch"] == chosen
-    kept, state = checkpoint.load(tmp_path / "run" / "best.safetensors")
-    assert state["progress"]["epoch"] == chosen
-    weights = checkpoint.part(kept, "ema") or checkpoint.part(kept, "model")
+    weights, state = checkpoint.load(tmp_path / "run" / "weights.safetensors")
+    assert state == {"checkpoint": "best", "epoch": chosen}
     assert found["weights_sha256"] == weights_sha256(weights)
 
 
@@ -441,7 +443,9 @@ def test_train_seed_reports_the_last_epoch(trains: Trains, tmp_path: Path):
     found = trains("run", "--recipe", "seed").json
     assert found["checkpoint"] == "last"
     assert found["checkpoint_epoch"] == 3
-    assert not (tmp_path / "run" / "best.safetensors").exists()
+    weights, state = checkpoint.load(tmp_path / "run" / "weights.safetensors")
+    assert state == {"checkpoint": "last", "epoch": 3}
+    assert found["weights_sha256"] == weights_sha256(weights)
     kept, _ = checkpoint.load(tmp_path / "run" / "last.safetensors")
     assert found["weights_sha256"] == weights_sha256(checkpoint.part(kept, "model"))
 
@@ -761,16 +765,18 @@ def test_train_without_a_gpu_says_so(trains: Trains, tmp_path: Path):
         (("--lr", "-1"), "--lr must be above 0"),
         (("--lr", "fast"), "--lr"),
         (("--batch-size", "0"), "--batch-size must be at least 1"),
-        (("--image-size", "1"), "--image-size must be at least 64"),
+        (("--image-size", "1"), "--image-size must lie in 64 to 8,192"),
         (("--loader", "dvd"), "--loader"),
         (("--recipe", "weak"), "--recipe"),
         (("--arch", "vgg"), "--arch"),
         (("--workers", "-1"), "--workers must be at least 0"),
         (("--prefetch", "0"), "--prefetch must be at least 1"),
-        (("--threads", "0"), "--threads must be at least 1"),
+        (("--threads", "0"), "--threads must lie in 1 to 1,024, got 0"),
+        (("--threads", "1000000"), "--threads must lie in 1 to 1,024, got 1,000,000"),
         (("--checkpoint-every", "-1"), "--checkpoint-every must be at least 0"),
         (("--checkpoint-every", "nan"), "--checkpoint-every must be at least 0"),
         (("--no-such-flag",), "--no-such-flag"),
+        (("--warmup-epochs", "500"), "--warmup-epochs must be at most 2, the --full"),
         (("--seed", str(2**70)), "--seed"),
     ],
 )
@@ -807,15 +813,54 @@ def test_train_with_auto_weights_offline_warns_and_goes_on(
 
 def test_train_from_a_runs_own_weights(trains: Trains, tmp_path: Path):
     trains("first").json  # noqa: B018
-    path = tmp_path / "first" / "best.safetensors"
+    path = tmp_path / "first" / "weights.safetensors"
     found = trains("second", "--weights", path, "--lr", 1e-9, "--head-lr", 1e-9)
     assert found.json["weights"] == str(path)
-    kept, _ = checkpoint.load(path)
-    source = checkpoint.part(kept, "ema") or checkpoint.part(kept, "model")
+    source, _ = checkpoint.load(path)
     now, _ = checkpoint.load(tmp_path / "second" / "last.safetensors")
     torch.testing.assert_close(
         checkpoint.part(now, "model")["conv1.weight"], source["conv1.weight"]
     )
+
+
+def test_weights_alone_are_torchvisions_own(resnet: Path):
+    """By their names, without torch's help or ours, and nothing beside them."""
+    path = resnet / "weights.safetensors"
+    state = load_file(path)
+    network = torchvision.models.resnet18(num_classes=5)
+    network.load_state_dict(state, strict=True)
+    network = network.to(memory_format=torch.channels_last)  # whose sums round alike
+    images = torch.rand(3, 3, 64, 64)
+    trained = load_trained(Run(resnet), torch.device("cpu"))
+    with torch.inference_mode():
+        assert torch.equal(network.eval()(images), trained.network(images))
+    parameters = sum(each.numel() for each in network.parameters())
+    assert path.stat().st_size < 1.05 * 4 * parameters
+
+
+def test_weights_alone_are_timms_too(resnet: Path):
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("resnet18", num_classes=5)
+    network.load_state_dict(load_file(resnet / "weights.safetensors"), strict=True)
+    images = torch.rand(3, 3, 64, 64)
+    trained = load_trained(Run(resnet), torch.device("cpu"))
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval()(images), trained.network(images))
+
+
+def test_weights_alone_say_how_to_use_them(resnet: Path):
+    with safe_open(resnet / "weights.safetensors", "pt") as file:
+        about = file.metadata()
+    assert about["arch"] == "resnet18"
+    assert json.loads(about["image_shape"]) == [64, 64]
+    assert json.loads(about["mean"]) == [0.485, 0.456, 0.406]
+    assert json.loads(about["std"]) == [0.229, 0.224, 0.225]
+    assert json.loads(about["grades"])[4] == "Proliferative"
+    assert json.loads(about["preprocessing"]) == []
+    assert about["run"] == "resnet"
+    found = json.loads((resnet / "metrics.json").read_text())
+    assert about["epoch"] == str(found["checkpoint_epoch"])
+    assert about["weights_sha256"] == found["weights_sha256"]
 
 
 def test_train_threads_are_recorded(trains: Trains, tmp_path: Path):

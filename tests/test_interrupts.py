@@ -1,0 +1,217 @@
+"""Ctrl-C ends a command with 130 and one line, whatever it comes upon."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from small_runs import make_haste, words
+
+from fastretina import cli
+from fastretina.interrupts import Stopper, interrupts_heeded
+from fastretina.train import command as train
+
+ROOT = Path(__file__).parents[1]
+# Python code that interrupts its own process when a module is about to be imported.
+AT_IMPORT = """
+import os, runpy, signal, sys
+command, module, *words = sys.argv[1:]
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = [command, *words]
+runpy.run_module(f"fastretina.{command}", run_name="__main__")
+"""
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def child(*argv: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in another process, which heeds Ctrl-C."""
+    return subprocess.run(
+        [sys.executable, *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def test_interrupt_that_a_destructor_swallows_comes_again(
+    capsys: pytest.CaptureFixture[str],
+):
+    class Deaf:
+        def __del__(self) -> None:
+            interrupt()
+            sum(range(1000))  # the handler runs here, and what it raises is ignored
+
+    def work() -> None:
+        Deaf()
+        threading.Event().wait(20)
+
+    assert cli.guard(work) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_interrupt_that_is_caught_by_all_and_sundry_comes_again():
+    caught = []
+
+    def work() -> None:
+        for _ in range(3):
+            try:
+                interrupt()
+                sum(range(1000))
+            except BaseException:
+                caught.append(1)
+        threading.Event().wait(20)
+
+    assert cli.guard(work) == 130
+    assert len(caught) == 3
+
+
+def test_interrupt_is_told_once_and_then_over(capsys: pytest.CaptureFixture[str]):
+    before = signal.getsignal(signal.SIGINT)
+
+    def work() -> None:
+        try:
+            interrupt()
+            sum(range(1000))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("saved") from None
+
+    assert cli.guard(work) == 130
+    assert capsys.readouterr() == ("", "interrupted: saved\n")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_interrupts_stay_as_they_are_where_they_are_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts_heeded():
+            interrupt()
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_interrupts_in_a_thread_are_the_main_threads():
+    kept = []
+
+    def work() -> None:
+        with interrupts_heeded():
+            kept.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert kept == [signal.getsignal(signal.SIGINT)]
+
+
+def test_second_interrupt_of_a_stopper_is_insistent():
+    def work() -> None:
+        with Stopper() as stopper:
+            interrupt()
+            sum(range(1000))
+            assert stopper.asked
+            try:
+                interrupt()
+                sum(range(1000))
+            except BaseException:
+                pass
+            threading.Event().wait(20)
+
+    assert cli.guard(work) == 130
+
+
+def test_interrupt_through_exec_exits_with_130():
+    """Of a plain KeyboardInterrupt Python would end by the signal itself."""
+    code = (
+        "import os, signal, sys\nfrom fastretina import cli\n"
+        "text = 'os.kill(os.getpid(), signal.SIGINT); sum(range(1000))'\n"
+        "sys.exit(cli.guard(lambda: exec(text)))"
+    )
+    done = child("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["tyro", "numpy"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "experiments"])
+def test_interrupt_while_a_command_is_imported(command: str, module: str):
+    done = child("-c", AT_IMPORT, command, module, "run", "image")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a ResNet18, two steps long."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        make_haste(patch)
+        flags = ("--max-steps", 2, "--head-epochs", 0, "--image-size", 64)
+        assert train.main(words(shards, folder, *flags)) == 0
+    return folder
+
+
+@pytest.mark.parametrize("module", ["torch", "fastretina.metrics.text"])
+def test_interrupt_while_evaluate_works(module: str, run: Path):
+    done = child("-c", AT_IMPORT, "evaluate", module, str(run))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export"])
+def test_interrupt_at_any_moment(
+    command: str, run: Path, shards: Path, course: Path, tmp_path: Path
+):
+    """From the first import to the last line: 130 and one line, or all is said."""
+    argv = {
+        "train": words(shards, tmp_path / "new", "--image-size", 64),
+        "evaluate": [str(run)],
+        "predict": [str(run), str(course / "data")],
+        "export": [str(run), "--out", str(tmp_path / "model.onnx")],
+    }[command]
+    moments = random.Random(0)
+    for number in range(12):
+        words_now = [word.replace("new", f"new{number}") for word in argv]
+        process = subprocess.Popen(
+            [sys.executable, "-c", WITH_A_SIGN, command, *words_now],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        threading.Event().wait(moments.uniform(0, 8))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        told = [line for line in err.splitlines() if "interrupted" in line]
+        assert "Traceback" not in err
+        assert process.returncode in (0, 130), err
+        assert len(told) == (process.returncode == 130), err
+        if process.returncode == 0:
+            assert out.splitlines()[-1].startswith("{")
+
+
+# Python itself and the first modules are not ours to guard.
+WITH_A_SIGN = """
+import runpy, sys
+import fastretina.cli
+command, *words = sys.argv[1:]
+sys.argv = [command, *words]
+print("begun", flush=True)
+runpy.run_module(f"fastretina.{command}", run_name="__main__")
+"""
