@@ -154,6 +154,8 @@ def _prefetch(measurements: Measurements, best: LoaderRate) -> tuple[int, str]:
             )
     if "unknown" in limits.values():
         return _PREFETCH, f"Prefetch {_PREFETCH}: as ever, as what limits is not known."
+    if not training.end_to_end:
+        return _PREFETCH, f"Prefetch {_PREFETCH}: as ever, as end to end was not timed."
     if any(stage != "step" for stage in limits.values()):
         return _PREFETCH, (
             f"Prefetch {_PREFETCH}: more would fill only once and then wait, too, as "

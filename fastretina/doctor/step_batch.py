@@ -74,6 +74,8 @@ def _seconds_each(setup: TrainingSetup) -> float:
     setup.progress("the first step")
     step = RepeatedStep(setup, "full", 1)
     each = _seconds(step)
+    if each > setup.seconds / 8:  # a second one would cost as much again
+        return each
     few = min(_PROBE, setup.batch_size)
     if 2 * few * each > setup.seconds / 8:
         return _seconds(step)

@@ -90,8 +90,12 @@ def _measure_phase(
     setup.progress(f"training steps, {phase}")
     deadline = Deadline.after(setup.seconds)
     step = RepeatedStep(setup, phase, batch)
-    with PeakMemory() as watch:  # not while it is timed
-        step()
+    begun = time.perf_counter()
+    with PeakMemory() as watch:  # not while it is timed, where there is time for both
+        images = step()
+    seconds = time.perf_counter() - begun
+    if not _fits(seconds, deadline.left):
+        return PhaseRates(Rate.of([images / max(seconds, 1e-9)]), None, watch.bytes)
     if loader is None:
         alone = rounds(step, deadline.left, warm_up=False)
         return PhaseRates(Rate.of(alone), None, watch.bytes)

@@ -89,6 +89,15 @@ def test_advice_rests_on_no_limit_that_is_not_known() -> None:
     assert "what limits is not known" in text
 
 
+def test_prefetch_is_no_advice_where_end_to_end_was_not_timed() -> None:
+    one = measured()
+    advice = advise(replace(one, training=replace(one.training, end_to_end={})))
+    assert advice is not None
+    text = " ".join(advice.sentences)
+    assert "Prefetch 2: as ever, as end to end was not timed." in text
+    assert "waited" not in text
+
+
 def test_consistent_measurements_are_silent() -> None:
     for one in (
         measured(),
