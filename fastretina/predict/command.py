@@ -144,7 +144,6 @@ def command(options: Options) -> dict[str, object]:
         "run": str(options.run),
         "images": len(predictions),
         **counts,
-        "out": None if options.out is None else str(options.out),
         "warnings": sum(bool(each.warning) for each in predictions),
         "tta": options.tta,
         "calibrated": options.calibrated,
