@@ -94,7 +94,7 @@ def run(
             print(f"fastretina {__version__}")
             return None
         try:
-            text = f"{about.rstrip()}\n{_ABOUT_QUIET}"
+            text = f"{about.rstrip()}\n\n{_ABOUT_QUIET}"
             parsed = parse(options, words, prog=prog, about=text, default=default)
         except ValueError as error:
             if not is_first_rank():  # which was given the same words

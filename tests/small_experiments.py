@@ -56,6 +56,7 @@ def hold_after_checkpoint(patch: pytest.MonkeyPatch) -> None:
 def small_child(
     options: TrainOptions,
     log: Path,
+    quiet: bool,
     parent: connection.Connection,
     result: connection.Connection,
 ) -> None:
@@ -64,7 +65,7 @@ def small_child(
     make_small(patch)
     if options.out is not None and options.out.name == os.environ.get(HOLD):
         hold_after_checkpoint(patch)
-    _child(options, log, parent, result)
+    _child(options, log, quiet, parent, result)
 
 
 def use_small(patch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,6 @@ def command(options: Options) -> dict[str, object]:
         "images": len(predictions),
         "left_out": found.left_out,
         **counts,
-        "out": None if options.out is None else str(options.out),
         "warnings": sum(bool(each.warning) for each in predictions),
         "tta": options.tta,
         "calibrated": options.calibrated,

@@ -129,7 +129,7 @@ def read_finished_run(run: Run) -> FinishedRun:
     if test.source.weights_sha256 != result.weights_sha256:
         raise RunError(
             f"{path} and test.parquet are of different checkpoints; "
-            f"python -m fastretina.train --resume {run.path} writes both anew"
+            f"'fastretina train --resume {run.path}' writes both anew"
         )
     _check_scores(evaluation.test, test, path)
     return FinishedRun(
@@ -154,7 +154,7 @@ def _check_scores(saved: Scores, test: Predictions, path: Path) -> None:
     if (saved.confusion, saved.collapse) != (fresh.confusion, fresh.collapse):
         raise RunError(
             f"{path} and test.parquet are of different evaluations; "
-            f"python -m fastretina.train --resume {path.parent} writes both anew"
+            f"'fastretina train --resume {path.parent}' writes both anew"
         )
 
 

@@ -134,7 +134,7 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
             state.save()
             raise KeyboardInterrupt(
                 f"saved at step {state.progress.step:,}; continue with "
-                f"{PROG} --resume {state.run.path}"
+                f"fastretina train --resume {state.run.path}"
             ) from None
 
 

@@ -110,7 +110,7 @@ def test_predict_equals_evaluation(
         "run": str(run),
         "images": 11,
         "left_out": 0,
-        "grades": grades,
+        "grade_counts": [grades.count(grade) for grade in range(5)],
         "warnings": 11,  # the photographs of the tests are no fundus
         "tta": False,
         "calibrated": False,

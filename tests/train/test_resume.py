@@ -328,7 +328,7 @@ def test_train_asked_to_stop_saves_and_says_how_to_go_on(
     assert outcome.code == 130
     assert outcome.err[-1] == (
         f"interrupted: saved at step {step}; continue with "
-        f"python -m fastretina.train --resume {run}"
+        f"fastretina train --resume {run}"
     )
     assert not any("Traceback" in line for line in outcome.err)
     assert checkpoint.load(run / "last.safetensors")[1]["progress"]["step"] == step
