@@ -100,6 +100,11 @@ class SplitNumbers:
             },
             "patients_in_both": self.shared,
             "leak": {**asdict(self.leak), "share": self.leak.share},
+        }
+
+    def details(self) -> dict[str, object]:
+        """What of the split is too long for that line."""
+        return {
             "shares_differ": self.difference._asdict() if self.difference else None,
             "baselines": self.baselines
             and {name: asdict(rule) for name, rule in self.baselines.items()},

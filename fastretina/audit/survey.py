@@ -132,8 +132,6 @@ class AuditResult:
             "patients_told_by": data_set.patients,
             **self.numbers.summary(),
             "must_beat": self.must_beat._asdict() if self.must_beat else None,
-            "left_and_right": self.fellows._asdict() if self.fellows else None,
-            "label_files": [files.summary() for files in self.files],
             "images": {
                 "there": len(data_set.there),
                 "missing": len(data_set.missing),
@@ -156,10 +154,13 @@ class AuditResult:
         }
 
     def details(self) -> dict[str, object]:
-        """Every name that the summary counts."""
+        """What the summary has no room for: all numbers, and every name."""
         eyes, duplicates = self.data_set.eyes, self.duplicates
         blank = duplicates.blank if duplicates else []
         return {
+            **self.numbers.details(),
+            "left_and_right": self.fellows._asdict() if self.fellows else None,
+            "label_files": [files.summary() for files in self.files],
             "missing": self.data_set.missing,
             "left_out": {e.reason: list(e.names) for e in self.data_set.left_out},
             "unreadable": {eyes[p].name: why for p, why in self.unreadable.items()},

@@ -127,12 +127,16 @@ def write_images(folder: Path, images: dict[str, bytes]) -> Path:
 def run(
     capsys: pytest.CaptureFixture[str], *words: object
 ) -> tuple[int, str, Any, str]:
-    """Exit code, the report, the JSON line, stderr."""
+    """Exit code, the report, the JSON line with what is in ``--out``, stderr."""
     capsys.readouterr()
-    code = audit.main([str(word) for word in words])
+    with tempfile.TemporaryDirectory() as folder:
+        details = Path(folder) / "all.json"
+        asked = [] if "--out" in words else ["--out", details]
+        code = audit.main([str(word) for word in (*words, *asked)])
+        everything = json.loads(details.read_text()) if details.exists() else {}
     out, err = capsys.readouterr()
     *report, last = out.splitlines() or [""]
-    result = json.loads(last) if last.startswith("{") else None
+    result = {**everything, **json.loads(last)} if last.startswith("{") else None
     return code, "\n".join(report), result, err
 
 
@@ -228,7 +232,6 @@ def test_course_labels_are_fixed_without_images(
     assert fixed["leak"]["eyes"] == 0
     assert fixed["patients_in_both"] == 0
     assert abs(fixed["images"]["test"] - 7_026) < 20
-    assert fixed["baselines"]["fellow_eye"]["qwk"] == 0
     for split in ("train", "test"):
         old, new = found["splits"][split]["grades"], fixed["splits"][split]["grades"]
         assert all(abs(old[g] - new[g]) < 0.15 * old[g] + 5 for g in old)
@@ -236,6 +239,7 @@ def test_course_labels_are_fixed_without_images(
     assert not (out / "data").exists()
     code, _, again, _ = run(capsys, out)
     assert again["splits"] == fixed["splits"]
+    assert again["baselines"]["fellow_eye"]["qwk"] == 0
     assert again["leak"]["eyes"] == 0
 
 
@@ -388,6 +392,15 @@ def test_report_names_every_fault_of_a_leaking_set(
         "1_left (train, grade 1) = 6_left (train, grade 1): mirrored, agreement",
     ):
         assert line in flat(report)
+
+
+def test_the_json_line_is_short(leaking: Path, capsys: pytest.CaptureFixture[str]):
+    assert audit.main([str(leaking)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    keys = "data layout own_split samples patients patients_unknown patients_told_by "
+    keys += "splits patients_in_both leak must_beat images duplicates findings fix "
+    assert [*json.loads(line)] == f"{keys}seconds".split()
+    assert len(line) < 1300
 
 
 def test_findings_come_worst_first(leaking: Path, capsys: pytest.CaptureFixture[str]):
@@ -805,9 +818,9 @@ def test_fix_repeated_gives_the_same_bytes(
 def test_fix_stratifies_by_grade(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = kaggle(tmp_path / "set", 200)
     _, _, found, _ = run(capsys, root, "--fix", tmp_path / "out", "--test-share", 0.25)
-    fixed = found["fix"]
-    assert all(count == 20 for count in fixed["splits"]["test"]["grades"].values())
-    assert fixed["shares_differ"]["p"] == 1
+    grades = found["fix"]["splits"]["test"]["grades"]
+    assert all(count == 20 for count in grades.values())
+    assert run(capsys, tmp_path / "out")[2]["shares_differ"]["p"] == 1
 
 
 def test_fix_of_a_layout_without_split_is_what_sharding_takes(
