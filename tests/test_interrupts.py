@@ -37,11 +37,12 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def child(*argv: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in another process, which heeds Ctrl-C."""
+def child(*argv: str, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run Python in another process, which heeds Ctrl-C and finds modules in a path."""
     return subprocess.run(
         [sys.executable, *argv],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -135,14 +136,14 @@ def test_second_interrupt_of_a_stopper_is_insistent():
     assert cli.guard(work) == 130
 
 
-def test_interrupt_through_exec_exits_with_130():
-    """Of a plain KeyboardInterrupt Python would end by the signal itself."""
-    code = (
+def test_interrupt_through_exec_exits_with_130(tmp_path: Path):
+    """Of a plain KeyboardInterrupt ``python -m`` would end by the signal itself."""
+    (tmp_path / "interrupted_command.py").write_text(
         "import os, signal, sys\nfrom fastretina import cli\n"
         "text = 'os.kill(os.getpid(), signal.SIGINT); sum(range(1000))'\n"
         "sys.exit(cli.guard(lambda: exec(text)))"
     )
-    done = child("-c", code)
+    done = child("-m", "interrupted_command", path=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
