@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-PHOTOGRAPHS = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp"})
+PHOTOGRAPHS = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
 _MANIFEST, _CONFIG, _EXPERIMENT = "manifest.json", "config.json", "experiment.json"
 _MOST = 1000  # names that are looked at in each folder
 

@@ -1,6 +1,6 @@
 """Evaluate a network on every sample of a split, exactly once.
 
-python -m fastretina.evaluate runs/resnet18-strong-1
+fastretina evaluate runs/resnet18-strong-1
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _IN_SHORT = (
     "calibration_error",
 )
 
-PROG = "python -m fastretina.evaluate"
+PROG = "fastretina evaluate"
 ABOUT = f"""Repeat a run's evaluation: every test sample once, with the checkpoint that
 the run itself reports. The numbers are those of its metrics.json.
 

@@ -1,6 +1,6 @@
 """Write a run's network to a file that other programs run without torch: ONNX.
 
-python -m fastretina.export runs/resnet18-strong-1
+fastretina export runs/resnet18-strong-1
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastretina.run import Run
     from loaders.arrays import UInt8
 
-PROG = "python -m fastretina.export"
+PROG = "fastretina export"
 ABOUT = f"""Write a run's network as an ONNX file that takes uint8[B, H, W, 3], RGB as
 decoders give it, normalises inside, and gives logits and probabilities, float32[B, 5].
 Before it is written, onnxruntime computes it, and the largest differences from torch

@@ -5,7 +5,7 @@ named files and folders  --find_photographs-->  paths
 --grade_batch-->  Graded  --Prediction.of, and with --pairs fuse_eyes-->  Prediction
 -->  CSV or JSON on stdout, notes on stderr; with --overlays a picture of each
 
-python -m fastretina.predict runs/resnet18-strong-1 photo.jpeg
+fastretina predict runs/resnet18-strong-1 photo.jpeg
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fastretina.predict.reading import Photograph
     from fastretina.predict.table import Fused, Prediction
 
-PROG = "python -m fastretina.predict"
+PROG = "fastretina predict"
 ABOUT = f"""Grade photographs (JPEG, PNG, TIFF, WebP) with a run's network. They are
 prepared as its training images were; one that is not square is cropped to the fundus.
 One that is too dark, blown out or blurred, or shows no fundus, gets a warning beside

@@ -1,6 +1,6 @@
 """Write a run, or an experiment, as one page that needs nothing else.
 
-python -m fastretina.report runs/resnet18-strong-1
+fastretina report runs/resnet18-strong-1
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastretina.report.finished_run import FinishedRun
     from fastretina.report.run_page import ShownMistakes
 
-PROG = "python -m fastretina.report"
+PROG = "fastretina report"
 ABOUT = f"""Write a finished run as one HTML file that fetches nothing: scores with
 intervals beside rules that see no photograph, curves, confusion matrix, ROC,
 reliability, the worst mistakes with Grad-CAM, a table of every test photograph, config

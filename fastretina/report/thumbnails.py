@@ -83,7 +83,7 @@ def draw_thumbnails(
     if trained.weights_sha256 != finished.result.weights_sha256:
         raise RunError(
             f"{trained.checkpoint}.safetensors is of another checkpoint than the "
-            f"predictions; python -m fastretina.train --resume {finished.folder.path} "
+            f"predictions; fastretina train --resume {finished.folder.path} "
             "repeats them"
         )
     predicted = [mistake.predicted for mistake in mistakes]

@@ -105,7 +105,7 @@ def speed_picture(finished: FinishedRun) -> Picture:
     advice = (
         "faster loading would win next to nothing."
         if overall < _NOTHING
-        else "python -m fastretina.doctor tells what would load faster."
+        else "fastretina doctor tells what would load faster."
     )
     return to_picture(
         figure,

@@ -1,6 +1,6 @@
 """Fine-tune a ResNet on shards: first its head, then all of it.
 
-python -m fastretina.train --shards shards --loader turbo
+fastretina train --shards shards --loader turbo
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastretina.nn.device import Compute
     from fastretina.nn.distributed import Ranks
 
-PROG = "python -m fastretina.train"
+PROG = "fastretina train"
 ABOUT = f"""Fine-tune a ResNet to grade diabetic retinopathy: phase 1 trains the head,
 phase 2 the whole network. The run folder holds checkpoints, log, figures and metrics;
 a run that was killed continues with --resume RUN, to the very same weights.

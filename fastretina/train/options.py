@@ -18,7 +18,7 @@ class TrainOptions:
 
     Attributes:
         recipe: What the result depends on.
-        shards: The data set, written by scripts/shard.py; or its http(s) URL, for
+        shards: The data set, written by fastretina shard; or its http(s) URL, for
             webdataset.
         test_shards: Test on the test split of this data set instead.
         loading: How batches are made.
