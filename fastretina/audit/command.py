@@ -46,8 +46,8 @@ class Options:
         labels: The file with the grades, where more than one could be meant.
         patient_column: Column of the label file that names each photograph's patient.
         patient_pattern: Regular expression that finds the patient in an image's name,
-            in brackets: IM([0-9]+) finds 7 in IM7-2. (?P<patient>...) and (?P<eye>...)
-            find the eye, too.
+            in brackets: IM([0-9]+) finds 7 in IM7-2. Groups that are named,
+            (?P<patient>...) and (?P<eye>...), find the eye, too.
         images: Look at the images, where they are there, for duplicates.
         fix: Write a split to this folder that keeps the eyes of a patient and the
             copies of a photograph on one side, stratified by grade: the course's four

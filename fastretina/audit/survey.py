@@ -129,7 +129,7 @@ class AuditResult:
             "samples": len(data_set.eyes),
             "patients": len({eye.patient for eye in data_set.eyes if eye.known}),
             "patients_unknown": sum(not eye.known for eye in data_set.eyes),
-            "patients_told_by": data_set.patients,
+            "patients_identified_from": data_set.patients,
             **self.numbers.summary(),
             "must_beat": self.must_beat._asdict() if self.must_beat else None,
             "images": {

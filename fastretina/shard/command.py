@@ -75,10 +75,10 @@ class Options:
         labels: The file with the grades, where more than one could be meant.
         patient_column: Column of the label file that names each photograph's patient.
         patient_pattern: Regular expression that finds the patient in an image's name,
-            in brackets: IM([0-9]+) finds 7 in IM7-2. (?P<patient>...) and (?P<eye>...)
-            find the eye, too.
-        source: Where the photographs come from, for model cards and report pages, e.g.
-            "EyePACS 2015". Those of fastretina demo are known to be drawn.
+            in brackets: IM([0-9]+) finds 7 in IM7-2. Groups that are named,
+            (?P<patient>...) and (?P<eye>...), find the eye, too.
+        source: Where the photographs come from, e.g. EyePACS 2015, for model cards and
+            report pages. Those of fastretina demo are known to be drawn.
         test_share: Share of the patients to test on, where the labels have no test
             split.
         preprocess: What to do once, here, in this order: crop (the fundus square),
