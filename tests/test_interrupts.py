@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -9,13 +10,16 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small_runs import make_haste, words
+from small_runs import PRELOADED, make_haste, words
 
 from fastretina import cli
+from fastretina.experiments import worker
 from fastretina.interrupts import Stopper, interrupts_heeded
 from fastretina.train import command as train
+from fastretina.train.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
 # Python code that interrupts its own process when a module is about to be imported.
@@ -134,6 +138,32 @@ def test_second_interrupt_of_a_stopper_is_insistent():
             threading.Event().wait(20)
 
     assert cli.guard(work) == 130
+
+
+def finish_at_once(
+    _options: TrainOptions, _log: Path, _quiet: bool, _parent: object, result: Any
+) -> None:
+    """A run's process that has nothing to do."""
+    result.send(None)
+
+
+class AskedAtTheEnd(Stopper):
+    """Asked to stop when no run is there any more that could be told."""
+
+    @property
+    def asked(self) -> bool:
+        return not multiprocessing.active_children()
+
+
+def test_interrupt_at_the_end_of_a_run_keeps_the_next_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "_child", finish_at_once)
+    monkeypatch.setattr(worker, "_IMPORTED", PRELOADED)  # the one server's
+    options = TrainOptions(out=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        worker.run_in_process(options, tmp_path / "log", AskedAtTheEnd())
+    assert worker.run_in_process(options, tmp_path / "log", Stopper()) is None
 
 
 def test_interrupt_through_exec_exits_with_130(tmp_path: Path):

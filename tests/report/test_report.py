@@ -895,7 +895,7 @@ def test_card_lets_no_name_end_its_line_or_begin_a_tag(tmp_path: Path):
 def test_unfinished_run_is_named_so(run: Path, reports: Reports):
     (run / "metrics.json").unlink()
     assert reports(run).complaint == (
-        f"error: {run} is not finished: it has trained 3 of 15 epochs; "
+        f"error: {run} is not finished: it has trained 5 of 5 epochs; "
         f"'fastretina train --resume {run}' finishes it"
     )
 
