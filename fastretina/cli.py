@@ -42,6 +42,12 @@ COMMANDS = {
 
 _QUIET = "--quiet"  # of every command: a flag that is none of its options
 _ABOUT_QUIET = "Add --quiet for no progress on stderr; warnings and errors stay."
+_NO_NUMBER = (  # what Python and tyro say of a value, and what it should be
+    (r"invalid literal for int\(\) with base 10: (.*)", "a whole number"),
+    (r"could not convert string to float: (.*)", "a number"),
+    (r"no type matching \S*INT\S* could be .* from \[(.*)\]", "a whole number"),
+    (r"no type matching \S*FLOAT\S* could be .* from \[(.*)\]", "a number"),
+)
 
 Options = TypeVar("Options")
 
@@ -202,7 +208,19 @@ def _unboxed(box: str) -> str:
     if "Perhaps you meant:" in rows:
         flag = rows[rows.index("Perhaps you meant:") + 1].split()[0].rstrip(",")
         message += f" (perhaps {flag}?)"
-    return message[:1].lower() + message[1:]
+    return _in_plain_words(message[:1].lower() + message[1:])
+
+
+def _in_plain_words(message: str) -> str:
+    """The same without Python's words for a value that is no number."""
+    for theirs, ours in _NO_NUMBER:
+        found = re.fullmatch(rf"error parsing (--\S+): {theirs}", message)
+        if found:
+            return f"{found[1]} must be {ours}, got {found[2]}"
+    unknown = message.removeprefix("unrecognized options: ")
+    if unknown != message and "-" not in (word[:1] for word in unknown.split(", ")):
+        return f"{message} (the flag before it may be missing)"
+    return message
 
 
 def _is_rule(row: str) -> bool:

@@ -106,10 +106,11 @@ def test_bug_of_ours_keeps_its_traceback(error: Exception) -> None:
     ("argv", "line"),
     [
         (["--size", "0"], "--size must be at least 1, got 0"),
-        (["--size", "x"], "error parsing --size: invalid literal for int()"),
+        (["--size", "x"], "--size must be a whole number, got 'x'; see prog"),
+        (["--size", "1.5"], "--size must be a whole number, got '1.5'; see prog"),
         (["--size"], "missing value for argument '--size'"),
         (["--sise", "3"], "unrecognized options: --sise, 3 (perhaps --size?)"),
-        (["3"], "unrecognized options: 3"),
+        (["3"], "unrecognized options: 3 (the flag before it may be missing)"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(
@@ -226,7 +227,7 @@ def test_shard_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         ("a b --verify c", "--verify must stand alone"),
         ("--verify", "missing value for argument '--verify'"),
         ("a b --workers 0", "--workers must be 1 to 1,024, got 0"),
-        ("a b --workers x", "error parsing --workers"),
+        ("a b --workers x", "--workers must be a whole number, got 'x'"),
         ("a b --samples-per-shard 0", "--samples-per-shard must be 1 to "),
         ("a b --size 7", "--size must be 8 to 8,192, got 7"),
         ("a b --size 9999", "--size must be 8 to 8,192, got 9,999"),

@@ -67,6 +67,8 @@ CALLS = [
     ("experiments table --out README.md", "--out must be a folder, got the file"),
     ("experiments table --warmup-epochs 500", "--warmup-epochs must be at most 10"),
     ("experiments table --threads 0", "--threads must lie in 1 to 1,024, got 0"),
+    ("train shards", "shards (the flag before it may be missing)"),
+    ("train --lr fast", "--lr must be a number, got 'fast'"),
     ("train --momentum 5", "--momentum must lie in 0 to below 1, got 5.0"),
     ("train --head-epochs -1", "--head-epochs must be at least 0, got -1"),
 ]

@@ -50,10 +50,10 @@ class Options:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "threads"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= 1024:
-                raise ValueError(f"--{name} must lie in 1 to 1,024, got {value:,}")
+        if self.seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, got {self.seeds}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ValueError(f"--threads must lie in 1 to 1,024, got {self.threads:,}")
         if self.out is not None and self.out.is_file():
             raise ValueError(f"--out must be a folder, got the file {self.out}")
 

@@ -50,7 +50,7 @@ FLAGS = {
     """,
     evaluate: """
         --shards --split --loader --fallback --no-fallback --on-corrupt
-        --hw-decoder-load --workers --prefetch --device --out
+        --hw-decoder-load --workers --prefetch --device --out --details
     """,
     predict: """
         --tta --no-tta --calibrated --no-calibrated --pairs --no-pairs --overlays
