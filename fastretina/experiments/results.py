@@ -15,7 +15,9 @@ from fastretina.experiments.cell_predictions import CellPredictions
 from fastretina.experiments.cells import Cell, ExperimentPlan, Pairing
 from fastretina.experiments.reasons import OneGrade, explain
 from fastretina.metrics.comparison import Contender, compare
+from fastretina.metrics.predictions import Predictions
 from fastretina.report.experiment_file import CellResult, Comparison, Score, State
+from fastretina.report.provenance import warn_of_drawn
 from fastretina.run import Run
 
 
@@ -120,7 +122,8 @@ class Collection:
             )
             for cell in self._plan.cells
         ]
-        notes = [
+        notes = _data_notes(runs)
+        notes += [
             note
             for cell in self._plan.cells
             if cell.name in scored
@@ -203,6 +206,23 @@ def _best_on_test(runs: Iterable[Path]) -> float | None:
         best.append(max((each for each in values if each is not None), default=None))
     known = [each for each in best if each is not None]
     return fmean(known) if known and len(known) == len(best) else None
+
+
+def _data_notes(runs: Mapping[str, CellRuns]) -> list[str]:
+    """What must be known of the photographs, which all runs share: the first one's."""
+    first = next((path for own in runs.values() for path in own.runs.values()), None)
+    if first is None:
+        return []
+    notes = []
+    if drawn := warn_of_drawn(Run(first).config().data):
+        notes.append(f"{drawn[:1].upper()}{drawn[1:]}.")
+    test = Predictions.load(first / "test.parquet")
+    if unknown := list(test.patient_known).count(False):
+        notes.append(
+            f"The patients of {unknown:,} of {len(test):,} test photographs are "
+            "unknown: the intervals take each for a patient of its own."
+        )
+    return notes
 
 
 def _cell_notes(cell: Cell, predictions: CellPredictions) -> list[str]:

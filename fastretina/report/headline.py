@@ -114,7 +114,7 @@ def warn(finished: FinishedRun) -> list[str]:
     """What must be known before any number is read, as sentences."""
     evaluation = finished.evaluation
     warnings = [
-        warn_of_drawn(finished),
+        warn_of_drawn(finished.config.data),
         finished.scores.collapse,
         never_predicted(finished.scores.confusion),
         *((leak.warning(), leak.doubt()) if (leak := evaluation.leak) else ()),

@@ -6,8 +6,13 @@ called so, and patients who are unknown are not counted.
 
 from __future__ import annotations
 
-from fastretina.report.finished_run import FinishedRun
+from typing import TYPE_CHECKING
+
+from fastretina.run_config import RunData
 from loaders.shards import Origin
+
+if TYPE_CHECKING:
+    from fastretina.report.finished_run import FinishedRun
 
 
 def count(number: int | None, thing: str) -> str:
@@ -41,9 +46,8 @@ def graders(finished: FinishedRun) -> str:
     return "as they were drawn" if drawn else "as people did"
 
 
-def warn_of_drawn(finished: FinishedRun) -> str | None:
+def warn_of_drawn(data: RunData) -> str | None:
     """A sentence where photographs are drawn; None where none is known to be."""
-    data = finished.config.data
     origins = [data.origin, *filter(None, [data.test_origin])]
     drawn = sum(origin.drawn or 0 for origin in origins)
     if not drawn:

@@ -19,6 +19,8 @@ from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
 from fastretina.recipe import Recipe
 from fastretina.report.experiment_file import CellResult, ExperimentResult
+from fastretina.run_config import RunData
+from loaders.shards import Origin
 
 
 def same(recipe: Recipe) -> Recipe:
@@ -203,6 +205,23 @@ def test_cells_are_compared_by_the_seeds_that_both_have(tmp_path: Path):
     cells = {cell.cell: cell for cell in found.cells}
     assert cells["base"].seeds == [0, 1, 2]
     assert cells["weights-sqrt"].seeds == [1, 2]
+
+
+def test_drawn_photographs_and_unknown_patients_are_said_once(tmp_path: Path):
+    drawn = RunData(origin=Origin(listed=500, drawn=500))
+    runs = {
+        cell: {0: made_run(tmp_path / cell, guesses(0), LABELS, data=drawn)}
+        for cell in ("base", "weights-sqrt")
+    }
+    path = tmp_path / "base" / "test.parquet"
+    test = Predictions.load(path)
+    replace(test, patient_known=[n > 2 for n in range(len(test))]).save(path)
+    notes = collected_pair(runs).notes
+    assert notes[0].startswith("Drawn photographs: all of these were made up by ")
+    assert notes[1:] == [
+        "The patients of 3 of 100 test photographs are unknown: the intervals take "
+        "each for a patient of its own."
+    ]
 
 
 def test_test_images_that_could_not_be_decoded_are_counted(tmp_path: Path):
