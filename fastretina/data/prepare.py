@@ -17,6 +17,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from loaders.arrays import UInt8
+from loaders.decode import describe_failure
 
 QUALITY = 95
 _ORIENTATION = 0x0112
@@ -83,7 +84,7 @@ class Preparer:
         Raises:
             Rejected: it can't be decoded in full, or is of no kind that we take.
         """
-        with _rejecting():
+        with _rejecting(content):
             if not content:
                 raise Rejected("the file is empty")
             if content.startswith(b"\xff\xd8"):
@@ -143,7 +144,7 @@ class Preparer:
 
 
 @contextmanager
-def _rejecting() -> Iterator[None]:
+def _rejecting(content: bytes) -> Iterator[None]:
     """Turn what decoders raise on rubbish, which has no common base, into Rejected."""
     try:
         yield
@@ -152,7 +153,10 @@ def _rejecting() -> Iterator[None]:
     except UnidentifiedImageError as bad:  # its text holds an address
         raise Rejected("the file is no image that can be read") from bad
     except Exception as bad:
-        raise Rejected(" ".join(str(bad).split()) or type(bad).__name__) from bad
+        reason = str(bad)
+        if content.startswith(b"\xff\xd8"):
+            reason = describe_failure(bad, content)  # as the loaders would say it
+        raise Rejected(" ".join(reason.split()) or type(bad).__name__) from bad
 
 
 def _check_size(height: int, width: int) -> None:
