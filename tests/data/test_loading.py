@@ -140,7 +140,7 @@ def test_auto_takes_what_the_doctor_found_fastest(
     assert outcome.json["loader"] == "pil"
     notes = [line for line in outcome.err if line.startswith("note: ")]
     assert notes == [
-        "note: --loader auto takes pil, which fastretina.doctor found fastest here: "
+        "note: --loader auto takes pil, which fastretina doctor found fastest here: "
         "1,234 images/s of 64 pixels"
     ]
 

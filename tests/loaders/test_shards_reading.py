@@ -173,7 +173,7 @@ def test_unfinished_data_set_is_said_to_be_one(copied):
 
 
 def test_file_in_place_of_the_folder_is_no_data_set(copied):
-    with pytest.raises(NoShards, match="no data set"):
+    with pytest.raises(NoShards, match="is a file of shards, not shards"):
         open_split(copied / "train.parquet", "train")
 
 

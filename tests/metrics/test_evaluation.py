@@ -462,7 +462,7 @@ def test_predictions_that_are_missing_or_damaged_say_so(tmp_path: Path, content)
     path = tmp_path / "test.parquet"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(RunError, match=r"test\.parquet"):
+    with pytest.raises(RunError, match=r"predictions of test|test\.parquet"):
         Predictions.load(path)
 
 

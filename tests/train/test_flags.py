@@ -45,7 +45,8 @@ FLAGS = {
         --test-samples --test-each-epoch --no-test-each-epoch --amp --seed
     """,
     shard: """
-        --verify --workers --samples-per-shard --seed --layout --labels --test-share
+        --verify --workers --samples-per-shard --seed --layout --labels
+        --patient-column --patient-pattern --source --test-share
         --preprocess --size --allow-missing --overwrite
     """,
     evaluate: """
@@ -64,8 +65,8 @@ FLAGS = {
         --threads
     """,
     audit: """
-        --layout --labels --images --no-images --fix --test-share --seed --out --strict
-        --workers
+        --layout --labels --patient-column --patient-pattern --images --no-images
+        --fix --test-share --seed --out --strict --workers
     """,
     parity: """
         --data --shards --loader --fallback --no-fallback --on-corrupt

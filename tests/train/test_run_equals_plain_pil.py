@@ -80,9 +80,14 @@ class RunFolder(NamedTuple):
             return list(csv.DictReader(file))
 
     def network(self, checkpoint: str, weights: str = "ema") -> nn.Module:
-        """The network of a checkpoint in eval mode; ``ema`` is the average."""
-        tensors = load_file(self.path / f"{checkpoint}.safetensors")
-        prefix = f"{weights}."
+        """The network of a checkpoint in eval mode; ``ema`` is the average.
+
+        Of the best there is the average alone.
+        """
+        best = checkpoint == "best"
+        file = "weights.safetensors" if best else f"{checkpoint}.safetensors"
+        tensors = load_file(self.path / file)
+        prefix = "" if best else f"{weights}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix in k[:6]}
         network = handed_network(5)
         network.load_state_dict(own)
@@ -230,9 +235,7 @@ def test_wrong_evaluations_give_other_scores(run: RunFolder, checkpoint: str):
         [-m / s for m, s in zip(IMAGENET.mean, IMAGENET.std, strict=True)],
         [1 / s for s in IMAGENET.std],
     )
-    raw = run.network(checkpoint, "model")
     wrong = {
-        "raw weights": run.probabilities(raw, names),
         "mirrored": run.probabilities(network, names, lambda i: i.flip(2)),
         "upside down": run.probabilities(network, names, lambda i: i.flip(1)),
         "mean reversed": run.probabilities(
@@ -242,6 +245,9 @@ def test_wrong_evaluations_give_other_scores(run: RunFolder, checkpoint: str):
         ),
         "training mode": run.probabilities(run.network(checkpoint).train(), names),
     }
+    if checkpoint == "last":
+        raw = run.network(checkpoint, "model")
+        wrong["raw weights"] = run.probabilities(raw, names)
     for fault, answers in wrong.items():
         scores = run.score(names, answers)
         assert scores.accuracy != right.accuracy or scores.qwk != right.qwk, fault
