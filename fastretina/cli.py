@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastretina import __version__
-from fastretina.interrupts import interrupts_heeded
+from fastretina.interrupts import Heeding, interrupts_heeded
 from fastretina.progress import hushed
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     with interrupts_heeded() as heeding:
         try:
-            return _outcome(work)
+            return _outcome(work, heeding)
         except KeyboardInterrupt as stop:
             heeding.done = True
             print(
@@ -127,12 +127,12 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
             return exit_code(stop)
 
 
-def _outcome(work: Callable[[], Mapping[str, Any] | None]) -> int:
+def _outcome(work: Callable[[], Mapping[str, Any] | None], heeding: Heeding) -> int:
     """The exit code of ``work``, but for Ctrl-C; what it has to say is printed."""
     from loaders.errors import DataError  # with NumPy: too slow to begin with
 
     try:
-        result = work()
+        result = _attempt(work, heeding)
         if result is not None:
             print(json.dumps(result))
         sys.stdout.flush()
@@ -148,6 +148,17 @@ def _outcome(work: Callable[[], Mapping[str, Any] | None]) -> int:
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _attempt(
+    work: Callable[[], Mapping[str, Any] | None], heeding: Heeding
+) -> Mapping[str, Any] | None:
+    """Its result; where it fails, but for an interrupt that waits, that comes first."""
+    try:
+        return work()
+    except Exception:
+        heeding.check()
+        raise
 
 
 def exit_code(error: BaseException) -> int:
@@ -251,6 +262,7 @@ def _start(name: str, words: Sequence[str], *, prog: str) -> int:
     with interrupts_heeded() as heeding:
         try:
             command = import_module(f"fastretina.{name}.command")
+            heeding.check()
             code: int = command.main(words, prog=prog)
         except KeyboardInterrupt:
             heeding.done = True

@@ -42,11 +42,24 @@ class Heeding:
 
     def __init__(self) -> None:
         self.done = False
+        self._waits = False
         self._process = os.getpid()
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The signal's handler: interrupt, but not while that is being told of."""
-        if not self.done:
+        """The signal's handler: interrupt, but not while that is being told of.
+
+        Nor while a module is imported, which the interrupt waits for, 3 s at most:
+        torch, raised in where its C++ calls Python, ends by ``std::terminate``.
+        """
+        self._waits = _is_importing(frame)
+        if self._waits:
+            self.insist()
+        elif not self.done:
+            raise InsistentInterrupt(self)
+
+    def check(self) -> None:
+        """Interrupt now, if one has waited for an import that is over."""
+        if self._waits and not self.done:
             raise InsistentInterrupt(self)
 
     def insist(self) -> None:
@@ -62,6 +75,15 @@ class Heeding:
     def _send(self) -> None:
         if not self.done:
             os.kill(self._process, signal.SIGINT)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module's own code runs somewhere below what was interrupted."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
