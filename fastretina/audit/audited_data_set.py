@@ -97,10 +97,16 @@ def open_data_set(
         images: whether to look for the images, too.
 
     Raises:
-        DataError: it is none.
+        DataError: it is none, or shards, whose patients are what they are.
     """
     named = how.layout is not None or how.labels is not None
     if not named and (data / MANIFEST).is_file():
+        if how.patients != PatientSource():
+            raise AuditError(
+                f"{data} holds shards, whose patients were identified when they were "
+                "written: pass --patient-column or --patient-pattern to fastretina "
+                "shard"
+            )
         with ExitStack() as stack:
             splits = read_manifest(data).splits
             opened = [

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from fastretina.data.layout_names import LAYOUTS
 from fastretina.data.left_out import first_names
+from loaders.contents import describe_mistake, look_into
 from loaders.course import (
     COURSE_FILES,
     Listed,
@@ -111,6 +112,11 @@ def find_layout(
             )
         if layouts:
             return layouts[0]
+    if look_into(root) in ("shards", "run", "runs", "experiment"):
+        raise LabelError(
+            f"{root} {describe_mistake(root)}, not photographs and their labels: name "
+            "the folder that does"
+        )
     looked_for = "; ".join(f"{layout} ({_LOOKED_FOR[layout]})" for layout in wanted)
     near = [f for f in COURSE_FILES if (root / f).is_file() or (folder / f).is_file()]
     only = f", found only {', '.join(near)}" if near and "course" in wanted else ""

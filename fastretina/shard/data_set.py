@@ -59,6 +59,7 @@ _THREADS = 4
 # Files that we write, and may remove; whatever else lies in SHARDS is the user's.
 _NAMES = rf"(?:{'|'.join(SPLITS)})(?:-\d{{6,}}\.(?:tar|idx)|\.parquet)"
 _OURS = re.compile(_NAMES)
+_SHARD = re.compile(rf"(?:{'|'.join(SPLITS)})-\d{{6,}}\.(?:tar|idx)")
 _PARTIAL = re.compile(rf"\.(?:{_NAMES}|{re.escape(MANIFEST)})(?:\.\d+)?\.part")
 
 
@@ -155,13 +156,17 @@ def _write(
 def _refuse_other_folder(folder: Path) -> None:
     """Let shards be written only to what is new, empty, or a folder of shards.
 
+    A run has a ``test.parquet``, too, so an index without shards is somebody else's.
+
     Raises:
-        ShardError: the folder holds nothing but files of other kinds.
+        ShardError: it is a file, or holds nothing but files of other kinds.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ShardError(f"SHARDS must be a folder, got the file {folder}")
     if not folder.is_dir():
         return
     names = sorted(path.name for path in folder.iterdir())
-    if PROGRESS in names or MANIFEST in names or any(map(_OURS.fullmatch, names)):
+    if PROGRESS in names or MANIFEST in names or any(map(_SHARD.fullmatch, names)):
         return
     if others := [name for name in names if not name.startswith(".")]:
         raise ShardError(

@@ -620,6 +620,21 @@ def test_a_leak_of_other_markers_is_found(
     assert found["findings"]["fellow eyes"] == "fault"
 
 
+def test_patients_of_shards_are_what_they_are(
+    shards: Path, capsys: pytest.CaptureFixture[str]
+):
+    code, line = complaint(capsys, shards, "--patient-pattern", "([0-9]+)_")
+    assert code == 1
+    assert "holds shards, whose patients were identified when they were written" in line
+
+
+def test_a_run_is_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "config.json").write_text("{}")
+    code, line = complaint(capsys, tmp_path)
+    assert code == 1
+    assert f"{tmp_path} holds a run, not photographs and their labels" in line
+
+
 def test_a_leak_is_found_by_a_pattern(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -1123,6 +1123,35 @@ def test_a_folder_of_other_things_is_not_written_to(
     assert [path.name for path in (tmp_path / "holiday").iterdir()] == ["beach.jpg"]
 
 
+def test_a_run_is_not_written_over(
+    course: Path, tmp_path: Path, run_shard: Run
+) -> None:
+    """Whose test.parquet is named as an index of shards is."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.json", "test.parquet"):
+        (run / name).write_bytes(b"mine")
+    for flags in ([], ["--overwrite"]):
+        code, _, err = run_shard(course, run, *flags)
+        assert code == 1
+        assert f"{run} holds other files (config.json, test.parquet)" in one_error(err)
+    assert sorted(path.name for path in run.iterdir()) == [
+        "config.json",
+        "test.parquet",
+    ]
+
+
+def test_a_file_is_no_folder_of_shards(
+    course: Path, tmp_path: Path, run_shard: Run
+) -> None:
+    (tmp_path / "notes").write_text("mine")
+    code, _, err = run_shard(course, tmp_path / "notes")
+    assert code == 1
+    assert one_error(err).endswith(
+        f"must be a folder, got the file {tmp_path / 'notes'}"
+    )
+
+
 def test_where_photographs_come_from_is_kept(
     course: Path, tmp_path: Path, run_shard: Run
 ) -> None:
