@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # Photographs, shards, two phases of training, evaluation: 4 minutes on 2 cores that
-# compute in bf16, 8 on others.
+# compute in bf16, 8 to 10 on others.
 demo: $(READY)
 	$(RUN) scripts/demo_data.py demo/photographs --images 1200
 	$(RUN) scripts/shard.py demo/photographs demo/shards
@@ -39,7 +39,7 @@ demo: $(READY)
 	@echo "What was learned stands in the table: right answers are on its diagonal."
 	@echo "Figures: demo/run/curves.png and demo/run/confusion.png"
 
-# 6 minutes on 2 cores; what takes some 10 seconds by itself is left to "check".
+# 14 minutes on 2 slow cores, with "check"'s; what takes some 10 seconds by itself is left to "check".
 test: $(READY)
 	$(TESTS)
 
