@@ -178,18 +178,19 @@ def read_table(
     eyes = _read_eyes(source, listing, how.patients)
     warnings += _warn_of_crowds(eyes)
     splits = listing.splits or _split_by_patient(rows, eyes, how)
-    paths = listing.paths
     missing: tuple[str, ...] = ()
-    if paths is None and images:
+    if listing.paths is not None:
+        paths = listing.paths
+    elif images:
         paths, missing, notes = _match_images(root, rows, allow_missing)
         warnings += notes
-    elif paths is None:
-        suffix = ".png" if layout == "aptos" else ".jpeg"
-        paths = {row.name: root / f"{row.name}{suffix}" for row in rows}
+    else:
+        paths = _expected_paths(root, rows, layout)
     samples = _samples(zip(rows, eyes, splits, strict=True), paths)
-    for split in SPLITS:
-        if all(sample.split != split for sample in samples):
-            warnings.append(f"the {split} split is empty")
+    there = {sample.split for sample in samples}
+    warnings += [
+        f"the {split} split is empty" for split in SPLITS if split not in there
+    ]
     table = SampleTable(
         samples=samples,
         layout=layout,
@@ -297,6 +298,12 @@ def _split_by_patient(
     grades = [row.grade for row in rows]
     held_out = group_split(patients, grades, how.test_share, how.seed)
     return ["test" if out else "train" for out in held_out.tolist()]
+
+
+def _expected_paths(root: Path, rows: Sequence[Listed], layout: str) -> dict[str, Path]:
+    """Where each row's image would be, by its name."""
+    suffix = ".png" if layout == "aptos" else ".jpeg"
+    return {row.name: root / f"{row.name}{suffix}" for row in rows}
 
 
 def _match_images(

@@ -33,7 +33,13 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from fastretina import cli
-from fastretina.data.layout_names import LAYOUTS, TEST_SHARE, Layout
+from fastretina.data.label_flags import (
+    LabelsFlag,
+    LayoutFlag,
+    PatientColumnFlag,
+    PatientPatternFlag,
+)
+from fastretina.data.layout_names import TEST_SHARE
 from fastretina.data.patient_names import PatientSource, patient_source
 from fastretina.data.preprocess_steps import STEPS
 
@@ -105,23 +111,10 @@ class Options:
     ] = None
     samples_per_shard: int = 512
     seed: int = 0
-    layout: Annotated[
-        Layout | None,
-        arg(
-            metavar=f"{{{','.join(LAYOUTS)}}}",
-            help_behavior_hint="(default: recognised)",
-        ),
-    ] = None
-    labels: Annotated[
-        Path | None, arg(metavar="CSV", help_behavior_hint="(default: found)")
-    ] = None
-    patient_column: Annotated[
-        str | None, arg(metavar="NAME", help_behavior_hint="(default: by image names)")
-    ] = None
-    patient_pattern: Annotated[
-        str | None,
-        arg(metavar="REGEX", help_behavior_hint="(default: 7_left, P1_OS, 3-R, ...)"),
-    ] = None
+    layout: LayoutFlag = None
+    labels: LabelsFlag = None
+    patient_column: PatientColumnFlag = None
+    patient_pattern: PatientPatternFlag = None
     source: Annotated[
         str | None, arg(metavar="TEXT", help_behavior_hint="(default: not said)")
     ] = None
