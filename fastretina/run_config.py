@@ -50,11 +50,14 @@ class RecordedLoading:
         on_corrupt: what an image that can't be decoded did.
         hw_decoder_load: share of the images that a GPU's JPEG engine decoded, under
             DALI; None where the default was taken.
+        verify_reads: whether images' bytes were compared with their checksum; None in
+            a run of an older version, where they had none.
     """
 
     loader: str
     on_corrupt: Literal["raise", "skip"] | None = None
     hw_decoder_load: float | None = None
+    verify_reads: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

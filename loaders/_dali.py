@@ -89,7 +89,8 @@ class DaliLoader(EpochLoader):
     def _read(self, plan: Plan) -> _Feed:
         """What DALI needs for a batch: views of memory maps, or a folder's files."""
         try:
-            read = [self._source.read(row) for row in plan.rows.tolist()]
+            one = self._source.reading(plan.rows, verify=self._config.verify_reads)
+            read = [one.read(place) for place in range(len(plan.rows))]
         except (SampleError, OSError):
             return _Feed(plan, [])  # for the host, which names the image
         except Exception as error:  # for its turn, behind the batches under way
@@ -118,7 +119,12 @@ class DaliLoader(EpochLoader):
                 return self._finish(feed.plan, images)
         if feed.error is not None:
             raise feed.error
-        images, failures = decode_plan(self._source, feed.plan, self._schedule.shape)
+        images, failures = decode_plan(
+            self._source,
+            feed.plan,
+            self._schedule.shape,
+            verify=self._config.verify_reads,
+        )
         if reason and not failures:
             self._warn(reason)
         made = self._finish(feed.plan, images.to(self.device), failures)

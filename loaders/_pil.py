@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from loaders._epoch import Decoded, EpochLoader, Failure, Made, to_device
 from loaders.arrays import UInt8
-from loaders.base import Decoding, LoaderConfig, Source
+from loaders.base import Decoding, Jpeg, LoaderConfig, Source
 from loaders.cores import granted_cores
 from loaders.decode import describe_failure
 from loaders.errors import DataError, SampleError
@@ -54,7 +54,7 @@ class PilLoader(EpochLoader):
         workers = self._config.workers
         workers = granted_cores() if workers is None else workers
         images = DataLoader(
-            _PlanImages(self._source, self._schedule.shape),
+            _PlanImages(self._source, self._schedule.shape, self._config.verify_reads),
             sampler=listed,
             batch_size=None,  # the plan is the batch
             collate_fn=_unchanged,
@@ -116,21 +116,24 @@ class _PlanImages(Dataset[ImagesOrError]):
     its text, and keep its workers for as long as that error is kept.
     """
 
-    def __init__(self, source: Source, shape: tuple[int, int]) -> None:
+    def __init__(self, source: Source, shape: tuple[int, int], verify: bool) -> None:
         self._source = source
         self._shape = shape
+        self._verify = verify
 
     def __getitem__(self, plan: Plan) -> ImagesOrError:
         images = np.empty((len(plan.rows), *self._shape, 3), np.uint8)
         failures: list[Failure] = []
+        read = self._source.reading(plan.rows, verify=self._verify).read
         for place, row in enumerate(plan.rows.tolist()):
             flip = (bool(plan.flips[place, 0]), bool(plan.flips[place, 1]))
-            jpeg: memoryview | bytes | None = None
+            jpeg: Jpeg | None = None
             try:
-                jpeg = self._source.read(row)
+                jpeg = read(place)
                 images[place] = decode_with_pillow(jpeg, flip, self._shape)
             except SampleError as error:
-                failures.append((place, error))
+                # Without the traceback, which would keep the memory map.
+                failures.append((place, error.with_traceback(None)))
             except DataError as error:
                 return error
             except _PILLOWS as error:
@@ -142,7 +145,7 @@ class _PlanImages(Dataset[ImagesOrError]):
 
 
 def decode_with_pillow(
-    jpeg: memoryview | bytes, flip: tuple[bool, bool], shape: tuple[int, int]
+    jpeg: Jpeg, flip: tuple[bool, bool], shape: tuple[int, int]
 ) -> UInt8:
     """Decode, resize (antialiased bilinear) and flip one image with Pillow alone.
 

@@ -17,7 +17,7 @@ no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
@@ -29,6 +29,23 @@ from loaders.errors import SampleError
 if TYPE_CHECKING:
     import torch
     from typing_extensions import Self
+
+
+Jpeg = memoryview | bytes  # an image's bytes, as they are stored
+
+
+class Reading(NamedTuple):
+    """How a batch's images are read, one by one and in any thread.
+
+    Attributes:
+        read: the bytes of the batch's n-th image. It raises ``SampleError`` where they
+            are not those that the source's checksum is of.
+        components: of each image's JPEG, as ``loaders.index_table`` has them; ``None``
+            where only its header tells.
+    """
+
+    read: Callable[[int], Jpeg]
+    components: Sequence[int] | None = None
 
 
 class Batch(NamedTuple):
@@ -133,8 +150,17 @@ class Source(Protocol):
     def dimensions(self) -> tuple[tuple[int, int], ...]:
         """The distinct (height, width) among ``rows``, pixels."""
 
-    def read(self, row: int) -> memoryview | bytes:
+    def read(self, row: int) -> Jpeg:
         """The JPEG bytes of a row."""
+
+    def reading(self, rows: Int64, *, verify: bool = True) -> Reading:
+        """How a batch is read: all that can be looked up for its rows at once.
+
+        Args:
+            rows: int64[B], rows of the source.
+            verify: whether the bytes are compared with their checksum, where the
+                source has one.
+        """
 
     def failure(self, row: int, reason: str) -> SampleError:
         """The error that names the place of a row."""
@@ -174,6 +200,9 @@ class LoaderConfig:
             ``dali-reader`` its batch is the one that DALI fails on when it is found.)
         hw_decoder_load: share of the images that a GPU's JPEG engine decodes, under
             DALI; its CUDA cores and the host take the rest.
+        verify_reads: whether each image's bytes are compared with the checksum in the
+            index before they are decoded; one that was damaged fails as one that can't
+            be decoded does.
     """
 
     batch_size: int = 32
@@ -193,6 +222,7 @@ class LoaderConfig:
     prefetch: int = 2
     on_corrupt: Literal["raise", "skip"] = "raise"
     hw_decoder_load: float = 0.65
+    verify_reads: bool = True
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "batch size", "be at least 1", self.batch_size)

@@ -1,7 +1,7 @@
 """Decode one photograph as every loader does: libjpeg-turbo, resize, flip.
 
     out = np.empty((512, 512, 3), np.uint8)
-    Decoder((512, 512))(jpeg, (False, False), out)
+    Decoder()(jpeg, out)
 
 Importing this module imports no torch; resizing does.
 """
@@ -18,10 +18,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from loaders.arrays import UInt8
+from loaders.arrays import Bool, UInt8
+from loaders.base import Jpeg
 
 # (left-right, upside-down) to OpenCV's flip code.
 FLIP_CODE = {(True, False): 1, (False, True): 0, (True, True): -1}
+_FLIP_CODES = (None, 0, 1, -1)  # by twice the one and once the other
 
 _MARKER = re.compile(r"\b0x(?=[0-9a-f]{2}\b)")  # as libjpeg-turbo writes a byte
 
@@ -36,43 +38,59 @@ class Decoder:
     does not turn into RGB (CMYK) is left to Pillow. Owned by one thread.
     """
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        """Take height and width of the images to deliver, pixels."""
-        self._shape = shape
-        self._scratch: UInt8 = np.empty((*shape, 3), np.uint8)
+    def __init__(self) -> None:
+        self._scratch: UInt8 = np.empty(0, np.uint8)
+        self._fits = True  # the last image had the size of its place
 
     def __call__(
-        self, jpeg: memoryview | bytes, flip: tuple[bool, bool], out: UInt8
+        self,
+        jpeg: Jpeg,
+        out: UInt8,
+        flip: int | None = None,
+        components: int | None = None,
     ) -> None:
         """Decode ``jpeg`` into ``out``, uint8[H, W, 3] RGB, contiguous.
 
         Args:
             jpeg: the bytes of one image.
-            flip: whether to mirror it left-right, and upside-down.
-            out: filled with the image.
+            out: filled with the image, resized where it has another size.
+            flip: how to mirror it; one of ``FLIP_CODE``'s values.
+            components: of the JPEG; read from its header by default.
 
         Raises:
             ValueError: it is truncated, corrupt, or no JPEG.
         """
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(jpeg)
-        fits = (height, width) == self._shape
-        image = out if fits else self._room(height, width)
-        if colorspace in ("CMYK", "YCCK"):
-            np.copyto(image, np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")))
+        if components is None:
+            colorspace = simplejpeg.decode_jpeg_header(jpeg)[2]
+            components = 4 if colorspace in ("CMYK", "YCCK") else 3
+        if components == 4:
+            image = np.array(Image.open(io.BytesIO(jpeg)).convert("RGB"))
         else:
-            simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=image)
-        if not fits:
-            np.copyto(out, resize(image, self._shape))
-        if any(flip):
-            flip_in_place(out, FLIP_CODE[flip])
+            image = self._decode(jpeg, out)
+        if image is not out:
+            fits = image.shape == out.shape
+            np.copyto(out, image if fits else resize(image, out.shape[:2]))
+        if flip is not None:
+            flip_in_place(out, flip)
 
-    def _room(self, height: int, width: int) -> UInt8:
-        if self._scratch.shape[:2] != (height, width):
-            self._scratch = np.empty((height, width, 3), np.uint8)
-        return self._scratch
+    def _decode(self, jpeg: Jpeg, out: UInt8) -> UInt8:
+        """The image in its own size, which is ``out`` where it has the size of that."""
+        if self._fits:
+            # Whatever is wrong is found again below; ValueError: mostly another size.
+            with suppress(ValueError):
+                image = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=out)
+                if image.shape == out.shape:
+                    return out
+        height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
+        if self._scratch.size < height * width * 3:
+            self._scratch = np.empty(height * width * 3, np.uint8)
+        image = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=self._scratch)
+        self._fits = image.shape == out.shape
+        decoded: UInt8 = image
+        return decoded
 
 
-def describe_failure(error: Exception, jpeg: memoryview | bytes | None) -> str:
+def describe_failure(error: Exception, jpeg: Jpeg | None) -> str:
     """Why an image can't be decoded, in the same words whichever decoder failed on it.
 
     libjpeg-turbo's, where it fails, too; Pillow's may hold an object's address.
@@ -100,6 +118,11 @@ def describe_failure(error: Exception, jpeg: memoryview | bytes | None) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "Pillow can't read it"
     return _MARKER.sub("", str(error))
+
+
+def flip_codes(flips: Bool) -> list[int | None]:
+    """OpenCV's flip code of each image of a batch, whose ``Plan.flips`` these are."""
+    return [_FLIP_CODES[both] for both in (flips @ (2, 1)).tolist()]
 
 
 def resize(image: UInt8, shape: tuple[int, int]) -> UInt8:

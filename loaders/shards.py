@@ -14,48 +14,33 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
+from crc32c import crc32c
 
 from loaders.arrays import Int64
+from loaders.base import Jpeg, Reading
 from loaders.contents import describe_mistake, look_into
 from loaders.errors import NoShards, SampleError, ShardError
+from loaders.index_table import numbers, numbers_if_there, read_index
 from loaders.place import Place, Url, place, stream_size
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 
-# Name and Arrow type of the columns of SPLIT.parquet. `offset` and `size` are those of
-# the JPEG in its tar, `sha256` is of these bytes, `shard` is the tar's number; where
-# `patient_known` is false, `patient` is the sample's own name.
-COLUMNS = {
-    "key": "string",
-    "shard": "int32",
-    "offset": "int64",
-    "size": "int64",
-    "label": "int8",
-    "patient": "string",
-    "eye": "string",
-    "width": "int32",
-    "height": "int32",
-    "sha256": "string",
-    "patient_known": "bool",
-}
-
 # Each map holds a file descriptor, 1,024 is a usual limit, and two splits are open at
 # once in training.
 _MAPS = 256
+
+_DAMAGED = "its bytes are not those that were written, as their checksum tells"
 
 
 def shard_name(split: str, number: int) -> str:
@@ -194,6 +179,20 @@ def _state(folder: Place) -> str:
     return " (an unfinished one)" if (folder / ".progress").exists() else ""
 
 
+class Places(NamedTuple):
+    """Where JPEGs are: int64[n] each.
+
+    Attributes:
+        shard: number of the tar.
+        offset: of the first byte in it.
+        size: number of bytes.
+    """
+
+    shard: Int64
+    offset: Int64
+    size: Int64
+
+
 class ShardSplit:
     """One split of a data set, opened for reading.
 
@@ -208,9 +207,6 @@ class ShardSplit:
     """
 
     def __init__(self, folder: Place, name: str, rows: Int64 | None = None) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         self.folder = folder
         self.name = name
         manifest = read_manifest(folder)
@@ -219,41 +215,15 @@ class ShardSplit:
             raise ShardError(f"{folder} has no split {name!r}; it has: {have}")
         self.shards = manifest.splits[name]
         self.manifest = manifest
-        path = folder / f"{name}.parquet"
-        try:
-            # From bytes: Arrow's own threads let go of a file some time later.
-            content = pa.BufferReader(path.read_bytes())
-            self.table: pa.Table = _with_known(pq.ParquetFile(content).read())
-        except (OSError, pa.ArrowException) as error:
-            raise ShardError(f"{path} cannot be read ({error})") from error
-        self._check_table(path)
-        self.labels = self._numbers("label")
+        self.table = read_index(folder / f"{name}.parquet", self.shards)
+        self.labels = numbers(self.table, "label")
         self.rows = np.arange(len(self.labels)) if rows is None else rows
-        self._shard = self._numbers("shard")
-        self._offset = self._numbers("offset")
-        self._size = self._numbers("size")
+        self._shard = numbers(self.table, "shard")
+        self._offset = numbers(self.table, "offset")
+        self._size = numbers(self.table, "size")
+        self._checksum = numbers_if_there(self.table, "crc32c")
+        self._components = numbers_if_there(self.table, "components")
         self._map = lru_cache(maxsize=_MAPS)(self._open_map)
-
-    def _check_table(self, path: Place) -> None:
-        missing = [name for name in COLUMNS if name not in self.table.column_names]
-        if missing:
-            raise ShardError(f"{path} lacks the column {missing[0]!r}; shard again")
-        listed = sum(shard.samples for shard in self.shards)
-        if self.table.num_rows != listed:
-            raise ShardError(
-                f"{path} has {self.table.num_rows:,} rows, the manifest lists "
-                f"{listed:,} samples; shard again"
-            )
-        sizes = np.array([shard.samples for shard in self.shards], np.int64)
-        expected = np.repeat(np.arange(len(sizes)), sizes)
-        if not np.array_equal(self._numbers("shard"), expected):
-            raise ShardError(
-                f"{path} and the manifest differ on what each shard holds; shard again"
-            )
-
-    def _numbers(self, column: str) -> Int64:
-        values: Int64 = self.table[column].to_numpy().astype(np.int64)
-        return values
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -289,17 +259,59 @@ class ShardSplit:
     @cached_property
     def dimensions(self) -> tuple[tuple[int, int], ...]:
         """The distinct (height, width) of the images of ``rows``, pixels."""
-        both = np.stack([self._numbers("height"), self._numbers("width")], axis=1)
+        sides = [numbers(self.table, name) for name in ("height", "width")]
+        both = np.stack(sides, axis=1)
         return tuple(map(tuple, np.unique(both[self.rows], axis=0).tolist()))
 
     def read(self, row: int) -> memoryview:
-        """The JPEG bytes of a row, without a copy.
+        """The JPEG bytes of a row, without a copy, checked.
 
         Raises:
+            SampleError: they are not those that were written.
             ShardError: its shard is on a web server, can't be read or was cut short.
         """
-        offset = int(self._offset[row])
-        return self._map(int(self._shard[row]))[offset : offset + int(self._size[row])]
+        jpeg = self.reading(np.array([row])).read(0)
+        assert isinstance(jpeg, memoryview)
+        return jpeg
+
+    def reading(self, rows: Int64, *, verify: bool = True) -> Reading:
+        """How a batch is read; see ``loaders.base.Source.reading``.
+
+        Its ``read`` raises what that of one row does.
+        """
+        places = self.places_of(rows)
+        shards, starts = places.shard.tolist(), places.offset.tolist()
+        ends = (places.offset + places.size).tolist()
+        check = self.checking(rows) if verify else None
+
+        def read(place: int) -> memoryview:
+            jpeg = self._map(shards[place])[starts[place] : ends[place]]
+            if check is not None:
+                check(place, jpeg)
+            return jpeg
+
+        return Reading(read, self.components(rows))
+
+    def components(self, rows: Int64) -> list[int] | None:
+        """Of these rows' JPEGs; ``None`` for data sets of older versions."""
+        return None if self._components is None else self._components[rows].tolist()
+
+    def checking(self, rows: Int64) -> Callable[[int, Jpeg], None] | None:
+        """What compares bytes with the checksum of the n-th of these rows.
+
+        It raises ``SampleError`` where they differ. ``None`` for data sets of older
+        versions, which have no checksums.
+        """
+        if self._checksum is None:
+            return None
+        expected = self._checksum[rows].tolist()
+
+        def check(place: int, jpeg: Jpeg) -> None:
+            # Without the GIL, as the bytes may have to come from the disk first.
+            if crc32c(jpeg, gil_release_mode=1) != expected[place]:
+                raise self.failure(int(rows[place]), _DAMAGED)
+
+        return check
 
     def column(self, name: str) -> list[Any]:
         """A column of the table, e.g. ``key`` or ``patient``, for all N rows."""
@@ -311,14 +323,19 @@ class ShardSplit:
         key: str = self.table["key"][int(row)].as_py()
         return key
 
+    @cached_property
+    def keys(self) -> list[str]:
+        """The names of all N samples."""
+        return self.column("key")
+
+    def places_of(self, rows: Int64) -> Places:
+        """Where in which tar the JPEGs of these rows are."""
+        return Places(self._shard[rows], self._offset[rows], self._size[rows])
+
     def shard_of(self, rows: Int64) -> Int64:
         """The numbers of the shards that hold these rows, int64[n]."""
         numbers: Int64 = self._shard[rows]
         return numbers
-
-    def jpeg_size(self, row: int) -> int:
-        """How many bytes ``read`` returns."""
-        return int(self._size[row])
 
     def failure(self, row: int, reason: str) -> SampleError:
         """The error that names the place of a row."""
@@ -356,15 +373,6 @@ class ShardSplit:
         with self.open_shard(number) as file:  # past the end of a map is a SIGBUS
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return memoryview(whole)
-
-
-def _with_known(table: pa.Table) -> pa.Table:
-    """The index of an older version with ``patient_known``, which the eye told then."""
-    import pyarrow.compute as pc
-
-    if "patient_known" in table.column_names or "eye" not in table.column_names:
-        return table
-    return table.append_column("patient_known", pc.not_equal(table["eye"], ""))
 
 
 def open_split(folder: str | Place, name: str) -> ShardSplit:

@@ -19,6 +19,7 @@ from bench.gpu.scope import Measurement, Scope
 from bench.gpu.section_rows import DamagedFileRow
 from loaders import Batch, Loader, LoaderConfig, make_loader, missing
 from loaders.arrays import Int64
+from loaders.base import Reading
 from loaders.errors import SampleError
 from loaders.shards import ShardSplit
 
@@ -81,6 +82,10 @@ class DamagedSplit:
         if row == self.row and self.content is not None:
             return self.content
         return self._split.read(row)
+
+    def reading(self, rows: Int64, *, verify: bool = True) -> Reading:
+        """How a batch is read."""
+        return Reading(lambda place: self.read(int(rows[place])))
 
     def failure(self, row: int, reason: str) -> SampleError:
         """The error that names the place of a row."""

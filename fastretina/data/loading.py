@@ -59,6 +59,8 @@ class LoadingOptions:
         workers: Threads that decode, or processes (pil); by default as many as the
             doctor found fastest, or else one for each core granted.
         prefetch: Batches made ahead.
+        verify_reads: Compare each image's bytes with their checksum in the shards'
+            index before they are decoded.
     """
 
     loader: Annotated[
@@ -78,6 +80,7 @@ class LoadingOptions:
     ] = None
     workers: int | None = None
     prefetch: int = 2
+    verify_reads: bool = True
 
     def __post_init__(self) -> None:
         for name, low in (("workers", 0), ("prefetch", 1)):
@@ -170,6 +173,7 @@ class Loading:
             loader=self.loader,
             on_corrupt=self.on_corrupt,
             hw_decoder_load=self.options.hw_decoder_load,
+            verify_reads=self.options.verify_reads,
         )
 
     def train_loader(self, train: ShardSplit, recipe: Recipe) -> Loader:
@@ -212,6 +216,7 @@ class Loading:
             prefetch=self.options.prefetch,
             on_corrupt=self.on_corrupt,
             hw_decoder_load=delivered.hw_decoder_load if load is None else load,
+            verify_reads=self.options.verify_reads,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
         )

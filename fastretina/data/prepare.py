@@ -57,12 +57,18 @@ class Prepared(NamedTuple):
         height: pixels.
         change: why it was encoded again: ``upright`` (EXIF orientation), ``from png``,
             ``from tiff``, ``from webp``, ``preprocessed``, or empty.
+        components: of the JPEG: 1 for grey, 4 for CMYK, 3 for all others.
     """
 
     jpeg: bytes
     width: int
     height: int
     change: str
+    components: int = 3
+
+
+# Of a JPEG, by simplejpeg's name of its colours.
+_COMPONENTS = {"Gray": 1, "CMYK": 4, "YCCK": 4}
 
 
 class Preparer:
@@ -93,7 +99,8 @@ class Preparer:
                 turned = orientation(content) != 1
                 if not (turned or self._steps or self._resizes(height, width)):
                     self._check(content, height, width, colorspace)
-                    return Prepared(content, width, height, "")
+                    components = _COMPONENTS.get(colorspace, 3)
+                    return Prepared(content, width, height, "", components)
                 image = self._decode(content, height, width, colorspace)
                 image, change = (_turned(content), "upright") if turned else (image, "")
             else:

@@ -114,9 +114,9 @@ def read_photograph(path: Path, how: Preparation) -> Photograph:
             ready = Preparer(how.steps, how.size)(content)
         if ready.width != ready.height and how.square:
             ready = Preparer(["crop"])(ready.jpeg)
-        _decode(ready.jpeg, image)
+        Decoder()(ready.jpeg, image)
         original = np.empty((plain.height, plain.width, 3), np.uint8)
-        _decode(plain.jpeg, original)
+        Decoder()(plain.jpeg, original)
         return Photograph(path, image, gradability(original) or "", "")
     except OSError as error:
         return Photograph(path, image, "", error.strerror or str(error))
@@ -131,8 +131,3 @@ def _why_nothing_is_in(folder: Path) -> str:
         reason = str(error).removeprefix(f"{folder}: ")
         return f"the folder can't be listed: {reason}"
     return "the folder holds no photograph: no JPEG, PNG, TIFF or WebP file"
-
-
-def _decode(jpeg: bytes, out: UInt8) -> None:
-    height, width = out.shape[:2]
-    Decoder((height, width))(jpeg, (False, False), out)

@@ -107,7 +107,7 @@ def _decode(split: ShardSplit, row: int, shape: tuple[int, int]) -> UInt8:
     height, width = shape
     image = np.empty((height, width, 3), np.uint8)
     try:
-        Decoder((height, width))(split.read(row), (False, False), image)
+        Decoder()(split.read(row), image)
     except (ValueError, OSError, SyntaxError) as error:  # or Pillow's
         raise split.failure(row, str(error)) from error
     return image

@@ -41,8 +41,8 @@ from loaders.cores import granted_cores
 from loaders.errors import ShardError
 from loaders.files import make_durable, naming, write_atomically
 from loaders.grades import GRADES
+from loaders.index_table import COLUMNS
 from loaders.shards import (
-    COLUMNS,
     FORMAT,
     MANIFEST,
     SPLITS,

@@ -20,6 +20,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pyarrow.compute as pc
+from crc32c import crc32c
 from tqdm import tqdm
 
 from fastretina.data.prepare import Preparer, Rejected
@@ -139,7 +140,7 @@ def _check_shard(folder: Path, split: ShardSplit, number: int) -> Iterator[str]:
     if hash_file(path) != info.sha256:
         yield f"{info.name}: its SHA-256 is not the manifest's"
     known = split.table.filter(pc.field("shard") == number).to_pylist()
-    rows = [IndexRow(*(row[name] for name in IndexRow._fields)) for row in known]
+    rows = [IndexRow(*(row.get(name) for name in IndexRow._fields)) for row in known]
     yield from _check_tar(path, info, rows)
 
 
@@ -188,6 +189,8 @@ def _check_sample(row: IndexRow, content: list[bytes]) -> Iterator[str]:
     jpeg, label, about = content
     if hashlib.sha256(jpeg).hexdigest() != row.sha256:
         yield "the image's SHA-256 is not the index's"
+    if row.crc32c not in (None, crc32c(jpeg)):
+        yield "the image's CRC-32C is not the index's"
     if label != str(row.label).encode():
         yield f"grade {label!r} in the tar, {row.label} in the index"
     known = {"patient": row.patient, "eye": row.eye, "grade": row.label}

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from crc32c import crc32c
+
 from fastretina.data.labels import Sample
 from fastretina.data.prepare import Prepared, Preparer, Rejected
 from fastretina.processes import in_threads
@@ -26,7 +28,7 @@ from loaders.tar import ShardWriter
 
 
 class IndexRow(NamedTuple):
-    """A sample's row in ``SPLIT.parquet``: the fields are ``loaders.shards.COLUMNS``.
+    """A sample's row in ``SPLIT.parquet``: the fields are ``index_table.COLUMNS``.
 
     Attributes:
         key: the sample's name in the shards.
@@ -40,6 +42,9 @@ class IndexRow(NamedTuple):
         height: height of the image in pixels.
         sha256: hex digest of the JPEG's bytes.
         patient_known: whether ``patient`` is one, and not the sample's own name.
+        crc32c: checksum of the JPEG's bytes, which loaders compare; None in an
+            index of an older version.
+        components: of the JPEG: 1 for grey, 4 for CMYK; None as ``crc32c``.
     """
 
     key: str
@@ -53,6 +58,8 @@ class IndexRow(NamedTuple):
     height: int
     sha256: str
     patient_known: bool
+    crc32c: int | None
+    components: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +107,11 @@ class WrittenShard:
 
 
 class _Checked(NamedTuple):
-    """A source file that was read and decoded; ``sha256`` is of the JPEG to write."""
+    """A source file that was read and decoded, with the hashes of the JPEG to write."""
 
     image: Prepared | Rejected
-    sha256: str
+    sha256: str = ""
+    crc32c: int = 0
 
 
 def write_shard(task: ShardTask, threads: int = 1) -> WrittenShard:
@@ -127,12 +135,13 @@ def write_shard(task: ShardTask, threads: int = 1) -> WrittenShard:
         ShardWriter(path) as shard,
         closing(in_threads(_checker(task.options), task.samples, threads)) as checked,
     ):
-        for sample, (image, sha256) in zip(task.samples, checked, strict=True):
+        for sample, result in zip(task.samples, checked, strict=True):
+            image = result.image
             if isinstance(image, Rejected):
                 quarantined.append(_quarantined(sample, str(image)))
                 continue
             offset = shard.add(sample.key, _members(sample, image.jpeg))
-            rows.append(_row(sample, task.number, offset, image, sha256))
+            rows.append(_row(sample, task.number, offset, image, result))
             changed.update([image.change] if image.change else [])
         samples, num_bytes, tar_sha256 = shard.finish()
     grades = Counter(row.label for row in rows)
@@ -163,8 +172,9 @@ def _checker(options: ShardOptions) -> Callable[[Sample], _Checked]:
         try:
             image: Prepared = own.prepare(content)
         except Rejected as rejected:
-            return _Checked(rejected, "")
-        return _Checked(image, hashlib.sha256(image.jpeg).hexdigest())
+            return _Checked(rejected)
+        sha256 = hashlib.sha256(image.jpeg).hexdigest()
+        return _Checked(image, sha256, crc32c(image.jpeg, gil_release_mode=1))
 
     return check
 
@@ -224,7 +234,7 @@ def _utf8(name: str) -> str:
 
 
 def _row(
-    sample: Sample, shard: int, offset: int, image: Prepared, sha256: str
+    sample: Sample, shard: int, offset: int, image: Prepared, checked: _Checked
 ) -> IndexRow:
     return IndexRow(
         key=sample.key,
@@ -236,8 +246,10 @@ def _row(
         eye=sample.eye,
         width=image.width,
         height=image.height,
-        sha256=sha256,
+        sha256=checked.sha256,
         patient_known=sample.patient_known,
+        crc32c=checked.crc32c,
+        components=image.components,
     )
 
 

@@ -36,7 +36,7 @@ def with_pillow(content: bytes) -> None:
 
 
 def with_turbo(content: bytes) -> None:
-    Decoder(SHAPE)(content, (False, False), np.empty((*SHAPE, 3), np.uint8))
+    Decoder()(content, np.empty((*SHAPE, 3), np.uint8))
 
 
 def reason(decode: Callable[[bytes], None], content: bytes) -> str | None:

@@ -419,7 +419,7 @@ def test_damaged_middle_is_refused_by_strict_decoders(shards, course, tmp_path):
     jpeg[middle - 100 : middle + 100] = bytes(200)
     out = np.empty((64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match="Corrupt JPEG data"):
-        Decoder((64, 64))(bytes(jpeg), (False, False), out)
+        Decoder()(bytes(jpeg), out)
 
 
 # ------------------------------------------------------------------------- transforms

@@ -29,7 +29,8 @@ from PIL import Image
 from fastretina.processes import in_threads
 from fastretina.shard import writer
 from loaders.files import naming
-from loaders.shards import COLUMNS, open_split
+from loaders.index_table import COLUMNS
+from loaders.shards import open_split
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "shard.py"
