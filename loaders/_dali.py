@@ -6,8 +6,8 @@ libjpeg-turbo does; without one, DALI's host decoder, whose pixels are libjpeg-t
 
     plan --> Prefetcher: read --> BatchFeeder --> DALI pipeline --> Batch
              JPEGs and flips      one batch       decode, resize,   on the device
-             of a batch, ahead    a call          flip
-                                                  |
+             of a batch, ahead    a call          flip on a GPU    flipped by OpenCV
+                                                  |                on a CPU
                                                   `--> fails: the host decodes the batch
 """
 
@@ -34,7 +34,7 @@ from loaders._dali_pipeline import (
     new_pipeline,
 )
 from loaders._epoch import EpochLoader, Made, Prefetcher
-from loaders._threads import decode_plan
+from loaders._threads import decode_plan, flip_batch
 from loaders.arrays import Int32, UInt8
 from loaders.base import LoaderConfig, Source
 from loaders.errors import SampleError
@@ -68,7 +68,10 @@ class DaliLoader(EpochLoader):
         self._fancy = fancy_upsampling
         self._pipeline: Pipeline | None = None
         self._warned = False
-        self._feeder = BatchFeeder(flips=bool(config.hflip or config.vflip))
+        # On a CPU DALI's flip takes 0.4 ms an image, be it mirrored or not.
+        self._flips = bool(config.hflip or config.vflip)
+        on_gpu = schedule.device.type == "cuda"
+        self._feeder = BatchFeeder(flips=self._flips and on_gpu)
 
     def close(self) -> None:
         """Free the pipeline with its threads and buffers, and the memory maps."""
@@ -116,6 +119,8 @@ class DaliLoader(EpochLoader):
                 self._start_anew()
                 reason = first_line(error)
             else:
+                if self._flips and not self._feeder.flips:
+                    flip_batch(images, feed.plan.flips)
                 return self._finish(feed.plan, images)
         if feed.error is not None:
             raise feed.error

@@ -87,11 +87,11 @@ class DaliReaderLoader(EpochLoader):
         ):
             for place in range(len(self)):
                 images, taken, bad = self._take(reading, min(size, len(reading.left)))
-                mirrored = flips(
-                    config.seed, number, taken, (config.hflip, config.vflip)
-                )
-                flip_batch(images, mirrored)
                 if place >= first_batch:
+                    mirrored = flips(
+                        config.seed, number, taken, (config.hflip, config.vflip)
+                    )
+                    flip_batch(images, mirrored)
                     labels = torch.from_numpy(self._split.labels[taken])
                     batch = Batch(images, labels, torch.from_numpy(taken))
                     made = Made(batch, bad)

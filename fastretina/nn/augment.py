@@ -2,6 +2,7 @@
 
 Everything inexact happens here and only here, so that loaders stay comparable to the
 last bit. Draws are a pure function of seed, epoch, step and row, and no RNG has state.
+Nothing here waits for a GPU: constants lie there, and what a step brings is pinned.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -73,10 +76,25 @@ def _unit(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
 
-def _standardise(unit: Tensor) -> Tensor:
-    mean = torch.tensor(MEAN, device=unit.device)[:, None, None]
-    std = torch.tensor(STD, device=unit.device)[:, None, None]
-    return unit.sub_(mean).div_(std)
+class _Constants(NamedTuple):
+    """One number for each channel, float32[3, 1, 1] each, on a device."""
+
+    mean: Tensor
+    std: Tensor
+    grey: Tensor
+
+
+@cache
+def _constants(device: torch.device) -> _Constants:
+    """Copied to a device once in a process, as such a copy waits for it."""
+    with torch.inference_mode(False):  # for whichever mode they are used in next
+        each = (torch.tensor(one, device=device) for one in (MEAN, STD, _GREY))
+        return _Constants(*(one[:, None, None] for one in each))
+
+
+def _standardise(unit: Tensor, constants: _Constants | None = None) -> Tensor:
+    constants = constants or _constants(unit.device)
+    return unit.sub_(constants.mean).div_(constants.std)
 
 
 _LEVELS = torch.arange(256, dtype=torch.uint8)[None, :, None, None].expand(1, 256, 1, 3)
@@ -88,8 +106,10 @@ _TABLE = np.ascontiguousarray(
 class Augment:
     """The recipe's augmentation: affine, then colour, then ``normalise``."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, compiled: bool = False) -> None:
+        """Take a recipe; ``compiled`` fuses the kernels on a GPU, equal to rounding."""
         self._recipe = recipe
+        self._compiled = torch.compile(self._changed) if compiled else None
         self._normalise = Normaliser()
         self._warps = bool(recipe.rotate or recipe.translate) or recipe.scale > 1
         self._recolours = bool(
@@ -123,15 +143,22 @@ class Augment:
         if not (self._warps or self._recolours) or not len(images):
             return self._normalise(images)  # a rank may have no sample in a short batch
         if self._recipe.balance:
-            places = torch.arange(first_sample, first_sample + len(rows))
-            rows = rows + (places.to(rows.device, non_blocking=True) << _PLACE_SHIFT)
+            last = first_sample + len(rows)
+            places = torch.arange(first_sample, last, device=rows.device)
+            rows = rows + (places << _PLACE_SHIFT)
         signed = draws(self._recipe.seed, epoch, step, rows)
+        fused = self._compiled if images.is_cuda else None
+        return (fused or self._changed)(images, signed, _constants(images.device))
+
+    def _changed(self, images: Tensor, signed: Tensor, constants: _Constants) -> Tensor:
+        """The network's input, by draws as those of ``draws``."""
         unit = _unit(images)
         if self._warps:
             unit = self._warp(unit, signed[:4])
         if self._recolours:
-            unit = self._recolour(unit, signed[4:])
-        return _standardise(unit).contiguous(memory_format=torch.channels_last)
+            unit = self._recolour(unit, signed[4:], constants.grey)
+        unit = _standardise(unit, constants)
+        return unit.contiguous(memory_format=torch.channels_last)
 
     def _warp(self, unit: Tensor, signed: Tensor) -> Tensor:
         """Rotate, zoom and shift; what comes in from outside is black."""
@@ -147,7 +174,7 @@ class Augment:
         )
         return F.grid_sample(unit, grid, padding_mode="zeros", align_corners=False)
 
-    def _recolour(self, unit: Tensor, signed: Tensor) -> Tensor:
+    def _recolour(self, unit: Tensor, signed: Tensor, grey: Tensor) -> Tensor:
         """Brightness, contrast and saturation as torchvision defines them."""
         recipe = self._recipe
         strengths = (recipe.brightness, recipe.contrast, recipe.saturation)
@@ -155,15 +182,25 @@ class Augment:
             (1 + strength * draw)[:, None, None, None]
             for strength, draw in zip(strengths, signed, strict=True)
         )
-        grey = torch.tensor(_GREY, device=unit.device)[:, None, None]
         unit = (unit * bright).clamp_(0, 1)
         if recipe.contrast:
-            mean = (unit * grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+            mean = _grey_mean(unit, grey, once=unit.device.type != "cpu")
             unit = torch.lerp(mean, unit, contrast).clamp_(0, 1)
         if recipe.saturation:
             pale = (unit * grey).sum(1, keepdim=True)
             unit = torch.lerp(pale, unit, saturation).clamp_(0, 1)
         return unit
+
+
+def _grey_mean(unit: Tensor, grey: Tensor, *, once: bool) -> Tensor:
+    """Each image's mean grey, float32[B, 1, 1, 1].
+
+    ``once`` reads the images once, for a GPU whose memory is what limits it: by the
+    means of the channels, which differ from the mean of the greys by rounding.
+    """
+    if once:
+        return (unit.mean((2, 3), keepdim=True) * grey).sum(1, keepdim=True)
+    return (unit * grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
 
 
 def draws(seed: int, epoch: int, step: int, rows: Tensor) -> Tensor:
@@ -173,7 +210,8 @@ def draws(seed: int, epoch: int, step: int, rows: Tensor) -> Tensor:
     are, since fetching them would make the host wait for the GPU at every step.
     """
     keys = [stream_key(seed, epoch, AUGMENT, step, number) for number in range(7)]
-    bits = torch.tensor(keys).to(rows.device, non_blocking=True)[:, None]
+    host = torch.tensor(keys, pin_memory=rows.is_cuda)
+    bits = host.to(rows.device, non_blocking=True)[:, None]
     bits = bits + (rows + 1) * _signed(GOLDEN)
     for shift, factor in MIXING:
         bits = (bits ^ _shifted(bits, shift)) * _signed(factor)

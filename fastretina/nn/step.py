@@ -16,17 +16,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from fastretina.nn.augment import Augment
+from fastretina.nn.average import MovingAverage
 from fastretina.nn.device import Compute
 from fastretina.nn.distributed import ALONE, Ranks, wrapped
 from fastretina.nn.model import set_phase
 from fastretina.recipe import Phase, Recipe
 from loaders import Batch
 from loaders.grades import GRADES
-
-TensorList = tuple[Tensor, ...] | list[Tensor]
 
 
 class Loss(nn.Module):
@@ -146,27 +144,6 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     return peak * (recipe.final_lr_share + (1 - recipe.final_lr_share) * cosine)
 
 
-def make_average(network: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average (torch's), of BatchNorm's statistics too.
-
-    The decay begins low, at (1 + n) / (10 + n) for the n-th update, so that short runs
-    do not end with an average of their beginning.
-    """
-
-    @torch.no_grad()
-    def blend(averages: TensorList, values: TensorList, updates: Tensor | int) -> None:
-        number = int(model.n_averaged)  # as updates, but not on a GPU to be waited for
-        weight = 1 - min(decay, (1 + number) / (10 + number))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, weight)
-        else:
-            for average, value in zip(averages, values, strict=True):
-                average.copy_(value)
-
-    model = AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
-    return model
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepSetup:
     """What stays the same over all steps of a run.
@@ -224,13 +201,13 @@ class Learner:
         self.network = network
         self.optimizer = make_optimizer(recipe, phase, self.training_mode(), device)
         self.scaler = scaler or setup.compute.scaler()
-        self.average: AveragedModel | None = None
+        self.average: MovingAverage | None = None
         if phase == "full" and recipe.ema_decay:
-            self.average = make_average(network, recipe.ema_decay)
+            self.average = MovingAverage(network, recipe.ema_decay)
         forward = wrapped(network, setup.ranks)
         self.forward = torch.compile(forward) if setup.compiled else forward
         self.loss = Loss(recipe, setup.train_counts, setup.ranks, phase).to(device)
-        self.augment = Augment(recipe)
+        self.augment = Augment(recipe, compiled=setup.compiled)
 
     def training_mode(self) -> list[nn.Parameter]:
         """Set the network to train; returns the parameters that do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -157,6 +158,28 @@ def test_pipeline_serves_one_epoch_after_the_other(shards: Path):
         next(loader.epoch(1))  # abandoned
         collect(loader, 2)
         assert loader._pipeline is first
+
+
+def test_pipeline_has_batches_from_dalis_pool_unless_told_otherwise(
+    shards: Path, monkeypatch
+):
+    name = "DALI_MALLOC_POOL_THRESHOLD"
+    for given, got in ((None, "1M"), ("64M", "64M")):
+        monkeypatch.delenv(name, raising=False)
+        if given is not None:
+            monkeypatch.setenv(name, given)
+        with reader(shards) as loader:
+            next(loader.epoch(0))
+        assert os.environ[name] == got
+
+
+@pytest.mark.parametrize("kind", [DaliLoader, DaliReaderLoader])
+def test_dali_leaves_flips_on_a_cpu_to_opencv(shards: Path, monkeypatch, kind):
+    """Its own takes five times as long, whether an image is flipped or not."""
+    monkeypatch.setattr(fn, "flip", None)
+    config = LoaderConfig(batch_size=8, workers=2, **AUGMENTED)
+    with kind(open_split(shards, "train"), config) as loader:
+        assert len(collect(loader)) == len(loader)
 
 
 def test_device_that_dali_cannot_use_is_one_line(shards: Path, monkeypatch):

@@ -294,3 +294,22 @@ def test_augment_of_repeated_rows_does_not_depend_on_the_number_of_ranks():
     for first in (0, 2):
         part = Augment(recipe)(images[first:][:2], twice[first:][:2], 0, 0, first)
         assert torch.equal(part, whole[first : first + 2])
+
+
+def test_augmentation_is_one_graph_for_the_compiler():
+    """A break would bring back the kernels that a GPU is to fuse."""
+    eager, traced = Augment(ALL), Augment(ALL)
+    traced._changed = torch.compile(  # type: ignore[method-assign]
+        traced._changed, backend="eager", fullgraph=True
+    )
+    for step in range(2):
+        given = batch(), rows(), 1, step
+        assert torch.equal(traced(*given), eager(*given))
+
+
+def test_mean_grey_of_one_pass_is_that_of_two_to_rounding():
+    grey = augment._constants(torch.device("cpu")).grey
+    ways = (
+        augment._grey_mean(unit(batch()), grey, once=once) for once in (True, False)
+    )
+    torch.testing.assert_close(*ways, atol=1e-6, rtol=0)

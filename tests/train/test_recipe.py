@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from fastretina.nn.average import MovingAverage
 from fastretina.nn.model import set_phase
 from fastretina.nn.step import (
     Loss,
     class_weights,
     learning_rate,
-    make_average,
     make_optimizer,
 )
 from fastretina.recipe import RECIPES, SEED, STRONG, Recipe
@@ -248,7 +248,7 @@ def test_average_equals_a_hand_computation_buffers_too():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
-    average = make_average(network, 0.3)
+    average = MovingAverage(network, 0.3)
     expected: dict[str, torch.Tensor] = {}
     for number in range(6):
         loss = network(torch.randn(8, 3)).square().sum()
@@ -275,7 +275,7 @@ def test_average_equals_a_hand_computation_buffers_too():
 
 def test_average_begins_with_a_low_decay():
     network = nn.Linear(1, 1, bias=False)
-    average = make_average(network, 0.998)
+    average = MovingAverage(network, 0.998)
     for value in (0.0, 1.0):
         with torch.no_grad():
             network.weight.fill_(value)
@@ -286,7 +286,7 @@ def test_average_begins_with_a_low_decay():
 def test_average_leaves_the_network_alone():
     network = nn.Linear(2, 2)
     before = copy.deepcopy(network.state_dict())
-    make_average(network, 0.5).update_parameters(network)
+    MovingAverage(network, 0.5).update_parameters(network)
     assert all(torch.equal(before[n], v) for n, v in network.state_dict().items())
 
 
