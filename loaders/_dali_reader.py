@@ -7,7 +7,7 @@ loaders: the shards are permuted by ours, then its buffer shuffles what it reads
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from loaders._dali_pipeline import (
     first_line,
     new_pipeline,
 )
-from loaders._epoch import EpochLoader, Made
+from loaders._epoch import EpochLoader, Made, Prefetcher
 from loaders._threads import decode_plan, flip_batch
 from loaders.arrays import Int64
 from loaders.base import Batch, LoaderConfig, Source
@@ -43,6 +43,7 @@ from loaders.schedule import (
 )
 from loaders.shards import ShardSplit
 
+_CHECKED_AT_ONCE = 64  # images
 _SHUFFLE = 100  # keeps DALI's draws apart from the streams of order.py
 
 
@@ -143,29 +144,45 @@ class _Reading:
         split = schedule.source
         self._split, self._schedule = split, schedule
         self._epoch, self._buffer, self._folder = epoch, buffer, folder
-        self._row_of = {key: row for row, key in enumerate(split.column("key"))}
+        self._row_of = {split.keys[row]: row for row in rows.tolist()}
         self._device = schedule.device
         self._pipeline: Pipeline | None = None
+        self._checks: _Checks | None = None
+        self._num_runs = 0
+        self._damaged: dict[int, SampleError] = {}  # found, and not reported yet
         # Rows not delivered yet, shard by shard as they come up there.
         self.left = dict.fromkeys(rows.tolist())
+        order = np.concatenate([*self._wanted().values(), rows[:0]])
+        self._place = {row: place for place, row in enumerate(order.tolist())}
+        self._num_delivered = 0  # or found bad
 
     def close(self) -> None:
-        """Let go of DALI, its threads and its maps."""
+        """Let go of DALI, its threads and its maps, and of the thread that checks."""
         self._pipeline = None
+        if self._checks is not None:
+            self._checks.close()
 
     def take(self, size: int) -> tuple[torch.Tensor, Int64] | SampleError:
         """The next batch: uint8[size, H, W, 3] and the rows, int64[size].
 
-        Or else an image that DALI has failed on, without which it then goes on.
+        Or else an image that DALI has failed on, or a damaged one whose place in the
+        order of reading has come; it then goes on without it.
 
         Raises:
             LoaderError: it has failed on something else.
         """
-        pipeline = self._pipeline
-        # One that was built for a batch with bad images is too small for the next.
-        if pipeline is None or pipeline.max_batch_size < size:
-            pipeline = self._build(size)
-        self._pipeline = None
+        while True:
+            for row, failure in self._damaged.items():
+                if self._place[row] < self._num_delivered + size:
+                    del self._damaged[row], self.left[row]
+                    self._num_delivered += 1
+                    return failure
+            pipeline = self._pipeline
+            if pipeline is None or not self._serves(pipeline, size):
+                pipeline = self._build(size)
+            self._pipeline = None
+            if not self._meets_damage(pipeline.max_batch_size):
+                break
         try:
             pipeline.schedule_run()
             made, places = pipeline.outputs(cuda_stream=consumer(self._device))
@@ -187,21 +204,53 @@ class _Reading:
             if row not in self.left:
                 raise LoaderError(f"DALI has delivered sample {key} twice")
             del self.left[row]
+        self._num_delivered += len(rows)
         return np.array(rows, np.int64)
+
+    def _serves(self, pipeline: Pipeline, size: int) -> bool:
+        """Whether its next batch is of this size, or the last, which DALI pads.
+
+        A batch with bad images is smaller than the one before and the next.
+        """
+        is_last = size == len(self.left) - len(self._damaged)
+        return pipeline.max_batch_size == size or (
+            is_last and pipeline.max_batch_size > size
+        )
+
+    def _meets_damage(self, batch_size: int) -> bool:
+        """Whether a row that DALI may decode in its next run is damaged."""
+        if self._checks is None:
+            return False
+        self._num_runs += 1
+        found = self._checks.first_bad(self._buffer + self._num_runs * batch_size)
+        self._damaged.update(found)
+        return bool(found)
 
     def _find_bad(self, reason: str) -> SampleError:
         """The first of the images left that the host can't decode either."""
         for row in self.left:
             plan = Plan(np.array([row]), np.zeros((1, 2), np.bool_))
-            _, failures = decode_plan(self._split, plan, self._schedule.shape)
+            verify = self._schedule.config.verify_reads
+            _, failures = decode_plan(
+                self._split, plan, self._schedule.shape, verify=verify
+            )
             if failures:
                 del self.left[row]
+                self._num_delivered += 1
                 return failures[0][1]
         raise LoaderError(f"DALI can't go on: {reason}")
 
     def _build(self, batch_size: int) -> Pipeline:
         config, device = self._schedule.config, self._device
-        tars, indices = self._files()
+        wanted = self._wanted()
+        tars, indices = self._files(wanted)
+        # Runs that DALI starts ahead, and what its reader prefetches.
+        self._num_runs = config.prefetch + 2
+        if self._checks is not None:
+            self._checks.close()
+        if config.verify_reads:
+            order = np.concatenate([*wanted.values(), np.empty(0, np.int64)])
+            self._checks = _Checks(self._split, order)
         seed = stream_key(config.seed, self._epoch, _SHUFFLE) & 0x7FFFFFFF
         with new_pipeline(config, batch_size, device) as pipeline:
             jpegs = fn.readers.webdataset(
@@ -220,12 +269,17 @@ class _Reading:
             pipeline.set_outputs(images, fn.get_property(jpegs, key="source_info"))
         return built(pipeline, device)
 
-    def _files(self) -> tuple[list[str], list[str]]:
+    def _wanted(self) -> dict[int, Int64]:
+        """The rows to read of each shard, int64[n], both in the order of reading."""
+        rows = np.array([r for r in self.left if r not in self._damaged], np.int64)
+        numbers = self._split.shard_of(rows)
+        return {
+            number: np.sort(rows[numbers == number])
+            for number in dict.fromkeys(numbers.tolist())
+        }
+
+    def _files(self, wanted: Mapping[int, Int64]) -> tuple[list[str], list[str]]:
         """The tars to read, in order, and for each the index of what to read of it."""
-        wanted: dict[int, list[int]] = {}
-        rows = np.array(list(self.left), np.int64)
-        for row, number in zip(rows.tolist(), self._split.shard_of(rows), strict=True):
-            wanted.setdefault(int(number), []).append(row)
         folder = Path(str(self._split.folder))
         tars = [folder / self._split.shards[number].name for number in wanted]
         indices = [
@@ -234,14 +288,55 @@ class _Reading:
         ]
         return [str(tar) for tar in tars], [str(index) for index in indices]
 
-    def _index(self, whole: Path, number: int, rows: list[int]) -> Path:
+    def _index(self, whole: Path, number: int, rows: Int64) -> Path:
         """A shard's index, or one of only these rows."""
         version, *lines = whole.read_text().splitlines()
         if len(rows) == len(lines):
             return whole
         first = sum(shard.samples for shard in self._split.shards[:number])
-        chosen = [lines[row - first] for row in sorted(rows)]
+        chosen = [lines[row] for row in (rows - first).tolist()]
         part = self._folder / whole.name
         head = f"{version.split()[0]} {len(chosen)}"
         part.write_text("\n".join([head, *chosen, ""]))
         return part
+
+
+class _Checks:
+    """Compares rows with their checksums in a thread, ahead of DALI's decoding them.
+
+    DALI reads for itself, so the bytes are read twice, the second time out of the page
+    cache: 0.01 ms an image.
+    """
+
+    def __init__(self, split: ShardSplit, rows: Int64) -> None:
+        """Take int64[n] rows, in the order in which DALI reads them."""
+        self._split = split
+        pieces = np.split(rows, range(_CHECKED_AT_ONCE, len(rows), _CHECKED_AT_ONCE))
+        self._num_rows, self._num_checked = len(rows), 0
+        self._results = Prefetcher(map(self._check, pieces), depth=4)
+        self._results.__enter__()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._results.__exit__(None, None, None)
+
+    def first_bad(self, num_rows: int) -> list[tuple[int, SampleError]]:
+        """Check so many rows from the first on; returns the damaged ones among the new.
+
+        It stops at the first piece that has any.
+        """
+        while self._num_checked < min(num_rows, self._num_rows):
+            self._num_checked += _CHECKED_AT_ONCE
+            if bad := next(self._results):
+                return bad
+        return []
+
+    def _check(self, rows: Int64) -> list[tuple[int, SampleError]]:
+        bad = []
+        read = self._split.reading(rows).read
+        for place, row in enumerate(rows.tolist()):
+            try:
+                read(place)
+            except SampleError as error:
+                bad.append((row, error.with_traceback(None)))
+        return bad
