@@ -50,11 +50,16 @@ class RecordedLoading:
         on_corrupt: what an image that can't be decoded did.
         hw_decoder_load: share of the images that a GPU's JPEG engine decoded, under
             DALI; None where the default was taken.
+        cache: where decoded images were kept: ``device``, ``memory``, a folder, or
+            ``none``; None where nothing was said, which is none.
+        cache_gb: most that was kept, GB; None where the default was taken.
     """
 
     loader: str
     on_corrupt: Literal["raise", "skip"] | None = None
     hw_decoder_load: float | None = None
+    cache: str | None = None
+    cache_gb: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +134,8 @@ class RunConfig:
         if self.loading is not None and now.loading is not None:
             before, after = self.loading.on_corrupt, now.loading.on_corrupt
             changes.insert(1, ("on-corrupt", before, after))
+            kept = (self.loading.cache or "none", now.loading.cache or "none")
+            changes.insert(2, ("cache", *kept))
         return [
             f"{name} was {before} before and is {after} now"
             for name, before, after in changes

@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
 from filelock import FileLock
@@ -36,7 +37,11 @@ from loaders.schedule import Schedule
 from loaders.shards import ShardSplit
 
 _FORMAT = 1
-_CHECKSUM, _SLOT = np.dtype("<u8"), np.dtype("<u4")
+_CHECKSUM, _SLOT = np.dtype(np.uint64), np.dtype(np.uint32)
+_NOTHING: UInt8 = np.empty(0, np.uint8)
+
+UInt64 = npt.NDArray[np.uint64]
+UInt32 = npt.NDArray[np.uint32]
 
 
 class FolderStore(HostStore):
@@ -70,6 +75,10 @@ class FolderStore(HostStore):
         self._checked = np.zeros(self._samples, np.bool_)  # in this process
         self._spoilt = np.zeros(self._samples, np.bool_)
         self._failed = False  # to write
+        self._file: int | None = None  # of the images; None while nothing is open
+        self._images: UInt8 = _NOTHING
+        self._checksums: UInt64 = np.empty(0, np.uint64)
+        self._slots: UInt32 = np.empty(0, np.uint32)
         with self._naming_folder():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._open()
@@ -135,9 +144,8 @@ class FolderStore(HostStore):
         """Let go of the maps; the images stay in the folder."""
         if self._file is not None:
             os.close(self._file)
-        self._file = None
-        nothing = np.empty(0, np.uint8)
-        self._images, self._checksums, self._slots = nothing, nothing, nothing
+        self._file, self._images = None, _NOTHING
+        self._checksums, self._slots = np.empty(0, np.uint64), np.empty(0, np.uint32)
 
     @contextmanager
     def _naming_folder(self) -> Iterator[None]:
@@ -170,7 +178,7 @@ class FolderStore(HostStore):
         """Map all slots that the file has by now."""
         assert self._file is not None
         shape = (os.fstat(self._file).st_size // self._bytes, *self._shape)
-        self._images: UInt8 = np.empty(shape, np.uint8)
+        self._images = _NOTHING
         if shape[0]:
             with open(self._file, "rb", closefd=False) as file:
                 mapped = np.memmap(file, np.uint8, "r", shape=shape)
@@ -267,7 +275,7 @@ def _hash_samples(source: Source) -> str:
 
 def checksum(image: UInt8, row: int) -> int:
     """A checksum of a row's image, contiguous: never 0, and another for another row."""
-    return xxhash.xxh3_64_intdigest(image, seed=row) or 1
+    return xxhash.xxh3_64_intdigest(image.data, seed=row) or 1
 
 
 def write_at(file: int, image: UInt8, offset: int) -> None:
@@ -275,7 +283,7 @@ def write_at(file: int, image: UInt8, offset: int) -> None:
 
     Not through the map, where a full disk would end the process.
     """
-    left = memoryview(image).cast("B")
+    left = image.data.cast("B")
     while left:
         written = os.pwrite(file, left, offset)
         left, offset = left[written:], offset + written

@@ -67,7 +67,8 @@ class MemoryStore(HostStore):
         if self._images is None:
             # NumPy asks Linux for huge pages: they are filled twice as fast.
             self._images = np.empty(self._shape, np.uint8)
-        return self._here.copy()
+        here: Bool = self._here.copy()
+        return here
 
     def wants(self, rows: Int64) -> Bool:
         """See ``ImageStore.wants``."""
@@ -109,7 +110,8 @@ class DeviceStore(ImageStore):
             self._images = torch.empty(
                 self._shape, dtype=torch.uint8, device=self._device
             )
-        return self._here.copy()
+        here: Bool = self._here.copy()
+        return here
 
     def wants(self, rows: Int64) -> Bool:
         """See ``ImageStore.wants``."""
@@ -120,7 +122,9 @@ class DeviceStore(ImageStore):
         """The images of a batch's rows, uint8[B, H, W, 3]; any where not ``here``."""
         assert self._images is not None
         slots = np.where(here, self._slot_of[rows], 0)
-        return self._images.index_select(0, on_device(slots, self._device))
+        images: torch.Tensor
+        images = self._images.index_select(0, on_device(slots, self._device))
+        return images
 
     def keep(self, rows: Int64, images: torch.Tensor) -> None:
         """Copy those of a batch's images, uint8[B, H, W, 3], that are wanted."""
