@@ -78,7 +78,8 @@ class FolderStore(HostStore):
         self._file: int | None = None  # of the images; None while nothing is open
         self._images: UInt8 = _NOTHING
         self._checksums: UInt64 = np.empty(0, np.uint64)
-        self._slots: UInt32 = np.empty(0, np.uint32)
+        self._given: UInt32 = np.empty(0, np.uint32)
+        self._slots = self._given  # as they were when they were found sound
         with self._naming_folder():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._open()
@@ -91,7 +92,9 @@ class FolderStore(HostStore):
         if self._file is None:
             with self._naming_folder():
                 self._open()
-        if self._slots.max(initial=0) > len(self._images):  # others have found room
+        new = (self._slots == 0) & (self._given <= self._samples)  # by others, too
+        self._slots[new] = self._given[new]
+        if self._slots.max(initial=0) > len(self._images):
             self._map_images()
         here: Bool = (self._slots != 0) & (self._checksums != 0) & ~self._spoilt
         return here
@@ -145,7 +148,7 @@ class FolderStore(HostStore):
         if self._file is not None:
             os.close(self._file)
         self._file, self._images = None, _NOTHING
-        self._checksums, self._slots = np.empty(0, np.uint64), np.empty(0, np.uint32)
+        self._checksums, self._given = np.empty(0, np.uint64), np.empty(0, np.uint32)
 
     @contextmanager
     def _naming_folder(self) -> Iterator[None]:
@@ -168,8 +171,9 @@ class FolderStore(HostStore):
             index = np.memmap(self._part / "index", np.uint8, "r+").view(np.ndarray)
             end = self._samples * _CHECKSUM.itemsize
             self._checksums = index[:end].view(_CHECKSUM)
-            self._slots = index[end:].view(_SLOT)
+            self._given = index[end:].view(_SLOT)
             self._give_slots()
+            self._slots = self._given.copy()
             self._file = os.open(self._part / "images", os.O_RDWR)
         self._map_images()
         self._checked[:], self._spoilt[:] = False, False
@@ -228,7 +232,7 @@ class FolderStore(HostStore):
 
         The file grows first: its size is what counts as taken.
         """
-        without = self._rows[self._slots[self._rows] == 0]
+        without = self._rows[self._given[self._rows] == 0]
         if not len(without):
             return
         sizes = [path.stat() for path in self._folder.glob("*/images")]
@@ -236,11 +240,11 @@ class FolderStore(HostStore):
         room = disk_room(self._gb, self._folder, on_disk)
         room -= sum(size.st_size for size in sizes)
         images = self._part / "images"
-        first = int(self._slots.max(initial=0))
+        first = int(self._given.max(initial=0))
         room += images.stat().st_size - first * self._bytes  # grown, and not given
         chosen = without[: max(room // self._bytes, 0)]
         os.truncate(images, (first + len(chosen)) * self._bytes)
-        self._slots[chosen] = np.arange(first, first + len(chosen)) + 1
+        self._given[chosen] = np.arange(first, first + len(chosen)) + 1
 
 
 def describe_pixels(
