@@ -33,6 +33,7 @@ from loaders._stores import HostStore, image_bytes
 from loaders.arrays import Bool, Int64, UInt8
 from loaders.base import Decoding, KeptImages, Source
 from loaders.errors import DataError, LoaderError
+from loaders.order import UInt64
 from loaders.schedule import Schedule
 from loaders.shards import ShardSplit
 
@@ -40,7 +41,6 @@ _FORMAT = 1
 _CHECKSUM, _SLOT = np.dtype(np.uint64), np.dtype(np.uint32)
 _NOTHING: UInt8 = np.empty(0, np.uint8)
 
-UInt64 = npt.NDArray[np.uint64]
 UInt32 = npt.NDArray[np.uint32]
 
 

@@ -62,8 +62,8 @@ class LoadingOptions:
             device (a GPU's memory), in memory, or in a folder, which serves other runs
             and evaluation, too. The batches are the same bit for bit; what does not fit
             is decoded each time. device and memory serve training alone.
-        cache_gb: Most that is kept, in GB: by each rank, or in the folder. By default
-            70 % of the memory that is free, 50 % of a GPU's, 50 % of the disk.
+        cache_gb: Most that is kept, in GB: by each rank, or in the folder. The share
+            that is taken by itself: 70 % of the memory, half of a GPU's or a disk.
         workers: Threads that decode, or processes (pil); by default as many as the
             doctor found fastest, or else one for each core granted.
         prefetch: Batches made ahead.
@@ -92,7 +92,8 @@ class LoadingOptions:
         ),
     ] = None
     cache_gb: Annotated[
-        float | None, arg(metavar="FLOAT", help_behavior_hint=_OWN.format("a share"))
+        float | None,
+        arg(metavar="FLOAT", help_behavior_hint=_OWN.format("a share of what is free")),
     ] = None
     workers: int | None = None
     prefetch: int = 2
