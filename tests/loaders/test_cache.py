@@ -1,12 +1,22 @@
 """Decoded images that are kept: the same batches, and nothing decoded twice."""
 
 import shutil
+from contextlib import nullcontext
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
-from loaders import LOADERS, LoaderConfig, _cached, available, make_loader, open_split
+from loaders import (
+    LOADERS,
+    LoaderConfig,
+    _cached,
+    _epoch,
+    available,
+    make_loader,
+    open_split,
+)
 from loaders._stores import DeviceStore, flip_on_device
 from loaders.errors import LoaderError, SampleError
 
@@ -300,6 +310,39 @@ def test_flips_on_a_device_are_those_of_the_plan():
         flipped, images, flips.tolist(), strict=True
     ):
         assert torch.equal(image, was.flip([1] * left_right + [0] * upside_down))
+
+
+@pytest.fixture
+def copied_to_gpu(monkeypatch):
+    """Bring batches to the device as on a GPU, with streams that do nothing."""
+    nothing = Mock()
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: nothing)
+    monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: nothing)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *words: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(_epoch.Made, "to", lambda made, *words, **more: made)
+    slot = _cached.CachedLoader._slot
+
+    def of_the_host(loader):
+        with monkeypatch.context() as patch:
+            patch.setattr(loader, "device", torch.device("cpu"))
+            return slot(loader)
+
+    monkeypatch.setattr(_cached.CachedLoader, "_slot", of_the_host)
+
+
+@pytest.mark.parametrize("images", [15, TRAIN])
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_memory_serves_a_gpu(make, copied_to_gpu, damaged, cache, images):
+    options = {"source": damaged, "on_corrupt": "skip", **AUGMENTED}
+    plain, loader = make(**options), make(cache=cache, cache_gb=gb(images), **options)
+    loader.device = torch.device("cuda", 0)
+    for number in range(3):
+        assert same(collect(loader.epoch(number)), collect(plain.epoch(number)))
+        decoded = {4, 19, *range(images, TRAIN)} if number else {*range(TRAIN)}
+        assert asked(loader) == sorted(decoded)
+    assert len(loader.skipped) == 6
 
 
 # ------------------------------------------------------------------ what can't be kept
