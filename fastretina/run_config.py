@@ -52,12 +52,17 @@ class RecordedLoading:
             DALI; None where the default was taken.
         verify_reads: whether images' bytes were compared with their checksum; None in
             a run of an older version, where they had none.
+        cache: where decoded images were kept: ``device``, ``memory``, a folder, or
+            ``none``; None where nothing was said, which is none.
+        cache_gb: most that was kept, GB; None where the default was taken.
     """
 
     loader: str
     on_corrupt: Literal["raise", "skip"] | None = None
     hw_decoder_load: float | None = None
     verify_reads: bool | None = None
+    cache: str | None = None
+    cache_gb: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +137,8 @@ class RunConfig:
         if self.loading is not None and now.loading is not None:
             before, after = self.loading.on_corrupt, now.loading.on_corrupt
             changes.insert(1, ("on-corrupt", before, after))
+            kept = (self.loading.cache or "none", now.loading.cache or "none")
+            changes.insert(2, ("cache", *kept))
         return [
             f"{name} was {before} before and is {after} now"
             for name, before, after in changes

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from loaders.base import Batch, Decoding, Loader, LoaderConfig, Source
 from loaders.device import find_device
-from loaders.errors import DataError, LoaderUnavailable
+from loaders.errors import DataError, LoaderError, LoaderUnavailable
 from loaders.shards import ShardSplit, open_split
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class LoaderEntry(NamedTuple):
             ``loaders.schedule.Schedule``, so one may go on where another has stopped.
         forks: whether its workers are processes, which are forked where that is usual:
             beside the threads of others, such as DALI's, they might hang.
+        caches: whether it can be asked for just those images that a cache lacks.
     """
 
     module: str
@@ -64,6 +65,7 @@ class LoaderEntry(NamedTuple):
     extra: str | None = None
     own_order: bool = False
     forks: bool = False
+    caches: bool = True
 
 
 LOADERS: Mapping[str, LoaderEntry] = {
@@ -71,7 +73,7 @@ LOADERS: Mapping[str, LoaderEntry] = {
     "turbo": LoaderEntry("loaders._turbo", "TurboLoader"),
     "dali": LoaderEntry("loaders._dali", "DaliLoader", "dali"),
     "dali-reader": LoaderEntry(
-        "loaders._dali_reader", "DaliReaderLoader", "dali", own_order=True
+        "loaders._dali_reader", "DaliReaderLoader", "dali", own_order=True, caches=False
     ),
     "webdataset": LoaderEntry(
         "loaders._webdataset", "WebDatasetLoader", own_order=True
@@ -93,13 +95,23 @@ def make_loader(
     Raises:
         ValueError: no loader has that name.
         LoaderUnavailable: its package is not installed; the message says how to.
-        LoaderError: the device is not here.
+        LoaderError: the device is not here, or the decoded images can't be kept.
         ShardError: the folder cannot be used.
     """
-    loader = _load(resolve(name, config.device))
+    name = resolve(name, config.device)
+    loader = _load(name)
+    if config.cache is not None and not LOADERS[name].caches:
+        raise LoaderError(
+            f"the {name} loader can't keep decoded images, as it can't be asked for "
+            "those that are missing: pass --loader dali, or --cache none"
+        )
     if isinstance(shards, (str, Path)):
         shards = open_split(shards, split)
-    return loader(shards, config)
+    if config.cache is None:
+        return loader(shards, config)
+    from loaders._cached import CachedLoader  # it imports torch
+
+    return CachedLoader(loader, shards, config)
 
 
 def resolve(name: str, device: str = "cpu") -> str:

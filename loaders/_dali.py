@@ -78,8 +78,7 @@ class DaliLoader(EpochLoader):
         super().close()
         self._pipeline = None
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
-        plans = self._schedule.plans(number, first_batch)
+    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
         with Prefetcher(map(self._read, plans), self._config.prefetch) as feeds:
             self._feeder.begin(feeds)
             try:

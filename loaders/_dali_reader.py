@@ -76,7 +76,9 @@ class DaliReaderLoader(EpochLoader):
             config.window or DEFAULT_WINDOW
         )
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
+    def _epoch_batches(
+        self, number: int, first_batch: int
+    ) -> Generator[Made, None, None]:
         config, size = self._config, self._schedule.local_size
         parts = [plan.rows for plan in self._schedule.plans(number)]
         rows = np.concatenate(parts or [np.empty(0, np.int64)])

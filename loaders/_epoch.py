@@ -4,13 +4,13 @@ plans --> back end decodes --> bad images left out --> to_device --> epoch
           (pil, turbo, webdataset)                                   counts what it
 dali: Prefetcher reads ahead --> DALI --> bad images left out --------> hands out,
 dali-reader makes its batches itself ---------------------------------> or raises
+_cached has a back end make what it has not kept ---------------------->
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from loaders.base import Batch, Decoding
+from loaders.base import Batch, Decoding, KeptImages
 from loaders.errors import SampleError
 from loaders.schedule import Plan, Schedule, check_start
 
@@ -67,11 +67,12 @@ class Made(NamedTuple):
         return self._replace(batch=Batch(*moved))
 
 
-class EpochLoader(ABC):
+class EpochLoader:
     """The base of every back end: a ``loaders.base.Loader`` with one epoch at a time.
 
-    A back end says how a schedule's plans become batches, in ``_batches``, and holds
-    whatever decodes for it.
+    A back end says how plans become batches, in ``_batches``, and holds whatever
+    decodes for it. One whose order is not the schedule's says what an epoch is, in
+    ``_epoch_batches``.
     """
 
     def __init__(self, schedule: Schedule, decoding: Decoding) -> None:
@@ -79,6 +80,7 @@ class EpochLoader(ABC):
         self.decoding = decoding
         self.skipped: list[SampleError] = []
         self.decoded_again = 0
+        self.kept: KeptImages | None = None
         self._schedule = schedule
         self._source = schedule.source
         self._config = schedule.config
@@ -107,7 +109,7 @@ class EpochLoader(ABC):
         """Yield the epoch's batches; see ``loaders.base.Loader.epoch``."""
         check_start(number, first_batch)
         self._end_epoch()
-        batches = self._hand_out(number, self._batches(number, first_batch))
+        batches = self._hand_out(number, self._epoch_batches(number, first_batch))
         self._running = weakref.ref(batches)
         return batches
 
@@ -116,9 +118,19 @@ class EpochLoader(ABC):
         self._end_epoch()
         self._source.close()
 
-    @abstractmethod
-    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
+    def _epoch_batches(
+        self, number: int, first_batch: int
+    ) -> Generator[Made, None, None]:
         """An epoch's batches on the device; closing it leaves nothing behind."""
+        return self._batches(self._schedule.plans(number, first_batch))
+
+    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
+        """The batches of any plans on the device, one after the other.
+
+        Nothing is taken of the plans before the first is asked for; another thread may
+        take them. One run at a time; closing it leaves nothing behind.
+        """
+        raise NotImplementedError
 
     def _hand_out(
         self, number: int, batches: Generator[Made, None, None]

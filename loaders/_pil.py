@@ -45,8 +45,7 @@ class PilLoader(EpochLoader):
         decoding = Decoding(f"Pillow {PIL.__version__}", "libjpeg-turbo", resize)
         super().__init__(schedule, decoding)
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
-        plans = self._schedule.plans(number, first_batch)
+    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
         return to_device(self._finish_all(self._decode(plans)), self.device)
 
     def _decode(self, plans: Iterator[Plan]) -> Generator[Decoded, None, None]:

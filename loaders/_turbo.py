@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 from loaders._epoch import EpochLoader, Made, to_device
 from loaders._threads import ThreadedDecoder
 from loaders.base import LoaderConfig, Source
-from loaders.schedule import Schedule
+from loaders.schedule import Plan, Schedule
 
 
 class TurboLoader(EpochLoader):
@@ -26,6 +26,5 @@ class TurboLoader(EpochLoader):
         super().close()
         self._decoder.close()
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
-        plans = self._schedule.plans(number, first_batch)
+    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
         return to_device(self._finish_all(self._decoder.decode(plans)), self.device)

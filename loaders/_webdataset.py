@@ -55,8 +55,7 @@ class WebDatasetLoader(EpochLoader):
         super().close()
         self._decoder.close()
 
-    def _batches(self, number: int, first_batch: int) -> Generator[Made, None, None]:
-        plans = self._schedule.plans(number, first_batch)
+    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
         return to_device(self._host_batches(plans), self.device)
 
     def _host_batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:

@@ -17,8 +17,10 @@ no torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -80,6 +82,22 @@ class Decoding:
     resize: str | None
 
 
+class KeptImages(NamedTuple):
+    """Where a loader keeps decoded images, and how many of them have room there.
+
+    Attributes:
+        place: ``device``, ``memory`` or the folder.
+        images: images that have room.
+        wanted: images that the loader delivers.
+        image_bytes: size of each.
+    """
+
+    place: str
+    images: int
+    wanted: int
+    image_bytes: int
+
+
 class Loader(Protocol):
     """A source of batches that can be replayed from any place in any epoch.
 
@@ -90,12 +108,14 @@ class Loader(Protocol):
             ``on_corrupt="skip"``.
         decoded_again: how many of these batches the host has decoded, as DALI has
             failed on them; under ``dali`` alone, and 0 elsewhere.
+        kept: what it keeps of the images that it has decoded; ``None`` without a cache.
     """
 
     device: torch.device
     decoding: Decoding
     skipped: list[SampleError]
     decoded_again: int
+    kept: KeptImages | None
 
     def __len__(self) -> int:
         """Batches in one epoch, the same on every rank."""
@@ -203,6 +223,11 @@ class LoaderConfig:
         verify_reads: whether each image's bytes are compared with the checksum in the
             index before they are decoded; one that was damaged fails as one that can't
             be decoded does.
+        cache: where decoded images are kept, so that later epochs decode nothing: on
+            the ``device``, in ``memory``, or in a folder that processes and runs share.
+            What finds no room is decoded in every epoch. ``None`` keeps nothing.
+        cache_gb: most that is kept, GB (1e9 bytes): of each rank, or in the folder. By
+            default a share of what is free.
     """
 
     batch_size: int = 32
@@ -223,6 +248,8 @@ class LoaderConfig:
     on_corrupt: Literal["raise", "skip"] = "raise"
     hw_decoder_load: float = 0.65
     verify_reads: bool = True
+    cache: str | Path | None = None
+    cache_gb: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "batch size", "be at least 1", self.batch_size)
@@ -236,6 +263,10 @@ class LoaderConfig:
         _require(self.prefetch >= 1, "prefetch", "be at least 1", self.prefetch)
         _require(self.world_size >= 1, "world size", "be at least 1", self.world_size)
         check_device_name(self.device)
+        ok = self.cache is None or bool(os.fspath(self.cache))
+        _require(ok, "cache", "be device, memory or a folder", repr(self.cache))
+        ok = self.cache_gb is None or self.cache_gb > 0
+        _require(ok, "cache gb", "be above 0", self.cache_gb)
         ok = self.on_corrupt in ("raise", "skip")
         _require(ok, "on corrupt", "be raise or skip", self.on_corrupt)
         ok = 0 <= self.rank < self.world_size

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # photographs of 53 KB, and the next two being read, are 110 MB.
 DEFAULT_WINDOW = 2
 
+_PLANNED_AT_ONCE = 16  # batches: 0.3 us an image, where each by itself took 6
+
 
 class Plan(NamedTuple):
     """One rank's share of a global batch, before anything is read.
@@ -100,21 +102,32 @@ class Schedule:
             ValueError: ``epoch`` or ``first_batch`` is negative.
         """
         check_start(epoch, first_batch)
-        order = self._order(epoch)
-        batches = range(first_batch, len(self))
-        return (self._plan(order, epoch, number) for number in batches)
+        return self._plans(self._order(epoch), epoch, first_batch)
 
-    def _plan(self, order: EpochOrder | WeightedOrder, epoch: int, number: int) -> Plan:
+    def _plans(
+        self, order: EpochOrder | WeightedOrder, epoch: int, first_batch: int
+    ) -> Iterator[Plan]:
+        config = self.config
+        for first in range(first_batch, len(self), _PLANNED_AT_ONCE):
+            numbers = range(first, min(first + _PLANNED_AT_ONCE, len(self)))
+            drawn = [self._drawn(order, number) for number in numbers]
+            keys = np.concatenate([batch.keys for batch in drawn])
+            mirrored = flips(config.seed, epoch, keys, (config.hflip, config.vflip))
+            start = 0
+            for rows, _ in drawn:
+                yield Plan(rows, mirrored[start : start + len(rows)])
+                start += len(rows)
+
+    def _drawn(self, order: EpochOrder | WeightedOrder, number: int) -> _Drawn:
+        """One rank's share of a global batch."""
         config = self.config
         start = number * config.batch_size
-        drawn = order.rows(start, start + config.batch_size)
-        first, last = rank_slice(len(drawn), config.rank, config.world_size)
-        rows = self.source.rows[drawn[first:last]]
+        places = order.rows(start, start + config.batch_size)
+        first, last = rank_slice(len(places), config.rank, config.world_size)
+        rows = self.source.rows[places[first:last]]
         # A sample drawn twice in an epoch should not look the same twice.
         repeats = isinstance(order, WeightedOrder)
-        keys = np.arange(start + first, start + last) if repeats else rows
-        chances = (config.hflip, config.vflip)
-        return Plan(rows, flips(config.seed, epoch, keys, chances))
+        return _Drawn(rows, np.arange(start + first, start + last) if repeats else rows)
 
     def _order(self, epoch: int) -> EpochOrder | WeightedOrder:
         config = self.config
@@ -140,13 +153,19 @@ class PieceSchedule(Schedule):
     but for one sample, and all have the same number of batches.
     """
 
-    def _plan(self, order: EpochOrder | WeightedOrder, epoch: int, number: int) -> Plan:
+    def _drawn(self, order: EpochOrder | WeightedOrder, number: int) -> _Drawn:
         config = self.config
         first, last = rank_slice(len(order), config.rank, config.world_size)
         start = first + number * self.local_size
         rows = self.source.rows[order.rows(start, min(start + self.local_size, last))]
-        chances = (config.hflip, config.vflip)
-        return Plan(rows, flips(config.seed, epoch, rows, chances))
+        return _Drawn(rows, rows)
+
+
+class _Drawn(NamedTuple):
+    """The rows of a batch, and what their flips are drawn for: int64[B] each."""
+
+    rows: Int64
+    keys: Int64
 
 
 def whole_shards(name: str, source: Source, config: LoaderConfig) -> ShardSplit:

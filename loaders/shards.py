@@ -40,7 +40,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "test")
 # once in training.
 _MAPS = 256
 
-_DAMAGED = "its bytes are not those that were written, as their checksum tells"
+DAMAGED = "its bytes are not those that were written, as their checksum tells"
 
 
 def shard_name(split: str, number: int) -> str:
@@ -282,12 +282,12 @@ class ShardSplit:
         places = self.places_of(rows)
         shards, starts = places.shard.tolist(), places.offset.tolist()
         ends = (places.offset + places.size).tolist()
-        check = self.checking(rows) if verify else None
+        sums = self.checksums(rows) if verify else None
 
         def read(place: int) -> memoryview:
             jpeg = self._map(shards[place])[starts[place] : ends[place]]
-            if check is not None:
-                check(place, jpeg)
+            if sums is not None and crc32c(jpeg) != sums[place]:
+                raise self.failure(int(rows[place]), DAMAGED)
             return jpeg
 
         return Reading(read, self.components(rows))
@@ -296,22 +296,9 @@ class ShardSplit:
         """Of these rows' JPEGs; ``None`` for data sets of older versions."""
         return None if self._components is None else self._components[rows].tolist()
 
-    def checking(self, rows: Int64) -> Callable[[int, Jpeg], None] | None:
-        """What compares bytes with the checksum of the n-th of these rows.
-
-        It raises ``SampleError`` where they differ. ``None`` for data sets of older
-        versions, which have no checksums.
-        """
-        if self._checksum is None:
-            return None
-        expected = self._checksum[rows].tolist()
-
-        def check(place: int, jpeg: Jpeg) -> None:
-            # Without the GIL, as the bytes may have to come from the disk first.
-            if crc32c(jpeg, gil_release_mode=1) != expected[place]:
-                raise self.failure(int(rows[place]), _DAMAGED)
-
-        return check
+    def checksums(self, rows: Int64) -> list[int] | None:
+        """CRC-32C of these rows' JPEGs; ``None`` for data sets of older versions."""
+        return None if self._checksum is None else self._checksum[rows].tolist()
 
     def column(self, name: str) -> list[Any]:
         """A column of the table, e.g. ``key`` or ``patient``, for all N rows."""

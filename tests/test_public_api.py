@@ -172,6 +172,8 @@ IMPOSSIBLE = [
     ({"on_corrupt": "warn"}, "on corrupt must be raise or skip, got warn"),
     ({"device": "gpu"}, "device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
     ({"hw_decoder_load": 1.5}, "hw decoder load must lie in 0 to 1, got 1.5"),
+    ({"cache": ""}, "cache must be device, memory or a folder, got ''"),
+    ({"cache_gb": 0}, "cache gb must be above 0, got 0"),
     ({"world_size": 0}, "world size must be at least 1, got 0"),
     ({"rank": 1}, "rank must lie in 0 to 0, got 1"),
     ({"rank": -1, "world_size": 2}, "rank must lie in 0 to 1, got -1"),

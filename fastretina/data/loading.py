@@ -8,6 +8,7 @@ Importing this module imports no torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from loaders import (
     missing,
 )
 from loaders import resolve as resolve_loader
+from loaders.base import KeptImages
 from loaders.cores import granted_cores
 from loaders.errors import LoaderUnavailable, SampleError
 
@@ -56,6 +58,12 @@ class LoadingOptions:
             skipped and counted.
         hw_decoder_load: Share of the images that a GPU's JPEG engine decodes, under
             DALI.
+        cache: Keep the decoded images, so that later epochs decode nothing: on the
+            device (a GPU's memory), in memory, or in a folder, which serves other runs
+            and evaluation, too. The batches are the same bit for bit; what does not fit
+            is decoded each time. device and memory serve training alone.
+        cache_gb: Most that is kept, in GB: by each rank, or in the folder. The share
+            that is taken by itself: 70 % of the memory, half of a GPU's or a disk.
         workers: Threads that decode, or processes (pil); by default as many as the
             doctor found fastest, or else one for each core granted.
         prefetch: Batches made ahead.
@@ -78,6 +86,17 @@ class LoadingOptions:
     hw_decoder_load: Annotated[
         float | None, arg(metavar="FLOAT", help_behavior_hint=_OWN.format("0.65"))
     ] = None
+    cache: Annotated[
+        str | None,
+        arg(
+            metavar="{none,device,memory,DIR}",
+            help_behavior_hint=_OWN.format("none"),
+        ),
+    ] = None
+    cache_gb: Annotated[
+        float | None,
+        arg(metavar="FLOAT", help_behavior_hint=_OWN.format("a share of what is free")),
+    ] = None
     workers: int | None = None
     prefetch: int = 2
     verify_reads: bool = True
@@ -91,6 +110,22 @@ class LoadingOptions:
             raise ValueError(
                 f"--hw-decoder-load must lie in 0 to 1, got {self.hw_decoder_load}"
             )
+        if self.cache == "":
+            raise ValueError("--cache must be none, device, memory or a folder, got ''")
+        if self.cache_gb is not None and not self.cache_gb > 0:
+            raise ValueError(f"--cache-gb must be above 0, got {self.cache_gb}")
+
+    @property
+    def kept_in(self) -> str | None:
+        """Where training keeps decoded images; None for nowhere."""
+        return None if self.cache == "none" else self.cache
+
+    @property
+    def cache_folder(self) -> str | None:
+        """The folder for decoded images, its path absolute; None without one."""
+        if self.kept_in in (None, "device", "memory"):
+            return None
+        return os.path.abspath(self.kept_in)
 
     def check_balance(self, balance: float) -> None:
         """Raise ``ValueError`` where the loader can't draw with replacement."""
@@ -152,6 +187,10 @@ class Loading:
         default_factory=set, init=False, repr=False, compare=False
     )
 
+    _reported: set[str] = field(
+        default_factory=set, init=False, repr=False, compare=False
+    )
+
     @property
     def on_corrupt(self) -> Literal["raise", "skip"]:
         """What an image that can't be decoded does."""
@@ -174,6 +213,8 @@ class Loading:
             on_corrupt=self.on_corrupt,
             hw_decoder_load=self.options.hw_decoder_load,
             verify_reads=self.options.verify_reads,
+            cache=self.options.cache_folder or self.options.cache,
+            cache_gb=self.options.cache_gb,
         )
 
     def train_loader(self, train: ShardSplit, recipe: Recipe) -> Loader:
@@ -187,6 +228,7 @@ class Loading:
             hflip=recipe.hflip,
             vflip=recipe.vflip,
             image_size=recipe.image_size,
+            cache=self.options.kept_in,
         )
         return self.open(train, delivered)
 
@@ -207,7 +249,10 @@ class Loading:
                 self.report_skipped(loader)
 
     def open(self, split: ShardSplit, delivered: LoaderConfig) -> Loader:
-        """The loader of a split, with ``delivered`` brought to the device and ranks."""
+        """The loader of a split, with ``delivered`` brought to the device and ranks.
+
+        What is in a folder for decoded images is used, and added to, by all.
+        """
         load = self.options.hw_decoder_load
         config = replace(
             delivered,
@@ -217,10 +262,22 @@ class Loading:
             on_corrupt=self.on_corrupt,
             hw_decoder_load=delivered.hw_decoder_load if load is None else load,
             verify_reads=self.options.verify_reads,
+            cache=self.options.cache_folder or delivered.cache,
+            cache_gb=self.options.cache_gb,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
         )
-        return make_loader(self.loader, split, split.name, config)
+        loader = make_loader(self.loader, split, split.name, config)
+        if config.cache is not None:
+            self._report_kept(loader, split.name)
+        return loader
+
+    def _report_kept(self, loader: Loader, split: str) -> None:
+        """Say on stderr what of a split is kept decoded, once in a command."""
+        if loader.kept is None or not self.ranks.first or split in self._reported:
+            return
+        self._reported.add(split)
+        print(f"note: {split}: {describe_kept(loader.kept)}", file=sys.stderr)
 
     def report_skipped(self, loader: Loader) -> int:
         """Name on stderr what a loader has skipped, each image once in a command.
@@ -246,6 +303,20 @@ class Loading:
         asked = known is not None and known.loader == self.loader
         cores = known.workers if known and asked else granted_cores()
         return self.ranks.share_of(cores)
+
+
+def describe_kept(kept: KeptImages) -> str:
+    """What is kept of the decoded images, where, and what becomes of the rest."""
+    names = {"device": "on the device", "memory": "in memory"}
+    where = names.get(kept.place, f"in {kept.place}")
+    size = kept.images * kept.image_bytes / 1e9
+    if kept.images >= kept.wanted:
+        return f"{kept.images:,} decoded images ({size:,.1f} GB) are kept {where}"
+    whole = kept.wanted * kept.image_bytes / 1e9
+    return (
+        f"{kept.images:,} of {kept.wanted:,} decoded images ({size:,.1f} of "
+        f"{whole:,.1f} GB) have room {where}; the rest is decoded in every epoch"
+    )
 
 
 def choose_loader(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fastretina.doctor.bottleneck import limit
 from fastretina.doctor.measurements import CLEARLY_FASTER, LoaderRate, Measurements
@@ -17,7 +18,10 @@ from loaders import LOADERS
 
 _ALIKE = 0.03  # rounds of one loader lie that far apart: no reason to choose by
 _WAITS = 0.02  # share of the time; less is not worth a flag
+_LOADING = {"read", "decode", "loader"}  # what later epochs are spared
 _PREFETCH, _MORE_PREFETCH = 2, 4
+# Of the memory left beside training, and of a GPU's: what --cache takes by itself.
+_MEMORY, _GPU = 0.7, 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,8 @@ class Advice:
         batch_size: images of a step.
         images_per_second: speed of that loader to *batch*, images/s.
         sentences: the reasons.
+        cache: where to keep the decoded images; None where that would win nothing, or
+            an epoch does not fit.
     """
 
     loader: str
@@ -39,14 +45,16 @@ class Advice:
     batch_size: int
     images_per_second: float
     sentences: tuple[str, ...]
+    cache: Literal["device", "memory"] | None = None
 
     @property
     def flags(self) -> str:
         """The flags for ``fastretina train``."""
-        return (
+        flags = (
             f"--loader {self.loader} --workers {self.workers} "
             f"--prefetch {self.prefetch} --batch-size {self.batch_size}"
         )
+        return f"{flags} --cache {self.cache}" if self.cache else flags
 
     def summary(self) -> dict[str, object]:
         """The options under their JSON keys."""
@@ -55,6 +63,7 @@ class Advice:
             "workers": self.workers,
             "prefetch": self.prefetch,
             "batch_size": self.batch_size,
+            "cache": self.cache or "none",
         }
 
 
@@ -83,13 +92,15 @@ def advise(measurements: Measurements) -> Advice | None:
     if all(limit(measurements, phase) == "step" for phase in PHASES):
         why_loader += "; the step limits, so that any loader this fast would do"
     reasons = (f"{why_loader}.", *_own_order(usable, best))
+    cache, why_cache = _cache(measurements)
     return Advice(
         loader=best.loader,
         workers=best.workers,
         prefetch=prefetch,
         batch_size=batch_size,
         images_per_second=best.images_per_second,
-        sentences=(*reasons, why_prefetch, why_batch),
+        sentences=(*reasons, *why_cache, why_prefetch, why_batch),
+        cache=cache,
     )
 
 
@@ -137,6 +148,26 @@ def _own_order(rates: Sequence[LoaderRate], best: LoaderRate) -> list[str]:
         f"{own.loader} is {ratio:.2f} times as fast, in an order of its own: a run "
         "can't change to it or from it midway."
     ]
+
+
+def _cache(
+    measurements: Measurements,
+) -> tuple[Literal["device", "memory"] | None, list[str]]:
+    """Where an epoch of decoded images fits, if training waits for loading."""
+    data, memory = measurements.data, measurements.training.memory
+    slowed = {limit(measurements, phase) for phase in PHASES} & _LOADING
+    if data is None or not slowed:
+        return None, []
+    epoch = data.train * 3 * data.shape[0] * data.shape[1]
+    why = f"an epoch of decoded images takes {format_gib(epoch)}, and later epochs"
+    total, used = memory.gpu_total, memory.gpu
+    if total and used is not None and epoch <= min(_GPU * total, total - used):
+        why = f"Cache device: {why} need neither decoding nor copies to the GPU."
+        return "device", [why]
+    left = measurements.memory_granted - peak_at(measurements)
+    if epoch <= _MEMORY * left:
+        return "memory", [f"Cache memory: {why} decode nothing."]
+    return None, []
 
 
 def _prefetch(measurements: Measurements, best: LoaderRate) -> tuple[int, str]:

@@ -174,7 +174,7 @@ def _checker(options: ShardOptions) -> Callable[[Sample], _Checked]:
         except Rejected as rejected:
             return _Checked(rejected)
         sha256 = hashlib.sha256(image.jpeg).hexdigest()
-        return _Checked(image, sha256, crc32c(image.jpeg, gil_release_mode=1))
+        return _Checked(image, sha256, crc32c(image.jpeg))
 
     return check
 

@@ -25,6 +25,7 @@ from fastretina.data.loading import (
     Loading,
     LoadingOptions,
     choose_loader,
+    describe_kept,
     other_pixels,
 )
 from fastretina.evaluate import command as evaluate
@@ -43,6 +44,7 @@ from loaders import (
     available,
     open_split,
 )
+from loaders.base import KeptImages
 from loaders.errors import LoaderUnavailable, SampleError
 
 Trains = Callable[..., Outcome]
@@ -369,6 +371,7 @@ def test_run_goes_on_as_it_last_did_and_evaluate_too(
     assert [line for line in again.err if not line.startswith("epoch")] == []
     config = json.loads((stopped / "config.json").read_text())
     recorded = {"loader": "turbo", "on_corrupt": "raise", "hw_decoder_load": None}
+    recorded |= {"cache": None, "cache_gb": None}
     assert (config["loader"], config["loading"]) == ("turbo", recorded)
     assert config["threads"] == threads + 1
     assert config["decoding"]["resize"] == "torch"
@@ -494,6 +497,9 @@ def test_run_of_which_one_split_is_resized_does_not_warn_of_itself(
     [
         LoadingOptions(loader="pil", on_corrupt="skip", hw_decoder_load=0.25),
         LoadingOptions(loader="turbo", on_corrupt="raise"),
+        LoadingOptions(
+            loader="turbo", on_corrupt="raise", cache="memory", cache_gb=0.5
+        ),
     ],
 )
 def test_loading_that_was_recorded_comes_back(
@@ -515,8 +521,14 @@ def test_loading_that_was_recorded_comes_back(
     Run(tmp_path).write_config(config)
     config = Run(tmp_path).config()
     assert LoadingOptions().filled_from_run(config) == options
-    flags = LoadingOptions(loader="auto", on_corrupt="raise", hw_decoder_load=0.0)
-    assert flags.filled_from_run(config) == flags  # 0 is not unset
+    flags = LoadingOptions(
+        loader="auto",
+        on_corrupt="raise",
+        hw_decoder_load=0.0,
+        cache="none",
+        cache_gb=9.0,
+    )
+    assert flags.filled_from_run(config) == flags  # neither 0 nor none is unset
     older = replace(config, loader="pil", loading=None)
     assert LoadingOptions().filled_from_run(older).loader == "pil"
 
@@ -530,6 +542,83 @@ def test_hw_decoder_load_of_a_run_reaches_the_loader(
             options = LoadingOptions(loader="turbo", hw_decoder_load=given)
             config: Any = options.resolve("cpu", ALONE).open(split, LoaderConfig())
             assert config.hw_decoder_load == got
+
+
+# ----------------------------------------------------- decoded images that are kept
+
+
+def test_run_that_keeps_images_trains_the_same_weights(
+    trains: Trains,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    """And says what it keeps; evaluation finds what is in a folder, and only that."""
+    flags = ["--max-steps", 6, "--batch-size", 16, "--loader", "turbo"]
+    plain = trains("plain", *flags)
+    kept = tmp_path / "kept"
+    for cache, where in (("memory", "in memory"), (kept, f"in {kept}")):
+        run = tmp_path / f"run-{cache == kept}"
+        outcome = trains(run.name, *flags, "--cache", cache)
+        notes = [line for line in outcome.err if "decoded images" in line]
+        assert notes[0] == f"note: train: 27 decoded images (0.0 GB) are kept {where}"
+        assert outcome.json["weights_sha256"] == plain.json["weights_sha256"]
+        config = json.loads((run / "config.json").read_text())
+        assert config["loading"]["cache"] == str(cache)
+    assert notes[1:] == [f"note: test: 11 decoded images (0.0 GB) are kept {where}"]
+    evaluated = call(evaluate.main, [str(run)], capsys)
+    assert evaluated.err == notes[1:]
+    evaluated = call(evaluate.main, [str(run), "--cache", "none"], capsys)
+    assert evaluated.err == [f"note: cache was {kept} before and is none now"]
+
+
+def test_cache_is_as_far_as_it_serves(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Memory would be forgotten before it is used again, but for training."""
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def opened(*words: Any) -> Any:
+        asked.append(words[-1].cache)
+        return loaders.make_loader(*words)
+
+    monkeypatch.setattr("fastretina.data.loading.make_loader", opened)
+    folder = str(tmp_path / "kept")
+    for cache, expected in (
+        (None, [None, None]),
+        ("none", [None, None]),
+        ("memory", ["memory", None]),
+        ("kept", [folder, folder]),
+    ):
+        loading = LoadingOptions(loader="turbo", cache=cache).resolve("cpu", ALONE)
+        asked.clear()
+        with open_split(shards, "test") as split:
+            loading.train_loader(split, STRONG).close()
+            with loading.evaluation_loader(split, STRONG):
+                pass
+        assert asked == expected
+
+
+def test_kept_images_are_described():
+    assert describe_kept(KeptImages("device", 28_100, 28_100, 512 * 512 * 3)) == (
+        "28,100 decoded images (22.1 GB) are kept on the device"
+    )
+    assert describe_kept(KeptImages("memory", 12_000, 28_100, 512 * 512 * 3)) == (
+        "12,000 of 28,100 decoded images (9.4 of 22.1 GB) have room in memory; the "
+        "rest is decoded in every epoch"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"cache": ""}, "--cache must be none, device, memory or a folder, got ''"),
+        ({"cache_gb": 0.0}, "--cache-gb must be above 0, got 0.0"),
+    ],
+)
+def test_cache_that_cannot_be_meant(options: dict[str, Any], error: str):
+    with pytest.raises(ValueError, match=error):
+        LoadingOptions(**options)
 
 
 # ------------------------------------------------------- the precision that a run had

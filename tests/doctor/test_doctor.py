@@ -168,6 +168,31 @@ def test_loaders_alike_are_called_so():
     assert "1,000 images/s, as fast as dali" in advice.sentences[0]
 
 
+def test_cache_is_advised_where_loading_limits_and_an_epoch_fits():
+    """1,000 images of 512 pixels are 0.73 GiB."""
+
+    def cache(granted: float = 8, step: tuple[float, float] = (4000, 100), **about):
+        memory = Memory(before=0, peak=2 * GIB, **about)
+        one = measured(step=step, memory=memory)
+        advice = advise(replace(one, memory_granted=int(granted * GIB)))
+        assert advice is not None
+        says = [text for text in advice.sentences if text.startswith("Cache")]
+        assert [text.split(":")[0] for text in says] == (
+            [f"Cache {advice.cache}"] if advice.cache else []
+        )
+        assert advice.flags.partition(" --cache ")[2] == (advice.cache or "")
+        assert advice.summary()["cache"] == (advice.cache or "none")
+        return advice.cache
+
+    assert cache() == "memory"
+    assert cache(granted=3.1) == "memory"  # 70 % of 1.1 GiB
+    assert cache(granted=3.0) is None
+    assert cache(step=(400, 100)) is None  # the step limits
+    assert cache(gpu=GIB, gpu_total=2 * GIB) == "device"
+    assert cache(gpu=1.5 * GIB, gpu_total=2 * GIB) == "memory"
+    assert cache(gpu=GIB // 4, gpu_total=1.4 * GIB) == "memory"
+
+
 @pytest.mark.parametrize(
     ("about", "prefetch", "reason"),
     [

@@ -8,10 +8,12 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import nullcontext
+from collections import deque
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import Mock
 
 import numpy as np
@@ -30,7 +32,33 @@ from loaders.order import EpochOrder, flips
 
 # Processes for pil, where 0 is none; threads for turbo. Later loaders join by name.
 WORKERS = {"pil": (0, 2), "turbo": (1, 2), "webdataset": (1, 3)}
-VARIANTS = [(name, n) for name in available() for n in WORKERS.get(name, (2,))]
+
+
+class Variant(NamedTuple):
+    """A loader to try; ``keeps`` decoded images, ``warm`` all that there are."""
+
+    name: str
+    workers: int
+    keeps: str = ""
+    warm: bool = False
+
+    def __str__(self):
+        words = [self.name, str(self.workers)]
+        words += ["keeps", self.keeps] if self.keeps else []
+        return "-".join([*words, "warm"] if self.warm else words)
+
+
+VARIANTS = [Variant(name, n) for name in available() for n in WORKERS.get(name, (2,))]
+VARIANTS += [
+    variant
+    for variant in (
+        Variant("turbo", 2, "memory"),
+        Variant("turbo", 2, "folder", warm=True),
+        Variant("dali", 2, "memory", warm=True),
+        Variant("dali", 2, "folder"),
+    )
+    if variant.name in available()
+]
 COMMON_ORDER = [variant for variant in VARIANTS if not LOADERS[variant[0]].own_order]
 
 # Loaders that start processes per epoch are tried for fewer of them.
@@ -50,7 +78,7 @@ def pytest_generate_tests(metafunc):
         return
     common = metafunc.definition.get_closest_marker("common_order")
     variants = COMMON_ORDER if common else VARIANTS
-    names = [f"{name}-{workers}" for name, workers in variants]
+    names = [str(variant) for variant in variants]
     if "source" not in metafunc.fixturenames:
         metafunc.parametrize("variant", variants, ids=names)
         return
@@ -67,14 +95,24 @@ common_order = pytest.mark.common_order
 
 
 @pytest.fixture
-def make(variant, shards):
+def make(variant, shards, tmp_path):
     """Opens loaders of one kind, and closes them."""
-    name, workers = variant
+    name, workers, keeps, warm = variant
     opened = []
 
-    def make(source=shards, split="train", **options):
-        config = LoaderConfig(**{"workers": workers, "batch_size": 8, **options})
+    def cache(source):
+        """A folder for each, as an image is known by the hash in the index."""
+        if keeps != "folder":
+            return keeps or None
+        return tmp_path / f"kept-{abs(hash(str(getattr(source, 'folder', source))))}"
+
+    def make(source=shards, split="train", *, warm=warm, **options):
+        defaults = {"workers": workers, "batch_size": 8, "cache": cache(source)}
+        config = LoaderConfig(**{**defaults, **options})
         opened.append(make_loader(name, source, split, config))
+        if warm:  # with all that can be decoded, and nothing counted of it
+            with suppress(ShardError, RuntimeError):
+                deque(opened[-1]._epoch_batches(0, 0), maxlen=0)
         return opened[-1]
 
     yield make
@@ -718,7 +756,7 @@ def test_loaders_share_an_open_source(make, shards):
 def test_many_epochs_grow_nothing(make, variant):
     process = psutil.Process()
     begins_anew = {("pil", 2): 10, ("dali-reader", 2): 60}  # takes 40 to 60 ms
-    epochs = begins_anew.get(variant, 200)
+    epochs = begins_anew.get(variant[:2], 200)
     loader = make(split="test", batch_size=4, **AUGMENTED)
 
     def run(first, last):
@@ -933,9 +971,10 @@ def copies(monkeypatch, variant):
     monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
     monkeypatch.setattr("torch.cuda.current_stream", lambda device: nothing)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *words: None)
-    module = import_module(LOADERS[variant[0]].module)
-    if hasattr(module, "to_device"):  # DALI decodes there
-        monkeypatch.setattr(module, "to_device", _epoch._copy_ahead)
+    names = [LOADERS[variant.name].module, *["loaders._cached"] * bool(variant.keeps)]
+    for module in map(import_module, names):
+        if hasattr(module, "to_device"):  # DALI decodes there
+            monkeypatch.setattr(module, "to_device", _epoch._copy_ahead)
 
 
 @pytest.mark.parametrize("gpu", [False, True])
@@ -1056,7 +1095,7 @@ def test_damaged_file_of_a_folder_is_named(make, make_course, tmp_path, length):
 def test_file_gone_from_a_folder_is_named(make, make_course, tmp_path):
     course = make_course(tmp_path / "course", train=9, test=2)
     source = FolderSource(RetinopathyDataset(course / "data", "train"))
-    loader = make(source, batch_size=2)
+    loader = make(source, batch_size=2, warm=False)
     (course / "data" / "12_left.jpeg").unlink()
     with pytest.raises(SampleError, match="No such file"):
         collect(loader.epoch(0))
@@ -1064,7 +1103,7 @@ def test_file_gone_from_a_folder_is_named(make, make_course, tmp_path):
 
 def test_shard_cut_short_under_a_loader_is_one_clear_error(make, shards, tmp_path):
     folder = Path(shutil.copytree(shards, tmp_path / "shards"))
-    loader = make(folder)
+    loader = make(folder, warm=False)
     os.truncate(folder / "train-000001.tar", 4096)
     with pytest.raises(ShardError, match=r"train-000001\.tar .*cut short"):
         collect(loader.epoch(0))
@@ -1090,7 +1129,9 @@ class Broken:
 
 @common_order
 @pytest.mark.timeout(20)
-def test_unforeseen_failure_is_raised_and_not_waited_for(make, shards):
+def test_unforeseen_failure_is_raised_and_not_waited_for(make, variant, shards):
+    if variant.keeps == "folder":
+        pytest.skip("what is no shards is read as a whole where the loader is opened")
     loader = make(Broken(open_split(shards, "train")))
     collect(make(split="test").epoch(0))
     before = held(shards)

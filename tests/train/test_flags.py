@@ -33,7 +33,7 @@ from loaders import LOADERS
 FLAGS = {
     train: """
         --shards --test-shards --loader --fallback --no-fallback --on-corrupt
-        --hw-decoder-load
+        --hw-decoder-load --cache --cache-gb
         --workers --prefetch --device --threads --compile --no-compile
         --out --resume --checkpoint-every --recipe --arch --weights --image-size
         --batch-size --head-epochs --full-epochs --max-steps --optimizer --head-lr --lr
@@ -51,7 +51,8 @@ FLAGS = {
     """,
     evaluate: """
         --shards --split --loader --fallback --no-fallback --on-corrupt
-        --hw-decoder-load --workers --prefetch --device --out --details
+        --hw-decoder-load --cache --cache-gb --workers --prefetch --device --out
+        --details
     """,
     predict: """
         --tta --no-tta --calibrated --no-calibrated --pairs --no-pairs --overlays
@@ -61,8 +62,8 @@ FLAGS = {
     report: "--shards --out --mistakes --device",
     experiments: """
         --shards --out --budget --seeds --dry-run --pretrained --loader --fallback
-        --no-fallback --on-corrupt --hw-decoder-load --workers --prefetch --device
-        --threads
+        --no-fallback --on-corrupt --hw-decoder-load --cache --cache-gb --workers
+        --prefetch --device --threads
     """,
     audit: """
         --layout --labels --patient-column --patient-pattern --images --no-images
@@ -70,8 +71,8 @@ FLAGS = {
     """,
     parity: """
         --data --shards --loader --fallback --no-fallback --on-corrupt
-        --hw-decoder-load --workers --prefetch --split --image-size --run --labels
-        --device
+        --hw-decoder-load --cache --cache-gb --workers --prefetch --split
+        --image-size --run --labels --device
     """,
     doctor: """
         --shards --arch --image-size --batch-size --amp --device --seconds --out
