@@ -33,7 +33,9 @@ from loaders._dali_pipeline import (
     first_line,
     new_pipeline,
 )
-from loaders._epoch import EpochLoader, Made, Prefetcher
+from loaders._epoch import EpochLoader, Made
+from loaders._prefetcher import Prefetcher
+from loaders._runs import Plans
 from loaders._threads import decode_plan, flip_batch
 from loaders.arrays import Int32, UInt8
 from loaders.base import LoaderConfig, Source
@@ -78,7 +80,7 @@ class DaliLoader(EpochLoader):
         super().close()
         self._pipeline = None
 
-    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
+    def _batches(self, plans: Plans) -> Generator[Made, None, None]:
         with Prefetcher(map(self._read, plans), self._config.prefetch) as feeds:
             self._feeder.begin(feeds)
             try:

@@ -27,7 +27,9 @@ from loaders._dali_pipeline import (
     first_line,
     new_pipeline,
 )
-from loaders._epoch import EpochLoader, Made, Prefetcher
+from loaders._epoch import EpochLoader, Made
+from loaders._prefetcher import Prefetcher
+from loaders._runs import Run, SeparateRuns
 from loaders._threads import decode_plan, flip_batch
 from loaders.arrays import Int64
 from loaders.base import Batch, LoaderConfig, Source
@@ -75,6 +77,11 @@ class DaliReaderLoader(EpochLoader):
         self._buffer = max(self._split.shard_sizes, default=0) * (
             config.window or DEFAULT_WINDOW
         )
+
+    def _new_run(self, number: int, first_batch: int) -> Run[Made]:
+        first = min(first_batch, len(self))
+        ahead = self._config.prefetch
+        return SeparateRuns(self._epoch_batches, (number, first), len(self), ahead)
 
     def _epoch_batches(
         self, number: int, first_batch: int

@@ -9,19 +9,18 @@ _cached has a back end make what it has not kept ---------------------->
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from operator import itemgetter
-from queue import Empty, Queue
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
+from loaders._runs import PlannedRun, Plans, Run
 from loaders.base import Batch, Decoding, KeptImages
 from loaders.errors import SampleError
 from loaders.schedule import Plan, Schedule, check_start
@@ -71,8 +70,7 @@ class EpochLoader:
     """The base of every back end: a ``loaders.base.Loader`` with one epoch at a time.
 
     A back end says how plans become batches, in ``_batches``, and holds whatever
-    decodes for it. One whose order is not the schedule's says what an epoch is, in
-    ``_epoch_batches``.
+    decodes for it. One that makes an epoch otherwise says how, in ``_new_run``.
     """
 
     def __init__(self, schedule: Schedule, decoding: Decoding) -> None:
@@ -87,6 +85,7 @@ class EpochLoader:
         self._next = 0  # the epoch that iterating takes
         # Weak, so that an epoch that nobody holds any more ends there and then.
         self._running: weakref.ref[Generator[Batch, None, None]] | None = None
+        self._waiting: Run[Made] | None = None  # for its next epoch to be asked for
 
     def __len__(self) -> int:
         return len(self._schedule)
@@ -105,26 +104,39 @@ class EpochLoader:
     ) -> None:
         self.close()
 
-    def epoch(self, number: int, first_batch: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, number: int, first_batch: int = 0, *, then: int | None = None
+    ) -> Iterator[Batch]:
         """Yield the epoch's batches; see ``loaders.base.Loader.epoch``."""
         check_start(number, first_batch)
+        check_start(then or 0, 0)
         self._end_epoch()
-        batches = self._hand_out(number, self._epoch_batches(number, first_batch))
+        run, self._waiting = self._waiting, None
+        if run is not None and (run.then != number or first_batch):
+            run.close()
+            run = None
+        run = run or self._new_run(number, first_batch)
+        run.then = None
+        if then is not None:
+            run.follow_with(then)
+        count = max(len(self) - first_batch, 0)
+        batches = self._hand_out(number, run, count)
         self._running = weakref.ref(batches)
         return batches
 
     def close(self) -> None:
         """Stop the workers and free the buffers and memory maps."""
         self._end_epoch()
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
         self._source.close()
 
-    def _epoch_batches(
-        self, number: int, first_batch: int
-    ) -> Generator[Made, None, None]:
-        """An epoch's batches on the device; closing it leaves nothing behind."""
-        return self._batches(self._schedule.plans(number, first_batch))
+    def _new_run(self, number: int, first_batch: int) -> Run[Made]:
+        """The batches of an epoch on the device, and of those that follow it."""
+        return PlannedRun(self._batches, self._schedule, number, first_batch)
 
-    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
+    def _batches(self, plans: Plans) -> Generator[Made, None, None]:
         """The batches of any plans on the device, one after the other.
 
         Nothing is taken of the plans before the first is asked for; another thread may
@@ -133,9 +145,9 @@ class EpochLoader:
         raise NotImplementedError
 
     def _hand_out(
-        self, number: int, batches: Generator[Made, None, None]
+        self, number: int, run: Run[Made], count: int
     ) -> Generator[Batch, None, None]:
-        """Count what was skipped, batch by batch as they go.
+        """So many batches, each counted for what was skipped in it as it goes.
 
         Not when they are made, which may be ahead: a checkpoint must hold what went
         wrong up to its own batch, and no more.
@@ -144,14 +156,22 @@ class EpochLoader:
             SampleError: the first image that failed, unless these are to be skipped.
         """
         self._next = number + 1  # not before: Lightning asks for an epoch twice
-        with closing(batches):
-            for batch, errors, decoded_again in batches:
+        goes_on = False
+        try:
+            for _ in range(count):
+                batch, errors, decoded_again = next(run)
                 self.decoded_again += decoded_again
                 if errors and self._config.on_corrupt == "raise":
                     raise errors[0]
                 self.skipped.extend(errors)
                 yield batch
                 del batch  # not to be kept while the next one is made
+            goes_on = run.then is not None
+        finally:
+            if goes_on:
+                self._waiting = run
+            else:
+                run.close()
 
     def _end_epoch(self) -> None:
         running = self._running() if self._running else None
@@ -182,68 +202,6 @@ class EpochLoader:
         if self.device.type == "cuda":  # or their copies would wait for the device
             labels, rows = labels.pin_memory(), rows.pin_memory()
         return Made(Batch(images, labels, rows), [error for _, error in failures])
-
-
-class Prefetcher(Generic[T]):
-    """An iterator over what a thread takes from another; use it in a ``with``.
-
-    What the other raises is raised here, at its place. Leaving the ``with`` ends the
-    thread, after the item that it is taking.
-    """
-
-    def __init__(self, items: Iterator[T], depth: int) -> None:
-        """Nothing is taken before the ``with`` begins.
-
-        Args:
-            items: touched by the thread alone.
-            depth: the most items that are taken and not yet asked for.
-        """
-        self._items = items
-        self._queue: Queue[tuple[T] | BaseException | None] = Queue(maxsize=depth)
-        self._stopped = False
-        self._thread = threading.Thread(target=self._take, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stopped = True
-        while self._thread.is_alive():  # it may wait for room in the queue
-            with suppress(Empty):
-                self._queue.get(timeout=0.01)
-        with suppress(Empty):  # what a traceback keeps should not keep the items
-            while True:
-                self._queue.get_nowait()
-        self._queue.put(None)
-
-    def __iter__(self) -> Iterator[T]:
-        return self
-
-    def __next__(self) -> T:
-        taken = self._queue.get()
-        if isinstance(taken, tuple):
-            return taken[0]
-        self._queue.put(taken)  # it is the last, for every later call, too
-        if taken is None:
-            raise StopIteration
-        raise taken
-
-    def _take(self) -> None:
-        last: BaseException | None = None
-        try:
-            for item in self._items:
-                if self._stopped:
-                    return
-                self._queue.put((item,))
-        except BaseException as error:  # not the thread's to handle
-            last = error
-        self._queue.put(last)
 
 
 def to_device(

@@ -12,6 +12,7 @@ import select
 import signal
 import threading
 import traceback
+from collections import deque
 from collections.abc import Generator, Iterator
 from functools import partial
 from typing import TypeVar
@@ -20,9 +21,10 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from loaders._epoch import Decoded, EpochLoader, Failure, Made, to_device
+from loaders._runs import Plans
 from loaders.arrays import UInt8
 from loaders.base import Decoding, Jpeg, LoaderConfig, Source
 from loaders.cores import granted_cores
@@ -45,16 +47,16 @@ class PilLoader(EpochLoader):
         decoding = Decoding(f"Pillow {PIL.__version__}", "libjpeg-turbo", resize)
         super().__init__(schedule, decoding)
 
-    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
+    def _batches(self, plans: Plans) -> Generator[Made, None, None]:
         return to_device(self._finish_all(self._decode(plans)), self.device)
 
     def _decode(self, plans: Iterator[Plan]) -> Generator[Decoded, None, None]:
-        listed = list(plans)
         workers = self._config.workers
         workers = granted_cores() if workers is None else workers
+        taken: deque[Plan] = deque()
         images = DataLoader(
             _PlanImages(self._source, self._schedule.shape, self._config.verify_reads),
-            sampler=listed,
+            sampler=_Taken(plans, taken),
             batch_size=None,  # the plan is the batch
             collate_fn=_unchanged,
             num_workers=workers,
@@ -63,10 +65,22 @@ class PilLoader(EpochLoader):
             worker_init_fn=partial(_start_worker, os.getpid()),
             generator=torch.Generator(),  # or it would draw from the global one
         )
-        for plan, decoded in zip(listed, images, strict=True):
+        for decoded in images:
             if isinstance(decoded, Exception):
                 raise decoded
-            yield Decoded(plan, *decoded)
+            yield Decoded(taken.popleft(), *decoded)
+
+
+class _Taken(Sampler[Plan]):
+    """Plans for a DataLoader, which are noted down as it takes them ahead."""
+
+    def __init__(self, plans: Iterator[Plan], taken: deque[Plan]) -> None:
+        self._plans, self._taken = plans, taken
+
+    def __iter__(self) -> Iterator[Plan]:
+        for plan in self._plans:
+            self._taken.append(plan)
+            yield plan
 
 
 def _unchanged(decoded: T) -> T:  # DataLoader types it for a list of samples

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 
 from loaders._epoch import EpochLoader, Made, to_device
+from loaders._runs import Plans
 from loaders._threads import ThreadedDecoder
 from loaders.base import LoaderConfig, Source
-from loaders.schedule import Plan, Schedule
+from loaders.schedule import Schedule
 
 
 class TurboLoader(EpochLoader):
@@ -26,5 +27,5 @@ class TurboLoader(EpochLoader):
         super().close()
         self._decoder.close()
 
-    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
+    def _batches(self, plans: Plans) -> Generator[Made, None, None]:
         return to_device(self._finish_all(self._decoder.decode(plans)), self.device)

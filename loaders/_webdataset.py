@@ -13,17 +13,20 @@ shuffled is a window of shards, whose bytes are in memory.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 
 from loaders._epoch import EpochLoader, Made, to_device
+from loaders._runs import Plans
 from loaders._stream import EpochStream
 from loaders._threads import ThreadedDecoder
 from loaders.arrays import Int64
 from loaders.base import LoaderConfig, Reading, Source
+from loaders.cores import granted_cores
 from loaders.schedule import DEFAULT_WINDOW, PieceSchedule, Plan, whole_shards
 from loaders.shards import ShardSplit
 
@@ -44,9 +47,15 @@ class WebDatasetLoader(EpochLoader):
             ValueError: ``balance`` is asked for, which may need a shard many times.
             LoaderError: the source holds no shards.
         """
-        self._stream = _StreamedSource(whole_shards("webdataset", source, config))
+        split = whole_shards("webdataset", source, config)
         config = replace(config, window=config.window or DEFAULT_WINDOW)
-        schedule = PieceSchedule(self._stream, config)
+        window = config.window if config.shuffle else 1
+        self._streams = _StreamedSource(
+            split,
+            threads=config.workers or granted_cores(),
+            ahead=max(split.shard_sizes, default=0) * (window or 1),
+        )
+        schedule = PieceSchedule(self._streams, config)
         self._decoder = ThreadedDecoder(schedule)
         super().__init__(schedule, self._decoder.decoding)
 
@@ -55,45 +64,51 @@ class WebDatasetLoader(EpochLoader):
         super().close()
         self._decoder.close()
 
-    def _batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
+    def _batches(self, plans: Plans) -> Generator[Made, None, None]:
         return to_device(self._host_batches(plans), self.device)
 
-    def _host_batches(self, plans: Iterator[Plan]) -> Generator[Made, None, None]:
+    def _host_batches(self, plans: Plans) -> Generator[Made, None, None]:
         """The planned batches in host memory, while their shards are streamed."""
-        listed = list(plans)
-        batches = self._finish_all(self._decoder.decode(iter(listed)))
-        rows = [plan.rows for plan in listed] or [np.empty(0, np.int64)]
-        window = self._config.window if self._config.shuffle else 1
-        ahead = max(self._stream.shard_sizes, default=0) * (window or 1)
+        batches = self._finish_all(self._decoder.decode(self._streamed(plans)))
         # Streams end first, as decoders may wait for them; "yield from" would not do.
-        with (
-            closing(batches),
-            self._stream.streaming(np.concatenate(rows), self._decoder.workers, ahead),
-        ):
+        with closing(batches), closing(self._streams):
             for batch in batches:  # noqa: UP028
                 yield batch
+
+    def _streamed(self, plans: Plans) -> Iterator[Plan]:
+        """The same plans; with an epoch's first, its shards are begun to be read."""
+        while (epoch := plans.next_epoch()) is not None:
+            listed = list(epoch)
+            rows = [plan.rows for plan in listed] or [np.empty(0, np.int64)]
+            self._streams.begin(np.concatenate(rows))
+            yield from listed
 
 
 class _StreamedSource:
     """A split as a source whose batches are read from the stream of an epoch."""
 
-    def __init__(self, split: ShardSplit) -> None:
+    def __init__(self, split: ShardSplit, threads: int, ahead: int) -> None:
+        """Nothing is read before ``begin``.
+
+        Args:
+            split: where the samples are.
+            threads: the most that read at once.
+            ahead: places in an epoch that are read ahead of.
+        """
         self.split = split
         self.rows, self.labels = split.rows, split.labels
         self.shard_sizes, self.dimensions = split.shard_sizes, split.dimensions
         self.failure = split.failure
-        self._stream: EpochStream | None = None
+        self._threads, self._ahead = threads, ahead
+        self._streams: deque[EpochStream] = deque()  # the last epoch's may be in use
 
-    @contextmanager
-    def streaming(self, rows: Int64, threads: int, ahead: int) -> Iterator[None]:
-        """Stream an epoch's rows, int64[n] in its order, within the ``with``."""
-        self._stream = EpochStream(self.split, rows, threads, ahead)
-        try:
-            self._stream.start()
-            yield
-        finally:
-            self._stream.stop()
-            self._stream = None
+    def begin(self, rows: Int64) -> None:
+        """Stream an epoch's rows, int64[n] in its order, after those before."""
+        if len(self._streams) > 1:
+            self._streams.popleft().stop()
+        stream = EpochStream(self.split, rows, self._threads, self._ahead)
+        self._streams.append(stream)
+        stream.start()
 
     def read(self, row: int) -> memoryview:
         """The JPEG bytes of a row, beside the stream."""
@@ -101,8 +116,9 @@ class _StreamedSource:
 
     def reading(self, rows: Int64, *, verify: bool = True) -> Reading:
         """How the next batch of the stream is read, which is of these rows."""
-        assert self._stream is not None
-        return self._stream.reading(rows, verify)
+        return self._streams[-1].reading(rows, verify)
 
     def close(self) -> None:
-        """Do nothing, as nothing is held open between epochs."""
+        """End the streams, whose batches can be read no more."""
+        while self._streams:
+            self._streams.popleft().stop()

@@ -128,10 +128,18 @@ class Loader(Protocol):
         begins when its first batch is asked for.
         """
 
-    def epoch(self, number: int, first_batch: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, number: int, first_batch: int = 0, *, then: int | None = None
+    ) -> Iterator[Batch]:
         """Yield the batches of an epoch from ``first_batch`` on.
 
         (seed, number) fixes the order. Starting an epoch ends the one before.
+
+        Args:
+            number: the epoch, counted from 0.
+            first_batch: the first of its batches that is wanted.
+            then: the epoch that is asked for next, from its first batch on: what
+                ``prefetch`` allows of it is made while this one ends, and after that.
 
         Raises:
             SampleError: an image cannot be decoded, and ``on_corrupt`` is ``raise``;

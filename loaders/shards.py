@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 from crc32c import crc32c
 
 from loaders.arrays import Int64
-from loaders.base import Jpeg, Reading
+from loaders.base import Reading
 from loaders.contents import describe_mistake, look_into
 from loaders.errors import NoShards, SampleError, ShardError
 from loaders.index_table import numbers, numbers_if_there, read_index
