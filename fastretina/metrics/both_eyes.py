@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.metrics.comparison import Contender, Difference, compare
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import Scores, score
+from fastretina.metrics.statistics import GRADE_STATISTICS
 from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.grades import GRADES

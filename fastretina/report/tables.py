@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 from fastretina.formatting import format_interval
 from fastretina.metrics.baselines import Baseline
-from fastretina.metrics.bootstrap import (
+from fastretina.metrics.intervals import (
     NO_INTERVALS,
     CutIntervals,
     GradeIntervals,
     OperatingPoint,
     ScoresWithIntervals,
 )
-from fastretina.metrics.scores import FIXED_SPECIFICITY, CutScores
+from fastretina.metrics.roc_steps import FIXED_SPECIFICITY
+from fastretina.metrics.scores import CutScores
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import grade_name
 from loaders.grades import GRADES
