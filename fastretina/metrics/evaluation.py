@@ -25,6 +25,7 @@ from fastretina.metrics.intervals import (
     score_with_intervals,
 )
 from fastretina.metrics.predictions import Predictions
+from fastretina.wall_clock import part
 from loaders.arrays import Int64
 
 
@@ -83,6 +84,7 @@ class Evaluation:
         return list((self.baselines or {}).values())
 
 
+@part("intervals")
 def evaluate(
     test: Predictions,
     known: Eyes | None = None,
