@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
@@ -382,6 +382,11 @@ def test_mcnemar_counts_what_only_one_has_right():
     other[:6] = 1  # six that only the first has right: p = 2 / 2**6
     assert mcnemar(labels, one, other) == pytest.approx(2 / 64)
     assert mcnemar(labels, one, one) == 1
+    for better, worse in ((6, 6), (1, 0), (9, 4), (3, 14)):
+        one[:], other[:] = 0, 0
+        other[:better], one[20 - worse :] = 1, 1
+        wanted = binomtest(better, better + worse).pvalue
+        assert mcnemar(labels, one, other) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_other_grades_are_scored_against_the_true_ones(
