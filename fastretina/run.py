@@ -180,8 +180,8 @@ class Run:
 
     def remove_partial_files(self) -> None:
         """Remove what a killed process has left half-written."""
-        for part in self.path.glob(".*.part"):
-            part.unlink()
+        for partial in self.path.glob(".*.part"):
+            partial.unlink()
 
     def metrics(self) -> dict[str, object]:
         """What ``write_metrics`` has recorded."""
