@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastretina import __version__
 from fastretina.interrupts import Heeding, interrupts_heeded
 from fastretina.progress import hushed
+from fastretina.wall_clock import part, wall_clock, with_wall_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,7 @@ def run(
 
     Args:
         command: does the work; progress goes to stderr, tables to stdout. What it
-            returns is printed, if anything.
+            returns is printed, if anything, with the seconds that it took by part.
         options: a frozen dataclass whose ``__post_init__`` raises ``ValueError`` for
             what can't be meant.
         argv: the words after the program's name; ``None`` takes them from the shell.
@@ -106,9 +107,10 @@ def run(
             if not is_first_rank():  # which was given the same words
                 raise ReportedElsewhere(2) from None
             raise WrongUsage(f"{error}; see {prog} --help") from error
-        return None if parsed is None else command(parsed)
+        result = None if parsed is None else command(parsed)
+        return None if result is None else with_wall_seconds(result)
 
-    with hushed(_QUIET in given):
+    with hushed(_QUIET in given), wall_clock(of_process=argv is None):
         return guard(work)
 
 
@@ -192,7 +194,8 @@ def parse(
     Raises:
         ValueError: they can't be meant, with all that is to be said in one line.
     """
-    import tyro
+    with part("imports"):
+        import tyro
 
     output = io.StringIO()
     try:
@@ -242,7 +245,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "fastretina") -> int:
     """The ``fastretina`` console command: one word, then that command's flags."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
-        code = _start(words[0], words[1:], prog=f"{prog} {words[0]}")
+        with wall_clock(of_process=argv is None):
+            code = _start(words[0], words[1:], prog=f"{prog} {words[0]}")
     else:
         code = guard(lambda: _describe_commands(prog, words[0] if words else ""))
     if argv is None:
@@ -252,7 +256,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "fastretina") -> int:
 
 def open_door(name: str) -> int:
     """What ``python -m fastretina.NAME`` runs; returns the exit code."""
-    code = _start(name, sys.argv[1:], prog=f"python -m fastretina.{name}")
+    with wall_clock(of_process=True):
+        code = _start(name, sys.argv[1:], prog=f"python -m fastretina.{name}")
     _let_python_end()
     return code
 
@@ -261,7 +266,8 @@ def _start(name: str, words: Sequence[str], *, prog: str) -> int:
     """Run a command, whose import takes long enough to be interrupted."""
     with interrupts_heeded() as heeding:
         try:
-            command = import_module(f"fastretina.{name}.command")
+            with part("imports"):
+                command = import_module(f"fastretina.{name}.command")
             heeding.check()
             code: int = command.main(words, prog=prog)
         except KeyboardInterrupt:

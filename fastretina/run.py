@@ -30,6 +30,7 @@ from fastretina.formatting import format_count
 from fastretina.recipe import Phase, Recipe
 from fastretina.run_config import RunConfig
 from fastretina.run_result import RunResult
+from fastretina.wall_clock import part
 from loaders.contents import describe_mistake, look_into
 from loaders.errors import RunError
 from loaders.files import write_atomically
@@ -149,7 +150,8 @@ class Run:
         One file for each epoch: a run that is resumed may write an epoch again, and
         then replaces its file.
         """
-        from torch.utils.tensorboard import SummaryWriter
+        with part("imports"):
+            from torch.utils.tensorboard import SummaryWriter
 
         folder = self.path / "tensorboard"
         suffix = f".epoch-{row.epoch:03d}"
@@ -178,8 +180,8 @@ class Run:
 
     def remove_partial_files(self) -> None:
         """Remove what a killed process has left half-written."""
-        for part in self.path.glob(".*.part"):
-            part.unlink()
+        for partial in self.path.glob(".*.part"):
+            partial.unlink()
 
     def metrics(self) -> dict[str, object]:
         """What ``write_metrics`` has recorded."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fastretina.wall_clock import WallSeconds
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
@@ -31,6 +33,7 @@ class RunResult:
         skipped: training images that could not be decoded, over all epochs.
         decoded_again: batches that DALI could not decode, over all epochs.
         test_skipped: test images that could not be decoded.
+        wall_seconds: where the time of the last process went, until its end was near.
         weights_sha256: SHA-256 of the weights that are judged, 64 hexadecimal digits.
     """
 
@@ -52,4 +55,5 @@ class RunResult:
     skipped: int = 0
     decoded_again: int = 0
     test_skipped: int = 0
+    wall_seconds: WallSeconds | None = None
     weights_sha256: str

@@ -53,14 +53,24 @@ OF_RELEASE: tuple[Pattern, ...] = (
     (r"\x1b\[[0-9;]*m", ""),
     (re.escape(__version__) + r"(?![\d.])", "VERSION"),
 )
+_BY_PART = r'(?<="wall_seconds": \{)[^}]*'
+
+
+def _no_seconds(parts: re.Match[str]) -> str:
+    """The names of a command's parts, with no number of seconds."""
+    return re.sub(r"[\d.]+", "N", parts[0])
+
+
 OF_MINUTE: tuple[Pattern, ...] = (
     *OF_RELEASE,
+    (_BY_PART, _no_seconds),
     (r"\b\d+\.\d+\.\d+[\w.+]*", "VERSION"),  # of other packages
     (r'seconds": [\d.]+', r'seconds": N'),
     (r"\b\d+\.\d{9,}(e-\d+)?\b", _nine_digits),
 )
 OF_MACHINE: tuple[Pattern, ...] = (
     *OF_RELEASE,
+    (_BY_PART, _no_seconds),
     (r"\b\d+\.\d+\.\d+[\w.+]*", "VERSION"),  # of other packages
     (r"\b(?=[a-f]*\d)[0-9a-f]{12}\b|\b[0-9a-f]{40,64}\b", "HASH"),
     (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?\S*", "TIME"),

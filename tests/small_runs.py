@@ -118,7 +118,8 @@ def log(run: Path) -> list[dict[str, str]]:
 def metrics(run: Path) -> dict[str, Any]:
     """``metrics.json`` without what may differ from run to run of the same recipe."""
     scores: dict[str, Any] = json.loads((run / "metrics.json").read_text())
-    changing = ("run", "loader", "seconds", "images_per_second", "wait_fraction")
+    changing = {"run", "loader", "seconds", "images_per_second", "wait_fraction"}
+    changing |= {"wall_seconds"}
     return {name: value for name, value in scores.items() if name not in changing}
 
 

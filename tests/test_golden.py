@@ -231,6 +231,10 @@ def test_missing_golden_fails_with_the_whole_text(tmp_path: Path) -> None:
     [
         ("2,345 images/s in 1.25 s", "N images/s in TIME"),
         ('{"seconds": 1.5, "images": 37}', '{"seconds": N, "images": 37}'),
+        (
+            '"wall_seconds": {"total": 1.5, "data": 0}}',
+            '"wall_seconds": {"total": N, "data": N}}',
+        ),
         ("/tmp/x-1/run: 0.8162", "HERE/run: 0.N"),
         ("fastretina 0.1.0, torch 2.14.1+cpu", "fastretina VERSION, torch VERSION"),
         ("weights 85975224aec5 (0.3 MB)", "weights HASH (N MB)"),

@@ -21,6 +21,7 @@ SHARED = {"recipe", "run", "run_config", "run_result", "versions", "cli"} | {
     "processes",
     "interrupts",
     "progress",
+    "wall_clock",
 }
 LAYERS = {"data", "nn", "metrics", "measure"}
 

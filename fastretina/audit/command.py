@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,7 @@ from fastretina.data.label_flags import (
 )
 from fastretina.data.layout_names import TEST_SHARE
 from fastretina.data.patient_names import PatientSource, patient_source
+from fastretina.wall_clock import part, with_wall_seconds
 
 if TYPE_CHECKING:
     from fastretina.audit.findings import Finding
@@ -127,22 +129,27 @@ def command(options: Options) -> dict[str, object]:
         DataError: DATA is no data set.
         OSError: a file can't be written.
     """
-    from fastretina.audit.audit_report import format_report
-    from fastretina.audit.audited_data_set import AuditError, open_data_set
-    from fastretina.audit.findings import list_findings
-    from fastretina.audit.split_writer import refuse_to_write
-    from fastretina.audit.survey import audit_data_set
-    from loaders.cores import granted_cores
+    with part("imports"):
+        from fastretina.audit.audit_report import format_report
+        from fastretina.audit.audited_data_set import AuditError, open_data_set
+        from fastretina.audit.findings import list_findings
+        from fastretina.audit.split_writer import refuse_to_write
+        from fastretina.audit.survey import audit_data_set
+        from loaders.cores import granted_cores
 
     started = time.perf_counter()
     images = options.images or options.fix is not None  # a split links to them
-    with open_data_set(options.data, _reading(options), images=images) as data_set:
+    with ExitStack() as stack:
+        with part("data"):
+            opened = open_data_set(options.data, _reading(options), images=images)
+            data_set = stack.enter_context(opened)
         for warning in data_set.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if options.fix is not None:
             refuse_to_write(options.fix, data_set)
         workers = options.workers or granted_cores()
-        result = audit_data_set(data_set, look=options.images, workers=workers)
+        with part("evaluation"):
+            result = audit_data_set(data_set, look=options.images, workers=workers)
         findings = list_findings(result)
         print(format_report(result, findings, shutil.get_terminal_size().columns))
         summary = {
@@ -155,7 +162,7 @@ def command(options: Options) -> dict[str, object]:
             _write_details(options.out, summary, result, findings)
         complaint = result.complaint()
     if options.strict and complaint:
-        print(json.dumps(summary))
+        print(json.dumps(with_wall_seconds(summary)))
         raise AuditError(complaint)
     return summary
 
@@ -190,6 +197,7 @@ def _write_details(
     write_atomically(out, json.dumps(everything, indent=1) + "\n")
 
 
+@part("data")
 def _fix(result: AuditResult, out: Path, options: Options) -> dict[str, object]:
     """Write a new split and report it; returns its part of the JSON line."""
     from fastretina.audit.audit_report import format_comparison

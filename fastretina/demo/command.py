@@ -21,6 +21,7 @@ from tyro.conf import Positional
 
 from fastretina.cli import run
 from fastretina.data.drawn import DEMO_NOTE, NOTE_ABOUT, read_note
+from fastretina.wall_clock import part
 from loaders.cores import granted_cores
 from loaders.errors import DataError
 from loaders.files import is_partial, write_atomically
@@ -94,7 +95,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 def make_demo(options: Options) -> dict[str, object]:
     """Write the folder; returns the content of the JSON line."""
-    from fastretina.demo.cohort import plan_cohort
+    with part("imports"):
+        from fastretina.demo.cohort import plan_cohort
 
     started = time.perf_counter()
     cohort = plan_cohort(
@@ -102,8 +104,10 @@ def make_demo(options: Options) -> dict[str, object]:
     )
     samples = [sample for split in SPLITS for sample in cohort[split]]
     _claim(options, {f"{sample.name}.jpeg" for sample in samples})
-    _draw_all(options, samples)
-    _write_labels(options.out, cohort)
+    with part("figures"):
+        _draw_all(options, samples)
+    with part("data"):
+        _write_labels(options.out, cohort)
     return {
         "out": str(options.out),
         "images": len(samples),

@@ -21,6 +21,7 @@ from fastretina import cli
 from fastretina.doctor.deadline import Deadline
 from fastretina.progress import report_progress
 from fastretina.recipe import STRONG, Arch
+from fastretina.wall_clock import part
 
 if TYPE_CHECKING:
     from fastretina.doctor.advice import Advice
@@ -104,23 +105,28 @@ def command(options: Options) -> dict[str, object]:
     Raises:
         DataError: the shards or the device can't be used, or the chart not written.
     """
-    from fastretina.doctor import examination_text
-    from fastretina.doctor.installation import inspect, look_if_busy
-    from fastretina.nn.device import choose
+    with part("imports"):
+        from fastretina.doctor import examination_text
+        from fastretina.doctor.installation import inspect, look_if_busy
+        from fastretina.nn.device import choose
 
     begun = time.perf_counter()
     ending = min(_ENDING, 0.5 * options.seconds)
     deadline = Deadline.after(options.seconds - ending)
     _ask_to_write(options.out)
-    compute = choose(options.device, options.amp)
-    shards = _shards(options)
-    machine, before = examination_text.describe_machine(compute), look_if_busy()
-    checks = inspect(before)
+    with part("start"):
+        compute = choose(options.device, options.amp)
+    with part("data"):
+        shards = _shards(options)
+    with part("start"):
+        machine, before = examination_text.describe_machine(compute), look_if_busy()
+        checks = inspect(before)
     columns = shutil.get_terminal_size().columns
     print(
         f"{machine}\n\n{examination_text.format_checks(checks, columns)}\n", flush=True
     )
-    measurements = _measure(options, compute, shards, deadline)
+    with part("evaluation"):
+        measurements = _measure(options, compute, shards, deadline)
     quiet = before.state == look_if_busy().state == "ok"
     result = {
         "shards": None if shards is None else str(shards.folder),
@@ -247,6 +253,7 @@ def _show(
         print(f"\nUse: {advice.flags}")
 
 
+@part("figures")
 def _draw(measurements: Measurements, out: Path, machine: str) -> None:
     """Write the chart as a PNG and name it."""
     from fastretina.doctor.bottleneck import headline

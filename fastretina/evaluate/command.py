@@ -16,6 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from fastretina import cli
 from fastretina.data.loading import DEFAULT_LOADING, LoadingOptions
+from fastretina.wall_clock import part
 from loaders.errors import DataError
 from loaders.shards import SplitName
 
@@ -89,19 +90,21 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 def command(options: Options) -> dict[str, object]:
     """Evaluate a run; returns what the JSON line holds."""
-    from fastretina.data.run_shards import shards_of_run
-    from fastretina.metrics.evaluation import evaluate
-    from fastretina.metrics.predictions import predict_with_checkpoint
-    from fastretina.metrics.text import table
-    from fastretina.nn.distributed import ALONE
-    from fastretina.nn.trained import load_trained, warn_if_unfinished
-    from fastretina.run import Run
-    from loaders.files import write_atomically
+    with part("imports"):
+        from fastretina.data.run_shards import shards_of_run
+        from fastretina.metrics.evaluation import evaluate
+        from fastretina.metrics.predictions import predict_with_checkpoint
+        from fastretina.metrics.text import table
+        from fastretina.nn.distributed import ALONE
+        from fastretina.nn.trained import load_trained, warn_if_unfinished
+        from fastretina.run import Run
+        from loaders.files import write_atomically
 
     run = Run(options.run)
     config = run.config()
-    compute = _compute_of(config, options.device)
-    trained = load_trained(run, compute.device)
+    with part("start"):
+        compute = _compute_of(config, options.device)
+        trained = load_trained(run, compute.device)
     warn_if_unfinished(run, trained)
     shards = options.shards or shards_of_run(run, options.split)
     loading = options.loading.filled_from_run(config).resolve(
@@ -116,10 +119,13 @@ def command(options: Options) -> dict[str, object]:
         )
     if options.out is not None:
         predictions.save(options.out)
+    with part("data"):
+        known = _known_eyes(run, trained, options)
+        validation = _validation(run, trained) if options.split == "test" else None
     evaluation = evaluate(
         predictions,
-        _known_eyes(run, trained, options),
-        _validation(run, trained) if options.split == "test" else None,
+        known,
+        validation,
         trained.loss_weights(config.train_counts),
     )
     print(table(evaluation))

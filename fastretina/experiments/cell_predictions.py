@@ -10,17 +10,17 @@ import numpy as np
 
 from fastretina.experiments.cells import Cell
 from fastretina.experiments.reasons import OneGrade
-from fastretina.metrics.bootstrap import (
-    GRADE_STATISTICS,
-    defined,
-    grade_statistics,
-    patient_intervals,
-    with_width,
-)
+from fastretina.metrics.bootstrap import patient_intervals, with_width
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.proportions import accuracy_share, exact_intervals
 from fastretina.metrics.scores import collapse, score_grades
+from fastretina.metrics.statistics import (
+    GRADE_STATISTICS,
+    defined,
+    grade_statistics,
+    once,
+)
 from fastretina.nn.step import class_weights
 from fastretina.report.experiment_file import Score
 from fastretina.run import Run
@@ -103,8 +103,7 @@ class CellPredictions:
             values: Float64 = np.mean([of(weights) for of in statistics], axis=0)
             return values
 
-        alone = np.ones(len(self.labels))
-        each = np.array([of(alone) for of in statistics])
+        each = np.array([once(of, len(self.labels)) for of in statistics])
         found = map(with_width, patient_intervals(mean, self.patients))
         intervals = dict(zip(GRADE_STATISTICS, found, strict=True))
         accuracy = accuracy_share(self.labels, *self.grades.values())

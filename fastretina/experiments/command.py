@@ -13,6 +13,7 @@ from fastretina import cli
 from fastretina.experiments import standin
 from fastretina.experiments.flags import Options, field_of, split_words
 from fastretina.recipe import Recipe
+from fastretina.wall_clock import part
 
 if TYPE_CHECKING:
     from fastretina.experiments.cells import ExperimentPlan
@@ -55,18 +56,19 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
             and reported, some cells have failed.
         KeyboardInterrupt: after the run in progress has saved.
     """
-    import torch
+    with part("imports"):
+        import torch
 
-    from fastretina.experiments.estimate import estimate
-    from fastretina.experiments.experiment_folder import (
-        keep_settings,
-        locked,
-        settings_of,
-    )
-    from fastretina.experiments.experiment_text import format_plan
-    from fastretina.experiments.series import Series
-    from fastretina.nn.device import choose
-    from loaders.shards import open_split
+        from fastretina.experiments.estimate import estimate
+        from fastretina.experiments.experiment_folder import (
+            keep_settings,
+            locked,
+            settings_of,
+        )
+        from fastretina.experiments.experiment_text import format_plan
+        from fastretina.experiments.series import Series
+        from fastretina.nn.device import choose
+        from loaders.shards import open_split
 
     with open_split(options.shards, "train") as train:
         num_train, pixels = len(train), max(max(train.dimensions))
@@ -75,8 +77,9 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
     plan = make_plan(options, recipe_words, pixels)
     if options.threads:
         torch.set_num_threads(options.threads)
-    compute = choose(options.device, plan.cells[0].recipe.amp)
-    seconds = estimate(plan.trained, pixels, num_train, num_test, compute)
+    with part("start"):
+        compute = choose(options.device, plan.cells[0].recipe.amp)
+        seconds = estimate(plan.trained, pixels, num_train, num_test, compute)
     if options.dry_run:
         print(format_plan(plan, seconds, options.seeds))
         total = options.seeds * sum(seconds.values())
@@ -89,8 +92,10 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
     with locked(options.folder):
         keep_settings(options.folder, settings_of(plan, options.shards))
         series = Series(plan, options, seconds)
-        series.train()
-        return series.report()
+        with part("steps"):  # with all that the runs' own processes do
+            series.train()
+        with part("intervals"):
+            return series.report()
 
 
 def make_plan(

@@ -26,7 +26,7 @@ class Shift:
 
     Attributes:
         against: name of the other cell, which the plan must pair this cell with.
-        statistic: one of ``bootstrap.GRADE_STATISTICS``.
+        statistic: one of ``statistics.GRADE_STATISTICS``.
         direction: in which this cell differs.
     """
 

@@ -20,6 +20,7 @@ from tyro.conf import arg
 
 from fastretina import cli
 from fastretina.recipe import RECIPES, Arch, Recipe
+from fastretina.wall_clock import part
 
 NAME = "standin"
 PROG = f"fastretina experiments {NAME}"
@@ -123,6 +124,7 @@ def command(options: Options) -> dict[str, object]:
     }
 
 
+@part("data")
 def _make_shards(options: Options, folder: Path) -> Path:
     """The cohort's shards, drawn and written if they are not there yet."""
     from fastretina.demo import command as demo
@@ -174,6 +176,7 @@ def _make_weights(options: Options, arch: Arch, shards: Path) -> tuple[Path, str
     return path, weights_sha256(backbone)
 
 
+@part("steps")  # with all that the process of its own does
 def _train(options: Options, arch: Arch, shards: Path, run: Path) -> None:
     """Train one network, or go on with it, in a process of its own."""
     from fastretina.experiments.worker import run_in_process

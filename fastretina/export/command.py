@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from fastretina import cli
 from fastretina.formatting import NOTICE
+from fastretina.wall_clock import part
 from loaders.errors import DataError
 
 if TYPE_CHECKING:
@@ -81,16 +82,18 @@ def command(options: Options) -> dict[str, object]:
         DataError: the run or a package is not there, or the file would compute
             something else.
     """
-    import torch
+    with part("imports"):
+        import torch
 
-    from fastretina.export.onnx_file import as_onnx, check, metadata, require
-    from fastretina.nn.trained import load_trained, warn_if_unfinished
-    from fastretina.run import Run
-    from loaders.files import write_atomically
+        from fastretina.export.onnx_file import as_onnx, check, metadata, require
+        from fastretina.nn.trained import load_trained, warn_if_unfinished
+        from fastretina.run import Run
+        from loaders.files import write_atomically
 
-    require()
+        require()
     run = Run(options.run)
-    trained = load_trained(run, torch.device("cpu"))
+    with part("start"):
+        trained = load_trained(run, torch.device("cpu"))
     warn_if_unfinished(run, trained)
     height, width = trained.config.image_shape
     if options.image_size is not None:
@@ -98,9 +101,12 @@ def command(options: Options) -> dict[str, object]:
     about = metadata(
         run.path.absolute().name, trained.checkpoint, trained.weights_sha256
     )
-    content = as_onnx(trained.network, (height, width), options.opset, about)
-    images, source = _images_to_check(run, (height, width))
-    largest = check(content, trained.network, images)
+    with part("checkpoints"):
+        content = as_onnx(trained.network, (height, width), options.opset, about)
+    with part("data"):
+        images, source = _images_to_check(run, (height, width))
+    with part("evaluation"):
+        largest = check(content, trained.network, images)
     out = options.out or run.path / "model.onnx"
     write_atomically(out, content)
     print(

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.metrics.comparison import Contender, Difference, compare
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import Scores, score
+from fastretina.metrics.statistics import GRADE_STATISTICS
+from fastretina.wall_clock import part
 from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.grades import GRADES
@@ -194,7 +195,8 @@ def _features(own: Float64, fellow: Float64) -> Float64:
 def _regression(
     own: Float64, fellow: Float64, labels: Int64, strength: float
 ) -> LogisticRegression:
-    from sklearn.linear_model import LogisticRegression
+    with part("imports"):
+        from sklearn.linear_model import LogisticRegression
 
     # 10 steps, where lbfgs takes 300: the logarithms of a row go up and down together.
     bare = LogisticRegression(C=strength, solver="newton-cg", max_iter=500)
@@ -213,7 +215,8 @@ def _answer(model: LogisticRegression, own: Float64, fellow: Float64) -> Float64
 
 def _folds(labels: Int64, patients: npt.NDArray[np.str_]) -> list[tuple[Int64, Int64]]:
     """Rows to fit on and rows to judge by, ``_FOLDS`` times; no patient is in both."""
-    from sklearn.model_selection import StratifiedGroupKFold
+    with part("imports"):
+        from sklearn.model_selection import StratifiedGroupKFold
 
     with warnings.catch_warnings():
         # A grade rarer than there are folds: all that can be done is done.

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import softmax
-from scipy.stats import binned_statistic
-from sklearn.metrics import log_loss
 
-from fastretina.metrics.scores import (
-    BINS,
-    calibration_error,
-    quadratic_kappa,
-    unchecked,
-)
+from fastretina.metrics.reliability import calibration_error
+from fastretina.metrics.scores import quadratic_kappa
 from loaders.arrays import Float64, Int64
 from loaders.grades import GRADES
 
@@ -66,9 +60,8 @@ def calibrate(labels: Int64, probabilities: Float64) -> Calibration:
         labels: int64[N].
         probabilities: float64[N, 5].
     """
-    with unchecked():
-        temperature = fit_temperature(labels, probabilities)
-        thresholds = fit_thresholds(labels, probabilities)
+    temperature = fit_temperature(labels, probabilities)
+    thresholds = fit_thresholds(labels, probabilities)
     return Calibration(
         temperature=temperature,
         thresholds=tuple(thresholds.tolist()),
@@ -91,7 +84,8 @@ def fit_temperature(labels: Int64, probabilities: Float64) -> float:
 
     def loss(log_temperature: float) -> float:
         cooled = cool(probabilities, float(np.exp(log_temperature)))
-        return float(log_loss(labels, cooled, labels=range(len(GRADES))))
+        chosen = cooled[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(chosen, _TINY)).mean())
 
     end = float(np.log(_HOTTEST))
     return float(np.exp(minimize_scalar(loss, bounds=(-end, end), method="bounded").x))
@@ -144,29 +138,3 @@ def correct_prior(probabilities: Float64, weights: Sequence[float]) -> Float64:
     back = probabilities / np.maximum(np.asarray(weights, np.float64), _TINY)
     corrected: Float64 = back / back.sum(axis=1, keepdims=True)
     return corrected
-
-
-class Reliability(NamedTuple):
-    """A reliability diagram: ``BINS`` equal bins of confidence (DeGroot 1983).
-
-    Attributes:
-        samples: number of samples in each bin.
-        confidence: mean probability of the likeliest grade; None in an empty bin.
-        accuracy: share of samples predicted right; None in an empty bin.
-    """
-
-    samples: list[float]
-    confidence: list[float | None]
-    accuracy: list[float | None]
-
-
-def reliability(labels: Int64, probabilities: Float64) -> Reliability:
-    """Samples, confidence and accuracy per bin; int64[N], float64[N, 5]."""
-    confidence = probabilities.max(axis=1)
-    hits = (labels == probabilities.argmax(axis=1)).astype(np.float64)
-    means, _, _ = binned_statistic(
-        confidence, [confidence, hits], "mean", bins=BINS, range=(0, 1)
-    )
-    counts, _, _ = binned_statistic(confidence, None, "count", bins=BINS, range=(0, 1))
-    named = [None if np.isnan(value) else float(value) for value in means.ravel()]
-    return Reliability(counts.tolist(), named[:BINS], named[BINS:])

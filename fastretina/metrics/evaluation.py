@@ -13,18 +13,19 @@ from fastretina.metrics.baselines import (
     baselines,
     leak,
 )
-from fastretina.metrics.bootstrap import (
-    Interval,
+from fastretina.metrics.bootstrap import Interval
+from fastretina.metrics.both_eyes import FusionError, FusionJudgement, judge_fusion
+from fastretina.metrics.calibration import Calibration, calibrate, correct_prior
+from fastretina.metrics.comparison import Contender, Difference, compare
+from fastretina.metrics.intervals import (
     OperatingPoint,
     ScoresWithIntervals,
     calibration_error_with_interval,
     score_grades_with_intervals,
     score_with_intervals,
 )
-from fastretina.metrics.both_eyes import FusionError, FusionJudgement, judge_fusion
-from fastretina.metrics.calibration import Calibration, calibrate, correct_prior
-from fastretina.metrics.comparison import Contender, Difference, compare
 from fastretina.metrics.predictions import Predictions
+from fastretina.wall_clock import part
 from loaders.arrays import Int64
 
 
@@ -83,6 +84,7 @@ class Evaluation:
         return list((self.baselines or {}).values())
 
 
+@part("intervals")
 def evaluate(
     test: Predictions,
     known: Eyes | None = None,

@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from fastretina.run import LoggedEpoch
+from fastretina.wall_clock import part
 from loaders.grades import GRADES
 
 CURVES = {  # panel to its lines: a column of log.csv, and whose it is
@@ -39,6 +40,7 @@ _STYLES = {
 }
 
 
+@part("figures")
 def draw_curves(
     path: Path, rows: Sequence[LoggedEpoch], majority: float, title: str
 ) -> None:
@@ -97,6 +99,7 @@ def mark_phases(axis: Axes, rows: Sequence[LoggedEpoch], *, named: bool = True) 
     axis.spines[["top", "right"]].set_visible(False)
 
 
+@part("figures")
 def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], title: str) -> None:
     """The confusion matrix, each row as shares of the true grade, counts below."""
     figure = Figure(figsize=(5.6, 5), layout="constrained")

@@ -17,6 +17,7 @@ import numpy as np
 
 from fastretina.progress import progress_bar
 from fastretina.run import as_record
+from fastretina.wall_clock import part
 from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.files import write_atomically
@@ -263,6 +264,7 @@ def _probabilities(
     return np.concatenate(rows), np.concatenate(labels), np.concatenate(chances)
 
 
+@part("evaluation")
 def predict_with_checkpoint(
     trained: Trained,
     split: ShardSplit,

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from loaders.arrays import Bool, Float64, Int64
 from loaders.grades import GRADES, REFERABLE, SIGHT_THREATENING
@@ -99,6 +99,6 @@ def exact_intervals(
 def clopper_pearson(right: float, number: float) -> tuple[float, float]:
     """The exact 95 % interval of ``right`` of ``number`` cases, which may be broken."""
     wrong = number - right
-    low = float(beta.ppf(_TAIL, right, wrong + 1)) if right > 0 else 0.0
-    high = float(beta.ppf(1 - _TAIL, right + 1, wrong)) if wrong > 0 else 1.0
+    low = float(betaincinv(right, wrong + 1, _TAIL)) if right > 0 else 0.0
+    high = float(betaincinv(right + 1, wrong, 1 - _TAIL)) if wrong > 0 else 1.0
     return low, high

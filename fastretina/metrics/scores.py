@@ -1,4 +1,4 @@
-"""How good a set of predictions is: scikit-learn's metrics, and a collapse alarm.
+"""How good a set of predictions is: the usual metrics, and a collapse alarm.
 
 Referable DR means grade 2 or worse: the patient is to be seen by an ophthalmologist.
 Sight-threatening DR means grade 3 or worse: soon.
@@ -6,24 +6,29 @@ Sight-threatening DR means grade 3 or worse: soon.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
-import sklearn
 from msgspec import Meta
-from scipy.stats import binned_statistic
-from sklearn import metrics as sk
 
-from loaders.arrays import Bool, Float64, Int64
-from loaders.grades import GRADES, REFERABLE, SIGHT_THREATENING
+from fastretina.metrics.confusion_matrices import (
+    confusion_matrices,
+    kappas,
+    score_matrices,
+)
+from fastretina.metrics.reliability import calibration_error
+from fastretina.metrics.statistics import (
+    BY_CUT,
+    SCORE_STATISTICS,
+    defined,
+    once,
+    score_statistics,
+)
+from loaders.arrays import Float64, Int64
+from loaders.grades import GRADES
 
-# What the British Diabetic Association asks of screening, beside 80 % sensitivity.
-FIXED_SPECIFICITY = 0.95
-BINS = 10  # of confidence, from 0 to 1
-_ROUNDING = 1e-12
 # A predictor is constant if one grade has this share of its predictions, and of the
 # samples of all other grades it gets no more than that share right.
 _CONSTANT, _BY_CHANCE = 0.99, 0.05
@@ -112,146 +117,47 @@ def score(
     chances = np.asarray(probabilities, np.float64)
     if not np.isfinite(chances).all():
         raise ValueError("probabilities must be finite, got NaN or infinity")
-    with unchecked():
-        by_grade = score_grades(labels, predicted)
-        return Scores(
-            **{each.name: getattr(by_grade, each.name) for each in fields(by_grade)},
-            auc=[
-                roc(labels == grade, chances[:, grade]).area
-                for grade in range(len(GRADES))
-            ],
-            referable=_cut(labels, predicted, chances, REFERABLE),
-            sight_threatening=_cut(labels, predicted, chances, SIGHT_THREATENING),
-            calibration_error=calibration_error(labels, chances),
-            collapse=collapse(labels, predicted),
-        )
-
-
-def unchecked() -> AbstractContextManager[None]:
-    """Scikit-learn without its checks of arguments, two thirds of a small call."""
-    quick: AbstractContextManager[None] = sklearn.config_context(
-        assume_finite=True, skip_parameter_validation=True
+    values = once(score_statistics(labels, predicted, chances), len(labels))
+    named = dict(zip(SCORE_STATISTICS, map(defined, values), strict=True))
+    by_grade = score_grades(labels, predicted)
+    return Scores(
+        **{each.name: getattr(by_grade, each.name) for each in fields(by_grade)},
+        auc=[named[f"auc.{grade}"] for grade in range(len(GRADES))],
+        referable=_cut(named, "referable"),
+        sight_threatening=_cut(named, "sight_threatening"),
+        calibration_error=calibration_error(labels, chances),
+        collapse=collapse(labels, predicted),
     )
-    return quick
 
 
 def score_grades(labels: Int64, predicted: Int64) -> GradeScores:
     """Score predicted grades, int64[N], against the true ones, int64[N]."""
-    grades = range(len(GRADES))
-    matrix = sk.confusion_matrix(labels, predicted, labels=grades)
-    precision, recall, _, _ = sk.precision_recall_fscore_support(
-        labels, predicted, labels=grades, zero_division=np.nan
-    )
+    (matrix,) = confusion_matrices(labels, predicted, np.ones((len(labels), 1)))
+    scores = score_matrices(matrix)
     return GradeScores(
         samples=len(labels),
-        accuracy=float(sk.accuracy_score(labels, predicted)),
-        balanced_accuracy=float(np.nanmean(recall)),
-        qwk=quadratic_kappa(labels, predicted),
-        macro_f1=macro_f1(labels, predicted),
-        recall=_or_none(recall),
-        precision=_or_none(precision),
-        confusion=matrix.tolist(),
+        accuracy=float(scores.accuracy),
+        balanced_accuracy=float(scores.balanced_accuracy),
+        qwk=defined(float(scores.qwk)),
+        macro_f1=float(scores.macro_f1),
+        recall=[defined(value) for value in scores.recall],
+        precision=[defined(value) for value in scores.precision],
+        confusion=matrix.astype(int).tolist(),
     )
 
 
 def quadratic_kappa(
     labels: Int64, predicted: Int64, weights: Float64 | None = None
 ) -> float | None:
-    """Quadratic weighted kappa (Cohen 1968), -1 to 1.
-
-    It is 0 for a constant predictor, which agrees by chance; and None where true and
-    predicted grade are the same one throughout, as no chance could disagree.
+    """Quadratic weighted kappa of grades int64[N]; None where it is undefined.
 
     Args:
         labels: int64[N], 0 to 4.
         predicted: int64[N], 0 to 4.
         weights: float64[N], how much each sample counts; by default 1.
     """
-    if weights is not None:
-        there = weights > 0
-        labels, predicted, weights = labels[there], predicted[there], weights[there]
-    if len(np.unique(predicted)) == 1 or len(np.unique(labels)) == 1:
-        return None if np.array_equal(labels, predicted) else 0.0
-    return float(
-        sk.cohen_kappa_score(
-            labels,
-            predicted,
-            labels=range(len(GRADES)),  # or a grade that nobody has would not count
-            weights="quadratic",
-            sample_weight=weights,
-        )
-    )
-
-
-def macro_f1(labels: Int64, predicted: Int64, weights: Float64 | None = None) -> float:
-    """The mean F1 over the grades that the labels hold; int64[N], int64[N], float64[N].
-
-    F1 is the harmonic mean of precision and recall (van Rijsbergen 1979).
-    """
-    return float(
-        sk.f1_score(
-            labels,
-            predicted,
-            labels=np.unique(labels),
-            average="macro",
-            sample_weight=weights,
-            zero_division=0.0,
-        )
-    )
-
-
-class Roc(NamedTuple):
-    """How a probability separates samples; None without samples of both kinds.
-
-    Attributes:
-        area: under the ROC curve.
-        sensitivity: at the best threshold whose specificity is ``FIXED_SPECIFICITY``.
-    """
-
-    area: float | None
-    sensitivity: float | None
-
-
-def roc(truth: Bool, chances: Float64, weights: Float64 | None = None) -> Roc:
-    """The ROC curve's area and one of its points (Fawcett 2006).
-
-    Args:
-        truth: bool[N], which samples are positive.
-        chances: float64[N], their probability of being so.
-        weights: float64[N], how much each sample counts; by default 1.
-    """
-    if weights is not None:
-        there = weights > 0
-        truth, chances, weights = truth[there], chances[there], weights[there]
-    if truth.all() or not truth.any():
-        return Roc(None, None)
-    false_alarms, hits, _ = sk.roc_curve(
-        truth, chances, sample_weight=weights, drop_intermediate=False
-    )
-    allowed = false_alarms <= 1 - FIXED_SPECIFICITY + _ROUNDING
-    return Roc(float(sk.auc(false_alarms, hits)), float(hits[allowed].max()))
-
-
-def calibration_error(
-    labels: Int64, probabilities: Float64, weights: Float64 | None = None
-) -> float:
-    """Expected calibration error of the likeliest grade, over ``BINS`` equal bins.
-
-    The mean distance of a bin's confidence from its accuracy, weighted by its samples
-    (Naeini et al. 2015; Guo et al. 2017).
-
-    Args:
-        labels: int64[N], 0 to 4.
-        probabilities: float64[N, 5].
-        weights: float64[N], how much each sample counts; by default 1.
-    """
-    confidence = probabilities.max(axis=1)
-    surplus = confidence - (labels == probabilities.argmax(axis=1))
     counts = np.ones(len(labels)) if weights is None else weights
-    sums, _, _ = binned_statistic(
-        confidence, counts * surplus, "sum", bins=BINS, range=(0, 1)
-    )
-    return float(np.abs(sums).sum() / counts.sum())
+    return defined(kappas(confusion_matrices(labels, predicted, counts[:, None]))[0])
 
 
 def collapse(labels: Int64, predicted: Int64) -> str | None:
@@ -290,19 +196,5 @@ def never_predicted(confusion: Sequence[Sequence[int]]) -> str | None:
     return f"never predicted: {grades}, so every such photograph is graded wrong"
 
 
-def _cut(
-    labels: Int64, predicted: Int64, probabilities: Float64, least: int
-) -> CutScores:
-    """Scores of grade ``least`` or worse, by predicted grade and by probability."""
-    truth, positive = labels >= least, predicted >= least
-    curve = roc(truth, probabilities[:, least:].sum(axis=1))
-    return CutScores(
-        sensitivity=float(np.mean(positive[truth])) if truth.any() else None,
-        specificity=float(np.mean(~positive[~truth])) if not truth.all() else None,
-        auc=curve.area,
-        sensitivity_at_specificity=curve.sensitivity,
-    )
-
-
-def _or_none(shares: Float64) -> list[float | None]:
-    return [None if np.isnan(share) else float(share) for share in shares]
+def _cut(named: Mapping[str, float | None], cut: str) -> CutScores:
+    return CutScores(**{name: named[f"{cut}.{name}"] for name in BY_CUT})

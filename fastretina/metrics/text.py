@@ -7,14 +7,10 @@ from textwrap import fill
 
 from fastretina.formatting import format_interval
 from fastretina.metrics.baselines import Leak
-from fastretina.metrics.bootstrap import CutIntervals, GradeIntervals, OperatingPoint
 from fastretina.metrics.evaluation import Evaluation
-from fastretina.metrics.scores import (
-    FIXED_SPECIFICITY,
-    CutScores,
-    Scores,
-    never_predicted,
-)
+from fastretina.metrics.intervals import CutIntervals, GradeIntervals, OperatingPoint
+from fastretina.metrics.roc_steps import FIXED_SPECIFICITY
+from fastretina.metrics.scores import CutScores, Scores, never_predicted
 from loaders.grades import GRADES, REFERABLE, SIGHT_THREATENING
 
 _WIDTH, _GLUE = 100, "\0"  # columns of a line for people; keeps an interval whole

@@ -17,6 +17,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from fastretina import cli
 from fastretina.data.loading import Loading, LoadingOptions
+from fastretina.wall_clock import part, with_wall_seconds
 from loaders.shards import SplitName
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def command(options: Options) -> dict[str, object]:
         "seconds": round(time.perf_counter() - started, 3),
     }
     if not certificate.equal:
-        print(json.dumps(result))
+        print(json.dumps(with_wall_seconds(result)))
         raise ParityError(certificate.sentence())
     return result
 
@@ -118,15 +119,18 @@ def certify(options: Options) -> Certificate:
         ParityError: folder, shards and run do not belong together.
         DataError: one of them can't be used, or the loader can't be had.
     """
-    from fastretina.parity.certificate import Certificate
-    from fastretina.parity.epoch import Expected, compare_epoch
-    from fastretina.parity.matching import match
-    from loaders import open_split
-    from loaders.cores import granted_cores
-    from loaders.shards import SPLITS
+    with part("imports"):
+        from fastretina.parity.certificate import Certificate
+        from fastretina.parity.epoch import Expected, compare_epoch
+        from fastretina.parity.matching import match
+        from loaders import open_split
+        from loaders.cores import granted_cores
+        from loaders.shards import SPLITS
 
-    matched = match(options.data, options.shards, options.labels)
-    loading, delivered, network = prepare(options)
+    with part("data"):
+        matched = match(options.data, options.shards, options.labels)
+    with part("start"):
+        loading, delivered, network = prepare(options)
     reference = matched.reference(delivered.image_size)
     threads = options.loading.workers or granted_cores()
     comparisons = []
@@ -139,6 +143,7 @@ def certify(options: Options) -> Certificate:
         )
         watch = network.watch if network and split == "test" else None
         with (
+            part("evaluation"),
             open_split(options.shards, split) as source,
             loading.open(source, delivered) as loader,
         ):

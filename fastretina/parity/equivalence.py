@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from fastretina.metrics.confusion_matrices import kappas
 from fastretina.metrics.scores import score
 from fastretina.nn.augment import normalise
 from fastretina.parity.reference import ParityError
@@ -267,20 +268,3 @@ def _interval(gaps: Float64) -> list[float] | None:
         return None
     low, high = np.percentile(finite, (2.5, 97.5)).tolist()
     return [low, high]
-
-
-def kappas(matrices: Int64) -> Float64:
-    """Quadratic weighted kappas, float64[...], of confusion matrices int64[..., 5, 5].
-
-    The same as ``metrics.scores.quadratic_kappa``, for thousands of matrices at once;
-    NaN where that is undefined.
-    """
-    grades = np.arange(len(GRADES))
-    weights = (grades[:, None] - grades) ** 2
-    true, predicted = matrices.sum(-1), matrices.sum(-2)
-    by_chance = (weights * true[..., :, None] * predicted[..., None, :]).sum((-1, -2))
-    observed = (weights * matrices).sum((-1, -2)) * true.sum(-1)
-    # Nothing to disagree on: one grade is all there is, and all of it is right.
-    safe = np.where(by_chance, by_chance, 1)
-    kappa: Float64 = np.where(by_chance, 1 - observed / safe, np.nan)
-    return kappa

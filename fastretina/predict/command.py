@@ -23,6 +23,7 @@ from tyro.conf import Positional, arg
 
 from fastretina import cli
 from fastretina.formatting import NOTICE
+from fastretina.wall_clock import part
 from loaders.grades import GRADES
 
 if TYPE_CHECKING:
@@ -124,18 +125,21 @@ def command(options: Options) -> dict[str, object]:
     Raises:
         DataError: after all others are graded, where some could not be.
     """
-    from fastretina.predict.pairs import fellow_positions
-    from fastretina.predict.reading import find_photographs
-    from fastretina.predict.table import Prediction, fuse_eyes, refuse_failed
+    with part("imports"):
+        from fastretina.predict.pairs import fellow_positions
+        from fastretina.predict.reading import find_photographs
+        from fastretina.predict.table import Prediction, fuse_eyes, refuse_failed
 
     grader = _load(options)
-    found = find_photographs(options.images)
+    with part("data"):
+        found = find_photographs(options.images)
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
     fellows = fellow_positions(found.paths) if options.pairs else {}
     if options.overlays is not None:
         options.overlays.mkdir(parents=True, exist_ok=True)
-    graded = list(_graded(found.paths, grader, options))
+    with part("evaluation"):
+        graded = list(_graded(found.paths, grader, options))
     predictions = [Prediction.of(each, grader.calibration) for each in graded]
     if grader.fusion is not None:
         predictions = fuse_eyes(predictions, graded, fellows, grader.fusion)
@@ -170,20 +174,22 @@ def _load(options: Options) -> _Grader:
     Raises:
         RunError: the run, or what a flag asks of it, is not there.
     """
-    from fastretina.nn.device import choose_again
-    from fastretina.nn.trained import load_trained, warn_if_unfinished
-    from fastretina.predict.network import calibration_of, fusion_of
-    from fastretina.run import Run
+    with part("imports"):
+        from fastretina.nn.device import choose_again
+        from fastretina.nn.trained import load_trained, warn_if_unfinished
+        from fastretina.predict.network import calibration_of, fusion_of
+        from fastretina.run import Run
 
-    run = Run(options.run)
-    compute = choose_again(options.device, run.config().precision)
-    trained = load_trained(run, compute.device)
-    grader = _Grader(
-        trained,
-        compute,
-        calibration_of(run, trained) if options.calibrated else None,
-        fusion_of(run, trained) if options.pairs else None,
-    )
+    with part("start"):
+        run = Run(options.run)
+        compute = choose_again(options.device, run.config().precision)
+        trained = load_trained(run, compute.device)
+        grader = _Grader(
+            trained,
+            compute,
+            calibration_of(run, trained) if options.calibrated else None,
+            fusion_of(run, trained) if options.pairs else None,
+        )
     warn_if_unfinished(run, trained)
     return grader
 
@@ -232,6 +238,7 @@ def _graded(
             bar.update(len(batch))
 
 
+@part("figures")
 def _draw(
     folder: Path,
     number: int,

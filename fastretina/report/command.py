@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from fastretina import cli
+from fastretina.wall_clock import part
 from loaders.errors import DataError, RunError
 
 if TYPE_CHECKING:
@@ -88,20 +89,25 @@ def command(options: Options) -> dict[str, object]:
 
 
 def _write_run(options: Options) -> dict[str, object]:
-    from fastretina.report.finished_run import read_finished_run
-    from fastretina.report.model_card import write_card
-    from fastretina.report.picture import save_all
-    from fastretina.report.run_page import Figures, run_page
-    from fastretina.run import Run
-    from loaders.files import write_atomically
+    with part("imports"):
+        from fastretina.report.finished_run import read_finished_run
+        from fastretina.report.model_card import write_card
+        from fastretina.report.picture import save_all
+        from fastretina.report.run_page import Figures, run_page
+        from fastretina.run import Run
+        from loaders.files import write_atomically
 
-    finished = read_finished_run(Run(options.run))
-    figures = Figures.of(finished)
-    shown = _mistakes(finished, options)
+    with part("data"):
+        finished = read_finished_run(Run(options.run))
+    with part("figures"):
+        figures = Figures.of(finished)
+    with part("evaluation"):
+        shown = _mistakes(finished, options)
     out = options.out or options.run / _PAGE
     page = run_page(finished, figures, shown).encode(errors="replace")
     pictures = figures.all()
-    save_all(pictures, options.run / _FIGURES)
+    with part("figures"):
+        save_all(pictures, options.run / _FIGURES)
     card = write_card(finished)
     write_atomically(out, page)
     print(f"{finished.checkpoint}: {len(finished.test):,} test photographs")
@@ -132,9 +138,10 @@ def _mistakes(finished: FinishedRun, options: Options) -> ShownMistakes:
     shown = ShownMistakes(lists=list_mistakes(finished.test, options.mistakes))
     if not shown.mistakes:
         return shown
-    from fastretina.data.run_shards import shards_of_run
-    from fastretina.nn.device import choose_again
-    from fastretina.report.thumbnails import draw_thumbnails
+    with part("imports"):
+        from fastretina.data.run_shards import shards_of_run
+        from fastretina.nn.device import choose_again
+        from fastretina.report.thumbnails import draw_thumbnails
 
     config = finished.config
     device = choose_again(options.device, config.precision).device
@@ -151,13 +158,15 @@ def _mistakes(finished: FinishedRun, options: Options) -> ShownMistakes:
 
 
 def _write_experiment(options: Options) -> dict[str, object]:
-    from fastretina.report.experiment_figures import read_pictures
-    from fastretina.report.experiment_file import read_experiment
-    from fastretina.report.experiment_page import experiment_page
-    from loaders.files import write_atomically
+    with part("imports"):
+        from fastretina.report.experiment_figures import read_pictures
+        from fastretina.report.experiment_file import read_experiment
+        from fastretina.report.experiment_page import experiment_page
+        from loaders.files import write_atomically
 
-    experiment = read_experiment(options.run)
-    pictures, missing = read_pictures(options.run, experiment.figures)
+    with part("data"):
+        experiment = read_experiment(options.run)
+        pictures, missing = read_pictures(options.run, experiment.figures)
     for sentence in missing:
         print(f"note: {sentence}", file=sys.stderr)
     out = options.out or options.run / _PAGE

@@ -81,7 +81,7 @@ class Comparison:
         first: name of a cell.
         second: name of the cell that it is compared with.
         why: what the pair shows; may be empty.
-        statistic: one of ``bootstrap.GRADE_STATISTICS``.
+        statistic: one of ``statistics.GRADE_STATISTICS``.
         value: the difference of the means over seeds; None where one is undefined.
         interval: low and high end of 95 % over test patients.
         by_seed: the difference of each seed that both have finished.

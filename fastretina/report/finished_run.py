@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from fastretina.metrics.bootstrap import CutIntervals, ScoresWithIntervals
 from fastretina.metrics.evaluation import Evaluation
+from fastretina.metrics.intervals import CutIntervals, ScoresWithIntervals
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import CutScores, Scores, score
 from fastretina.report.grade_meanings import CUTS, Cut

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastretina.formatting import format_interval
-from fastretina.metrics.bootstrap import CutIntervals, Interval
+from fastretina.metrics.bootstrap import Interval
+from fastretina.metrics.intervals import CutIntervals
 from fastretina.metrics.scores import never_predicted
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.provenance import (

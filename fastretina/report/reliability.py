@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastretina.metrics.calibration import cool, reliability
+from fastretina.metrics.calibration import cool
+from fastretina.metrics.reliability import reliability
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.picture import Picture, blank, to_picture
 from loaders.arrays import Float64, Int64

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from sklearn.metrics import roc_curve
-
 from fastretina.formatting import format_interval
-from fastretina.metrics.bootstrap import CutIntervals
 from fastretina.metrics.figures import GRADE_NAMES
+from fastretina.metrics.intervals import CutIntervals
+from fastretina.metrics.roc_steps import RocSteps
 from fastretina.metrics.scores import CutScores
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import Cut
@@ -144,7 +143,7 @@ def _draw_roc(axis: Axes, curves: Sequence[_Curve]) -> None:
     """All curves, the diagonal of guessing, and a legend with the areas."""
     for curve in curves:
         colour, dashes = curve.style
-        false_alarms, found, _ = roc_curve(curve.truth, curve.probabilities)
+        false_alarms, found = RocSteps.of(curve.truth, curve.probabilities).curve()
         axis.plot(
             false_alarms,
             found,

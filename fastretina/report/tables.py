@@ -7,16 +7,18 @@ from typing import NamedTuple
 
 from fastretina.formatting import format_interval
 from fastretina.metrics.baselines import Baseline
-from fastretina.metrics.bootstrap import (
+from fastretina.metrics.intervals import (
     NO_INTERVALS,
     CutIntervals,
     GradeIntervals,
     OperatingPoint,
     ScoresWithIntervals,
 )
-from fastretina.metrics.scores import FIXED_SPECIFICITY, CutScores
+from fastretina.metrics.roc_steps import FIXED_SPECIFICITY
+from fastretina.metrics.scores import CutScores
 from fastretina.report.finished_run import FinishedRun
 from fastretina.report.grade_meanings import grade_name
+from fastretina.wall_clock import WallSeconds
 from loaders.grades import GRADES
 
 SPECIFICITY = f"{FIXED_SPECIFICITY:.0%}"  # at which sensitivity is compared
@@ -182,8 +184,22 @@ def environment(finished: FinishedRun) -> list[Group]:
         _group("Loading", config.get("loading")),
         _group("Decoding", config.get("decoding")),
         _group("Versions", config.get("versions")),
+        Group("Wall clock", _seconds_by_part(result.wall_seconds)),
     ]
     return [group for group in groups if group.rows]
+
+
+def _seconds_by_part(seconds: WallSeconds | None) -> list[tuple[str, str]]:
+    """Each part of a run's time, and the share that it has, the largest first."""
+    if seconds is None:  # of an older version
+        return []
+    parts = seconds.as_json()
+    total = max(parts.pop("total"), 0.01)
+    rows = sorted(parts.items(), key=lambda row: -row[1])
+    return [
+        ("total", f"{total:,.1f} s"),
+        *((name, f"{each:,.1f} s, {each / total:.0%}") for name, each in rows),
+    ]
 
 
 def _group(title: str, values: object) -> Group:

@@ -42,6 +42,7 @@ from fastretina.data.label_flags import (
 from fastretina.data.layout_names import TEST_SHARE
 from fastretina.data.patient_names import PatientSource, patient_source
 from fastretina.data.preprocess_steps import STEPS
+from fastretina.wall_clock import part
 
 if TYPE_CHECKING:
     from fastretina.shard.data_set import DataSet
@@ -175,10 +176,12 @@ def command(options: Options) -> dict[str, object]:
     if options.verify is not None:
         from fastretina.shard.verify import verify
 
-        return verify(options.verify, options.workers)
+        with part("data"):
+            return verify(options.verify, options.workers)
     return write(options)
 
 
+@part("data")
 def write(options: Options) -> dict[str, object]:
     """Write a whole data set, or finish one.
 
@@ -187,10 +190,11 @@ def write(options: Options) -> dict[str, object]:
         ShardError: SHARDS holds something else, or not one image is usable.
         OSError: a file can't be read or written.
     """
-    from fastretina.data.labels import LabelOptions
-    from fastretina.shard.data_set import write_data_set
-    from fastretina.shard.plan import ShardOptions, plan_shards
-    from fastretina.shard.source_folder import SourceFolder
+    with part("imports"):
+        from fastretina.data.labels import LabelOptions
+        from fastretina.shard.data_set import write_data_set
+        from fastretina.shard.plan import ShardOptions, plan_shards
+        from fastretina.shard.source_folder import SourceFolder
 
     assert options.data is not None  # __post_init__ has seen to both
     assert options.shards is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from fastretina.interrupts import Interrupted
 from fastretina.recipe import RECIPES, STRONG
 from fastretina.run import Run
 from fastretina.train.options import TrainOptions
+from fastretina.wall_clock import part
 from loaders.errors import RunError
 
 if TYPE_CHECKING:
@@ -85,11 +87,14 @@ def command(options: TrainOptions) -> dict[str, object] | None:
         DataError: the data, the run folder or the device can't be used.
         KeyboardInterrupt: after saving, where a signal asked to stop.
     """
-    import torch
+    with part("imports"):
+        import torch
 
-    from fastretina.nn.distributed import joined
+        from fastretina.nn.distributed import joined
 
-    with joined(options.device) as ranks:
+    with ExitStack() as stack:
+        with part("start"):
+            ranks = stack.enter_context(joined(options.device))
         try:
             return _train(options, ranks)
         except torch.OutOfMemoryError as error:
@@ -101,12 +106,13 @@ def command(options: TrainOptions) -> dict[str, object] | None:
 
 
 def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
-    import torch
+    with part("imports"):
+        import torch
 
-    from fastretina.data.splits import open_data
-    from fastretina.interrupts import Stopper
-    from fastretina.train.loop import TrainingLoop
-    from fastretina.train.start import start
+        from fastretina.data.splits import open_data
+        from fastretina.interrupts import Stopper
+        from fastretina.train.loop import TrainingLoop
+        from fastretina.train.start import start
 
     recipe = options.recipe
     if recipe.batch_size % ranks.world_size:
@@ -114,20 +120,28 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
             f"--batch-size must be a multiple of the {ranks.world_size} ranks, "
             f"got {recipe.batch_size}"
         )
-    compute, loading = _chosen(options, ranks)
+    with part("start"):
+        compute, loading = _chosen(options, ranks)
     torch.backends.cudnn.benchmark = True  # all batches but the last have one size
-    with (
-        open_data(options.shards, recipe, options.test_shards) as data,
-        loading.train_loader(data.train, recipe) as loader,
-        Stopper() as stopper,
-        start(options, data, compute, loading, loader.decoding) as state,
-    ):
+    with ExitStack() as stack:
+        with part("data"):
+            data = stack.enter_context(
+                open_data(options.shards, recipe, options.test_shards)
+            )
+            loader = stack.enter_context(loading.train_loader(data.train, recipe))
+        stopper = stack.enter_context(Stopper())
+        with part("start"):
+            state = stack.enter_context(
+                start(options, data, compute, loading, loader.decoding)
+            )
         loop = TrainingLoop(state, data, loading, stopper)
         try:
             while not loop.finished():
-                loop.run_epoch(loader, options.checkpoint_every)
+                with part("steps"):
+                    loop.run_epoch(loader, options.checkpoint_every)
                 loop.end_epoch()
-            from fastretina.train.finish import finish  # 1 s, not before an error
+            with part("imports"):  # 1 s, not before an error
+                from fastretina.train.finish import finish
 
             return finish(state, data, loading, loop.check)
         except Interrupted:

@@ -21,6 +21,7 @@ from fastretina.report.finished_run import FinishedRun
 from fastretina.report.model_card import write_card
 from fastretina.run_result import RunResult
 from fastretina.train.state import TrainState
+from fastretina.wall_clock import part, with_wall_seconds
 
 
 def finish(
@@ -34,7 +35,8 @@ def finish(
         What the command's JSON line holds; None on the other ranks.
     """
     compute = state.compute
-    trained = load_trained(state.run, compute.device)
+    with part("start"):
+        trained = load_trained(state.run, compute.device)
     weights = trained.loss_weights(data.train_counts())
     test = predict_with_checkpoint(trained, data.test, "test", compute, loading, check)
     validation = None
@@ -88,7 +90,8 @@ def _write(finished: FinishedRun, validation: Predictions | None) -> None:
     draw_curves(run.path / "curves.png", finished.log, majority, name)
     draw_confusion(run.path / "confusion.png", scores.confusion, f"{name}\ntest")
     write_card(finished)
-    run.write_metrics({**asdict(finished.result), **asdict(finished.evaluation)})
+    result = asdict(finished.result)
+    run.write_metrics(with_wall_seconds({**result, **asdict(finished.evaluation)}))
 
 
 def _result(

@@ -26,6 +26,7 @@ from fastretina.progress import progress_bar, report_progress
 from fastretina.run import LoggedEpoch
 from fastretina.train.outlook import describe_outlook
 from fastretina.train.state import Best, TrainState
+from fastretina.wall_clock import part
 from loaders import Batch, Loader, ShardSplit
 from loaders.errors import RunError
 
@@ -85,7 +86,8 @@ class TrainingLoop:
                 asked, due = self.stopper.asked, state.is_due(checkpoint_every)
                 stop, save = self.ranks.agree(asked, due)
                 if save:
-                    state.save()
+                    with part("checkpoints"):
+                        state.save()
                 if stop:
                     raise Interrupted
                 if self._at_limit():
@@ -136,15 +138,19 @@ class TrainingLoop:
             row = replace(row, test_accuracy=scores.accuracy, test_qwk=scores.qwk)
         improved = best is not state.best
         state.best = best  # not before: a stop while evaluating must not count it
-        state.end_epoch(row)
-        state.save(best=improved)
+        with part("checkpoints"):
+            state.end_epoch(row)
+            state.save(best=improved)
         self._around_seconds = time.monotonic() - begun
         if self.ranks.first:
             report_progress(_epoch_line(row, recipe.epochs))
 
     def _evaluate(self, split: ShardSplit) -> Scores:
         state = self.state
-        with self.loading.evaluation_loader(split, self.recipe) as loader:
+        with (
+            part("evaluation"),
+            self.loading.evaluation_loader(split, self.recipe) as loader,
+        ):
             predictions = predict_split(
                 state.learner.evaluated(),
                 split,

@@ -17,7 +17,7 @@ from fastretina.experiments.reasons import (
     Shift,
     explain,
 )
-from fastretina.metrics.bootstrap import GRADE_STATISTICS
+from fastretina.metrics.statistics import GRADE_STATISTICS
 from fastretina.recipe import Recipe
 from fastretina.report.experiment_file import Comparison
 

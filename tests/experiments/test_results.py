@@ -14,9 +14,9 @@ from fastretina.experiments.ablations import ablations
 from fastretina.experiments.experiment_text import format_result
 from fastretina.experiments.reasons import INSIDE_THE_NOISE
 from fastretina.experiments.results import CellRuns, Collected, Collection
-from fastretina.metrics.bootstrap import GRADE_STATISTICS
 from fastretina.metrics.calibration import correct_prior
 from fastretina.metrics.predictions import Predictions
+from fastretina.metrics.statistics import GRADE_STATISTICS
 from fastretina.recipe import Recipe
 from fastretina.report.experiment_file import CellResult, ExperimentResult
 from fastretina.run_config import RunData

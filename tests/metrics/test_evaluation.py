@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
@@ -30,13 +30,7 @@ from fastretina.metrics.baselines import (
     leak,
     majority,
 )
-from fastretina.metrics.bootstrap import (
-    GRADE_STATISTICS,
-    grade_intervals,
-    grade_statistics,
-    patient_intervals,
-    score_with_intervals,
-)
+from fastretina.metrics.bootstrap import patient_intervals
 from fastretina.metrics.calibration import (
     Calibration,
     calibrate,
@@ -46,19 +40,25 @@ from fastretina.metrics.calibration import (
     expected_grade,
     fit_temperature,
     fit_thresholds,
-    reliability,
 )
 from fastretina.metrics.comparison import Contender, compare, mcnemar
 from fastretina.metrics.evaluation import Evaluation, evaluate
+from fastretina.metrics.intervals import grade_intervals, score_with_intervals
 from fastretina.metrics.predictions import Predictions, PredictionSource
-from fastretina.metrics.scores import calibration_error, quadratic_kappa, score
+from fastretina.metrics.reliability import calibration_error, reliability
+from fastretina.metrics.scores import quadratic_kappa, score
+from fastretina.metrics.statistics import (
+    GRADE_STATISTICS,
+    grade_statistics,
+    once,
+    score_statistics,
+)
 from fastretina.metrics.text import table, warnings
 from loaders.errors import RunError
 
 
 @pytest.fixture(autouse=True)
 def enough_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resample costs 2 to 5 ms, whatever the number of samples."""
     monkeypatch.setattr(intervals, "RESAMPLES", 60)
 
 
@@ -113,7 +113,8 @@ def test_statistics_of_weighted_samples_are_those_of_repeated_ones():
     said = chances.argmax(axis=1)
     times = np.random.Generator(np.random.PCG64(2)).integers(0, 4, 120)
     repeated = np.repeat(np.arange(120), times)
-    weighted = grade_statistics(labels, said)(times.astype(float))
+    weights = times[:, None].astype(float)
+    weighted = grade_statistics(labels, said)(weights)[:, 0]
     true, guess = labels[repeated], said[repeated]
     wanted = [
         np.mean(true == guess),
@@ -122,7 +123,7 @@ def test_statistics_of_weighted_samples_are_those_of_repeated_ones():
         f1_score(true, guess, labels=np.unique(true), average="macro"),
     ]
     assert weighted == pytest.approx(wanted)
-    everything = intervals.score_statistics(labels, said, chances)(times.astype(float))
+    everything = score_statistics(labels, said, chances)(weights)[:, 0]
     place = len(GRADE_STATISTICS) + 10 + 5 + 2  # after recalls, precisions, AUCs
     referable = chances[repeated][:, 2:].sum(axis=1)
     assert everything[place] == pytest.approx(roc_auc_score(true >= 2, referable))
@@ -133,7 +134,7 @@ def test_interval_of_a_share_is_the_normal_one_where_patients_have_one_eye():
     labels = np.array([0] * 700 + [1] * 300)
     alone = [str(n) for n in range(1000)]
     (found,) = patient_intervals(
-        lambda weights: np.array([np.average(labels == 0, weights=weights)]),
+        lambda weights: (labels == 0)[None] @ weights / weights.sum(axis=0),
         alone,
         resamples=4000,
     )
@@ -147,7 +148,7 @@ def test_interval_is_wider_where_both_eyes_of_a_patient_go_together():
     said = np.zeros(200, int)
 
     def right(weights: np.ndarray) -> np.ndarray:
-        return np.array([np.average(labels == said, weights=weights)])
+        return (labels == said)[None] @ weights / weights.sum(axis=0)
 
     widths = []
     for patients in (pairs(200), [str(n) for n in range(200)]):
@@ -164,7 +165,7 @@ def test_interval_covers_the_truth_as_often_as_it_says():
         rng = np.random.Generator(np.random.PCG64(seed))
         right = rng.random(300) < truth
         drawn = intervals.patient_resamples(
-            lambda weights, right=right: np.array([np.average(right, weights=weights)]),
+            lambda weights, right=right: right[None] @ weights / weights.sum(axis=0),
             [str(n) for n in range(300)],
             resamples=200,
         )
@@ -381,6 +382,11 @@ def test_mcnemar_counts_what_only_one_has_right():
     other[:6] = 1  # six that only the first has right: p = 2 / 2**6
     assert mcnemar(labels, one, other) == pytest.approx(2 / 64)
     assert mcnemar(labels, one, one) == 1
+    for better, worse in ((6, 6), (1, 0), (9, 4), (3, 14)):
+        one[:], other[:] = 0, 0
+        other[:better], one[20 - worse :] = 1, 1
+        wanted = binomtest(better, better + worse).pvalue
+        assert mcnemar(labels, one, other) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_other_grades_are_scored_against_the_true_ones(
@@ -412,7 +418,7 @@ def test_other_grades_are_scored_against_the_true_ones(
 def test_grade_intervals_lie_around_the_score(rows):
     labels, said = np.array(rows).T
     found = grade_intervals(labels, said, [str(n) for n in range(len(rows))])
-    alone = grade_statistics(labels, said)(np.ones(len(rows)))
+    alone = once(grade_statistics(labels, said), len(rows))
     for value, name in zip(alone, GRADE_STATISTICS, strict=True):
         interval = getattr(found, name)
         if interval is None:  # what no resample changes, or that most leave undefined

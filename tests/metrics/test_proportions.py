@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import binomtest
 
 from fastretina.metrics import bootstrap
-from fastretina.metrics.bootstrap import grade_intervals, score_with_intervals
 from fastretina.metrics.comparison import Contender, compare
 from fastretina.metrics.evaluation import evaluate
+from fastretina.metrics.intervals import grade_intervals, score_with_intervals
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.proportions import (
     Share,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastretina.metrics import bootstrap as patched
+from fastretina.metrics import bootstrap, intervals
 from fastretina.metrics.comparison import Contender, compare
 from fastretina.metrics.evaluation import evaluate
 from fastretina.metrics.predictions import Predictions
@@ -42,24 +42,21 @@ def test_interval_of_the_default_is_the_percentile_one(fresh: ModuleType):
     """Of 60 patients: 1,000 draws find the binomial's ends, 3 draws never do."""
     right = np.repeat(np.arange(60) < 45, 2)
     (interval,) = fresh.patient_intervals(
-        lambda weights: np.array([np.average(right, weights=weights)]), PATIENTS
+        lambda weights: right[None] @ weights / weights.sum(axis=0), PATIENTS
     )
     assert interval == pytest.approx([38 / 60, 51 / 60], abs=0.02)
 
 
 @pytest.mark.parametrize("function", ["grade_intervals", "score_with_intervals"])
-def test_scores_draw_the_default(
-    fresh: ModuleType, function: str, monkeypatch: pytest.MonkeyPatch
-):
-    asked = watch(fresh, monkeypatch)
+def test_scores_draw_the_default(function: str, monkeypatch: pytest.MonkeyPatch):
+    asked = watch(monkeypatch)
     answers = LABELS if function == "grade_intervals" else np.eye(5)[LABELS]
-    getattr(fresh, function)(LABELS, answers, PATIENTS)
-    assert asked == [1000]
+    getattr(intervals, function)(LABELS, answers, PATIENTS)
+    assert asked == [7]
 
 
 def test_evaluation_and_comparison_draw_the_default(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(patched, "RESAMPLES", 7)
-    asked = watch(patched, monkeypatch)
+    asked = watch(monkeypatch)
     test = Predictions(
         rows=np.arange(120),
         keys=[f"{n // 2}_{('left', 'right')[n % 2]}" for n in range(120)],
@@ -74,14 +71,16 @@ def test_evaluation_and_comparison_draw_the_default(monkeypatch: pytest.MonkeyPa
     assert set(asked) == {7}
 
 
-def watch(module: ModuleType, patch: pytest.MonkeyPatch) -> list[int]:
-    """How many draws SciPy's bootstrap is asked for, each time; it does 5."""
-    asked: list[int] = []
-    real = module.bootstrap
+def watch(patch: pytest.MonkeyPatch) -> list[int]:
+    """How many resamples each drawing of patients has made; 7 by default."""
+    drawn: list[int] = []
+    real = bootstrap.patient_resamples
 
-    def counted(*args: Any, n_resamples: int, **named: Any) -> Any:
-        asked.append(n_resamples)
-        return real(*args, n_resamples=5, **named)
+    def counted(*args: Any) -> np.ndarray:
+        found = real(*args)
+        drawn.append(found.shape[1])
+        return found
 
-    patch.setattr(module, "bootstrap", counted)
-    return asked
+    patch.setattr(bootstrap, "RESAMPLES", 7)
+    patch.setattr(bootstrap, "patient_resamples", counted)
+    return drawn

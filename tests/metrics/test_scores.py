@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
+from fastretina.metrics.confusion_matrices import kappas
 from fastretina.metrics.scores import collapse, quadratic_kappa, score
-from fastretina.parity.equivalence import kappas
 
 # The course report's normalised confusion matrix times its test counts.
 REPORT = [
@@ -156,6 +156,22 @@ def test_kappa_weighs_by_the_grades_not_by_their_rank_among_those_there(
     assert quadratic_kappa(true, guess, np.ones(60)) == pytest.approx(wanted, abs=1e-12)
     matrix = confusion_matrix(true, guess, labels=range(5))
     assert kappas(matrix) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_kappas_of_many_matrices_are_scikit_learns():
+    rng = np.random.Generator(np.random.PCG64(2))
+    cases = [(rng.integers(0, 5, 30), rng.integers(0, 5, 30)) for _ in range(20)]
+    constant, other = np.full(30, 2), np.full(30, 3)
+    cases += [(constant, other), (cases[0][0], constant), (constant, cases[0][1])]
+    matrices = [confusion_matrix(*each, labels=range(5)) for each in cases]
+    wanted = [
+        cohen_kappa_score(*each, labels=range(5), weights="quadratic") for each in cases
+    ]
+    assert kappas(np.array(matrices)) == pytest.approx(wanted, abs=1e-12)
+    agreed = confusion_matrix(constant, constant, labels=range(5))
+    found = kappas(np.array([matrices[0], agreed]))
+    assert found[0] == pytest.approx(wanted[0], abs=1e-12)
+    assert np.isnan(found[1])
 
 
 # ---- the collapse alarm

@@ -9,18 +9,14 @@ import numpy as np
 import pytest
 
 from fastretina.metrics.baselines import Eyes
-from fastretina.metrics.bootstrap import (
-    grade_intervals,
-    grade_statistics,
-    patient_intervals,
-    patient_resamples,
-    score_with_intervals,
-)
+from fastretina.metrics.bootstrap import patient_intervals, patient_resamples
 from fastretina.metrics.calibration import fit_thresholds
 from fastretina.metrics.comparison import Contender, compare
 from fastretina.metrics.evaluation import evaluate
+from fastretina.metrics.intervals import grade_intervals, score_with_intervals
 from fastretina.metrics.predictions import Predictions
 from fastretina.metrics.scores import quadratic_kappa
+from fastretina.metrics.statistics import grade_statistics
 from fastretina.metrics.text import table
 
 HEALTHY = np.zeros(8, np.int64)
@@ -54,11 +50,10 @@ def test_resamples_without_a_qwk_are_left_out():
     assert set(qwk[~np.isnan(qwk)]) == {1.0}
     found = grade_intervals(labels, labels, patients)
     assert found.qwk in ((1, 1), None)
-    drawn = [0]
 
-    def half(_weights: np.ndarray) -> np.ndarray:
-        drawn[0] += 1
-        return np.array([np.nan if drawn[0] % 3 == 0 else 0.5])
+    def half(weights: np.ndarray) -> np.ndarray:
+        drawn = np.arange(weights.shape[1])
+        return np.where(drawn % 3, 0.5, np.nan)[None]
 
     assert patient_intervals(half, PATIENTS, 60) == [(0.5, 0.5)]
 

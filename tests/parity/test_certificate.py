@@ -27,14 +27,12 @@ from small_runs import Outcome, call, make_small, words
 from torch import nn
 
 import loaders
-from fastretina.metrics.scores import quadratic_kappa
 from fastretina.nn import trained
 from fastretina.parity import command as parity
 from fastretina.parity.differences import Bound, Tally, bound_for, difference
 from fastretina.parity.equivalence import (
     SidePredictions,
     difference_intervals,
-    kappas,
     verdict,
 )
 from fastretina.parity.reference import PilReference
@@ -700,19 +698,6 @@ def test_bound_holds_for_largest_and_mean_alike():
     assert bound.allows(some)
     assert not bound.allows(some._replace(largest=9))
     assert not bound.allows(some._replace(mean=1.01))
-
-
-def test_kappas_are_those_of_the_metrics():
-    rng = np.random.Generator(np.random.PCG64(2))
-    cases = [(rng.integers(0, 5, 30), rng.integers(0, 5, 30)) for _ in range(20)]
-    constant, other = np.full(30, 2), np.full(30, 3)
-    cases += [(constant, constant), (constant, other), (cases[0][0], constant)]
-    cases += [(constant, cases[0][1])]
-    for labels, predicted in cases:
-        matrix = np.bincount(labels * 5 + predicted, minlength=25).reshape(1, 5, 5)
-        wanted = quadratic_kappa(labels, predicted)
-        wanted = np.nan if wanted is None else wanted
-        assert kappas(matrix)[0] == pytest.approx(wanted, abs=1e-12, nan_ok=True)
 
 
 def side(labels: np.ndarray, predicted: np.ndarray) -> SidePredictions:

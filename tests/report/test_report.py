@@ -443,9 +443,26 @@ def test_both_eyes_are_described_with_their_gain(run: Path):
 # The page
 
 
+def test_page_shows_where_the_time_of_the_run_went(run: Path, reports: Reports):
+    assert reports(run).code == 0
+    assert "Wall clock" not in Page(run / "report.html").words  # an older version's
+    parts = {"total": 200.0, "steps": 150.0, "intervals": 1.0, "other": 49.0}
+    edit(run / "metrics.json", wall_seconds=parts)
+    assert reports(run).code == 0
+    words = Page(run / "report.html").words
+    for text in (
+        "Wall clock total 200.0 s steps 150.0 s, 75% other 49.0 s, 24%",
+        "intervals 1.0 s, 0%",
+    ):
+        assert text in words
+    assert "checkpoints" not in words.partition("Wall clock")[2]
+
+
 def test_page_is_described_by_one_json_line(run: Path, reports: Reports):
     result = reports(run).json
     page = run / "report.html"
+    assert {"imports", "data", "figures", "evaluation"} < set(result["wall_seconds"])
+    del result["wall_seconds"]
     assert result == {
         "report": str(page),
         "of": "run",
