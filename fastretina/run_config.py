@@ -49,7 +49,7 @@ class RecordedLoading:
         loader: one of ``loaders.LOADERS``.
         on_corrupt: what an image that can't be decoded did.
         hw_decoder_load: share of the images that a GPU's JPEG engine decoded, under
-            DALI; None where the default was taken.
+            DALI; None where the default was taken, which ``Decoding`` names.
     """
 
     loader: str
