@@ -55,6 +55,8 @@ class LoggedEpoch:
         test_qwk: QWK on test; None of one grade alone.
         images_per_second: training speed of all ranks together.
         wait_seconds: time that the mean rank has waited for its loader.
+        idle_seconds: time that the mean GPU had nothing to train on, between steps;
+            None where no GPU trained.
         seconds: time that training took; evaluations are left out.
         skipped: images that could not be decoded.
         decoded_again: batches that DALI could not decode.
@@ -71,6 +73,7 @@ class LoggedEpoch:
     test_qwk: float | None = None
     images_per_second: float
     wait_seconds: float
+    idle_seconds: float | None = None
     seconds: float
     skipped: int = 0
     decoded_again: int = 0

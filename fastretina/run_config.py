@@ -49,7 +49,7 @@ class RecordedLoading:
         loader: one of ``loaders.LOADERS``.
         on_corrupt: what an image that can't be decoded did.
         hw_decoder_load: share of the images that a GPU's JPEG engine decoded, under
-            DALI; None where the default was taken.
+            DALI; None where the default was taken, which ``Decoding`` names.
         verify_reads: whether images' bytes were compared with their checksum; None in
             a run of an older version, where they had none.
         cache: where decoded images were kept: ``device``, ``memory``, a folder, or

@@ -30,6 +30,8 @@ class RunResult:
         seconds: time that training took; evaluations are left out.
         images_per_second: training speed over the whole run, of all ranks together.
         wait_fraction: share of ``seconds`` that was waited for the loader, 0 to 1.
+        device_idle_fraction: share of ``seconds`` that a GPU had nothing to train on,
+            between steps and by its own clock; None where no GPU trained.
         skipped: training images that could not be decoded, over all epochs.
         decoded_again: batches that DALI could not decode, over all epochs.
         test_skipped: test images that could not be decoded.
@@ -52,6 +54,7 @@ class RunResult:
     seconds: float | None = None
     images_per_second: float | None = None
     wait_fraction: float | None = None
+    device_idle_fraction: float | None = None
     skipped: int = 0
     decoded_again: int = 0
     test_skipped: int = 0

@@ -63,10 +63,8 @@ class DaliLoader(EpochLoader):
                 not, values differ by up to 36 of 255.
         """
         schedule = Schedule(source, config)
-        super().__init__(
-            schedule,
-            describe_decoding(schedule.device, fancy_upsampling, schedule.resizes),
-        )
+        decoding = describe_decoding(schedule, fancy=fancy_upsampling)
+        super().__init__(schedule, decoding)
         self._fancy = fancy_upsampling
         self._pipeline: Pipeline | None = None
         self._warned = False

@@ -10,6 +10,7 @@ from nvidia import dali
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
+from loaders._jpeg_engine import share_of_engine
 from loaders.base import Decoding, LoaderConfig
 from loaders.cores import granted_cores
 from loaders.errors import LoaderUnavailable
@@ -59,12 +60,17 @@ def first_line(error: RuntimeError) -> str:
     return str(error).strip().partition("\n")[0] or "it doesn't say why"
 
 
-def describe_decoding(device: torch.device, fancy: bool, resizes: bool) -> Decoding:
-    """DALI's version, JPEG decoder and resize on this device."""
-    jpeg = "libjpeg-turbo"
+def describe_decoding(schedule: Schedule, *, fancy: bool) -> Decoding:
+    """DALI's version, JPEG decoder and resize on the schedule's device."""
+    jpeg, device = "libjpeg-turbo", schedule.device
     if device.type == "cuda":
         jpeg = f"nvJPEG, {'fancy' if fancy else 'nearest'} upsampling"
-    return Decoding(f"DALI {dali.__version__}", jpeg, "DALI" if resizes else None)
+    return Decoding(
+        f"DALI {dali.__version__}",
+        jpeg,
+        "DALI" if schedule.resizes else None,
+        share_of_engine(schedule.config, device),
+    )
 
 
 def decode_operator(
@@ -85,7 +91,7 @@ def decode_operator(
             output_type=types.RGB,
             adjust_orientation=False,
             jpeg_fancy_upsampling=fancy,
-            hw_decoder_load=schedule.config.hw_decoder_load,
+            hw_decoder_load=share_of_engine(schedule.config, device),
             preallocate_height_hint=max(heights),
             preallocate_width_hint=max(widths),
         )

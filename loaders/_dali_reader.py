@@ -72,8 +72,7 @@ class DaliReaderLoader(EpochLoader):
             )
         # A piece of the epoch is whole shards but for its ends; DALI shuffles further.
         schedule = PieceSchedule(source, replace(config, window=1))
-        decoding = describe_decoding(schedule.device, True, schedule.resizes)
-        super().__init__(schedule, decoding)
+        super().__init__(schedule, describe_decoding(schedule, fancy=True))
         self._buffer = max(self._split.shard_sizes, default=0) * (
             config.window or DEFAULT_WINDOW
         )

@@ -75,11 +75,14 @@ class Decoding:
         by: the package, with its version.
         jpeg: the JPEG decoder: ``libjpeg-turbo``, or ``nvJPEG`` with how it upsamples.
         resize: who resizes; ``None`` where no image has to be.
+        hw_decoder_load: share of the images that a GPU's JPEG engine is given; ``None``
+            where no GPU decodes.
     """
 
     by: str
     jpeg: str
     resize: str | None
+    hw_decoder_load: float | None = None
 
 
 class KeptImages(NamedTuple):
@@ -227,7 +230,8 @@ class LoaderConfig:
             or ``skip`` it, which leaves its batch shorter and is counted. (Under
             ``dali-reader`` its batch is the one that DALI fails on when it is found.)
         hw_decoder_load: share of the images that a GPU's JPEG engine decodes, under
-            DALI; its CUDA cores and the host take the rest.
+            DALI; its CUDA cores and the host take the rest. ``None`` is 1 where the GPU
+            has such an engine; elsewhere it is of no say.
         verify_reads: whether each image's bytes are compared with the checksum in the
             index before they are decoded; one that was damaged fails as one that can't
             be decoded does.
@@ -254,7 +258,7 @@ class LoaderConfig:
     workers: int | None = None
     prefetch: int = 2
     on_corrupt: Literal["raise", "skip"] = "raise"
-    hw_decoder_load: float = 0.65
+    hw_decoder_load: float | None = None
     verify_reads: bool = True
     cache: str | Path | None = None
     cache_gb: float | None = None
@@ -263,7 +267,8 @@ class LoaderConfig:
         _require(self.batch_size >= 1, "batch size", "be at least 1", self.batch_size)
         for name in ("hflip", "vflip", "balance", "balance_decay", "hw_decoder_load"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, name.replace("_", " "), "lie in 0 to 1", value)
+            ok = value is None or 0 <= value <= 1
+            _require(ok, name.replace("_", " "), "lie in 0 to 1", value)
         for name, low in (("window", 1), ("image_size", 8), ("workers", 0)):
             value = getattr(self, name)
             ok = value is None or value >= low

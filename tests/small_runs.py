@@ -22,7 +22,7 @@ import torch
 from fork_server import server
 from torch import nn
 
-TIMES = ("images_per_second", "wait_seconds", "seconds")
+TIMES = ("images_per_second", "wait_seconds", "idle_seconds", "seconds")
 
 
 def small_network(num_classes: int = 1000) -> nn.Module:
@@ -119,7 +119,7 @@ def metrics(run: Path) -> dict[str, Any]:
     """``metrics.json`` without what may differ from run to run of the same recipe."""
     scores: dict[str, Any] = json.loads((run / "metrics.json").read_text())
     changing = {"run", "loader", "seconds", "images_per_second", "wait_fraction"}
-    changing |= {"wall_seconds"}
+    changing |= {"wall_seconds", "device_idle_fraction"}
     return {name: value for name, value in scores.items() if name not in changing}
 
 

@@ -84,7 +84,11 @@ class LoadingOptions:
         arg(metavar="{raise,skip}", help_behavior_hint=_OWN.format("raise")),
     ] = None
     hw_decoder_load: Annotated[
-        float | None, arg(metavar="FLOAT", help_behavior_hint=_OWN.format("0.65"))
+        float | None,
+        arg(
+            metavar="FLOAT",
+            help_behavior_hint=_OWN.format("1, where the GPU has one"),
+        ),
     ] = None
     cache: Annotated[
         str | None,

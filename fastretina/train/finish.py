@@ -102,6 +102,7 @@ def _result(
     seconds = sum(row.seconds for row in rows)
     images = sum(row.images_per_second * row.seconds for row in rows)
     waited = sum(row.wait_seconds for row in rows)
+    idle = [row.idle_seconds for row in rows if row.idle_seconds is not None]
     return RunResult(
         run=str(state.run.path),
         loader=config.loader,
@@ -118,6 +119,7 @@ def _result(
         seconds=round(seconds, 2),
         images_per_second=round(images / max(seconds, 1e-9), 2),
         wait_fraction=round(waited / max(seconds, 1e-9), 4),
+        device_idle_fraction=round(sum(idle) / max(seconds, 1e-9), 4) if idle else None,
         skipped=sum(row.skipped for row in rows),
         decoded_again=sum(row.decoded_again for row in rows),
         test_skipped=test.skipped,

@@ -19,6 +19,7 @@ from fastretina.data.loading import Loading
 from fastretina.data.splits import DataSplits
 from fastretina.formatting import format_interval
 from fastretina.interrupts import Interrupted, Stopper
+from fastretina.measure.device_idle import device_idle
 from fastretina.metrics.predictions import predict_split
 from fastretina.metrics.scores import Scores, score
 from fastretina.nn.step import train_step
@@ -42,6 +43,7 @@ class TrainingLoop:
     ) -> None:
         self.state, self.data, self.loading = state, data, loading
         self.recipe, self.ranks, self.stopper = state.recipe, state.ranks, stopper
+        self._idle = device_idle(state.compute.device)
         self._around_seconds = 0.0  # evaluation and saving, of the last epoch
 
     def finished(self) -> bool:
@@ -71,10 +73,12 @@ class TrainingLoop:
         state.learner.training_mode()
         decoded_again = loader.decoded_again
         batches = loader.epoch(progress.epoch, progress.batch)
+        self._mark_free()
         with self._bar() as bar:
             for batch, waited in _timed(batches):
                 begun = time.perf_counter()
                 self._step(batch, len(loader))
+                self._mark_free()
                 progress.wait_seconds += waited
                 progress.seconds += waited + time.perf_counter() - begun
                 skipped = self.loading.report_skipped(loader)
@@ -95,6 +99,14 @@ class TrainingLoop:
         begun = time.perf_counter()
         state.compute.wait()  # for the steps that a GPU has still to do
         progress.seconds += time.perf_counter() - begun
+        self._mark_free()
+
+    def _mark_free(self) -> None:
+        """Count what a GPU has idled so far; it has nothing to do from here on."""
+        if self._idle is not None:
+            idled = self.state.progress.idle_seconds or 0.0
+            self.state.progress.idle_seconds = idled + self._idle.take()
+            self._idle.free()
 
     def _step(self, batch: Batch, batches_per_epoch: int) -> None:
         """Train on one batch; one that skipping has left empty is passed over."""
@@ -102,6 +114,8 @@ class TrainingLoop:
         seen = int(self.ranks.sum(torch.tensor(len(batch.labels))))
         result = None
         if seen:
+            if self._idle is not None:
+                self._idle.busy()
             place = state.place(batches_per_epoch, len(self.data.train))
             result = train_step(state.learner, batch, place)
         state.count(batch, seen, result)
@@ -209,4 +223,7 @@ def _epoch_line(row: LoggedEpoch, epochs: int) -> str:
             shown = format_interval(qwk, None, ".3f")
             words.append(f"{split} {accuracy:.1%} QWK {shown}")
     words.append(f"{row.images_per_second:,.0f} images/s, {row.wait_share:.0%} waiting")
+    if row.idle_seconds is not None:
+        idle = min(row.idle_seconds / max(row.seconds, 1e-9), 1.0)
+        words[-1] += f", GPU {idle:.0%} idle"
     return "  ".join(words)

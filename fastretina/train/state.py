@@ -39,6 +39,7 @@ class Progress:
         lr: learning rate of the last step.
         seconds: time spent training in this epoch.
         wait_seconds: the part of ``seconds`` that was waited for the loader.
+        idle_seconds: the part that a GPU had nothing to train on; None elsewhere.
         skipped: images of the epoch that could not be decoded.
         decoded_again: batches of the epoch that DALI could not decode.
     """
@@ -52,6 +53,7 @@ class Progress:
     lr: float = 0.0
     seconds: float = 0.0
     wait_seconds: float = 0.0
+    idle_seconds: float | None = None
     skipped: int = 0
     decoded_again: int = 0
 
@@ -197,8 +199,10 @@ class TrainState:
         """What ``log.csv`` says of the epoch that has just been trained."""
         progress, ranks = self.progress, self.ranks
         self.sums.collect(self.setup, progress)
-        times = torch.tensor([progress.seconds, progress.wait_seconds]).double()
-        seconds, waited = (ranks.sum(times) / ranks.world_size).tolist()
+        idle = progress.idle_seconds
+        times = [progress.seconds, progress.wait_seconds, idle or 0.0]
+        means = ranks.sum(torch.tensor(times, dtype=torch.float64)) / ranks.world_size
+        seconds, waited, idled = means.tolist()
         seen = max(progress.seen, 1)
         return LoggedEpoch(
             epoch=progress.epoch + 1,
@@ -208,6 +212,7 @@ class TrainState:
             train_accuracy=progress.correct / seen,
             images_per_second=progress.seen / max(seconds, 1e-9),
             wait_seconds=waited,
+            idle_seconds=None if idle is None else idled,
             seconds=seconds,
             skipped=progress.skipped,
             decoded_again=progress.decoded_again,

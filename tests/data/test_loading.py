@@ -538,7 +538,7 @@ def test_hw_decoder_load_of_a_run_reaches_the_loader(
 ):
     monkeypatch.setattr("fastretina.data.loading.make_loader", lambda *words: words[-1])
     with open_split(shards, "test") as split:
-        for given, got in ((0.25, 0.25), (0.0, 0.0), (None, 0.65)):
+        for given, got in ((0.25, 0.25), (0.0, 0.0), (None, None)):
             options = LoadingOptions(loader="turbo", hw_decoder_load=given)
             config: Any = options.resolve("cpu", ALONE).open(split, LoaderConfig())
             assert config.hw_decoder_load == got

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from small_runs import (
 
 from fastretina.data.splits import open_data
 from fastretina.evaluate import command as evaluate
+from fastretina.measure.device_idle import DeviceIdle
 from fastretina.nn import checkpoint
 from fastretina.nn.model import weights_sha256
 from fastretina.nn.trained import load_trained
@@ -94,6 +96,40 @@ def test_train_resnet18_writes_the_whole_run_folder(resnet: Path):
             is_parameter = not rest.endswith(("mean", "var", "num_batches_tracked"))
             sizes[kind] = sizes.get(kind, 0) + is_parameter * value.numel()
     assert sizes == {"model": 11_179_077, "ema": 11_179_077}
+
+
+class Instant:
+    """A mark that a device without a queue passes at once."""
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, end: Instant) -> float:
+        return (end.at - self.at) * 1000
+
+
+def test_train_says_what_a_gpu_idles_beside_what_the_host_waits(
+    trains: Trains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Here on a clock of the host's, on which the two are nearly the same."""
+    plain = trains("plain")
+    assert plain.json["device_idle_fraction"] is None
+    monkeypatch.setattr(
+        "fastretina.train.loop.device_idle", lambda _: DeviceIdle(Instant)
+    )
+    found = trains("run")
+    assert found.json["weights_sha256"] == plain.json["weights_sha256"]
+    assert 0 < found.json["device_idle_fraction"] <= 1
+    rows = Run(tmp_path / "run").log()
+    idle = sum(row.idle_seconds or 0.0 for row in rows)
+    assert found.json["device_idle_fraction"] * found.json["seconds"] == pytest.approx(
+        idle, abs=0.01
+    )
+    assert all(row.idle_seconds >= row.wait_seconds > 0 for row in rows)
+    assert all("% idle" in line for line in found.err if line.startswith("epoch"))
 
 
 def test_train_prints_json_last(trains: Trains, tmp_path: Path):
