@@ -34,7 +34,7 @@ FLAGS = {
     train: """
         --shards --test-shards --loader --fallback --no-fallback --on-corrupt
         --hw-decoder-load
-        --workers --prefetch --device --threads --compile --no-compile
+        --workers --prefetch --device --threads --compile
         --out --resume --checkpoint-every --recipe --arch --weights --image-size
         --batch-size --head-epochs --full-epochs --max-steps --optimizer --head-lr --lr
         --momentum --weight-decay --schedule --warmup-epochs --final-lr-share
@@ -86,6 +86,7 @@ CHOICES = {
     train: {
         "--loader": LOADER,
         "--on-corrupt": "raise,skip",
+        "--compile": "auto,on,off",
         "--recipe": "strong,seed",
         "--arch": "resnet18,resnet50",
         "--optimizer": "sgd,adamw",
@@ -236,7 +237,28 @@ def test_help_shows_the_defaults_of_the_recipe_that_is_named(
     strong = defaults(help_of(train, capsys))
     assert strong["--recipe"] == "strong"
     assert strong["--hflip"] == "0.5"
-    assert len(strong) == len(FLAGS[train].split()) - 3  # of the pairs, one each
+    assert len(strong) == len(FLAGS[train].split()) - 2  # of the pairs, one each
+
+
+@pytest.mark.parametrize(
+    ("words", "choice"),
+    [
+        ("", "auto"),
+        ("--compile", "on"),
+        ("--compile --seed 3", "on"),
+        ("--seed 3 --no-compile", "off"),
+        ("--compile auto", "auto"),
+        ("--compile=off --seed 3", "off"),
+        ("--compile --no-compile", "off"),
+    ],
+)
+def test_compile_takes_a_choice_and_needs_none(
+    words: str, choice: str, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[TrainOptions] = []
+    monkeypatch.setattr(train, "command", given.append)
+    assert train.main(words.split()) == 0
+    assert [options.compile for options in given] == [choice]
 
 
 def test_console_command_leads_to_each_command(capsys: pytest.CaptureFixture[str]):
