@@ -30,10 +30,11 @@ def count_changed(learner: Learner, start: Mapping[str, Tensor]) -> int:
     phase trains: neither BatchNorm's running statistics nor what is frozen. A weight
     that has come back to its very value counts as unchanged.
 
-    A tensor without one changed number is an error, but for two cases: all of its
-    gradients were exactly zero (behind units that are never active), by what the
-    optimizer remembers of them or, if it remembers nothing, by the last; or nothing at
-    all has changed in fp16, whose first steps are passed over until the loss is scaled.
+    Too few have changed where nothing has, or where a tensor is as it was that the
+    optimizer never had a gradient of. Others may stay as they were: their gradients
+    were exactly zero (behind units that are never active), or the rate is so low that
+    float32 shows no step. In fp16 nothing at all may have changed, as the first steps
+    are passed over until the loss is scaled.
 
     Args:
         learner: the phase's, after one step or more.
@@ -46,20 +47,20 @@ def count_changed(learner: Learner, start: Mapping[str, Tensor]) -> int:
     trained = learner.trained
     counts = dict(zip(trained, _differences(trained, start), strict=True))
     total = sum(counts.values())
-    if not total and learner.scaler.is_enabled():
-        return 0
-    stuck = [
+    left = [
         name
         for name, parameter in trained.items()
-        if not counts[name] and not _never_drawn(parameter, learner.optimizer)
+        if not counts[name] and not _had_gradient(parameter, learner.optimizer)
     ]
-    if stuck:
-        flag = "--head-lr" if learner.phase == "head" else "--lr"
-        compiled = learner.setup.compiled
-        remedy = "pass --compile off" if compiled else f"raise {flag}"
+    if not (total or learner.scaler.is_enabled()):
+        left = list(trained)
+    if left:
+        remedy = ": pass --compile off" if learner.setup.compiled else ""
+        if not total and not remedy:
+            remedy = f": raise {'--head-lr' if learner.phase == 'head' else '--lr'}"
         raise RunError(
-            f"phase {learner.phase} has left {len(stuck)} of the {len(trained)} "
-            f"tensors that it trains as they were, the first {stuck[0]}: {remedy}"
+            f"phase {learner.phase} has left {len(left)} of the {len(trained)} tensors "
+            f"that it trains as they were, the first {left[0]}{remedy}"
         )
     return total
 
@@ -73,13 +74,11 @@ def _differences(
     return counts
 
 
-def _never_drawn(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether all gradients that are known of were exactly zero."""
-    known = [
-        value
-        for value in optimizer.state.get(parameter, {}).values()
-        if isinstance(value, Tensor) and value.shape == parameter.shape
-    ]
-    if not known and parameter.grad is not None:
-        known = [parameter.grad]
-    return bool(known) and not any(bool(value.count_nonzero()) for value in known)
+def _had_gradient(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimizer remembers a gradient or, keeping none, got one now.
+
+    A remembered one outlives a resume, so it is looked for first.
+    """
+    held = {each for group in optimizer.param_groups for each in group["params"]}
+    known = bool(optimizer.state.get(parameter)) or parameter.grad is not None
+    return parameter in held and known
