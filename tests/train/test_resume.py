@@ -425,6 +425,22 @@ def test_changes_since_an_older_versions_checkpoint_are_unknown(
     assert found["weights_sha256"] == whole["strong"].weights
 
 
+def test_first_step_of_a_resume_is_checked_too(
+    shards: Path, tmp_path: Path, resumes: Resumes, monkeypatch: pytest.MonkeyPatch
+):
+    run = kill(shards, tmp_path, "strong", (STEP, 7, "after"))  # within phase full
+
+    def stale(network: torch.nn.Module, **_words: object) -> Callable[..., Any]:
+        *backbone, head = network.children()
+        return lambda images: head(torch.nn.Sequential(*backbone)(images).detach())
+
+    monkeypatch.setattr("torch.compile", stale)
+    outcome = resumes(run, "--compile")
+    assert outcome.code == 1
+    assert "6 of the 8 tensors that it trains have no gradient" in outcome.complaint
+    assert resumes(run, "--no-compile").code == 0
+
+
 def test_finished_run_keeps_no_weights_of_its_last_phases_start(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ):
