@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fastretina.recipe import Phase
 from fastretina.wall_clock import WallSeconds
 
 
@@ -23,6 +25,10 @@ class RunResult:
         parameters: number of the network's parameters.
         epochs: number of epochs trained.
         steps: number of steps trained.
+        changed_parameters: for each phase that was trained in, how many of the numbers
+            that it trains ended it otherwise than they began it, as
+            ``nn.phase_change.count_changed`` counts; None for a phase that an older
+            version began.
         checkpoint: the file that is judged, ``best`` (on validation) or ``last``.
         checkpoint_epoch: the epoch whose weights are judged, from 1.
         test_accuracy: its accuracy on test, 0 to 1.
@@ -47,6 +53,7 @@ class RunResult:
     parameters: int | None = None
     epochs: int | None = None
     steps: int | None = None
+    changed_parameters: Mapping[Phase, int | None] | None = None
     checkpoint: Literal["best", "last"]
     checkpoint_epoch: int
     test_accuracy: float | None = None

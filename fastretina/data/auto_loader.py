@@ -7,7 +7,6 @@ several machines share, another GPU or another version of DALI leads nobody astr
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from fastretina import __version__
 from fastretina.measure.machine import host_facts
 from fastretina.run import as_record
+from fastretina.user_cache import user_cache
 from fastretina.versions import DALI_PACKAGES, installed
 from loaders import LOADERS
 from loaders.errors import RunError
@@ -57,13 +57,8 @@ class Choice:
 
 def cache_file() -> Path | None:
     """The file that choices are kept in; None for a user without a home."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        # A relative one is to be ignored, says the XDG specification.
-        folder = named if named.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return folder / "fastretina" / "doctor.json"
+    folder = user_cache()
+    return folder and folder / "doctor.json"
 
 
 def recall(device: str) -> Choice | None:

@@ -19,11 +19,14 @@ from torch.nn import functional as F
 
 from fastretina.nn.augment import Augment
 from fastretina.nn.average import MovingAverage
+from fastretina.nn.compilation import CompiledForward
 from fastretina.nn.device import Compute
 from fastretina.nn.distributed import ALONE, Ranks, wrapped
 from fastretina.nn.model import set_phase
+from fastretina.nn.stem import use_blocks
 from fastretina.recipe import Phase, Recipe
 from loaders import Batch
+from loaders.errors import RunError
 from loaders.grades import GRADES
 
 
@@ -153,7 +156,8 @@ class StepSetup:
         compute: the device, and the precision of the forward pass.
         train_counts: training samples of each grade, which class weights follow.
         ranks: the processes that each batch is shared out among.
-        compiled: whether the forward pass goes through ``torch.compile``.
+        compiled: whether the forward pass goes through ``torch.compile``; on a GPU, the
+            stem over blocks then, too.
         channels_last: the memory format of the network's input; False for NCHW.
     """
 
@@ -173,6 +177,7 @@ class Learner:
         phase: the phase that it was made for.
         network: takes float32[B, 3, H, W], gives float32[B, 5] logits; in training
             mode as the phase has it.
+        trained: the parameters that the phase trains, by name.
         forward: the network as it is called: over the ranks, or compiled.
         optimizer: changes the parameters that the phase trains.
         scaler: scales the loss in fp16, and does nothing otherwise.
@@ -200,14 +205,19 @@ class Learner:
         self.setup, self.phase = setup, phase
         self.network = network
         self.optimizer = make_optimizer(recipe, phase, self.training_mode(), device)
+        named = network.named_parameters()
+        self.trained = {name: each for name, each in named if each.requires_grad}
         self.scaler = scaler or setup.compute.scaler()
         self.average: MovingAverage | None = None
         if phase == "full" and recipe.ema_decay:
             self.average = MovingAverage(network, recipe.ema_decay)
+        if setup.compiled and device.type == "cuda":
+            use_blocks(network)
         forward = wrapped(network, setup.ranks)
-        self.forward = torch.compile(forward) if setup.compiled else forward
+        self.forward = CompiledForward(forward) if setup.compiled else forward
         self.loss = Loss(recipe, setup.train_counts, setup.ranks, phase).to(device)
         self.augment = Augment(recipe, compiled=setup.compiled)
+        self._stepped = False
 
     def training_mode(self) -> list[nn.Parameter]:
         """Set the network to train; returns the parameters that do."""
@@ -217,6 +227,31 @@ class Learner:
         """The network to evaluate: the average where there is one, in eval mode."""
         network = self.network if self.average is None else self.average.module
         return network.eval()
+
+    def check_first_step(self) -> None:
+        """Check, after the first backward pass, that all that trains has a gradient.
+
+        All ranks ask at the same place; no GPU is waited for.
+
+        Raises:
+            RunError: something has none, on some rank; the message says how many, and
+                names the first.
+        """
+        if self._stepped:
+            return
+        self._stepped = True
+        without = [name for name, each in self.trained.items() if each.grad is None]
+        if any(self.setup.ranks.agree(bool(without))):
+            what = "another rank lacks a gradient of what it trains"
+            if without:
+                what = (
+                    f"{len(without)} of the {len(self.trained)} tensors that it trains "
+                    f"have no gradient, the first {without[0]}"
+                )
+            remedy = ": pass --compile off" if self.setup.compiled else ""
+            raise RunError(
+                f"after the first step of phase {self.phase}, {what}{remedy}"
+            )
 
 
 class StepPlace(NamedTuple):
@@ -254,6 +289,9 @@ def train_step(learner: Learner, batch: Batch, place: StepPlace) -> StepResult:
 
     The batch is uint8[B, H, W, 3] with int64[B] labels and rows, on the device; B is 0
     on a rank that has none of it.
+
+    Raises:
+        RunError: on a learner's first step, if it passes by what it should train.
     """
     setup = learner.setup
     rate = learning_rate(setup.recipe, place.epochs_done)
@@ -269,6 +307,7 @@ def train_step(learner: Learner, batch: Batch, place: StepPlace) -> StepResult:
     loss = learner.loss(logits.float(), batch.labels)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
+    learner.check_first_step()
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     if learner.average is not None:

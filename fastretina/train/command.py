@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ Another recipe's defaults: {PROG} --recipe seed --help
 
 def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
     """Run the command; see ``--help``."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _with_choice(list(sys.argv[1:] if argv is None else argv))
     try:
         default = _defaults(words)
     except RunError as error:
@@ -64,11 +65,24 @@ def _defaults(words: Sequence[str]) -> TrainOptions:
             recipe=config.recipe,
             shards=_value_of("--shards", words) or shards_of_run(run, "train"),
             test_shards=test_shards,
-            compile=config.compile,
+            compile="on" if config.compile else "off",
             resume=run.path,
         )
     named = _value_of("--recipe", words)
     return TrainOptions(recipe=RECIPES.get(named, STRONG) if named else STRONG)
+
+
+def _with_choice(words: Sequence[str]) -> list[str]:
+    """Give ``--compile`` alone and ``--no-compile`` the choice that they mean."""
+    found: list[str] = []
+    for word, following in zip_longest(words, words[1:]):
+        if word == "--no-compile":
+            found += ["--compile", "off"]
+        elif word == "--compile" and (following is None or following.startswith("-")):
+            found += ["--compile", "on"]
+        else:
+            found.append(word)
+    return found
 
 
 def _value_of(flag: str, words: Sequence[str]) -> str | None:

@@ -112,6 +112,7 @@ def _result(
         parameters=sum(each.numel() for each in trained.network.parameters()),
         epochs=state.progress.epoch,
         steps=state.progress.step,
+        changed_parameters=dict(state.changed),
         checkpoint=trained.checkpoint,
         checkpoint_epoch=trained.checkpoint_epoch,
         test_accuracy=scores.accuracy,

@@ -124,7 +124,8 @@ class TrainingLoop:
         """Evaluate, log, and save; the best epoch on validation is kept apart.
 
         Raises:
-            RunError: the loss is not a number any more, or no image could be decoded.
+            RunError: the loss is not a number any more, or no image could be decoded,
+                or something that should train does not.
             Interrupted: where a signal asked to stop.
         """
         state, recipe, begun = self.state, self.recipe, time.monotonic()
@@ -138,6 +139,7 @@ class TrainingLoop:
                 f"the loss is {row.train_loss} in epoch {row.epoch}: lower --lr or "
                 "--head-lr, or try --amp off"
             )
+        state.count_changed()
         best = state.best
         if self.data.validation is not None:
             scores = self._evaluate(self.data.validation)

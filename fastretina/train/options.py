@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -24,8 +24,10 @@ class TrainOptions:
         loading: How batches are made.
         device: auto, cpu, cuda, cuda:N or mps.
         threads: Threads that compute on a CPU; another number gives other last bits.
-        compile: Compile the network with torch.compile: faster steps after a minute's
-            wait.
+        compile: Compile the network with torch.compile, anew for each phase: faster
+            steps after up to a minute's wait. auto does so on one GPU where the run is
+            long enough to save more than that, and never on a CPU; --compile alone is
+            on, --no-compile off.
         out: The run's folder; by default runs/ARCH-RECIPE-NUMBER.
         resume: Continue this run where it stopped; its recipe and shards stay as they
             were.
@@ -39,7 +41,7 @@ class TrainOptions:
     loading: OmitArgPrefixes[LoadingOptions] = DEFAULT_LOADING
     device: str = "auto"
     threads: int | None = None
-    compile: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
     out: Path | None = None
     resume: Annotated[Path | None, arg(metavar="RUN")] = None
     checkpoint_every: float = 120.0

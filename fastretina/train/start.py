@@ -16,6 +16,7 @@ from torch import nn
 from fastretina.data.loading import Loading, warn_of_other_pixels
 from fastretina.data.run_shards import recorded_place
 from fastretina.data.splits import DataSplits
+from fastretina.nn import compilation
 from fastretina.nn.device import Compute
 from fastretina.nn.distributed import Ranks
 from fastretina.nn.model import build_model
@@ -65,11 +66,29 @@ def start(
         compute=compute,
         train_counts=data.train_counts(),
         ranks=loading.ranks,
-        compiled=options.compile,
+        compiled=_compiles(options, data, compute, loading.ranks),
     )
     begin = _begin if options.resume is None else _resume
     with begin(options, data, setup, loading, decoding) as state:
         yield state
+
+
+def _compiles(
+    options: TrainOptions, data: DataSplits, compute: Compute, ranks: Ranks
+) -> bool:
+    """What ``--compile`` comes to here; where it was left to us and is on, say so."""
+    recipe = options.recipe
+    if options.compile != "auto":
+        return options.compile == "on"
+    images, shape = len(data.train), data.image_shape(recipe)
+    found = compilation.pays(recipe, compute, images, shape, ranks.world_size)
+    if found:
+        print(
+            "note: --compile auto compiles this run: each phase's first step takes up "
+            "to a minute",
+            file=sys.stderr,
+        )
+    return found
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import nn
 
 from fastretina.nn import checkpoint
 from fastretina.nn.distributed import synchronised
+from fastretina.nn.phase_change import copy_weights, count_changed
 from fastretina.nn.step import Learner, StepPlace, StepResult, StepSetup
 from fastretina.nn.trained import save_weights
 from fastretina.nn.weights_file import evaluated_weights
@@ -166,6 +167,9 @@ class TrainState:
         self.best: Best | None = None
         self.sums = RankSums(self.compute.device)
         self.learner = Learner(network, self.phase, setup)
+        self.changed: dict[Phase, int | None] = {}
+        # Of a checkpoint of an older version, it is not known.
+        self._phase_start: checkpoint.NamedTensors | None = copy_weights(self.learner)
         self._saved_at = time.monotonic()
 
     @property
@@ -177,6 +181,17 @@ class TrainState:
         """Freeze or free the backbone; a new optimizer, and in phase 2 an average."""
         scaler = self.learner.scaler
         self.learner = Learner(self.network, self.phase, self.setup, scaler)
+        self._phase_start = copy_weights(self.learner)
+
+    def count_changed(self) -> None:
+        """Count what the phase has changed until now, as ``count_changed`` does.
+
+        Raises:
+            RunError: it leaves something as it was that it should have trained.
+        """
+        start, phase = self._phase_start, self.phase
+        known = None if start is None else count_changed(self.learner, start)
+        self.changed[phase] = known
 
     def place(self, batches_per_epoch: int, samples: int) -> StepPlace:
         """Where the next step is, in an epoch of so many batches and samples."""
@@ -246,8 +261,11 @@ class TrainState:
         average = learner.average
         if average is not None:
             tensors |= checkpoint.prefixed("ema", average.module.state_dict())
+        if self._phase_start and self.progress.epoch < self.recipe.epochs:
+            tensors |= checkpoint.prefixed("start", self._phase_start)
         state = {
             "progress": asdict(self.progress),
+            "changed": self.changed,
             "rows": [asdict(row) for row in self.rows],
             "best": self.best and self.best.as_json(),
             "scaler": learner.scaler.state_dict(),
@@ -286,6 +304,7 @@ class TrainState:
                 )
             self.network.load_state_dict(checkpoint.part(tensors, "model"))
             self.begin_phase()
+            self._restore_changed(tensors, state)
             learner = self.learner
             checkpoint.restore_optimizer(
                 learner.optimizer, checkpoint.part(tensors, "optimizer")
@@ -302,3 +321,15 @@ class TrainState:
             raise RunError(
                 f"{self.run.last} is of another run than {self.run.path}"
             ) from error
+
+    def _restore_changed(
+        self, tensors: checkpoint.NamedTensors, state: Mapping[str, Any]
+    ) -> None:
+        """Go on counting from the weights that the phase began with."""
+        saved = checkpoint.part(tensors, "start")
+        self._phase_start = None
+        if saved:
+            trained = self.learner.trained.items()
+            self._phase_start = {n: saved[n].to(each.device) for n, each in trained}
+        unknown = {row.phase: None for row in self.rows}  # to an older version
+        self.changed = {**unknown, **state.get("changed", {})}

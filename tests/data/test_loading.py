@@ -397,7 +397,7 @@ def test_resume_compiles_as_the_run_did(
 ):
     compiled = []
 
-    def compile_(network: torch.nn.Module) -> torch.nn.Module:
+    def compile_(network: torch.nn.Module, **_words: object) -> torch.nn.Module:
         compiled.append(network)
         return network
 

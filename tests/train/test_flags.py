@@ -33,8 +33,8 @@ from loaders import LOADERS
 FLAGS = {
     train: """
         --shards --test-shards --loader --fallback --no-fallback --on-corrupt
-        --hw-decoder-load --cache --cache-gb
-        --workers --prefetch --device --threads --compile --no-compile
+        --hw-decoder-load --cache --cache-gb --verify-reads --no-verify-reads
+        --workers --prefetch --device --threads --compile
         --out --resume --checkpoint-every --recipe --arch --weights --image-size
         --batch-size --head-epochs --full-epochs --max-steps --optimizer --head-lr --lr
         --momentum --weight-decay --schedule --warmup-epochs --final-lr-share
@@ -51,8 +51,8 @@ FLAGS = {
     """,
     evaluate: """
         --shards --split --loader --fallback --no-fallback --on-corrupt
-        --hw-decoder-load --cache --cache-gb --workers --prefetch --device --out
-        --details
+        --hw-decoder-load --cache --cache-gb --verify-reads --no-verify-reads
+        --workers --prefetch --device --out --details
     """,
     predict: """
         --tta --no-tta --calibrated --no-calibrated --pairs --no-pairs --overlays
@@ -62,8 +62,8 @@ FLAGS = {
     report: "--shards --out --mistakes --device",
     experiments: """
         --shards --out --budget --seeds --dry-run --pretrained --loader --fallback
-        --no-fallback --on-corrupt --hw-decoder-load --cache --cache-gb --workers
-        --prefetch --device --threads
+        --no-fallback --on-corrupt --hw-decoder-load --cache --cache-gb
+        --verify-reads --no-verify-reads --workers --prefetch --device --threads
     """,
     audit: """
         --layout --labels --patient-column --patient-pattern --images --no-images
@@ -71,8 +71,8 @@ FLAGS = {
     """,
     parity: """
         --data --shards --loader --fallback --no-fallback --on-corrupt
-        --hw-decoder-load --cache --cache-gb --workers --prefetch --split
-        --image-size --run --labels --device
+        --hw-decoder-load --cache --cache-gb --verify-reads --no-verify-reads
+        --workers --prefetch --split --image-size --run --labels --device
     """,
     doctor: """
         --shards --arch --image-size --batch-size --amp --device --seconds --out
@@ -87,6 +87,7 @@ CHOICES = {
     train: {
         "--loader": LOADER,
         "--on-corrupt": "raise,skip",
+        "--compile": "auto,on,off",
         "--recipe": "strong,seed",
         "--arch": "resnet18,resnet50",
         "--optimizer": "sgd,adamw",
@@ -237,7 +238,28 @@ def test_help_shows_the_defaults_of_the_recipe_that_is_named(
     strong = defaults(help_of(train, capsys))
     assert strong["--recipe"] == "strong"
     assert strong["--hflip"] == "0.5"
-    assert len(strong) == len(FLAGS[train].split()) - 3  # of the pairs, one each
+    assert len(strong) == len(FLAGS[train].split()) - 2  # of the pairs, one each
+
+
+@pytest.mark.parametrize(
+    ("words", "choice"),
+    [
+        ("", "auto"),
+        ("--compile", "on"),
+        ("--compile --seed 3", "on"),
+        ("--seed 3 --no-compile", "off"),
+        ("--compile auto", "auto"),
+        ("--compile=off --seed 3", "off"),
+        ("--compile --no-compile", "off"),
+    ],
+)
+def test_compile_takes_a_choice_and_needs_none(
+    words: str, choice: str, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[TrainOptions] = []
+    monkeypatch.setattr(train, "command", given.append)
+    assert train.main(words.split()) == 0
+    assert [options.compile for options in given] == [choice]
 
 
 def test_console_command_leads_to_each_command(capsys: pytest.CaptureFixture[str]):

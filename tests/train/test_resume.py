@@ -410,6 +410,63 @@ def test_resume_on_other_shards_is_one_line(
     assert "no data set in" in gone.complaint
 
 
+def test_changes_since_an_older_versions_checkpoint_are_unknown(
+    shards: Path, tmp_path: Path, resumes: Resumes, whole: dict[str, Whole]
+):
+    """It kept no weights of its phase's start, and counted nothing before."""
+    run = kill(shards, tmp_path, "strong", (STEP, 7, "after"))
+    tensors, state = checkpoint.load(run / "last.safetensors")
+    kept = {name: t for name, t in tensors.items() if not name.startswith("start.")}
+    assert len(kept) == len(tensors) - 8
+    del state["changed"]
+    checkpoint.save(run / "last.safetensors", kept, state)
+    found = resumes(run).json
+    assert found["changed_parameters"] == {"head": None, "full": None}
+    assert found["weights_sha256"] == whole["strong"].weights
+
+
+def test_first_step_of_a_resume_is_checked_too(
+    shards: Path, tmp_path: Path, resumes: Resumes, monkeypatch: pytest.MonkeyPatch
+):
+    run = kill(shards, tmp_path, "strong", (STEP, 7, "after"))  # within phase full
+
+    def stale(network: torch.nn.Module, **_words: object) -> Callable[..., Any]:
+        *backbone, head = network.children()
+        return lambda images: head(torch.nn.Sequential(*backbone)(images).detach())
+
+    monkeypatch.setattr("torch.compile", stale)
+    outcome = resumes(run, "--compile")
+    assert outcome.code == 1
+    assert "6 of the 8 tensors that it trains have no gradient" in outcome.complaint
+    assert resumes(run, "--no-compile").code == 0
+
+
+def test_finished_run_keeps_no_weights_of_its_last_phases_start(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+):
+    make_small(monkeypatch)
+    run = tmp_path / "run"
+    assert call(train.main, words(shards, run, *SEED), capsys).code == 0
+    tensors, _state = checkpoint.load(run / "last.safetensors")
+    assert not [name for name in tensors if name.startswith("start.")]
+
+
+def test_changes_are_counted_from_the_phases_start(
+    shards: Path, tmp_path: Path, resumes: Resumes
+):
+    """Not from the resume: none of its own steps is left here."""
+    run = kill(shards, tmp_path, "strong", (EVALUATE, 6, "before"))
+    tensors, state = checkpoint.load(run / "last.safetensors")
+    assert state["progress"]["epoch"] == 2
+    name = "start.conv1.weight"
+    tensors[name] = tensors["model.conv1.weight"].clone()
+    tensors[name].view(-1)[:3] += 1
+    checkpoint.save(run / "last.safetensors", tensors, state)
+    whole = sum(t.numel() for name, t in tensors.items() if name.startswith("start."))
+    found = resumes(run).json["changed_parameters"]["full"]
+    assert found <= whole - tensors[name].numel() + 3
+
+
 def test_resume_finds_shards_that_have_moved(
     shards: Path, tmp_path: Path, resumes: Resumes, whole: dict[str, Whole]
 ):

@@ -156,10 +156,51 @@ def test_train_prints_json_last(trains: Trains, tmp_path: Path):
     assert 0 <= found["test_accuracy"] <= 1
     assert 0 <= found["wait_fraction"] <= 1
     assert found["images_per_second"] > 0
+    head, full = (found["changed_parameters"][phase] for phase in ("head", "full"))
+    network = small_network(5)
+    assert head == sum(each.numel() for each in network.fc.parameters()) == 85
+    assert 1000 < full <= sum(each.numel() for each in network.parameters())
     weights, _ = checkpoint.load(tmp_path / "run" / "weights.safetensors")
     assert found["weights_sha256"] == weights_sha256(weights)
     assert outcome.out[1].startswith("11 samples; in brackets 95 % intervals")
     assert [line.split()[0] for line in outcome.err] == ["epoch"] * 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "phases"),
+    [
+        (("--head-epochs", 0, "--warmup-epochs", 0), ["full"]),
+        (("--full-epochs", 0), ["head"]),
+        (("--max-steps", 1), ["head"]),
+        (("--max-steps", 6), ["head", "full"]),
+    ],
+)
+def test_changes_are_those_of_the_phases_that_were_trained(
+    flags: tuple[object, ...], phases: list[str], trains: Trains
+):
+    changed = trains("run", *flags).json["changed_parameters"]
+    assert list(changed) == phases
+    assert all(changed.values())
+
+
+def test_phase_whose_backbone_is_passed_by_ends_the_run_in_one_line(
+    trains: Trains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As torch 2.11 had it: what was compiled for phase head was used in full."""
+
+    def stale(network: torch.nn.Module, **_words: object) -> Any:
+        *backbone, head = network.children()
+        return lambda images: head(torch.nn.Sequential(*backbone)(images).detach())
+
+    monkeypatch.setattr("torch.compile", stale)
+    outcome = trains("run", "--compile")
+    assert outcome.code == 1
+    assert outcome.complaint.endswith(
+        "after the first step of phase full, 6 of the 8 tensors that it trains have no "
+        "gradient, the first conv1.weight: pass --compile off"
+    )
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["compile"] is True
 
 
 def found_shards(run: Path) -> str:
