@@ -302,12 +302,12 @@ class CheckRecord:
     def save(self) -> None:
         """Write both files, and the state for ``--continue``."""
         from bench.gpu.bounds import judge
-        from bench.gpu.check_state import CheckState
+        from bench.gpu.check_state import UnfinishedCheck
         from bench.gpu.markdown import render
         from bench.gpu.section_rows import as_json
         from loaders.files import write_atomically
 
-        CheckState(self._identity, self.results).save(self._scope.out)
+        UnfinishedCheck(self._identity, self.results).save(self._scope.out)
         summary = self.summary()
         record = {
             "summary": summary,

@@ -16,7 +16,7 @@ STATE = "gpu_check.state"
 Identity = Mapping[str, object]  # what has to be the same for results to go together
 
 
-class CheckState(NamedTuple):
+class UnfinishedCheck(NamedTuple):
     """The results of an unfinished check, and what it is of.
 
     Attributes:
@@ -40,7 +40,7 @@ def load_state(out: Path, identity: Identity) -> dict[str, SectionResults]:
     """
     path = out / STATE
     try:
-        found = CheckState(*pickle.loads(path.read_bytes()))
+        found = UnfinishedCheck(*pickle.loads(path.read_bytes()))
     except FileNotFoundError:
         return {}
     except Exception as error:

@@ -19,7 +19,7 @@ from torch import nn
 
 from bench.gpu import check, peaks
 from bench.gpu.budget import section_ends
-from bench.gpu.check_state import STATE, CheckState, load_state
+from bench.gpu.check_state import STATE, UnfinishedCheck, load_state
 from bench.gpu.markdown import TABLES
 from bench.gpu.photographs import Kept
 from bench.gpu.process import in_own_process
@@ -255,7 +255,7 @@ def test_state_comes_back_as_it_was(tmp_path: Path):
     found = SectionResults()
     found.add(Measured("first", [Fact("a", 1)]))
     found.add(LeftOut("second", "out of time", late=True))
-    CheckState(IDENTITY, {"parity": found}).save(tmp_path)
+    UnfinishedCheck(IDENTITY, {"parity": found}).save(tmp_path)
     results = load_state(tmp_path, IDENTITY)
     assert results == {"parity": found}
     assert results["parity"].done == {"first"}
@@ -272,7 +272,7 @@ def test_state_comes_back_as_it_was(tmp_path: Path):
     ],
 )
 def test_state_of_another_check_is_refused(tmp_path: Path, content, complaint):
-    CheckState(IDENTITY, {}).save(tmp_path)
+    UnfinishedCheck(IDENTITY, {}).save(tmp_path)
     if content is not None:
         (tmp_path / STATE).write_bytes(content)
     with pytest.raises(DataError, match=complaint):
