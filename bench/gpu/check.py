@@ -14,7 +14,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -121,9 +121,9 @@ def command(options: Options) -> dict[str, Any]:
     record = CheckRecord(scope, identity, begun, known)
     record.save()
     try:
-        _measure(chosen, replace(scope, ends=ends), record, record.done())
+        _measure(chosen, replace(scope, ends=ends), record)
         # What a section had no time for, in the time that others have not needed.
-        _measure(chosen, scope, record, record.done())
+        _measure(chosen, scope, record)
     finally:
         shutil.rmtree(scope.out / "work", ignore_errors=True)
     summary = record.summary()
@@ -134,16 +134,25 @@ def command(options: Options) -> dict[str, Any]:
 
 
 def _measure(
-    stages: list[list[Section]], scope: Scope, record: CheckRecord, done: Set[str]
+    stages: Sequence[Sequence[Section]], scope: Scope, record: CheckRecord
 ) -> None:
-    """Take all measurements but those that are done."""
+    """Take all measurements that are not done yet.
+
+    A process takes 10 s to start: none does for what is finished, or when the time is
+    over, and what is left has only to be listed.
+    """
     from bench.gpu.process import in_own_process
     from bench.gpu.scope import measure
 
-    run = in_own_process if scope.cuda else measure
     for stage in stages:
-        for section, event in run(stage, scope, done):
+        left = [one for one in stage if not record.results[one.name].finished]
+        if not left:
+            continue
+        isolated = scope.cuda and scope.seconds_left() > 0
+        run = in_own_process if isolated else measure
+        for section, event in run(left, scope, record.done()):
             record.add(section, event)
+        record.end(left)
 
 
 def stages() -> list[list[Section]]:
@@ -165,8 +174,10 @@ def stages() -> list[list[Section]]:
     from bench.gpu.scope import Section
 
     return [
-        [Section("environment", environment.plan_environment, 8)],
-        [Section("tests", tests.plan_tests, 120)],
+        [
+            Section("environment", environment.plan_environment, 8),
+            Section("tests", tests.plan_tests, 120),
+        ],
         [
             Section("end_to_end", runs.plan_end_to_end, 95),
             Section("compiled_training", runs.plan_compiled, 70),
@@ -176,8 +187,8 @@ def stages() -> list[list[Section]]:
             Section("parity", pixels.plan_parity, 20),
             Section("rare_kinds", pixels.plan_odd, 10),
             Section("corrupt", corrupt.plan_corrupt, 20),
+            Section("throughput", speed.plan_throughput, 45),
         ],
-        [Section("throughput", speed.plan_throughput, 45)],
         [Section("steps", steps.plan_steps, 40)],
         [Section("memory", memory.plan_memory, 10)],
     ]
@@ -298,6 +309,12 @@ class CheckRecord:
             print(f"{section}: {event.what}", file=sys.stderr)
         else:
             self.save()
+
+    def end(self, sections: Iterable[Section]) -> None:
+        """Note that sections have been gone through to their ends."""
+        for section in sections:
+            self.results[section.name].planned = True
+        self.save()
 
     def save(self) -> None:
         """Write both files, and the state for ``--continue``."""

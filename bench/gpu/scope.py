@@ -189,6 +189,7 @@ class SectionResults:
         left_out: what was not taken.
         seconds: time that it took, s.
         done: names of the measurements that need not be taken again.
+        planned: whether all its measurements have been gone through.
     """
 
     rows: list[SectionRow] = field(default_factory=list)
@@ -196,7 +197,13 @@ class SectionResults:
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: float = 0.0
     done: set[str] = field(default_factory=set)
+    planned: bool = False
     _by_name: dict[str, Sequence[SectionRow]] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing of it is left to be taken."""
+        return self.planned and not any(left.late for left in self.left_out)
 
     def add(self, event: Event) -> None:
         """Add an event: its rows, its failure or what it leaves out.

@@ -169,6 +169,42 @@ def test_what_had_no_time_is_taken_in_what_others_left(tmp_path: Path, monkeypat
     assert taken == ["environment", "parity", "tests"]
 
 
+def test_no_process_is_started_for_what_is_finished_or_too_late(
+    tmp_path: Path, monkeypatch
+):
+    """Of a GPU's: each takes 10 s to start, and there are as many as stages."""
+    started = []
+
+    def in_own_process(sections, scope, skip):
+        started.append([section.name for section in sections])
+        yield from measure(sections, scope, skip)
+
+    def stages(late: bool) -> list[list[Section]]:
+        def plan(_: Scope) -> list[Measurement]:
+            return [Measurement("slow", 1e6 * late, gpu_sections.fine)]
+
+        first = Section("environment", lambda _: [])
+        return [[first, Section("tests", plan)], [Section("parity", lambda _: [])]]
+
+    monkeypatch.setattr("bench.gpu.process.in_own_process", in_own_process)
+    monkeypatch.setattr(Scope, "cuda", True)
+    monkeypatch.setattr(check, "prepare", interrupted_check.prepare)
+    options = check.Options(out=tmp_path, device="cpu")
+    monkeypatch.setattr(check, "stages", lambda: stages(late=False))
+    check.command(options)
+    assert started == [["environment", "tests"], ["parity"]]
+    started.clear()
+    check.command(replace(options, continue_=True))
+    assert started == []
+    monkeypatch.setattr(check, "stages", lambda: stages(late=True))
+    check.command(options)
+    assert started == [["environment", "tests"], ["parity"], ["tests"]]
+    started.clear()
+    summary = check.command(replace(options, seconds=1e-6))
+    assert started == []
+    assert summary["out_of_time"] == ["slow"]
+
+
 # ---- --only, --continue
 
 
