@@ -1,24 +1,21 @@
-"""When each section has to end, so that all of them end in time."""
+"""How the time is shared out over the sections, so that all of them end in time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 from bench.gpu.scope import Section
 
 
-def section_ends(
-    sections: Sequence[Section], begun: float, deadline: float
-) -> dict[str, float]:
-    """When each section ends, by its name, on the clock of ``begun`` and ``deadline``.
+def time_shares(sections: Sequence[Section]) -> dict[str, float]:
+    """Each section's share of the time that is left when it begins, by its name.
 
-    The time is shared out as the sections' ``seconds`` are to one another. What one
-    does not need goes to the next; none takes what was meant for those after it.
+    It is that of its ``seconds`` in those of all from it on: what one does not need is
+    shared out over the others, and so is what one has taken too much.
     """
-    wanted = [section.seconds for section in sections]
-    share = max(deadline - begun, 0) / max(sum(wanted), 1e-9)
-    return {
-        section.name: begun + share * until
-        for section, until in zip(sections, accumulate(wanted), strict=True)
-    }
+    shares = {}
+    left = sum(section.seconds for section in sections)
+    for section in sections:
+        shares[section.name] = section.seconds / left if left > 0 else 1.0
+        left -= section.seconds
+    return shares

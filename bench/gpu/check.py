@@ -105,7 +105,7 @@ def command(options: Options) -> dict[str, Any]:
         DataError: a bound does not hold or something failed; the line is printed then,
             too. Or the photographs, the device or the state can't be used.
     """
-    from bench.gpu.budget import section_ends
+    from bench.gpu.budget import time_shares
     from bench.gpu.check_state import load_state
     from fastretina.nn.device import choose
 
@@ -116,12 +116,11 @@ def command(options: Options) -> dict[str, Any]:
     known = load_state(options.out, identity) if options.continue_ else {}
     scope = prepare(options, device, deadline)
     chosen = chosen_stages(options.only)
-    sections = [section for stage in chosen for section in stage]
-    ends = section_ends(sections, time.monotonic(), deadline)
     record = CheckRecord(scope, identity, begun, known)
     record.save()
+    shares = time_shares([one for stage in chosen for one in record.left_of(stage)])
     try:
-        _measure(chosen, replace(scope, ends=ends), record)
+        _measure(chosen, replace(scope, shares=shares), record)
         # What a section had no time for, in the time that others have not needed.
         _measure(chosen, scope, record)
     finally:
@@ -145,7 +144,7 @@ def _measure(
     from bench.gpu.scope import measure
 
     for stage in stages:
-        left = [one for one in stage if not record.results[one.name].finished]
+        left = record.left_of(stage)
         if not left:
             continue
         isolated = scope.cuda and scope.seconds_left() > 0
@@ -309,6 +308,10 @@ class CheckRecord:
             print(f"{section}: {event.what}", file=sys.stderr)
         else:
             self.save()
+
+    def left_of(self, stage: Iterable[Section]) -> list[Section]:
+        """The sections of a stage that are not finished."""
+        return [one for one in stage if not self.results[one.name].finished]
 
     def end(self, sections: Iterable[Section]) -> None:
         """Note that sections have been gone through to their ends."""

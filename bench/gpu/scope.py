@@ -1,7 +1,7 @@
 """What the sections of ``scripts/gpu_check.py`` share: sizes, data, time, results.
 
-A section plans measurements, the most important first, and has a time by which it
-ends. Each is taken on its own: one that fails, or that no time is left for, keeps none
+A section plans measurements, the most important first, and has a share of the time.
+Each is taken on its own: one that fails, or that no time is left for, keeps none
 of the others from being taken.
 """
 
@@ -88,7 +88,8 @@ class Scope:
             each phase.
         sizes: how much is measured.
         deadline: time on the monotonic clock, which all processes share, s.
-        ends: when sections end that have a time of their own, by their names.
+        shares: of the time that is left when a section begins, the share that is its
+            own, by its name; a section without one has all of it.
     """
 
     out: Path
@@ -99,11 +100,12 @@ class Scope:
     steps: int
     sizes: Sizes
     deadline: float
-    ends: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     def of_section(self, name: str) -> Scope:
-        """The scope of a section, whose deadline is the section's own."""
-        return replace(self, deadline=self.ends.get(name, self.deadline), ends={})
+        """The scope of a section that begins now, with a deadline of its own."""
+        over = (1 - self.shares.get(name, 1.0)) * max(self.seconds_left(), 0)
+        return replace(self, deadline=self.deadline - over, shares={})
 
     @property
     def cuda(self) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bench.gpu import check, peaks
-from bench.gpu.budget import section_ends
+from bench.gpu.budget import time_shares
 from bench.gpu.check_state import STATE, UnfinishedCheck, load_state
 from bench.gpu.markdown import TABLES
 from bench.gpu.photographs import Kept
@@ -84,35 +84,49 @@ def test_first_of_each_section_fits_into_its_time(scope: Scope, monkeypatch):
         scope, device="cuda:0", steps=200, sizes=FULL, deadline=time.monotonic()
     )
     sections = [section for stage in check.stages() for section in stage]
-    ends = section_ends(sections, 0.0, 430.0)
-    begun = 0.0
+    shares, left = time_shares(sections), 430.0
     for section in sections:
+        own = shares[section.name] * left
         planned = section.plan(on_gpu)
         first = sum(
             one.seconds for one in planned[: 1 + (section.name == "end_to_end")]
         )
-        assert first <= ends[section.name] - begun, section.name
-        begun = ends[section.name]
-    assert begun == pytest.approx(430)
+        assert first <= own, section.name
+        left -= own
+    assert left == pytest.approx(0)
 
 
 # ---- time
 
 
-def test_time_is_shared_out_and_none_takes_a_later_ones():
-    sections = [Section(name, gpu_sections.plan_after, s) for name, s in TIMES]
-    ends = section_ends(sections, 100.0, 200.0)
-    assert ends == {"one": 120.0, "two": 150.0, "three": 200.0}
-    assert section_ends(sections, 100.0, 90.0) == dict.fromkeys(ends, 100.0)
+def plan_nothing(_: Scope) -> list[Measurement]:
+    return []
 
 
-TIMES = [("one", 20.0), ("two", 30.0), ("three", 50.0)]
+def test_time_is_shared_out_over_what_is_left(scope: Scope, monkeypatch):
+    times = {"one": 20.0, "two": 30.0, "three": 50.0}
+    shares = time_shares([Section(n, plan_nothing, s) for n, s in times.items()])
+    assert shares == {"one": 0.2, "two": 30 / 80, "three": 1.0}
+    now = 100.0
+    monkeypatch.setattr("bench.gpu.scope.time.monotonic", lambda: now)
+    whole = replace(scope, deadline=200.0, shares=shares)
+
+    def ends() -> list[float]:
+        return [whole.of_section(name).deadline for name in times]
+
+    assert ends() == pytest.approx([120, 137.5, 200])
+    now = 120.0  # in time: 30 of the 80 s that are left are the second's
+    assert ends()[1] == pytest.approx(150)
+    now = 160.0  # the first took 40 s too much: both of the others pay for it
+    assert ends()[1:] == pytest.approx([175, 200])
+    now = 210.0  # too late
+    assert ends() == [200.0] * 3
+    assert whole.of_section("another").deadline == 200.0
 
 
 def test_section_whose_time_is_over_leaves_the_next_its_own(scope: Scope):
     """And says by name what it had no time for."""
-    now = time.monotonic()
-    ends = {"spent": now + 5, "next": now + 60}
+    shares = {"spent": 0.05, "next": 0.6}  # of 100 s
     took = []
 
     def plan(name: str, seconds: float) -> Section:
@@ -125,7 +139,7 @@ def test_section_whose_time_is_over_leaves_the_next_its_own(scope: Scope):
         return Section(name, measurements)
 
     sections = [plan("spent", 30.0), plan("next", 30.0)]
-    events = list(measure(sections, replace(scope, ends=ends)))
+    events = list(measure(sections, replace(scope, shares=shares)))
     assert took == ["next"]
     (left,) = (event for _, event in events if isinstance(event, LeftOut))
     assert left == ("spent long", "out of time: takes 30 s, 5 s left", True)
