@@ -216,12 +216,16 @@ def _identity(options: Options, device: str) -> dict[str, object]:
 
 
 def _machine(device: str) -> str:
-    """What tells a machine's results from another's."""
-    import torch
+    """What tells a machine's results from another's: its GPUs, or else its name.
 
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return platform.node()
+    As the driver lists them: asking torch would start CUDA in this process, whose
+    memory would count as in use.
+    """
+    if not device.startswith("cuda"):
+        return platform.node()
+    listed = Path("/proc/driver/nvidia/gpus").glob("*/information")
+    models = [line for file in listed for line in file.read_text().splitlines()]
+    return ", ".join(sorted(line for line in models if line.startswith("Model")))
 
 
 def prepare(options: Options, device: str, deadline: float) -> Scope:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -94,6 +95,17 @@ def test_first_of_each_section_fits_into_its_time(scope: Scope, monkeypatch):
         assert first <= own, section.name
         left -= own
     assert left == pytest.approx(0)
+
+
+def test_page_has_the_order_and_the_seconds_of_the_sections():
+    page = (ROOT / "bench" / "README.md").read_text().partition("## On a GPU")[2]
+    rows = re.findall(r"^\| ([a-z_, ]+) \| .* \| (\d+) \|$", page, re.MULTILINE)
+    seconds = {one.name: one.seconds for stage in check.stages() for one in stage}
+    named = [name for names, _ in rows for name in names.split(", ")]
+    assert named == list(seconds)
+    for names, total in rows:
+        assert sum(seconds[name] for name in names.split(", ")) == int(total)
+    assert f"s of {sum(seconds.values())} |" in page
 
 
 # ---- time
