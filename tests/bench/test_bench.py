@@ -495,6 +495,7 @@ def test_benchmarks_run(shards: Path, tmp_path: Path):
     words = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", "--small"]
     words += ["-q", "--shards", str(shards), f"--benchmark-json={out}", "--no-peers"]
     slow = "torchvision or (ready and (pil or dali or webdataset))"
+    slow += " or ((scaling or pause) and (pil or dali)) or (machinery and (16 or 32))"
     words += ["-k", f"not ({slow})"]
     # pytest-benchmark measures nothing where it sees that it is a worker's.
     alone = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
