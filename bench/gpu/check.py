@@ -65,7 +65,8 @@ class Options:
         shards: Shards of photographs, instead of --data.
         seconds: Time for all of it; each section has a share, and what does not fit is
             left out, the least important first.
-        only: Sections to measure, besides environment; all of the time is theirs.
+        only: Sections to measure, besides environment; all of the time is theirs. With
+            --continue, what others have measured before stays.
         continue_: Take on a check that was killed or ran out of time, in the same OUT:
             what is finished is not measured again.
         device: auto, cpu, cuda or cuda:N.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -102,16 +105,22 @@ def _run_pytest(root: Path, limit: float, progress: Path) -> tuple[int | None, s
         part for part in (str(ROOT), os.environ.get("PYTHONPATH")) if part
     )
     own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path, PROGRESS: str(progress)}
-    try:
-        done = subprocess.run(
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
             words,
             cwd=root,
             env={**os.environ, **own},
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=limit,
-            check=False,
+            start_new_session=True,  # to be ended with all that it has started
         )
-    except subprocess.TimeoutExpired as late:
-        return None, (late.stdout or b"").decode(errors="replace")
-    return done.returncode, done.stdout.decode(errors="replace")
+        code: int | None = None
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(limit)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return code, output.read().decode(errors="replace")

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 
 import gpu_sections
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image, JpegImagePlugin
@@ -1067,6 +1068,22 @@ def test_gpu_tests_that_hang_are_ended_and_the_rest_is_named(checkout, tmp_path)
     names = [f"tests/test_some.py::test_{name}" for name in ("good", "bad", "not")]
     assert row.not_run == names[3 - len(row.not_run) :]  # from that on which hangs
     assert names[1] in row.not_run
+
+
+def test_what_a_hanging_test_has_started_is_ended_too(checkout, tmp_path):
+    started = tmp_path / "started"
+    hang = f"""
+    import subprocess, sys
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    open({str(started)!r}, "w").write(str(child.pid))
+    time.sleep(600)"""
+    root = checkout(CHECKOUT.replace(' assert 0, "wrong pixels"', hang))
+    for _ in range(5):  # on a slow machine pytest takes longer to come so far
+        gpu_tests.run_tests(root, 10, tmp_path / "progress")
+        if started.exists():
+            break
+    child = psutil.pid_exists(int(started.read_text()))
+    assert not child or psutil.Process(int(started.read_text())).status() == "zombie"
 
 
 def test_gpu_tests_go_on_where_they_were_ended(checkout, tmp_path):
