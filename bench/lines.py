@@ -15,10 +15,12 @@ LINES = {
     "decode, 1 thread": "Decoders on one thread",
     "scaling": "Other workers and batch sizes, to *batch*",
     "machinery": "The machinery alone: decoding stubbed",
+    "cache": "Images that are kept decoded, to *batch*, from the second epoch on",
     "pause": "The pause between two epochs",
 }
 _CEILINGS = {
     "read": "copying the bytes in memory, on one thread",
+    "cache": "`turbo` without a cache",
     "step": "the step in bf16, channels-last, on a synthetic batch",
 }
 _WITHOUT = ("machinery", "pause")  # nothing is known that they could not beat

@@ -15,7 +15,7 @@ _ABOUT = {
     "pause": "From the request after an epoch's last batch to the next epoch's first, "
     "for a consumer that sleeps 30 ms on each batch; medians, with the longest.",
 }
-_CEILING_TURNS = {"step": "which takes its turn in each round"}
+_CEILING_TURNS = dict.fromkeys(("step", "cache"), "which takes its turn in each round")
 
 
 def summary(run: BenchmarkRun) -> str:

@@ -60,6 +60,8 @@ def _all_targets(lines: Mapping[str, Mapping[str, EntrantRow]]) -> Iterator[Targ
     what = "a step of ResNet18 in bf16, channels-last / in float32, NCHW"
     ratio = _ratio(step, "synthetic, bf16 channels-last", "synthetic, float32 NCHW")
     yield Target(what, 2, ratio)
+    kept = _ratio(lines.get("cache", {}), "turbo, kept in memory", "turbo")
+    yield Target("`turbo`, kept in memory / `turbo`, to *batch*", 2.5, kept)
     yield from _of_scaling(lines.get("scaling", {}).values())
     yield from _of_machinery(lines.get("machinery", {}).values())
     for name in PAUSED:

@@ -251,6 +251,19 @@ def test_goals_of_the_lines_are_judged():
     assert pauses.format("pil") not in found
 
 
+def test_images_that_are_kept_are_held_against_turbo():
+    rows = [
+        row("cache", "turbo", 1000.0),
+        row("cache", "turbo, kept in memory", 2600.0),
+    ]
+    (kept,) = targets(made_up(*rows))
+    assert (kept.ratio, kept.met) == (2.6, True)
+    text = tables.markdown(made_up(*rows))
+    assert (
+        "Ceiling: `turbo` without a cache, which takes its turn in each round" in text
+    )
+
+
 def test_rows_with_one_ceiling_for_all_threads_are_not_judged():
     """As they were measured once: the share of one thread was of two threads'."""
     run = made_up(threads_row("scaling", "turbo", 1, 1000.0))
