@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--full",
         action="store_true",
         help=f"{_FULL_ROUNDS} rounds of up to {_FULL_IMAGES:,} images instead of "
-        f"{_ROUNDS} of {_IMAGES}, and other numbers of workers and batch sizes, too",
+        f"{_ROUNDS} of {_IMAGES}, and more threads and other batch sizes, too",
     )
     group.addoption(
         "--small",

@@ -20,11 +20,14 @@ class Round(NamedTuple):
         images: number of images that crossed the finish line.
         seconds: time until the last of them had, s.
         first_seconds: time until the first batch had, s.
+        pause_seconds: time that a consumer waited between two epochs, s; ``None`` where
+            that is not what is measured.
     """
 
     images: int
     seconds: float
     first_seconds: float
+    pause_seconds: float | None = None
 
 
 class Runner(Protocol):
@@ -127,6 +130,10 @@ class EntrantResult:
             row["ceiling_images_per_second"] = round(median(self.ceilings), 2)
             row["share_of_ceiling"] = round(median(self.shares), 4)
             row["shares"] = [round(share, 4) for share in self.shares]
+        pauses = [p for timed in self.rounds if (p := timed.pause_seconds) is not None]
+        if pauses:
+            row["pause_ms"] = round(median(pauses) * 1e3, 2)
+            row["longest_pause_ms"] = round(max(pauses) * 1e3, 2)
         if self.cold is not None:
             speed = self.cold.images / self.cold.seconds
             row["cold_images_per_second"] = round(speed, 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -20,26 +22,47 @@ from bench.epoch_runner import (
 from bench.rows import Setup
 from fastretina.measure.rounds import FinishLine
 from fastretina.nn.augment import MEAN, STD, Normaliser
-from loaders import LOADERS, LoaderConfig, make_loader
+from loaders import LOADERS, Loader, LoaderConfig, make_loader
 from loaders.cores import granted_cores
+
+
+class LoaderSetting(NamedTuple):
+    """One of our loaders as it is in training, but for what is varied.
+
+    Attributes:
+        name: the loader's name.
+        workers: threads that decode, or processes; ``None`` for one per granted core.
+        batch: images in a batch.
+        device: where its batches go.
+    """
+
+    name: str
+    workers: int | None = None
+    batch: int = BATCH
+    device: str = "auto"
+
+
+def open_loader(setting: LoaderSetting, shards: Path) -> Loader:
+    """Open a loader on a training split: shuffled, flipped."""
+    config = LoaderConfig(
+        batch_size=setting.batch,
+        shuffle=True,
+        hflip=HFLIP_CHANCE,
+        vflip=VFLIP_CHANCE,
+        workers=setting.workers,
+        device=setting.device,
+    )
+    return make_loader(setting.name, shards, "train", config)
 
 
 def our_loaders(data: BenchData, line: FinishLine) -> list[Entrant]:
     """Every loader that there is, as it is in training."""
     return [
-        Entrant(name, partial(our_loader, name, data, line), setup=_setup())
+        Entrant(
+            name, partial(our_loader, LoaderSetting(name), data, line), setup=_setup()
+        )
         for name in LOADERS
     ]
-
-
-def scaled_loader(name: str, data: BenchData, workers: int, batch: int) -> Entrant:
-    """A loader of ours with other workers and another batch size, to *batch*."""
-    return Entrant(
-        f"{name} workers={workers} batch={batch}",
-        partial(our_loader, name, data, "batch", workers, batch),
-        process=name,
-        setup={"loader": name, "workers": workers, "batch_size": batch},
-    )
 
 
 def report_loader(data: BenchData, line: FinishLine) -> list[Entrant]:
@@ -61,31 +84,26 @@ def _setup() -> Setup:
 
 @contextmanager
 def our_loader(
-    name: str,
-    data: BenchData,
-    line: FinishLine,
-    workers: int | None = None,
-    batch: int = BATCH,
+    setting: LoaderSetting, data: BenchData, line: FinishLine
 ) -> Iterator[Runner]:
     """A loader on shards; *ready* is ``Normaliser``'s, as in the trainer."""
-    config = LoaderConfig(
-        batch_size=batch,
-        shuffle=True,
-        hflip=HFLIP_CHANCE,
-        vflip=VFLIP_CHANCE,
-        workers=workers,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-    )
-    with make_loader(name, data.shards, "train", config) as loader:
-        normalise = Normaliser()
+    with open_loader(setting, data.shards) as loader:
+        yield our_epochs(loader, data, line)
 
-        def epoch(number: int) -> Iterator[LoadedBatch[torch.Tensor]]:
-            for batch in loader.epoch(number):
-                ready = normalise(batch.images) if line == "ready" else batch.images
-                yield LoadedBatch(ready, batch.index)
 
-        numbers = NumbersOfRows(data)
-        yield EpochRunner(epoch, line, data, lambda index: numbers(index.tolist()))
+def our_epochs(
+    loader: Loader, data: BenchData, line: FinishLine
+) -> EpochRunner[torch.Tensor]:
+    """The epochs of an open loader of ours, to a finish line."""
+    normalise = Normaliser()
+
+    def epoch(number: int) -> Iterator[LoadedBatch[torch.Tensor]]:
+        for batch in loader.epoch(number):
+            ready = normalise(batch.images) if line == "ready" else batch.images
+            yield LoadedBatch(ready, batch.index)
+
+    numbers = NumbersOfRows(data)
+    return EpochRunner(epoch, line, data, lambda index: numbers(index.tolist()))
 
 
 @contextmanager

@@ -1,20 +1,18 @@
-"""Plots of what was measured: bars with their spread, and curves over the workers."""
+"""Plots of what was measured: bars with their spread, and the curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.curves import machinery_curves, scaling_curves
+from bench.lines import LINES, ceiling_of, lines_of
 from bench.rows import BenchmarkRun, EntrantRow, rows_of
-from bench.tables import LINES, ceiling_of, lines_of
 
-Setting = Literal["workers", "batch_size"]
-
+_CURVES = {"scaling": scaling_curves, "machinery": machinery_curves}
 _COLOURS = {
     "ours": "#1b6ca8",
     "report": "#b8b8b8",
@@ -32,9 +30,13 @@ def draw(run: BenchmarkRun, folder: Path, stem: str) -> list[str]:
         if line in lines:
             names.append(f"{stem}_{line}.png")
             _bars(line, lines[line], _caption(run)).savefig(folder / names[-1], dpi=130)
-    if "scaling" in lines:
-        names.append(f"{stem}_scaling.png")
-        _curves(lines["scaling"], _caption(run)).savefig(folder / names[-1], dpi=130)
+    for line, curves in _CURVES.items():
+        if line in lines:
+            names.append(f"{stem}_{line}.png")
+            figure = curves(lines[line])
+            figure.suptitle(_plain(line), x=0.01, ha="left", fontweight="bold")
+            _sign(figure, _caption(run))
+            figure.savefig(folder / names[-1], dpi=130)
     return names
 
 
@@ -100,55 +102,5 @@ def _bars(line: str, rows: Sequence[EntrantRow], caption: str) -> Figure:
     return figure
 
 
-def _curves(rows: Sequence[EntrantRow], caption: str) -> Figure:
-    """Speed over the number of workers, and over the batch size."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    cores = max((row["workers"] for row in rows if row["batch_size"] != 32), default=1)
-    names = list(dict.fromkeys(row["loader"] for row in rows))
-    for name in names:
-        own = [row for row in rows if row["loader"] == name]
-        _curve(left, name, [row for row in own if row["batch_size"] == 32], "workers")
-        _curve(
-            right, name, [row for row in own if row["workers"] == cores], "batch_size"
-        )
-    left.set(xlabel="workers (threads; processes for pil), batch 32", ylabel="images/s")
-    right.set(xlabel=f"batch size, {cores} workers")
-    right.set_xscale("log", base=2)
-    ceiling = median(row["ceiling_images_per_second"] for row in rows)
-    for axes in (left, right):
-        axes.axhline(ceiling, color="#c0392b", linestyle="--", linewidth=1)
-        ticks = sorted({tick for line in axes.lines[:-1] for tick in line.get_xdata()})
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_ylim(0)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    right.legend(frameon=False, loc="lower left", ncols=3, bbox_to_anchor=(0, 0.02))
-    left.yaxis.set_major_formatter("{x:,.0f}")
-    right.text(
-        right.get_xlim()[1],
-        ceiling,
-        "ceiling ",
-        color="#c0392b",
-        ha="right",
-        va="bottom",
-    )
-    figure.suptitle(_plain("scaling"), x=0.01, ha="left", fontweight="bold")
-    _sign(figure, caption)
-    return figure
-
-
 def _sign(figure: Figure, caption: str) -> None:
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color="#555555")
-
-
-def _curve(axes: Axes, name: str, rows: Sequence[EntrantRow], over: Setting) -> None:
-    rows = sorted(rows, key=lambda row: row[over])
-    at = [row[over] for row in rows]
-    axes.plot(at, [row["images_per_second"] for row in rows], "o-", label=name)
-    axes.fill_between(
-        at,
-        [row["slowest"] for row in rows],
-        [row["fastest"] for row in rows],
-        alpha=0.2,
-    )

@@ -54,9 +54,10 @@ def report(options: Options) -> dict[str, Any]:
         DataError: a file is not of these benchmarks.
     """
     from bench import tables
+    from bench.targets import targets as targets_of
 
     run = merged([read(path) for path in options.results])
-    targets = tables.targets(run)
+    targets = targets_of(run)
     summary: dict[str, Any] = {
         "results": [str(path) for path in options.results],
         "entrants": len(rows_of(run)),

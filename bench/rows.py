@@ -17,7 +17,7 @@ class Setup(TypedDict, total=False):
         case: the kind of training step, in words.
         decoder: name of the JPEG decoder.
         resize: whether the decoder also resizes.
-        threads: number of threads that decode.
+        threads: number of threads that decode, or of the ceiling beside it.
     """
 
     flips: str
@@ -68,6 +68,8 @@ class EntrantRow(_Measured, Setup, total=False):
         ceiling_images_per_second: median ceiling of the same rounds, images/s.
         share_of_ceiling: median of the rounds' own shares.
         shares: share of the ceiling, round by round.
+        pause_ms: median wait of a consumer between two epochs, ms.
+        longest_pause_ms: the longest of these waits, ms.
         cold_images_per_second: speed of a round with nothing in the page cache,
             images/s.
         cold_first_batch_seconds: time from opening to the first batch in that round, s.
@@ -79,6 +81,8 @@ class EntrantRow(_Measured, Setup, total=False):
     ceiling_images_per_second: float
     share_of_ceiling: float
     shares: list[float]
+    pause_ms: float
+    longest_pause_ms: float
     cold_images_per_second: float
     cold_first_batch_seconds: float
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,7 @@ from bench.course_folder import (
 from bench.gpu.scope import Sizes
 from fastretina.demo import command as demo
 from fastretina.shard import command as shard
-from loaders.shards import ShardSplit, open_split
+from loaders.shards import MANIFEST, ShardSplit, open_split
 
 # Patient numbers of the odd kinds, whose keys are NUMBER_left.
 ODD_KINDS = {
@@ -32,6 +33,21 @@ ODD_KINDS = {
 }
 
 _PER_SHARD = 128  # so that there are shards enough for all cores to write
+
+
+class Kept(NamedTuple):
+    """Makes shards, or keeps those that are there.
+
+    Attributes:
+        keep: whether to keep what is there.
+    """
+
+    keep: bool
+
+    def __call__(self, shards: Path, make: Callable[[], Path]) -> Path:
+        """Shards in that folder: as they are, where they are whole."""
+        # The manifest is written last: without it there is no data set.
+        return shards if self.keep and (shards / MANIFEST).exists() else make()
 
 
 def shard_photographs(data: Path | None, out: Path, sizes: Sizes) -> Path:

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from bench.gpu.scope import (
     Begun,
     FailedMeasurement,
+    LeftOut,
     Scope,
     Section,
     SectionEvent,
@@ -28,13 +29,16 @@ _END_LIMIT = 20.0  # seconds to let go of everything
 
 
 def in_own_process(
-    sections: Sequence[Section], scope: Scope, start_limit: float = _START_LIMIT
+    sections: Sequence[Section],
+    scope: Scope,
+    skip: Set[str] = frozenset(),
+    start_limit: float = _START_LIMIT,
 ) -> Iterator[SectionEvent]:
     """Take the measurements of sections in as many processes as it takes.
 
-    That is one, and another after each failure.
+    That is one, and another after each failure. Those to skip by name are not taken.
     """
-    known: set[str] = set()
+    known = set(skip)
     while True:
         before = len(known)
         ended = yield from _one_process(sections, scope, known, start_limit)
@@ -51,11 +55,16 @@ def _one_process(
         Whether it came to the end.
     """
     section, current, limit = sections[0].name, "the process", start_limit
+    hangs = True
     with _process(sections, scope, known) as (process, events):
         while True:
             if not events.poll(limit):
-                why = f"hangs: no end within {limit:.0f} s"
-                yield section, FailedMeasurement(current, why, [])
+                if hangs:
+                    why = f"hangs: no end within {limit:.0f} s"
+                    yield section, FailedMeasurement(current, why, [])
+                else:
+                    why = f"out of time: not done within {limit:.0f} s"
+                    yield section, LeftOut(current, why, late=True)
                 process.kill()
                 return False
             try:
@@ -69,9 +78,9 @@ def _one_process(
                 return True
             section, event = message
             known.add(event.what)
-            current, limit = "the process", start_limit
+            current, limit, hangs = "the process", start_limit, True
             if isinstance(event, Begun):
-                current, limit = event.what, event.limit
+                current, limit, hangs = event
             yield message
             if isinstance(event, FailedMeasurement):
                 return False

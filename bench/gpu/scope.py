@@ -1,15 +1,16 @@
 """What the sections of ``scripts/gpu_check.py`` share: sizes, data, time, results.
 
-A section plans measurements, the most important first. Each is taken on its own: one
-that fails, or that no time is left for, keeps none of the others from being taken.
+A section plans measurements, the most important first, and has a share of the time.
+Each is taken on its own: one that fails, or that no time is left for, keeps none
+of the others from being taken.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,9 +84,12 @@ class Scope:
         long: shards of the photographs over and over, an epoch of ``steps`` batches.
         odd: shards of JPEGs of rare kinds, one of each.
         device: ``cpu``, ``cuda:0``, ...
-        steps: number of training steps in an epoch.
+        steps: number of batches in an epoch of the loaders, and of training steps in
+            each phase.
         sizes: how much is measured.
         deadline: time on the monotonic clock, which all processes share, s.
+        shares: of the time that is left when a section begins, the share that is its
+            own, by its name; a section without one has all of it.
     """
 
     out: Path
@@ -96,6 +100,12 @@ class Scope:
     steps: int
     sizes: Sizes
     deadline: float
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    def of_section(self, name: str) -> Scope:
+        """The scope of a section that begins now, with a deadline of its own."""
+        over = (1 - self.shares.get(name, 1.0)) * max(self.seconds_left(), 0)
+        return replace(self, deadline=self.deadline - over, shares={})
 
     @property
     def cuda(self) -> bool:
@@ -136,10 +146,17 @@ class Measurement(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Measurements with one table."""
+    """Measurements with one table.
+
+    Attributes:
+        name: what ``--only`` and the reports call it.
+        plan: lists its measurements.
+        seconds: its share of the time that is given for all sections, s.
+    """
 
     name: str
     plan: Callable[[Scope], list[Measurement]]
+    seconds: float = 1.0
 
 
 class FailedMeasurement(NamedTuple):
@@ -151,25 +168,59 @@ class FailedMeasurement(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A measurement that was not begun, and why."""
+    """A measurement that was not taken, or not to its end, and why.
+
+    Attributes:
+        what: the measurement's name.
+        why: the reason, in words.
+        late: whether it was for want of time, so that it may be taken later.
+    """
 
     what: str
     why: str
+    late: bool = False
 
 
 @dataclass
 class SectionResults:
-    """What has come of a section so far."""
+    """What has come of a section so far.
+
+    Attributes:
+        rows: what was measured.
+        failures: what failed.
+        left_out: what was not taken.
+        seconds: time that it took, s.
+        done: names of the measurements that need not be taken again.
+        planned: whether all its measurements have been gone through.
+    """
 
     rows: list[SectionRow] = field(default_factory=list)
     failures: list[FailedMeasurement] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: float = 0.0
+    done: set[str] = field(default_factory=set)
+    planned: bool = False
+    _by_name: dict[str, Sequence[SectionRow]] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing of it is left to be taken."""
+        return self.planned and not any(left.late for left in self.left_out)
 
     def add(self, event: Event) -> None:
-        """Add an event: its rows, its failure or what it leaves out."""
+        """Add an event: its rows, its failure or what it leaves out.
+
+        What was left out, or measured in part, gives way to what comes of it later.
+        """
+        self.left_out = [one for one in self.left_out if one.what != event.what]
+        if isinstance(event, Begun):
+            return
+        self.done.add(event.what)
         if isinstance(event, Measured):
+            before = {id(row) for row in self._by_name.get(event.what, ())}
+            self.rows = [row for row in self.rows if id(row) not in before]
             self.rows += event.rows
+            self._by_name[event.what] = event.rows
             self.failures += [
                 FailedMeasurement(event.what, row.error, [])
                 for row in event.rows
@@ -179,13 +230,35 @@ class SectionResults:
             self.failures.append(event)
         elif isinstance(event, LeftOut):
             self.left_out.append(event)
+            if event.late:
+                self.done.discard(event.what)
+
+
+class OutOfTime(Exception):
+    """A measurement's time is over; what it has so far goes with it.
+
+    Attributes:
+        rows: what was measured.
+        why: what is missing, in words.
+    """
+
+    def __init__(self, rows: Sequence[SectionRow], why: str) -> None:
+        super().__init__(why)
+        self.rows, self.why = rows, why
 
 
 class Begun(NamedTuple):
-    """A measurement begins, and ends within ``limit`` seconds or hangs."""
+    """A measurement begins.
+
+    Attributes:
+        what: the measurement's name.
+        limit: seconds within which it ends.
+        hangs: whether it hangs if it does not; otherwise no more time was left.
+    """
 
     what: str
     limit: float
+    hangs: bool = True
 
 
 class Measured(NamedTuple):
@@ -208,14 +281,15 @@ def measure(
     for section in sections:
         if section.name in skip:
             continue
+        own = scope.of_section(section.name)
         try:
-            plan = section.plan(scope)
+            plan = section.plan(own)
         except Exception as error:
             yield section.name, failure_of(section.name, error)
             continue
         for measurement in plan:
             if measurement.name not in skip:
-                for event in _take(measurement, scope):
+                for event in _take(measurement, own):
                     yield section.name, event
 
 
@@ -226,11 +300,15 @@ def _take(one: Measurement, scope: Scope) -> Iterator[Event]:
         yield LeftOut(one.name, one.lacks)
     elif left < one.seconds:
         why = f"out of time: takes {one.seconds:.0f} s, {max(left, 0):.0f} s left"
-        yield LeftOut(one.name, why)
+        yield LeftOut(one.name, why, late=True)
     else:
-        yield Begun(one.name, min(one.limit, max(left, 0) + _GRACE))
+        limit = max(left, 0) + _GRACE
+        yield Begun(one.name, min(one.limit, limit), hangs=one.limit <= limit)
         try:
             rows = one.take()
+        except OutOfTime as late:
+            yield Measured(one.name, late.rows)
+            yield LeftOut(one.name, f"out of time: {late.why}", late=True)
         except Exception as error:
             yield failure_of(one.name, error)
         else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from fastretina.measure.rounds import FinishLine, Rate
     from fastretina.measure.steps import Case
+    from fastretina.recipe import Phase
 
 
 class Fact(NamedTuple):
@@ -200,6 +201,10 @@ class StepRow(NamedTuple):
         images_per_second: speed of the median step, images/s.
         peak_bytes: the most that torch's allocator had given out; ``None`` on a CPU.
         warmup_seconds: time before the first timed step, s.
+        flop_per_image: floating-point operations of the step's convolutions and matrix
+            products for an image.
+        share_of_peak: what the step does of these in a second, as a share of what the
+            device can at most in that precision; ``None`` where that is not known.
         tf32_convolutions: whether convolutions in float32 use TF32.
         tf32_products: whether matrix products in float32 use TF32.
     """
@@ -212,41 +217,48 @@ class StepRow(NamedTuple):
     images_per_second: float
     peak_bytes: int | None
     warmup_seconds: float
+    flop_per_image: float
+    share_of_peak: float | None
     tf32_convolutions: bool
     tf32_products: bool
 
 
-class TrainedRunRow(NamedTuple):
-    """Two epochs of training from end to end.
+class TrainedPhaseRow(NamedTuple):
+    """A phase of a run from end to end; its first epoch has all that is slow at first.
 
     Attributes:
         loader: name of the loader.
         device: the device trained on.
         precision: of the forward pass.
+        compiled: whether the network was compiled.
+        phase: ``head`` or ``full``.
         batch_size: images in a batch.
-        steps: number of steps of both epochs.
-        images_per_second: speed over both epochs, images/s.
-        wait_fraction: share of both epochs spent waiting for the loader.
-        steady_steps: number of steps of the second epoch.
-        steady_images_per_second: speed of the second epoch, images/s.
-        steady_wait_fraction: share of the second epoch spent waiting for the loader.
-        first_epoch_wait_seconds: time the first epoch waited for the loader, s.
-        torch_peak_bytes: the most that torch's allocator had given out; ``None`` on a
-            CPU.
-        largest_bytes: the most in use on the device; ``None`` on a CPU.
+        epochs: number of epochs of the phase.
+        images_per_second: speed of the phase's last epoch, images/s.
+        wait_fraction: share of its last epoch spent waiting for the loader.
+        first_seconds: time that its first epoch took, s.
+        first_wait_seconds: time that its first epoch waited for the loader, s.
+        trained_parameters: number of parameters that the phase trains.
+        changed_parameters: number that it has changed; ``None`` where the trainer does
+            not say.
+        torch_peak_bytes: the most that torch's allocator had given out in the run;
+            ``None`` on a CPU.
+        largest_bytes: the most in use on the device in the run; ``None`` on a CPU.
     """
 
     loader: str
     device: str
     precision: str
+    compiled: bool
+    phase: Phase
     batch_size: int
-    steps: int
+    epochs: int
     images_per_second: float
     wait_fraction: float
-    steady_steps: int
-    steady_images_per_second: float
-    steady_wait_fraction: float
-    first_epoch_wait_seconds: float
+    first_seconds: float
+    first_wait_seconds: float
+    trained_parameters: int
+    changed_parameters: int | None
     torch_peak_bytes: int | None
     largest_bytes: int | None
 
@@ -258,7 +270,7 @@ class MarkedTestsRow(NamedTuple):
         passed: number of tests that passed.
         failed: number of tests that failed or broke off.
         skipped: number of tests that were skipped.
-        timed_out: whether pytest was ended before its own end.
+        not_run: names of the tests that no time was left for.
         limit_seconds: time that pytest had, s.
         failures: pytest's line for each test that failed.
         last_lines: the end of pytest's output.
@@ -267,7 +279,7 @@ class MarkedTestsRow(NamedTuple):
     passed: int
     failed: int
     skipped: int
-    timed_out: bool
+    not_run: list[str]
     limit_seconds: float
     failures: list[str]
     last_lines: list[str]
@@ -282,7 +294,7 @@ SectionRow = (
     | FailedLoaderRow
     | LoaderMemoryRow
     | StepRow
-    | TrainedRunRow
+    | TrainedPhaseRow
     | MarkedTestsRow
 )
 

@@ -23,6 +23,7 @@ from loaders import LOADERS, Loader, LoaderConfig, available, make_loader
 from loaders.cores import granted_cores
 
 _LINES: tuple[FinishLine, ...] = ("batch", "ready")
+_FIRST = ("turbo", "dali")
 _PER_CORE, _OTHERS_PER_CORE = {"pil": 150}, 500  # images/s of 512 pixels, at least
 
 
@@ -69,21 +70,26 @@ def plan_throughput(scope: Scope) -> list[Measurement]:
     """Plan epochs to *batch* and to *ready*; the loaders take turns in each round.
 
     Those that fork have rounds of their own: a fork beside DALI's threads might hang,
-    and the others' times would be lost with it.
+    and the others' times would be lost with it. To *batch* comes first.
     """
-    groups = [
-        [one for one in candidates(scope) if LOADERS[one.loader].forks is forking]
-        for forking in (False, True)
-    ]
     return [
         Measurement(
             f"{', '.join(one.name for one in group)} to {line}",
             1.0 + sum(_seconds(scope, one) for one in group),
             partial(_rounds, scope, line, group),
         )
-        for group in groups
         for line in _LINES
+        for group in groups(scope)
     ]
+
+
+def groups(scope: Scope) -> list[list[Candidate]]:
+    """Loaders that take turns: those meant for a GPU first, and alone that fork."""
+    together = [one for one in candidates(scope) if not LOADERS[one.loader].forks]
+    first = [one for one in together if one.loader in _FIRST]
+    others = [one for one in together if one not in first]
+    forking = [[one] for one in candidates(scope) if LOADERS[one.loader].forks]
+    return [group for group in (first, others, *forking) if group]
 
 
 def _seconds(scope: Scope, one: Candidate) -> float:
@@ -109,6 +115,8 @@ def _rounds(
                 loaders[one.name] = opened.enter_context(one.open(scope))
                 drain(loaders[one.name], 0, compute, line)
         for number in range(1, scope.sizes.rounds + 1):
+            if number > 1 and scope.seconds_left() < 0:
+                break  # a row says how many rounds it is of
             ceilings.append(decode_only(jpegs, cores))
             for name, loader in loaders.items():
                 with rounds[name].record_error():

@@ -10,14 +10,15 @@ from itertools import pairwise
 
 import torch
 
+from bench.gpu.peaks import flop_per_image, share_of_peak
 from bench.gpu.scope import Measurement, Scope
 from bench.gpu.section_rows import StepRow
 from fastretina.measure.steps import Case, make_step, synthetic
 from fastretina.nn.device import Compute
 from fastretina.recipe import Arch, Phase
 
-_EAGER_SECONDS = 6.0
-_COMPILED_SECONDS = {"resnet18": 40.0, "resnet50": 70.0}
+_EAGER_SECONDS = 8.0
+_COMPILED_SECONDS = {"resnet18": 35.0, "resnet50": 65.0}
 
 
 def plan_steps(scope: Scope) -> list[Measurement]:
@@ -41,19 +42,24 @@ def _tiny(scope: Scope) -> Case:
 
 
 def _cases(scope: Scope) -> Iterator[Case]:
-    pixels = 512
+    """The trainer's own steps, then what they are held against, then the rest."""
     phases: tuple[Phase, ...] = ("full", "head")
     networks: tuple[tuple[Arch, int], ...] = (("resnet18", 64), ("resnet50", 32))
-    for phase in phases:
-        for arch, batch in networks:
-            base = Case(arch, batch, pixels, "bf16", "channels-last", phase)
-            yield base
-            yield base._replace(precision="fp32", layout="NCHW")
-            if arch == "resnet18" and phase == "full":
-                yield base._replace(strong=True)
-            yield base._replace(layout="NCHW")
-            yield base._replace(precision="fp32")
-            yield base._replace(compiled=True)
+    own = [
+        Case(arch, batch, 512, "bf16", "channels-last", phase)
+        for phase in phases
+        for arch, batch in networks
+    ]
+    for case in own:
+        yield case
+        yield case._replace(compiled=True)
+        if (case.arch, case.phase) == ("resnet18", "full"):
+            yield case._replace(strong=True)
+    for case in own:
+        yield case._replace(precision="fp32", layout="NCHW")
+    for case in own:
+        yield case._replace(layout="NCHW")
+        yield case._replace(precision="fp32")
 
 
 def _measurement(case: Case, scope: Scope) -> Measurement:
@@ -94,16 +100,21 @@ def time_step(case: Case, device: str, warmup: int, timed: int) -> StepRow:
         peak = torch.cuda.max_memory_allocated(compute.device)
         del step, take, batch
         torch.cuda.empty_cache()
+    speed = case.batch / median
+    tf32 = torch.backends.cudnn.allow_tf32
+    name = torch.cuda.get_device_name(compute.device) if on_gpu else ""
     return StepRow(
         case=case,
         ms=median * 1e3,
         fastest_ms=min(times) * 1e3,
         slowest_ms=max(times) * 1e3,
         steps=timed,
-        images_per_second=case.batch / median,
+        images_per_second=speed,
         peak_bytes=peak,
         warmup_seconds=ready,
-        tf32_convolutions=torch.backends.cudnn.allow_tf32,
+        flop_per_image=flop_per_image(case.arch, case.pixels, case.phase),
+        share_of_peak=share_of_peak(case, speed, name, tf32),
+        tf32_convolutions=tf32,
         tf32_products=torch.backends.cuda.matmul.allow_tf32,
     )
 

@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import time
+from math import inf
 from multiprocessing import get_context
 
+import bench.gpu.scope
 from bench.gpu.scope import Measurement, Scope, Section
 from bench.gpu.section_rows import Fact
 
@@ -72,6 +74,15 @@ def plan_looking(scope: Scope) -> list[Measurement]:
 
 
 TROUBLED = [Section("troubled", plan_troubled), Section("after", plan_after)]
+
+
+def plan_slow(scope: Scope) -> list[Measurement]:
+    """The second would take 300 s and more, and has what is left after the end."""
+    bench.gpu.scope._GRACE = 2.0
+    return [
+        Measurement("first", -inf, fine),
+        Measurement("outlasts", -inf, hangs, least_limit=300.0),
+    ]
 
 
 class Stubborn:

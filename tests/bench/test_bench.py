@@ -15,15 +15,18 @@ from typing import Any, get_args
 import pytest
 import race_entrants as made
 from faulty_loader import delivering
+from made_up_runs import made_up, row
 
 from bench import bench_read, bench_step, compare, plots, replay, report, tables
 from bench.data import NO_DATA, BenchData, number_of, prepare
 from bench.decoders import decoders
 from bench.entrant import Entrant, EntrantKind, EntrantResult
 from bench.epoch_runner import EpochRunner, LoadedBatch
+from bench.lines import lines_of
 from bench.ours import our_loaders
 from bench.race import Rules, race
 from bench.rows import rows_of
+from bench.targets import targets
 from loaders import open_split
 
 ROOT = Path(__file__).parents[2]
@@ -304,36 +307,6 @@ def test_replay_hands_over_the_very_seconds():
     assert taken == [0.5, 0.25, 2.0]
 
 
-def row(line: str, entrant: str, speed: float, **more: Any) -> dict[str, Any]:
-    return {
-        "line": line,
-        "entrant": entrant,
-        "kind": "ours",
-        "pixels": "exact",
-        "images_per_second": speed,
-        "slowest": speed * 0.9,
-        "fastest": speed * 1.1,
-        "rounds": 5,
-        "cpu_ms_per_image": 0.6,
-        "ceiling_images_per_second": 3000.0,
-        "share_of_ceiling": speed / 3000,
-        "shares": [speed / 3000 * f for f in (0.97, 0.99, 1, 1.01, 1.02)],
-    } | more
-
-
-def made_up(*rows: dict[str, Any]) -> dict[str, Any]:
-    card = {"processor": "Some CPU", "cores granted": 2, "GPU": "none"}
-    return {
-        "datetime": "2026-11-24T10:00:00+00:00",
-        "machine_info": {"card": card},
-        "commit_info": {"id": "abc", "skipped": {"batch: FFCV": "not installed"}},
-        "benchmarks": [
-            {"name": r["entrant"], "group": r["line"], "stats": {}, "extra_info": r}
-            for r in rows
-        ],
-    }
-
-
 def some_run(turbo: float = 2800.0) -> dict[str, Any]:
     return made_up(
         row("batch", "turbo", turbo),
@@ -348,7 +321,7 @@ def some_run(turbo: float = 2800.0) -> dict[str, Any]:
 
 
 def test_bars_are_ratios_of_what_was_measured():
-    ratios = {target.what: target for target in tables.targets(some_run())}
+    ratios = {target.what: target for target in targets(some_run())}
     best = ratios["`turbo` to *batch* / the best peer (DALI's own reader)"]
     assert best.ratio == pytest.approx(1.75)  # not FFCV, which decodes no JPEG there
     assert best.met
@@ -432,7 +405,7 @@ def test_report_of_several_runs_takes_a_line_from_the_last():
     again = made_up(row("batch", "turbo", 3000.0), row("read", "shards", 9e4))
     again["commit_info"]["skipped"] = {"read: DALI": "gone"}
     both = report.merged([some_run(), again])
-    lines = tables.lines_of(rows_of(both))
+    lines = lines_of(rows_of(both))
     assert [one["images_per_second"] for one in lines["batch"]] == [3000.0]
     assert [one["entrant"] for one in lines["ready"]] == ["turbo", "report, 0 workers"]
     assert both["commit_info"]["skipped"] == {"read: DALI": "gone"}
@@ -522,6 +495,7 @@ def test_benchmarks_run(shards: Path, tmp_path: Path):
     words = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", "--small"]
     words += ["-q", "--shards", str(shards), f"--benchmark-json={out}", "--no-peers"]
     slow = "torchvision or (ready and (pil or dali or webdataset))"
+    slow += " or ((scaling or pause) and (pil or dali)) or (machinery and (16 or 32))"
     words += ["-k", f"not ({slow})"]
     # pytest-benchmark measures nothing where it sees that it is a worker's.
     alone = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
@@ -530,11 +504,12 @@ def test_benchmarks_run(shards: Path, tmp_path: Path):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     run = report.read(out)
-    lines = tables.lines_of(rows_of(run))
+    lines = lines_of(rows_of(run))
     cores = os.cpu_count()
     assert cores
-    assert {"read", "batch", "ready", "step", "shard", "intervals"} <= set(lines)
-    assert "decode, 1 thread" in lines
+    own = {"read", "batch", "ready", "step", "shard", "scaling", "machinery", "pause"}
+    own |= {"intervals"}
+    assert own | {"decode, 1 thread"} <= set(lines)
     ours = {one["entrant"]: one for one in lines["batch"] if one["kind"] == "ours"}
     assert {"pil", "turbo", "webdataset"} <= set(ours)
     for one in rows_of(run):
@@ -570,7 +545,7 @@ def test_page_has_the_published_figures(page):
     run = report.read(path)
     table = path.with_suffix(".md").read_text().splitlines()
     assert set(tables.markdown(run).splitlines()) <= set(table)
-    lines = tables.lines_of(rows_of(run))
+    lines = lines_of(rows_of(run))
     text = (ROOT / page).read_text()
     ready = {one["entrant"]: one for one in lines["ready"]}
     batch = {one["entrant"]: one for one in lines["batch"]}
