@@ -147,6 +147,13 @@ def swap_two(part):
     return [5, 30]
 
 
+def swap_two_entries(part):
+    """Each with its checksum, which is of another row."""
+    for values in slots(part):
+        values[[5, 30]] = values[[30, 5]]
+    return [5, 30]
+
+
 def forget_the_pixels(part):
     """As a power cut may, that comes before they are on the disk."""
     _, given = slots(part)
@@ -166,7 +173,15 @@ def spoil_a_checksum(part):
 
 
 @pytest.mark.parametrize(
-    "spoil", [flip_a_bit, swap_two, forget_the_pixels, cut_short, spoil_a_checksum]
+    "spoil",
+    [
+        flip_a_bit,
+        swap_two,
+        swap_two_entries,
+        forget_the_pixels,
+        cut_short,
+        spoil_a_checksum,
+    ],
 )
 def test_damaged_image_is_decoded_again_and_replaced(open_kept, filled, wanted, spoil):
     damaged = spoil(filled)
