@@ -32,7 +32,7 @@ from loaders._prefetcher import Prefetcher
 from loaders._runs import Run, SeparateRuns
 from loaders._threads import decode_plan, flip_batch
 from loaders.arrays import Int64
-from loaders.base import Batch, LoaderConfig, Source
+from loaders.base import LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError
 from loaders.order import flips, stream_key
 from loaders.place import Url
@@ -101,9 +101,8 @@ class DaliReaderLoader(EpochLoader):
                         config.seed, number, taken, (config.hflip, config.vflip)
                     )
                     flip_batch(images, mirrored)
-                    labels = torch.from_numpy(self._split.labels[taken])
-                    batch = Batch(images, labels, torch.from_numpy(taken))
-                    made = Made(batch, bad)
+                    made = self._finish(Plan(taken, mirrored), images)
+                    made = made._replace(errors=bad)
                     yield made.to(self.device, non_blocking=True)
 
     def _take(
