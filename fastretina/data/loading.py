@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from tyro.conf import arg
 
@@ -21,7 +21,6 @@ from fastretina.recipe import Recipe
 from fastretina.run_config import RecordedLoading, RunConfig
 from loaders import (
     LOADERS,
-    Decoding,
     Loader,
     LoaderConfig,
     LoaderName,
@@ -172,6 +171,13 @@ class LoadingOptions:
 DEFAULT_LOADING = LoadingOptions()
 
 
+class KeptOpen(NamedTuple):
+    """Evaluation loaders that are open, by their split, and what closes them."""
+
+    stack: ExitStack
+    loaders: dict[ShardSplit, Loader]
+
+
 @dataclass(frozen=True, slots=True)
 class Loading:
     """How batches are made on this machine; it decides the speed, and what is skipped.
@@ -181,12 +187,14 @@ class Loading:
         options: the flags.
         device: where the batches go.
         ranks: the processes that share out each batch.
+        kept_open: loaders that evaluations share; None where each has its own.
     """
 
     loader: str
     options: LoadingOptions
     device: str
     ranks: Ranks
+    kept_open: KeptOpen | None = field(default=None, repr=False, compare=False)
     _named: set[tuple[str, str]] = field(
         default_factory=set, init=False, repr=False, compare=False
     )
@@ -241,16 +249,35 @@ class Loading:
         """Every sample once, as it is; each rank's batches are of full size.
 
         What it skips is reported at the end, and before an error: all may be bad.
+        Within ``keeping_open`` its threads, buffers and pipelines serve the next
+        evaluation of the split, too.
         """
+        kept_open = self.kept_open
+        if kept_open is None:
+            with (
+                self.keeping_open() as loading,
+                loading.evaluation_loader(split, recipe) as own,
+            ):
+                yield own
+            return
         delivered = LoaderConfig(
             batch_size=recipe.batch_size * self.ranks.world_size,
             image_size=recipe.image_size,
         )
-        with self.open(split, delivered) as loader:
-            try:
-                yield loader
-            finally:
-                self.report_skipped(loader)
+        if split not in kept_open.loaders:
+            opened = kept_open.stack.enter_context(self.open(split, delivered))
+            kept_open.loaders[split] = opened
+        loader = kept_open.loaders[split]
+        try:
+            yield loader
+        finally:
+            self.report_skipped(loader)
+
+    @contextmanager
+    def keeping_open(self) -> Iterator[Loading]:
+        """The same, with evaluation loaders that stay open until the ``with`` ends."""
+        with ExitStack() as stack:
+            yield replace(self, kept_open=KeptOpen(stack, {}))
 
     def open(self, split: ShardSplit, delivered: LoaderConfig) -> Loader:
         """The loader of a split, with ``delivered`` brought to the device and ranks.
@@ -359,32 +386,3 @@ def choose_loader(
     if note is not None and verbose:
         print(f"note: {note}", file=sys.stderr)
     return chosen
-
-
-def other_pixels(then: Decoding | None, now: Decoding) -> str | None:
-    """A sentence where a run was trained on other pixels than are made now.
-
-    Args:
-        then: who made the pixels that it was trained on; None where it is unknown.
-        now: who makes the pixels now.
-    """
-    if then is None:
-        return None
-    differ = []
-    if then.jpeg != now.jpeg:
-        differ.append(f"decoded by {then.jpeg}, now by {now.jpeg}")
-    # A split whose images have the delivered size already is resized by nobody.
-    if then.resize and now.resize and then.resize != now.resize:
-        differ.append(f"resized by {then.resize}, now by {now.resize}")
-    if not differ:
-        return None
-    return (
-        f"the run was trained on images {' and '.join(differ)}, whose pixels may "
-        f"differ: fastretina parity --run tells by how much"
-    )
-
-
-def warn_of_other_pixels(then: Decoding | None, now: Decoding) -> None:
-    """Warn on stderr of what ``other_pixels`` says, if it does."""
-    if other := other_pixels(then, now):
-        print(f"warning: {other}", file=sys.stderr)

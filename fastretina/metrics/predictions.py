@@ -286,7 +286,7 @@ def predict_with_checkpoint(
         loading: says how batches are made.
         check: called after each batch; may raise to stop.
     """
-    from fastretina.data.loading import warn_of_other_pixels
+    from fastretina.data.other_pixels import warn_of_other_pixels
 
     trained.use_threads()
     with loading.evaluation_loader(split, trained.recipe) as loader:

@@ -142,6 +142,7 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
             data = stack.enter_context(
                 open_data(options.shards, recipe, options.test_shards)
             )
+            loading = stack.enter_context(loading.keeping_open())
             loader = stack.enter_context(loading.train_loader(data.train, recipe))
         stopper = stack.enter_context(Stopper())
         with part("start"):

@@ -72,7 +72,12 @@ class TrainingLoop:
         state, progress = self.state, self.state.progress
         state.learner.training_mode()
         decoded_again = loader.decoded_again
-        batches = loader.epoch(progress.epoch, progress.batch)
+        following = progress.epoch + 1
+        batches = loader.epoch(
+            progress.epoch,
+            progress.batch,
+            then=following if following < self.recipe.epochs else None,
+        )
         self._mark_free()
         with self._bar() as bar:
             for batch, waited in _timed(batches):

@@ -13,7 +13,8 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-from fastretina.data.loading import Loading, warn_of_other_pixels
+from fastretina.data.loading import Loading
+from fastretina.data.other_pixels import warn_of_other_pixels
 from fastretina.data.run_shards import recorded_place
 from fastretina.data.splits import DataSplits
 from fastretina.nn import compilation

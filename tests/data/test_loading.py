@@ -26,8 +26,8 @@ from fastretina.data.loading import (
     LoadingOptions,
     choose_loader,
     describe_kept,
-    other_pixels,
 )
+from fastretina.data.other_pixels import other_pixels
 from fastretina.evaluate import command as evaluate
 from fastretina.nn.distributed import ALONE, Ranks
 from fastretina.recipe import STRONG
