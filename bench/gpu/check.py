@@ -382,15 +382,8 @@ class CheckRecord:
     def broken(self) -> str:
         """What is not as it should be, in one line; empty where all is."""
         summary = self.summary()
-        parts = [
-            f"{what}: {', '.join(names)}"
-            for what, names in (
-                ("not held", summary["bounds_not_held"]),
-                ("failed", summary["failed"]),
-            )
-            if names
-        ]
-        return "; ".join(parts)
+        bad = {"not held": summary["bounds_not_held"], "failed": summary["failed"]}
+        return "; ".join(f"{what}: {', '.join(bad[what])}" for what in bad if bad[what])
 
     def _environment(self) -> dict[str, Any]:
         from bench.gpu.scope import SectionResults
