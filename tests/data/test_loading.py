@@ -371,7 +371,7 @@ def test_run_goes_on_as_it_last_did_and_evaluate_too(
     assert [line for line in again.err if not line.startswith("epoch")] == []
     config = json.loads((stopped / "config.json").read_text())
     recorded = {"loader": "turbo", "on_corrupt": "raise", "hw_decoder_load": None}
-    recorded |= {"cache": None, "cache_gb": None}
+    recorded |= {"cache": None, "cache_gb": None, "verify_reads": True}
     assert (config["loader"], config["loading"]) == ("turbo", recorded)
     assert config["threads"] == threads + 1
     assert config["decoding"]["resize"] == "torch"
