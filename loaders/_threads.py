@@ -1,7 +1,7 @@
 """Threads that decode plans, straight into a ring of batch buffers.
 
-    plans --> tasks: some images --> threads: read, decode, flip --> slot of the ring
-              of a batch each        each image into its place       one per batch
+    plans --> jobs: batches, in --> threads: read, decode, flip --> slot of the ring
+              parts of 4 images     each image into its place       one per batch
 
 Each sample costs one decode into its place in the batch, where ``cv2.flip`` mirrors it.
 Decoding releases the GIL, so threads suffice and no pixel crosses a process border. The
@@ -86,8 +86,8 @@ class ThreadedDecoder:
                 for plan in islice(plans, room):
                     job = _Job(self._source, plan, ring[len(jobs)], self._verify)
                     jobs.append(job)
-                    for part in job.parts(self._task_size):
-                        tasks.put((job, part))
+                    for _ in range(min(job.divide(self._task_size), self.workers)):
+                        tasks.put(job)
                 if not jobs:
                     return
                 job = jobs.popleft()
@@ -95,6 +95,8 @@ class ThreadedDecoder:
                 ring.rotate(-1)  # the last to be filled again, in the next epoch, too
                 yield Decoded(job.plan, job.slot[: len(job.plan.rows)], failures)
         finally:
+            for job in jobs:
+                job.give_up()
             _stop(threads, tasks)
 
     def _slots(self) -> deque[torch.Tensor]:
@@ -113,16 +115,16 @@ class ThreadedDecoder:
 
 
 def _task_size(schedule: Schedule, workers: int) -> int:
-    """Images to a task: 4, and fewer where the threads would run out of tasks."""
+    """Images to a task: 4, and fewer where threads would have less than 1.5 tasks."""
     under_way = schedule.local_size * (schedule.config.prefetch + 1)
-    return max(1, min(_MOST_IMAGES, under_way // (2 * workers)))
+    return max(1, min(_MOST_IMAGES, 2 * under_way // (3 * workers)))
 
 
 def _work(tasks: Tasks, decode: Decoder) -> None:
-    """Decode one part of a batch after the other, until a task is None."""
-    while (task := tasks.get()) is not None:
-        job, part = task
-        job.finish(part, decode)
+    """Decode what is left of one batch after the other, until there is None."""
+    while (job := tasks.get()) is not None:
+        job.work(decode)
+        del job  # not to be kept while the next one is waited for
 
 
 def decode_plan(
@@ -135,7 +137,8 @@ def decode_plan(
     """
     images = torch.empty((len(plan.rows), *shape, 3), dtype=torch.uint8)
     job = _Job(source, plan, images, verify)
-    job.finish(range(len(plan.rows)), Decoder())
+    job.divide(max(len(plan.rows), 1))
+    job.work(Decoder())
     return images, job.wait()
 
 
@@ -173,24 +176,34 @@ class _Job:
         self._error: Exception | None = None
         if not self._left:
             self._done.set()
+        self._parts: deque[range] = deque()  # which any thread may take from
 
-    def parts(self, size: int) -> Iterator[range]:
-        """The places of its images, so many at a time."""
+    def divide(self, size: int) -> int:
+        """Divide it into parts of so many images; returns how many parts."""
         end = len(self.plan.rows)
-        return (range(n, min(n + size, end)) for n in range(0, end, size))
+        self._parts.extend(range(n, min(n + size, end)) for n in range(0, end, size))
+        return len(self._parts)
 
-    def finish(self, part: range, decode: Decoder) -> None:
-        """Make a part of the batch, and count it, whatever comes in the way."""
+    def give_up(self) -> None:
+        """Let nobody begin another part."""
+        self._parts.clear()
+
+    def work(self, decode: Decoder) -> None:
+        """Make parts of the batch for as long as there are any that nobody makes."""
         failures: list[Failure] = []
-        error = None
-        for place in part:
-            failure = self._attempt(place, decode)
-            if isinstance(failure, SampleError):
-                failures.append((place, failure))
-            elif failure is not None:
-                error = failure
+        error, num_made = None, 0
+        with suppress(IndexError):
+            while True:
+                part = self._parts.popleft()
+                num_made += len(part)
+                for place in part:
+                    failure = self._attempt(place, decode)
+                    if isinstance(failure, SampleError):
+                        failures.append((place, failure))
+                    elif failure is not None:
+                        error = failure
         with self._lock:
-            self._left -= len(part)
+            self._left -= num_made
             self._failures += failures
             self._error = self._error or error
             if not self._left:
@@ -224,7 +237,7 @@ class _Job:
         return self._failures
 
 
-Tasks = SimpleQueue["tuple[_Job, range] | None"]
+Tasks = SimpleQueue["_Job | None"]
 
 
 def _stop(threads: list[threading.Thread], tasks: Tasks) -> None:

@@ -76,11 +76,12 @@ class Decoder:
     def _decode(self, jpeg: Jpeg, out: UInt8) -> UInt8:
         """The image in its own size, which is ``out`` where it has the size of that."""
         if self._fits:
-            # Whatever is wrong is found again below; ValueError: mostly another size.
-            with suppress(ValueError):
+            try:
                 image = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=out)
                 if image.shape == out.shape:
                     return out
+            except ValueError:  # what is wrong is found again below, if anything is
+                pass
         height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
         if self._scratch.size < height * width * 3:
             self._scratch = np.empty(height * width * 3, np.uint8)
@@ -122,7 +123,9 @@ def describe_failure(error: Exception, jpeg: Jpeg | None) -> str:
 
 def flip_codes(flips: Bool) -> list[int | None]:
     """OpenCV's flip code of each image of a batch, whose ``Plan.flips`` these are."""
-    return [_FLIP_CODES[both] for both in (flips @ (2, 1)).tolist()]
+    if not flips.any():
+        return [None] * len(flips)
+    return [_FLIP_CODES[both] for both in (2 * flips[:, 0] + flips[:, 1]).tolist()]
 
 
 def resize(image: UInt8, shape: tuple[int, int]) -> UInt8:
