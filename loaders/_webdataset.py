@@ -30,14 +30,17 @@ from loaders.cores import granted_cores
 from loaders.schedule import DEFAULT_WINDOW, PieceSchedule, Plan, whole_shards
 from loaders.shards import ShardSplit
 
+_MOST_STREAMS = 8  # threads that read; more took turns at the GIL for nothing
+
 
 class WebDatasetLoader(EpochLoader):
     """Streams shards and decodes as ``turbo`` does; see ``loaders.base.Loader``.
 
-    ``workers`` are the threads that decode, and as many that stream. One rank's order
-    is that of ``EpochOrder`` with the config's ``window`` (``None`` is 2 shards here).
-    Several ranks share out that order in one piece each, so that a shard is streamed by
-    one of them, or two; their global batches are others than a single rank's.
+    ``workers`` are the threads that decode, and as many that stream, up to 8. One
+    rank's order is that of ``EpochOrder`` with the config's ``window`` (``None`` is 2
+    shards here). Several ranks share out that order in one piece each, so that a shard
+    is streamed by one of them, or two; their global batches are others than a single
+    rank's.
     """
 
     def __init__(self, source: Source, config: LoaderConfig) -> None:
@@ -52,7 +55,7 @@ class WebDatasetLoader(EpochLoader):
         window = config.window if config.shuffle else 1
         self._streams = _StreamedSource(
             split,
-            threads=config.workers or granted_cores(),
+            threads=min(config.workers or granted_cores(), _MOST_STREAMS),
             ahead=max(split.shard_sizes, default=0) * (window or 1),
         )
         schedule = PieceSchedule(self._streams, config)
