@@ -34,12 +34,14 @@ class LoaderSetting(NamedTuple):
         workers: threads that decode, or processes; ``None`` for one per granted core.
         batch: images in a batch.
         device: where its batches go.
+        verify: whether images are compared with their checksums.
     """
 
     name: str
     workers: int | None = None
     batch: int = BATCH
     device: str = "auto"
+    verify: bool = True
 
 
 def open_loader(setting: LoaderSetting, shards: Path) -> Loader:
@@ -51,6 +53,7 @@ def open_loader(setting: LoaderSetting, shards: Path) -> Loader:
         vflip=VFLIP_CHANCE,
         workers=setting.workers,
         device=setting.device,
+        verify_reads=setting.verify,
     )
     return make_loader(setting.name, shards, "train", config)
 

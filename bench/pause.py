@@ -75,7 +75,7 @@ class PacedRunner:
     def _begin(self) -> Batch:
         """Begin the next epoch; returns its first batch."""
         self._number += 1
-        self._batches = self._loader.epoch(self._number)
+        self._batches = self._loader.epoch(self._number, then=self._number + 1)
         return next(self._batches)
 
     def _take(self, batch: Batch) -> int:

@@ -16,7 +16,7 @@ _ABOUT = {
     "for a consumer that sleeps 30 ms on each batch; medians, with the longest.",
 }
 _CEILING_TURNS = dict.fromkeys(
-    ("step", "cache", "intervals"), "which takes its turn in each round"
+    ("step", "cache", "verify", "intervals"), "which takes its turn in each round"
 )
 
 

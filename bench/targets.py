@@ -9,7 +9,7 @@ from bench.lines import lines_of
 from bench.rows import BenchmarkRun, EntrantRow, rows_of
 
 PAUSE_MS = 20.0
-PAUSED = ("turbo", "webdataset", "dali")  # the others start anew in each epoch
+PAUSED = ("pil", "turbo", "dali", "dali-reader", "webdataset")
 MACHINERY = {"turbo": 100_000, "webdataset": 30_000}  # images/s on 2 cores
 _BATCH = 32  # of all races, as bench.epoch_runner has it; which imports torch
 _NO_FALL = 0.9  # rounds of one machinery differ by as much
@@ -62,6 +62,8 @@ def _all_targets(lines: Mapping[str, Mapping[str, EntrantRow]]) -> Iterator[Targ
     yield Target(what, 2, ratio)
     kept = _ratio(lines.get("cache", {}), "turbo, kept in memory", "turbo")
     yield Target("`turbo`, kept in memory / `turbo`, to *batch*", 2.5, kept)
+    checked = _ratio(lines.get("verify", {}), "turbo", "turbo, unchecked")
+    yield Target("`turbo` / `turbo` that compares no checksums", 0.99, checked)
     yield from _of_scaling(lines.get("scaling", {}).values())
     yield from _of_machinery(lines.get("machinery", {}).values())
     for name in PAUSED:

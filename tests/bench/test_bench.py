@@ -508,7 +508,7 @@ def test_benchmarks_run(shards: Path, tmp_path: Path):
     cores = os.cpu_count()
     assert cores
     own = {"read", "batch", "ready", "step", "shard", "scaling", "machinery", "pause"}
-    own |= {"intervals"}
+    own |= {"intervals", "cache", "verify"}
     assert own | {"decode, 1 thread"} <= set(lines)
     ours = {one["entrant"]: one for one in lines["batch"] if one["kind"] == "ours"}
     assert {"pil", "turbo", "webdataset"} <= set(ours)

@@ -151,7 +151,8 @@ class Slow:
         self.pause, self.between = pause, between
         self.begun: list[int] = []
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int, *, then: int | None = None) -> Iterator[Batch]:
+        assert then == number + 1
         self.begun.append(number)
         for step in range(3):
             time.sleep(self.between if step else self.pause)
@@ -178,8 +179,8 @@ def test_pause_is_from_an_epochs_end_to_the_next_ones_first_batch():
 
 def test_epoch_that_ends_late_is_part_of_the_pause():
     class Lingering(Slow):
-        def epoch(self, number: int) -> Iterator[Batch]:
-            yield from super().epoch(number)
+        def epoch(self, number: int, *, then: int | None = None) -> Iterator[Batch]:
+            yield from super().epoch(number, then=then)
             time.sleep(0.1)
 
     runner = pause.PacedRunner(Lingering(0.0), Right(), pace=0.0)
@@ -248,7 +249,14 @@ def test_goals_of_the_lines_are_judged():
     pauses = "20 ms / the pause between two epochs of `{}`"
     assert ratio(pauses.format("turbo")) == (20 / 12, True)
     assert ratio(pauses.format("webdataset")) == (0.5, False)
-    assert pauses.format("pil") not in found
+    assert ratio(pauses.format("pil")) == (20 / 300, False)
+    assert pauses.format("dali") not in found  # nor was it measured
+
+
+def test_checked_reads_are_held_against_unchecked():
+    rows = [row("verify", "turbo", 990.0), row("verify", "turbo, unchecked", 1100.0)]
+    (checked,) = targets(made_up(*rows))
+    assert (checked.ratio, checked.met) == (0.9, False)
 
 
 def test_images_that_are_kept_are_held_against_turbo():
