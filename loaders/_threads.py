@@ -192,15 +192,18 @@ class _Job:
         """Make parts of the batch for as long as there are any that nobody makes."""
         failures: list[Failure] = []
         error, num_made = None, 0
-        with suppress(IndexError):
-            while True:
-                part = self._parts.popleft()
-                num_made += len(part)
-                for place in part:
-                    failure = self._attempt(place, decode)
+        read, images = self._read, self._images
+        flips, components = self._flips, self._components
+        while (part := self._next_part()) is not None:
+            num_made += len(part)
+            for place in part:
+                try:
+                    decode(read(place), images[place], flips[place], components[place])
+                except Exception as raised:  # a bug, too: not to be waited for
+                    failure = self._failure(place, raised)
                     if isinstance(failure, SampleError):
                         failures.append((place, failure))
-                    elif failure is not None:
+                    else:
                         error = failure
         with self._lock:
             self._left -= num_made
@@ -209,21 +212,23 @@ class _Job:
             if not self._left:
                 self._done.set()
 
-    def _attempt(self, place: int, decode: Decoder) -> Exception | None:
-        """Make one image; returns what came in the way."""
-        jpeg: Jpeg | None = None
+    def _next_part(self) -> range | None:
         try:
-            jpeg = self._read(place)
-            out = self._images[place]
-            decode(jpeg, out, self._flips[place], self._components[place])
-        except DataError as error:
+            return self._parts.popleft()
+        except IndexError:
+            return None
+
+    def _failure(self, place: int, error: Exception) -> Exception:
+        """What came in the way of an image, as the error that names it if it can."""
+        if isinstance(error, DataError):
             return error.with_traceback(None)  # which would keep the memory map
-        except (ValueError, OSError, SyntaxError) as error:  # or Pillow's
-            reason = describe_failure(error, jpeg)
-            return self._source.failure(int(self.plan.rows[place]), reason)
-        except Exception as error:  # a bug, or no memory: not to be waited for
+        if not isinstance(error, (ValueError, OSError, SyntaxError)):  # or Pillow's
             return error
-        return None
+        jpeg: Jpeg | None = None
+        with suppress(DataError, OSError):
+            jpeg = self._read(place)
+        reason = describe_failure(error, jpeg)
+        return self._source.failure(int(self.plan.rows[place]), reason)
 
     def wait(self) -> list[Failure]:
         """Wait for the last image; returns the images that cannot be decoded.
