@@ -24,6 +24,7 @@ import torch
 
 from loaders._copies import Copying, CopyThreads, Landing, damaged
 from loaders._epoch import EpochLoader, Failure, Made, to_device
+from loaders._flips import flip_batch, on_device
 from loaders._folder_store import FolderStore
 from loaders._room import device_room, memory_room
 from loaders._runs import Plans, Run, SingleRun
@@ -32,8 +33,6 @@ from loaders._stores import (
     HostStore,
     ImageStore,
     MemoryStore,
-    flip_on_device,
-    on_device,
 )
 from loaders.arrays import Bool, Int64
 from loaders.base import Loader, LoaderConfig, Source
@@ -242,7 +241,7 @@ class CachedLoader(EpochLoader):
                 here, images = epoch.here[plan.rows], nothing
                 if here.any():
                     images = store.gather(plan.rows, here)
-                    flip_on_device(images, plan.flips)
+                    flip_batch(images, plan.flips)
                 made = self._finish(plan, images).to(self.device, non_blocking=True)
                 part = _Part(plan, np.flatnonzero(~here), _NONE)
                 if lacks := self._lacking(part, decoded):
@@ -313,6 +312,6 @@ def _arrived(rows: Int64, made: Made) -> Bool:
 
 def _land(images: torch.Tensor, out: torch.Tensor, to: Landing) -> None:
     """Bring decoded images to a batch on a device that is not the processor."""
-    flip_on_device(images, to.flips)
+    flip_batch(images, to.flips)
     if images is not out:
         out.index_copy_(0, on_device(to.places, out.device), images)

@@ -28,9 +28,10 @@ from loaders._dali_pipeline import (
     new_pipeline,
 )
 from loaders._epoch import EpochLoader, Made
+from loaders._flips import flip_batch
 from loaders._prefetcher import Prefetcher
 from loaders._runs import Run, SeparateRuns
-from loaders._threads import decode_plan, flip_batch
+from loaders._threads import decode_plan
 from loaders.arrays import Int64
 from loaders.base import LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError

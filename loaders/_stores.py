@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from loaders._flips import on_device
 from loaders.arrays import Bool, Int64, UInt8
 from loaders.base import KeptImages
-from loaders.decode import FLIP_CODE
 from loaders.schedule import Schedule
 
 
@@ -165,24 +165,3 @@ def image_bytes(schedule: Schedule) -> int:
     """Size of a decoded image; 1 where there is none."""
     height, width = schedule.shape
     return max(3 * height * width, 1)
-
-
-def on_device(values: Int64, device: torch.device) -> torch.Tensor:
-    """The same on a device, whose work so far is not waited for."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
-def flip_on_device(images: torch.Tensor, flips: Bool) -> None:
-    """Mirror uint8[B, H, W, C] where they lie, bool[B, 2] as in a ``Plan``.
-
-    At most one gather, flip and scatter for each of the three kinds of flips.
-    """
-    for left_right, upside_down in FLIP_CODE:
-        same = (flips == (left_right, upside_down)).all(axis=1)
-        if same.any():
-            at = on_device(np.flatnonzero(same), images.device)
-            dims = [2] * left_right + [1] * upside_down
-            images.index_copy_(0, at, images.index_select(0, at).flip(dims))

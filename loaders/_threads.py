@@ -23,15 +23,13 @@ import numpy as np
 import torch
 
 from loaders._epoch import Decoded, Failure
-from loaders.arrays import Bool, UInt8
+from loaders.arrays import UInt8
 from loaders.base import Decoding, Jpeg, Source
 from loaders.cores import granted_cores
 from loaders.decode import (
-    FLIP_CODE,
     Decoder,
     describe_failure,
     flip_codes,
-    flip_in_place,
 )
 from loaders.errors import DataError, SampleError
 from loaders.schedule import Plan, Schedule
@@ -140,19 +138,6 @@ def decode_plan(
     job.divide(max(len(plan.rows), 1))
     job.work(Decoder())
     return images, job.wait()
-
-
-def flip_batch(images: torch.Tensor, flips: Bool) -> None:
-    """Mirror uint8[B, H, W, C] images where they lie, bool[B, 2] as in a ``Plan``."""
-    for flip, code in FLIP_CODE.items():
-        places = np.flatnonzero((flips == flip).all(axis=1))
-        if images.device.type == "cpu":
-            for place in places.tolist():
-                flip_in_place(images[place].numpy(), code)
-        elif len(places):
-            dims = [2] * flip[0] + [1] * flip[1]
-            at = torch.from_numpy(places).to(images.device)
-            images[at] = images[at].flip(dims)
 
 
 class _Job:

@@ -17,7 +17,9 @@ from loaders import (
     make_loader,
     open_split,
 )
-from loaders._stores import DeviceStore, flip_on_device
+from loaders._flips import flip_batch, flip_on_device
+from loaders._runs import Plans
+from loaders._stores import DeviceStore
 from loaders.errors import LoaderError, SampleError
 
 # Python 3.12 warns of any fork beside threads, such as for pil's workers.
@@ -63,7 +65,7 @@ def note_what_is_decoded(loader):
             loader.asked.extend(plan.rows.tolist())
             yield plan
 
-    loader._decoder._batches = lambda plans: decode(noted(plans))
+    loader._decoder._batches = lambda plans: decode(Plans(noted(plans)))
 
 
 def asked(loader):
@@ -301,11 +303,12 @@ def test_device_skips_the_same(make, on_device, damaged):
     assert len(loader.skipped) == 6
 
 
-def test_flips_on_a_device_are_those_of_the_plan():
+@pytest.mark.parametrize("flip", [flip_batch, flip_on_device])
+def test_flips_of_a_batch_are_those_of_the_plan(flip):
     images = torch.arange(4 * 2 * 3 * 3, dtype=torch.uint8).reshape(4, 2, 3, 3)
     flips = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.bool_)
     flipped = images.clone()
-    flip_on_device(flipped, flips)
+    flip(flipped, flips)
     for image, was, (left_right, upside_down) in zip(
         flipped, images, flips.tolist(), strict=True
     ):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from loaders import LoaderConfig, _folder_store, make_loader, open_split
+from loaders._runs import Plans
 from loaders.errors import LoaderError
 
 TRAIN, TEST, IMAGE = 37, 11, 64 * 64 * 3  # samples; bytes of an image
@@ -31,7 +32,7 @@ class Tried:
         self.loader = make_loader("turbo", shards, split, config)
         self.asked, self.spoilt = [], []
         decode, again = self.loader._decoder._batches, self.loader._decode_again
-        self.loader._decoder._batches = lambda plans: decode(self._noted(plans))
+        self.loader._decoder._batches = lambda plans: decode(Plans(self._noted(plans)))
 
         def note_spoilt(rows):
             self.spoilt.extend(rows.tolist())
