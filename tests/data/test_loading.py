@@ -103,6 +103,32 @@ def test_options_name_every_loader():
     assert get_args(LoaderName) == ("auto", *LOADERS)
 
 
+def test_run_opens_each_loader_once_and_names_the_next_epoch(
+    trains: Trains, monkeypatch: pytest.MonkeyPatch
+):
+    """Training, validation after each epoch and at the end, test: three loaders."""
+    opened, asked = [], []
+
+    def make(name: str, source: Any, split: str, config: LoaderConfig) -> Any:
+        loader = loaders.make_loader(name, source, split, config)
+        opened.append((len(source.rows), config.shuffle))
+        epoch = loader.epoch
+
+        def noted(number: int, first_batch: int = 0, *, then: int | None = None) -> Any:
+            if config.shuffle:
+                asked.append((number, first_batch, then))
+            return epoch(number, first_batch, then=then)
+
+        loader.epoch = noted
+        return loader
+
+    monkeypatch.setattr("fastretina.data.loading.make_loader", make)
+    trains("run", "--head-epochs", 1, "--full-epochs", 2, "--validation", 0.2)
+    assert [shuffled for _, shuffled in opened].count(True) == 1
+    assert len(opened) == len(set(opened)) == 3
+    assert asked == [(0, 0, 1), (1, 0, 2), (2, 0, None)]
+
+
 # ------------------------------------------------------------------------- which loader
 
 
@@ -758,6 +784,7 @@ def test_bad_image_is_skipped_named_and_counted(
     name: str, trains: Trains, tmp_path: Path, damaged: Path
 ):
     flags = ("--loader", name, "--workers", 1, "--on-corrupt", "skip")
+    flags = (*flags, "--no-verify-reads")  # or DALI would not see what it fails on
     outcome = trains("run", *flags, "--recipe", "seed", data=damaged)
     assert outcome.json["skipped"] == 3  # in each of three epochs
     assert outcome.json["test_skipped"] == 1
@@ -809,14 +836,15 @@ def test_skipped_and_decoded_again_are_counted_right_after_a_stop(
     """Wherever in an epoch it is stopped, before or after the image that is skipped."""
     name = "dali" if "dali" in available() else "turbo"
     flags = ("--loader", name, "--workers", 1, "--on-corrupt", "skip")
-    flags = (*flags, "--recipe", "seed", "--head-epochs", 1, "--full-epochs", 0)
+    unverified = "--no-verify-reads"  # or DALI would not see what it fails on
+    flags = (*flags, unverified, "--recipe", "seed")
+    flags = (*flags, "--head-epochs", 1, "--full-epochs", 0)
     assert trains("whole", *flags, data=damaged).code == 0
     for place in range(1, 5):
         with stop_at(place, monkeypatch):
             assert trains(f"run{place}", *flags, data=damaged).code == 130
-        assert call(
-            train.main, ["--resume", str(tmp_path / f"run{place}")], capsys
-        ).json
+        again = ["--resume", str(tmp_path / f"run{place}"), unverified]
+        assert call(train.main, again, capsys).json
         assert log(tmp_path / f"run{place}") == log(tmp_path / "whole"), place
 
 
