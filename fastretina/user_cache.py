@@ -1,4 +1,4 @@
-"""Where fastretina keeps, for a user, what it has found out or made on a machine."""
+"""Where things are kept for a user: what was found out, or made, on a machine."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from loaders._epoch import EpochLoader, Failure, Made, to_device
 from loaders._flips import flip_batch, on_device
 from loaders._folder_store import FolderStore
 from loaders._room import device_room, memory_room
-from loaders._runs import Plans, Run, SingleRun
+from loaders._runs import BatchRun, Plans, SingleRun
 from loaders._stores import (
     DeviceStore,
     HostStore,
@@ -90,7 +90,7 @@ class CachedLoader(EpochLoader):
             return MemoryStore(schedule, room)
         return FolderStore(schedule, self.decoding, source)
 
-    def _new_run(self, number: int, first_batch: int) -> Run[Made]:
+    def _new_run(self, number: int, first_batch: int) -> BatchRun[Made]:
         # What is here is known when the epoch before has ended, and copied in 3 ms.
         return SingleRun(self._epoch_batches(number, first_batch))
 

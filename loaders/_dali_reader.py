@@ -30,7 +30,7 @@ from loaders._dali_pipeline import (
 from loaders._epoch import EpochLoader, Made
 from loaders._flips import flip_batch
 from loaders._prefetcher import Prefetcher
-from loaders._runs import Run, SeparateRuns
+from loaders._runs import BatchRun, SeparateRuns
 from loaders._threads import decode_plan
 from loaders.arrays import Int64
 from loaders.base import LoaderConfig, Source
@@ -78,7 +78,7 @@ class DaliReaderLoader(EpochLoader):
             config.window or DEFAULT_WINDOW
         )
 
-    def _new_run(self, number: int, first_batch: int) -> Run[Made]:
+    def _new_run(self, number: int, first_batch: int) -> BatchRun[Made]:
         first = min(first_batch, len(self))
         ahead = self._config.prefetch
         return SeparateRuns(self._epoch_batches, (number, first), len(self), ahead)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from loaders._runs import PlannedRun, Plans, Run
+from loaders._runs import BatchRun, PlannedRun, Plans
 from loaders.base import Batch, Decoding, KeptImages
 from loaders.errors import SampleError
 from loaders.schedule import Plan, Schedule, check_start
@@ -85,7 +85,9 @@ class EpochLoader:
         self._next = 0  # the epoch that iterating takes
         # Weak, so that an epoch that nobody holds any more ends there and then.
         self._running: weakref.ref[Generator[Batch, None, None]] | None = None
-        self._waiting: Run[Made] | None = None  # for its next epoch to be asked for
+        self._waiting: BatchRun[Made] | None = (
+            None  # for its next epoch to be asked for
+        )
 
     def __len__(self) -> int:
         return len(self._schedule)
@@ -132,7 +134,7 @@ class EpochLoader:
             self._waiting = None
         self._source.close()
 
-    def _new_run(self, number: int, first_batch: int) -> Run[Made]:
+    def _new_run(self, number: int, first_batch: int) -> BatchRun[Made]:
         """The batches of an epoch on the device, and of those that follow it."""
         return PlannedRun(self._batches, self._schedule, number, first_batch)
 
@@ -145,7 +147,7 @@ class EpochLoader:
         raise NotImplementedError
 
     def _hand_out(
-        self, number: int, run: Run[Made], count: int
+        self, number: int, run: BatchRun[Made], count: int
     ) -> Generator[Batch, None, None]:
         """So many batches, each counted for what was skipped in it as it goes.
 

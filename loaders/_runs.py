@@ -21,7 +21,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Run(Protocol[T_co]):
+class BatchRun(Protocol[T_co]):
     """The batches of an epoch, and perhaps of the next.
 
     Attributes:

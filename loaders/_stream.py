@@ -21,7 +21,7 @@ from loaders.arrays import Int64
 from loaders.base import Jpeg, Reading
 from loaders.errors import LoaderError, ShardError
 from loaders.place import Url
-from loaders.shards import DAMAGED, Places, ShardSplit
+from loaders.shards import DAMAGED, JpegPlaces, ShardSplit
 from loaders.tar import BLOCK
 
 _PIECE = 1 << 20  # bytes
@@ -255,7 +255,7 @@ def _needed_shards(split: ShardSplit, rows: Int64) -> list[_StreamedShard]:
     return [_StreamedShard(*line) for line in table[table[:, 1].argsort()].tolist()]
 
 
-def _grade_places(places: Places) -> Int64:
+def _grade_places(places: JpegPlaces) -> Int64:
     """Where the grades stand, one digit each, in the tar's next member: int64[n]."""
     return places.offset + -(-places.size // BLOCK) * BLOCK + BLOCK
 

@@ -179,7 +179,7 @@ def _state(folder: Place) -> str:
     return " (an unfinished one)" if (folder / ".progress").exists() else ""
 
 
-class Places(NamedTuple):
+class JpegPlaces(NamedTuple):
     """Where JPEGs are: int64[n] each.
 
     Attributes:
@@ -315,9 +315,9 @@ class ShardSplit:
         """The names of all N samples."""
         return self.column("key")
 
-    def places_of(self, rows: Int64) -> Places:
+    def places_of(self, rows: Int64) -> JpegPlaces:
         """Where in which tar the JPEGs of these rows are."""
-        return Places(self._shard[rows], self._offset[rows], self._size[rows])
+        return JpegPlaces(self._shard[rows], self._offset[rows], self._size[rows])
 
     def shard_of(self, rows: Int64) -> Int64:
         """The numbers of the shards that hold these rows, int64[n]."""

@@ -34,16 +34,24 @@ class Choice:
         workers: how many threads or processes it is fastest with.
         images_per_second: its speed to the finish line *batch*.
         pixels: the longer side of the images that it was measured on.
+        hw_decoder_load: the share of the images that a GPU's JPEG engine should decode
+            under DALI, whatever the loader is; None where none was tried.
     """
 
     loader: str
     workers: int
     images_per_second: float
     pixels: int
+    hw_decoder_load: float | None = None
 
     def __post_init__(self) -> None:
         known = {name for name, entry in LOADERS.items() if not entry.own_order}
-        if self.loader not in known or not 0 <= self.workers <= _MOST_WORKERS:
+        load = self.hw_decoder_load
+        if (
+            self.loader not in known
+            or not 0 <= self.workers <= _MOST_WORKERS
+            or (load is not None and not 0 <= load <= 1)
+        ):
             raise ValueError(f"choice must be a doctor's, got {self}")
 
     @property

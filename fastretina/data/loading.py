@@ -223,7 +223,7 @@ class Loading:
         return RecordedLoading(
             loader=self.loader,
             on_corrupt=self.on_corrupt,
-            hw_decoder_load=self.options.hw_decoder_load,
+            hw_decoder_load=self.hw_decoder_load(),
             verify_reads=self.options.verify_reads,
             cache=self.options.cache_folder or self.options.cache,
             cache_gb=self.options.cache_gb,
@@ -284,7 +284,7 @@ class Loading:
 
         What is in a folder for decoded images is used, and added to, by all.
         """
-        load = self.options.hw_decoder_load
+        load = self.hw_decoder_load()
         config = replace(
             delivered,
             device=self.device,
@@ -323,6 +323,16 @@ class Loading:
                 self._named.add((error.shard, error.key))
                 print(f"skipped: {error}", file=sys.stderr)
         return len(errors)
+
+    def hw_decoder_load(self) -> float | None:
+        """As the flag, or as the doctor found it; None leaves it to the loader."""
+        from fastretina.data.auto_loader import recall
+
+        load = self.options.hw_decoder_load
+        if load is not None or LOADERS[self.loader].extra != "dali":
+            return load
+        known = recall(self.device)
+        return None if known is None else known.hw_decoder_load
 
     def workers(self) -> int:
         """Threads or processes for this rank's loader, as in ``--workers``."""

@@ -5,14 +5,16 @@ Nothing here measures: the same measurements give the same advice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fastretina.doctor.bottleneck import limit
+from fastretina.doctor.engine_share import ALL, choose_share
 from fastretina.doctor.measurements import CLEARLY_FASTER, LoaderRate, Measurements
 from fastretina.doctor.notes import peak_at
 from fastretina.formatting import format_gib
+from fastretina.measure.rounds import Rate
 from fastretina.recipe import PHASES
 from loaders import LOADERS
 
@@ -37,6 +39,8 @@ class Advice:
         sentences: the reasons.
         cache: where to keep the decoded images; None where that would win nothing, or
             an epoch does not fit.
+        hw_decoder_load: share of the images for the GPU's JPEG engine, under DALI; None
+            where none was tried.
     """
 
     loader: str
@@ -46,6 +50,7 @@ class Advice:
     images_per_second: float
     sentences: tuple[str, ...]
     cache: Literal["device", "memory"] | None = None
+    hw_decoder_load: float | None = None
 
     @property
     def flags(self) -> str:
@@ -54,6 +59,8 @@ class Advice:
             f"--loader {self.loader} --workers {self.workers} "
             f"--prefetch {self.prefetch} --batch-size {self.batch_size}"
         )
+        if self.loader == "dali" and self.hw_decoder_load is not None:
+            flags += f" --hw-decoder-load {self.hw_decoder_load:g}"
         return f"{flags} --cache {self.cache}" if self.cache else flags
 
     def summary(self) -> dict[str, object]:
@@ -64,6 +71,7 @@ class Advice:
             "prefetch": self.prefetch,
             "batch_size": self.batch_size,
             "cache": self.cache or "none",
+            "hw_decoder_load": self.hw_decoder_load,
         }
 
 
@@ -93,14 +101,16 @@ def advise(measurements: Measurements) -> Advice | None:
         why_loader += "; the step limits, so that any loader this fast would do"
     reasons = (f"{why_loader}.", *_own_order(usable, best))
     cache, why_cache = _cache(measurements)
+    tried = loading.engine if loading else {}
     return Advice(
         loader=best.loader,
         workers=best.workers,
         prefetch=prefetch,
         batch_size=batch_size,
         images_per_second=best.images_per_second,
-        sentences=(*reasons, *why_cache, why_prefetch, why_batch),
+        sentences=(*reasons, *_engine(tried), *why_cache, why_prefetch, why_batch),
         cache=cache,
+        hw_decoder_load=choose_share(tried),
     )
 
 
@@ -148,6 +158,17 @@ def _own_order(rates: Sequence[LoaderRate], best: LoaderRate) -> list[str]:
         f"{own.loader} is {ratio:.2f} times as fast, in an order of its own: a run "
         "can't change to it or from it midway."
     ]
+
+
+def _engine(rates: Mapping[float, Rate]) -> list[str]:
+    """A sentence on the GPU's JPEG engine, where two shares were tried."""
+    share = choose_share(rates)
+    if share is None:
+        return []
+    speeds = {each: rate.images_per_second for each, rate in rates.items()}
+    told = ", ".join(f"{speeds[each]:,.0f} with {each:g}" for each in speeds)
+    why = "nearest to Pillow, and no other is faster" if share == ALL else "faster"
+    return [f"JPEG engine {share:g} of dali's images: {why} ({told} images/s)."]
 
 
 def _cache(

@@ -281,6 +281,7 @@ def _remember(
         workers=advice.workers,
         images_per_second=round(advice.images_per_second, 1),
         pixels=max(measurements.data.shape),
+        hw_decoder_load=advice.hw_decoder_load,
     )
     try:
         path = remember(measurements.device, choice)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from fastretina.doctor.advice import best_loader
 from fastretina.doctor.deadline import NO_TIME
+from fastretina.doctor.engine_trial import measure_engine
 from fastretina.doctor.measurements import LoaderRate, LoadingRates, NotMeasured
 from fastretina.doctor.setup import LoadingSetup
 from fastretina.formatting import format_count
@@ -49,13 +51,16 @@ def measure_loading(setup: LoadingSetup) -> LoadingRates:
     for names in others:
         race.run(names, each * len(names))
     ready, not_ready = _ready(race, 0.1 * seconds)
-    return LoadingRates(
+    rates = LoadingRates(
         read_warm=warm,
         read_cold=cold,
         decode=decode,
         batch=race.rates(),
         ready=ready,
         not_measured=[*race.failures(), *not_ready],
+    )
+    return replace(
+        rates, engine=measure_engine(setup, rates, race.images, 0.07 * seconds)
     )
 
 

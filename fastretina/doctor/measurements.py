@@ -11,7 +11,7 @@ What it times, each stage up to its finish line::
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from fastretina.doctor.deadline import NO_TIME
@@ -119,6 +119,8 @@ class LoadingRates:
         ready: speed to *ready* of the best loader of the common order that gets there;
             None where none does.
         not_measured: what of the loaders has no speed, and why.
+        engine: share of the images that a GPU's JPEG engine decoded to DALI's speed to
+            *batch* with it; empty where there is no engine.
     """
 
     read_warm: Rate
@@ -127,6 +129,7 @@ class LoadingRates:
     batch: Sequence[LoaderRate]
     ready: LoaderRate | None
     not_measured: Sequence[NotMeasured] = ()
+    engine: Mapping[float, Rate] = field(default_factory=dict)
 
     def usable(self) -> list[LoaderRate]:
         """The speeds to *batch* of all loaders but those that fail on to *ready*."""
@@ -274,6 +277,10 @@ class Measurements:
             ],
             "wait_share": {phase: round(end.wait_share, 4) for phase, end in ends},
             "not_measured": self.not_measured,
+            "jpeg_engine": [
+                {"hw_decoder_load": share, **rate.summary()}
+                for share, rate in (self.loading.engine if self.loading else {}).items()
+            ],
             "peak_bytes": training.memory.peak,
             "gpu_bytes": training.memory.gpu,
         }

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import cv2
@@ -109,7 +109,7 @@ class Augment:
     def __init__(self, recipe: Recipe, *, compiled: bool = False) -> None:
         """Take a recipe; ``compiled`` fuses the kernels on a GPU, equal to rounding."""
         self._recipe = recipe
-        self._compiled = torch.compile(self._changed) if compiled else None
+        self._is_compiled = compiled
         self._normalise = Normaliser()
         self._warps = bool(recipe.rotate or recipe.translate) or recipe.scale > 1
         self._recolours = bool(
@@ -147,8 +147,15 @@ class Augment:
             places = torch.arange(first_sample, last, device=rows.device)
             rows = rows + (places << _PLACE_SHIFT)
         signed = draws(self._recipe.seed, epoch, step, rows)
-        fused = self._compiled if images.is_cuda else None
-        return (fused or self._changed)(images, signed, _constants(images.device))
+        fuses = self._is_compiled and images.is_cuda
+        change = self._compiled if fuses else self._changed
+        return change(images, signed, _constants(images.device))
+
+    @cached_property
+    def _compiled(self) -> Callable[[Tensor, Tensor, _Constants], Tensor]:
+        compiled: Callable[[Tensor, Tensor, _Constants], Tensor]
+        compiled = torch.compile(self._changed)
+        return compiled
 
     def _changed(self, images: Tensor, signed: Tensor, constants: _Constants) -> Tensor:
         """The network's input, by draws as those of ``draws``."""

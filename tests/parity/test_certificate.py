@@ -420,7 +420,8 @@ def test_index_that_points_to_another_image(
     name: str, course: Path, shards: Path, tmp_path: Path, certifies: Certifies
 ):
     doctored = Path(shutil.copytree(shards, tmp_path / "doctored"))
-    edit(doctored, lambda row, rows: row | {k: rows[13][k] for k in ("offset", "size")})
+    place = ("offset", "size", "crc32c")
+    edit(doctored, lambda row, rows: row | {key: rows[13][key] for key in place})
     found = faults(certifies(course, doctored, "--loader", name))
     assert found == {"another sample's image": [key_of(shards)]}
 

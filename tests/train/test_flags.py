@@ -238,7 +238,7 @@ def test_help_shows_the_defaults_of_the_recipe_that_is_named(
     strong = defaults(help_of(train, capsys))
     assert strong["--recipe"] == "strong"
     assert strong["--hflip"] == "0.5"
-    assert len(strong) == len(FLAGS[train].split()) - 2  # of the pairs, one each
+    assert len(strong) == len(FLAGS[train].split()) - 3  # of the pairs, one each
 
 
 @pytest.mark.parametrize(
