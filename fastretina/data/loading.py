@@ -231,18 +231,8 @@ class Loading:
 
     def train_loader(self, train: ShardSplit, recipe: Recipe) -> Loader:
         """Batches to train on: shuffled, flipped, the short last one kept."""
-        delivered = LoaderConfig(
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            shuffle=True,
-            balance=recipe.balance,
-            balance_decay=recipe.balance_decay,
-            hflip=recipe.hflip,
-            vflip=recipe.vflip,
-            image_size=recipe.image_size,
-            cache=self.options.kept_in,
-        )
-        return self.open(train, delivered)
+        delivered = training_config(recipe, self.ranks)
+        return self.open(train, replace(delivered, cache=self.options.kept_in))
 
     @contextmanager
     def evaluation_loader(self, split: ShardSplit, recipe: Recipe) -> Iterator[Loader]:
@@ -334,6 +324,22 @@ class Loading:
         asked = known is not None and known.loader == self.loader
         cores = known.workers if known and asked else granted_cores()
         return self.ranks.share_of(cores)
+
+
+def training_config(recipe: Recipe, ranks: Ranks) -> LoaderConfig:
+    """Which samples a recipe trains on, in which order, and how they are flipped."""
+    return LoaderConfig(
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        shuffle=True,
+        balance=recipe.balance,
+        balance_decay=recipe.balance_decay,
+        hflip=recipe.hflip,
+        vflip=recipe.vflip,
+        image_size=recipe.image_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
 
 
 def describe_kept(kept: KeptImages) -> str:
