@@ -17,11 +17,13 @@ LINES = {
     "scaling": "Other workers and batch sizes, to *batch*",
     "machinery": "The machinery alone: decoding stubbed",
     "cache": "Images that are kept decoded, to *batch*, from the second epoch on",
+    "features": "Phase `head` from its second epoch on: ResNet18 at 512 pixels",
     "pause": "The pause between two epochs",
 }
 _CEILINGS = {
     "read": "copying the bytes in memory, on one thread",
     "cache": "`turbo` without a cache",
+    "features": "passes through the backbone, fed by `turbo`",
     "step": "the step in bf16, channels-last, on a synthetic batch",
     "intervals": "drawing the patients alone",
 }

@@ -210,7 +210,10 @@ def test_resume_may_begin_or_end_keeping(
     trains: Trains, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert trains("plain", *HEAD).code == 0
-    for name, first, then in (("on", [], [KEEP]), ("off", [KEEP], [f"--no-{KEEP[2:]}"])):
+    for name, first, then in (
+        ("on", [], [KEEP]),
+        ("off", [KEEP], [f"--no-{KEEP[2:]}"]),
+    ):
         run, said = tmp_path / name, tmp_path / f"said-{name}"
         argv = words(shards, run, *HEAD, *first)
         outcome = finish(start(argv, said, (STEP, 7, "after"), signal.SIGTERM), said)
@@ -278,5 +281,9 @@ def test_checkpoint_of_a_head_on_features_holds_no_features(
     trains: Trains, tmp_path: Path
 ):
     assert trains("plain", *HEAD).code == trains("kept", *HEAD, KEEP).code == 0
-    ours, theirs = (load(tmp_path / n / "last.safetensors")[0] for n in ("kept", "plain"))
-    assert {n: v.shape for n, v in ours.items()} == {n: v.shape for n, v in theirs.items()}
+    ours, theirs = (
+        load(tmp_path / n / "last.safetensors")[0] for n in ("kept", "plain")
+    )
+    assert {n: v.shape for n, v in ours.items()} == {
+        n: v.shape for n, v in theirs.items()
+    }

@@ -34,8 +34,8 @@ FLAGS = {
     train: """
         --shards --test-shards --loader --fallback --no-fallback --on-corrupt
         --hw-decoder-load --cache --cache-gb --verify-reads --no-verify-reads
-        --workers --prefetch --device --threads --compile
-        --out --resume --checkpoint-every --recipe --arch --weights --image-size
+        --workers --prefetch --device --threads --compile --cache-features
+        --no-cache-features --out --resume --checkpoint-every --recipe --arch --weights --image-size
         --batch-size --head-epochs --full-epochs --max-steps --optimizer --head-lr --lr
         --momentum --weight-decay --schedule --warmup-epochs --final-lr-share
         --ema-decay --label-smoothing --distance-cost --class-weights
