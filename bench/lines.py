@@ -18,12 +18,14 @@ LINES = {
     "machinery": "The machinery alone: decoding stubbed",
     "cache": "Images that are kept decoded, to *batch*, from the second epoch on",
     "verify": "Comparing images with their checksums, to *batch*",
+    "features": "Phase `head` from its second epoch on: ResNet18 at 512 pixels",
     "pause": "The pause between two epochs",
 }
 _CEILINGS = {
     "read": "copying the bytes in memory, on one thread",
     "cache": "`turbo` without a cache",
     "verify": "`turbo` that compares none",
+    "features": "passes through the backbone, fed by `turbo`",
     "step": "the step in bf16, channels-last, on a synthetic batch",
     "intervals": "drawing the patients alone",
 }

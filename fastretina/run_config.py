@@ -89,6 +89,7 @@ class RunConfig:
         precision: what the forward pass was computed in.
         threads: threads that computed on the CPU.
         compile: whether the forward pass went through ``torch.compile``.
+        cache_features: whether phase head kept the frozen backbone's features.
         decoding_before: who made the pixels before a resume changed that, in order.
     """
 
@@ -110,6 +111,7 @@ class RunConfig:
     precision: Precision
     threads: int
     compile: bool = False
+    cache_features: bool = False
     decoding_before: tuple[Decoding, ...] = ()
 
     def shards_of(self, split: str) -> str:
@@ -124,6 +126,7 @@ class RunConfig:
             ("threads", self.threads, now.threads),
             ("device", self.device, now.device),
             ("compile", self.compile, now.compile),
+            ("cache-features", self.cache_features, now.cache_features),
             ("ranks", self.ranks, now.ranks),
         ]
         changes += [

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from tyro.conf import arg
 
+from fastretina.data.training_config import training_config
 from fastretina.recipe import Recipe
 from fastretina.run_config import RecordedLoading, RunConfig
 from loaders import (
@@ -231,18 +232,8 @@ class Loading:
 
     def train_loader(self, train: ShardSplit, recipe: Recipe) -> Loader:
         """Batches to train on: shuffled, flipped, the short last one kept."""
-        delivered = LoaderConfig(
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            shuffle=True,
-            balance=recipe.balance,
-            balance_decay=recipe.balance_decay,
-            hflip=recipe.hflip,
-            vflip=recipe.vflip,
-            image_size=recipe.image_size,
-            cache=self.options.kept_in,
-        )
-        return self.open(train, delivered)
+        delivered = training_config(recipe, self.ranks)
+        return self.open(train, replace(delivered, cache=self.options.kept_in))
 
     @contextmanager
     def evaluation_loader(self, split: ShardSplit, recipe: Recipe) -> Iterator[Loader]:

@@ -5,6 +5,7 @@ The network is torchvision's own; ``fc`` is the head, all the rest the backbone.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from http.client import HTTPException
@@ -111,6 +112,21 @@ def set_phase(
             if isinstance(module, _BatchNorm):  # or a kind that spans ranks
                 module.eval()
     return [parameter for parameter in head.values() if parameter.requires_grad]
+
+
+def head_of(network: nn.Module) -> nn.Module:
+    """The head: takes float[B, D] features, gives float[B, 5] logits."""
+    return network.get_submodule("fc")
+
+
+def backbone_of(network: nn.Module) -> nn.Module:
+    """All but the head, as a network of its own that shares weights and modes.
+
+    It gives the float[B, D] features that the head takes.
+    """
+    backbone = copy.copy(network)
+    backbone._modules = {**network._modules, "fc": nn.Identity()}
+    return backbone
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from fastretina.nn.augment import Augment
 from fastretina.nn.average import MovingAverage
-from fastretina.nn.compilation import CompiledForward
+from fastretina.nn.compilation import CompiledForward, Forward
 from fastretina.nn.device import Compute
 from fastretina.nn.distributed import ALONE, Ranks, wrapped
-from fastretina.nn.model import set_phase
+from fastretina.nn.model import backbone_of, head_of, set_phase
 from fastretina.nn.stem import use_blocks
 from fastretina.recipe import Phase, Recipe
 from loaders import Batch
@@ -159,6 +159,8 @@ class StepSetup:
         compiled: whether the forward pass goes through ``torch.compile``; on a GPU, the
             stem over blocks then, too.
         channels_last: the memory format of the network's input; False for NCHW.
+        keeps_features: whether phase head computes the frozen backbone's features by
+            themselves, so that they can be kept; to be had where they stay the same.
     """
 
     recipe: Recipe
@@ -167,6 +169,7 @@ class StepSetup:
     ranks: Ranks = ALONE
     compiled: bool = False
     channels_last: bool = True
+    keeps_features: bool = False
 
 
 class Learner:
@@ -178,7 +181,10 @@ class Learner:
         network: takes float32[B, 3, H, W], gives float32[B, 5] logits; in training
             mode as the phase has it.
         trained: the parameters that the phase trains, by name.
-        forward: the network as it is called: over the ranks, or compiled.
+        backbone: what makes float[B, D] features of the network's input, perhaps
+            compiled; None where ``forward`` does so itself.
+        forward: the network as it is called: over the ranks, or compiled; its head
+            alone where there is a backbone.
         optimizer: changes the parameters that the phase trains.
         scaler: scales the loss in fp16, and does nothing otherwise.
         average: the moving average of the weights, where recipe and phase have one.
@@ -213,8 +219,13 @@ class Learner:
             self.average = MovingAverage(network, recipe.ema_decay)
         if setup.compiled and device.type == "cuda":
             use_blocks(network)
-        forward = wrapped(network, setup.ranks)
-        self.forward = CompiledForward(forward) if setup.compiled else forward
+        self.backbone: Forward | None = None
+        self.forward: Forward
+        if setup.keeps_features and phase == "head":
+            self.backbone = self._compiled(backbone_of(network))
+            self.forward = wrapped(head_of(network), setup.ranks)
+        else:
+            self.forward = self._compiled(wrapped(network, setup.ranks))
         self.loss = Loss(recipe, setup.train_counts, setup.ranks, phase).to(device)
         self.augment = Augment(recipe, compiled=setup.compiled)
         self._stepped = False
@@ -222,6 +233,22 @@ class Learner:
     def training_mode(self) -> list[nn.Parameter]:
         """Set the network to train; returns the parameters that do."""
         return set_phase(self.network, self.phase, self.setup.recipe.head_batchnorm)
+
+    def _compiled(self, network: nn.Module) -> Forward:
+        return CompiledForward(network) if self.setup.compiled else network
+
+    def inputs(self, batch: Batch, place: StepPlace) -> Tensor:
+        """The network's input of a batch: float32[B, 3, H, W]."""
+        inputs = self.augment(
+            batch.images, batch.index, place.epoch, place.step, place.first_sample
+        )
+        return inputs if self.setup.channels_last else inputs.contiguous()
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """The backbone's features of the network's input: float[B, D], frozen."""
+        assert self.backbone is not None
+        with torch.no_grad(), self.setup.compute.autocast():
+            return self.backbone(inputs)
 
     def evaluated(self) -> nn.Module:
         """The network to evaluate: the average where there is one, in eval mode."""
@@ -293,18 +320,27 @@ def train_step(learner: Learner, batch: Batch, place: StepPlace) -> StepResult:
     Raises:
         RunError: on a learner's first step, if it passes by what it should train.
     """
+    inputs = learner.inputs(batch, place)
+    if learner.backbone is not None:
+        inputs = learner.features(inputs)
+    return train_on(learner, inputs, batch.labels, place)
+
+
+def train_on(
+    learner: Learner, inputs: Tensor, labels: Tensor, place: StepPlace
+) -> StepResult:
+    """Train on what ``learner.forward`` takes: the network's input, or features.
+
+    Raises:
+        RunError: as ``train_step`` does.
+    """
     setup = learner.setup
     rate = learning_rate(setup.recipe, place.epochs_done)
     for group in learner.optimizer.param_groups:
         group["lr"] = rate
-    inputs = learner.augment(
-        batch.images, batch.index, place.epoch, place.step, place.first_sample
-    )
-    if not setup.channels_last:
-        inputs = inputs.contiguous()
     with setup.compute.autocast():
         logits = learner.forward(inputs)
-    loss = learner.loss(logits.float(), batch.labels)
+    loss = learner.loss(logits.float(), labels)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
     learner.check_first_step()
@@ -312,5 +348,5 @@ def train_step(learner: Learner, batch: Batch, place: StepPlace) -> StepResult:
     learner.scaler.update()
     if learner.average is not None:
         learner.average.update_parameters(learner.network)
-    correct = (logits.detach().argmax(dim=1) == batch.labels).sum()
+    correct = (logits.detach().argmax(dim=1) == labels).sum()
     return StepResult(loss.detach(), correct, rate)

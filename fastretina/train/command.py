@@ -18,6 +18,7 @@ from fastretina.recipe import RECIPES, STRONG
 from fastretina.run import Run
 from fastretina.train.options import TrainOptions
 from fastretina.wall_clock import part
+from loaders import LOADERS
 from loaders.errors import RunError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _defaults(words: Sequence[str]) -> TrainOptions:
             shards=_value_of("--shards", words) or shards_of_run(run, "train"),
             test_shards=test_shards,
             compile="on" if config.compile else "off",
+            cache_features=config.cache_features,
             resume=run.path,
         )
     named = _value_of("--recipe", words)
@@ -136,6 +138,11 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
         )
     with part("start"):
         compute, loading = _chosen(options, ranks)
+    if options.cache_features and LOADERS[loading.loader].own_order:
+        raise cli.WrongUsage(
+            "--cache-features must have an order that all loaders share: choose "
+            f"another --loader than {loading.loader}"
+        )
     torch.backends.cudnn.benchmark = True  # all batches but the last have one size
     with ExitStack() as stack:
         with part("data"):

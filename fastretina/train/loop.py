@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -22,9 +22,10 @@ from fastretina.interrupts import Interrupted, Stopper
 from fastretina.measure.device_idle import device_idle
 from fastretina.metrics.predictions import predict_split
 from fastretina.metrics.scores import Scores, score
-from fastretina.nn.step import train_step
+from fastretina.nn.step import StepPlace, StepResult, train_step
 from fastretina.progress import progress_bar, report_progress
 from fastretina.run import LoggedEpoch
+from fastretina.train.features import FeatureBatch, FeatureEpochs
 from fastretina.train.outlook import describe_outlook
 from fastretina.train.state import Best, TrainState
 from fastretina.wall_clock import part
@@ -33,6 +34,9 @@ from loaders.errors import RunError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+_T = TypeVar("_T")
 
 
 class TrainingLoop:
@@ -44,6 +48,7 @@ class TrainingLoop:
         self.state, self.data, self.loading = state, data, loading
         self.recipe, self.ranks, self.stopper = state.recipe, state.ranks, stopper
         self._idle = device_idle(state.compute.device)
+        self._features: FeatureEpochs | None = None
         self._around_seconds = 0.0  # evaluation and saving, of the last epoch
 
     def finished(self) -> bool:
@@ -72,12 +77,7 @@ class TrainingLoop:
         state, progress = self.state, self.state.progress
         state.learner.training_mode()
         decoded_again = loader.decoded_again
-        following = progress.epoch + 1
-        batches = loader.epoch(
-            progress.epoch,
-            progress.batch,
-            then=following if following < self.recipe.epochs else None,
-        )
+        batches = self._batches(loader)
         self._mark_free()
         with self._bar() as bar:
             for batch, waited in _timed(batches):
@@ -87,6 +87,8 @@ class TrainingLoop:
                 progress.wait_seconds += waited
                 progress.seconds += waited + time.perf_counter() - begun
                 skipped = self.loading.report_skipped(loader)
+                if isinstance(batch, FeatureBatch):
+                    skipped += batch.skipped
                 again = loader.decoded_again - decoded_again
                 state.sums.add_faults(skipped, again)
                 decoded_again += again
@@ -102,9 +104,29 @@ class TrainingLoop:
                 if self._at_limit():
                     break
         begun = time.perf_counter()
+        if self._features is not None:
+            self._features.end_epoch(state.learner)
         state.compute.wait()  # for the steps that a GPU has still to do
         progress.seconds += time.perf_counter() - begun
         self._mark_free()
+
+    def _batches(self, loader: Loader) -> Iterator[Batch | FeatureBatch]:
+        """What is left of the epoch; of kept features, where it is of phase head."""
+        state, epoch, batch = (
+            self.state,
+            self.state.progress.epoch,
+            self.state.progress.batch,
+        )
+        following = epoch + 1
+        if state.learner.backbone is None:
+            self._features = None  # and its memory is free
+            then = following if following < self.recipe.epochs else None
+            return loader.epoch(epoch, batch, then=then)
+        if self._features is None:
+            self._features = FeatureEpochs(
+                state.learner, self.data.train, state.setup, epoch
+            )
+        return self._features.batches(loader, epoch, batch)
 
     def _mark_free(self) -> None:
         """Count what a GPU has idled so far; it has nothing to do from here on."""
@@ -113,7 +135,7 @@ class TrainingLoop:
             self.state.progress.idle_seconds = idled + self._idle.take()
             self._idle.free()
 
-    def _step(self, batch: Batch, batches_per_epoch: int) -> None:
+    def _step(self, batch: Batch | FeatureBatch, batches_per_epoch: int) -> None:
         """Train on one batch; one that skipping has left empty is passed over."""
         state = self.state
         seen = int(self.ranks.sum(torch.tensor(len(batch.labels))))
@@ -122,8 +144,15 @@ class TrainingLoop:
             if self._idle is not None:
                 self._idle.busy()
             place = state.place(batches_per_epoch, len(self.data.train))
-            result = train_step(state.learner, batch, place)
-        state.count(batch, seen, result)
+            result = self._trained(batch, place)
+        state.count(len(batch.labels), seen, result)
+
+    def _trained(self, batch: Batch | FeatureBatch, place: StepPlace) -> StepResult:
+        learner = self.state.learner
+        if isinstance(batch, FeatureBatch):
+            assert self._features is not None
+            return self._features.train(learner, batch, place)
+        return train_step(learner, batch, place)
 
     def end_epoch(self) -> None:
         """Evaluate, log, and save; the best epoch on validation is kept apart.
@@ -205,7 +234,7 @@ class TrainingLoop:
         )
 
 
-def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+def _timed(batches: Iterator[_T]) -> Iterator[tuple[_T, float]]:
     """Each batch with the seconds that it was waited for."""
     while True:
         begun = time.perf_counter()

@@ -11,6 +11,16 @@ from tyro.conf import OmitArgPrefixes, arg
 from fastretina.data.loading import DEFAULT_LOADING, LoadingOptions
 from fastretina.recipe import STRONG, Recipe
 
+# What the recipe's augmentation must be, so that nothing but flips is left of it.
+_FLIPS_ALONE = {
+    "rotate": 0.0,
+    "scale": 1.0,
+    "translate": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainOptions:
@@ -28,6 +38,10 @@ class TrainOptions:
             steps after up to a minute's wait. auto does so on one GPU where the run is
             long enough to save more than that, and never on a CPU; --compile alone is
             on, --no-compile off.
+        cache_features: Keep what the frozen backbone makes of each image in phase 1, so
+            that all but its first epoch neither decode nor compute a backbone: the
+            same weights, to rounding. For flips alone as augmentation, and
+            --head-batchnorm eval.
         out: The run's folder; by default runs/ARCH-RECIPE-NUMBER.
         resume: Continue this run where it stopped; its recipe and shards stay as they
             were.
@@ -42,6 +56,7 @@ class TrainOptions:
     device: str = "auto"
     threads: int | None = None
     compile: Literal["auto", "on", "off"] = "auto"
+    cache_features: bool = False
     out: Path | None = None
     resume: Annotated[Path | None, arg(metavar="RUN")] = None
     checkpoint_every: float = 120.0
@@ -52,6 +67,8 @@ class TrainOptions:
         if self.resume is None:
             self.recipe.check_warmup()
         self.loading.check_balance(self.recipe.balance)
+        if self.cache_features:
+            _check_features(self.recipe)
         if not self.checkpoint_every >= 0:
             raise ValueError(
                 f"--checkpoint-every must be at least 0, got {self.checkpoint_every}"
@@ -60,3 +77,28 @@ class TrainOptions:
             raise ValueError(
                 "--out must be left out with --resume: it goes on in place"
             )
+
+
+def _check_features(recipe: Recipe) -> None:
+    """Raise ``ValueError`` where an image's features change from epoch to epoch."""
+    if not recipe.head_epochs:
+        raise ValueError(
+            "--head-epochs must be at least 1 with --cache-features, got 0: "
+            "without phase 1 there is nothing to keep"
+        )
+    if recipe.head_batchnorm != "eval":
+        raise ValueError(
+            "--head-batchnorm must be eval with --cache-features, got "
+            f"{recipe.head_batchnorm}"
+        )
+    if recipe.balance:
+        raise ValueError(
+            "--balance must be 0 with --cache-features, as each epoch draws other "
+            f"samples, got {recipe.balance}"
+        )
+    beyond = {n: v for n, v in _FLIPS_ALONE.items() if getattr(recipe, n) != v}
+    if beyond:
+        remedy = " ".join(f"--{name} {value:g}" for name, value in beyond.items())
+        raise ValueError(
+            f"--cache-features must have flips alone as augmentation: pass {remedy}"
+        )

@@ -68,6 +68,7 @@ def start(
         train_counts=data.train_counts(),
         ranks=loading.ranks,
         compiled=_compiles(options, data, compute, loading.ranks),
+        keeps_features=options.cache_features,
     )
     begin = _begin if options.resume is None else _resume
     with begin(options, data, setup, loading, decoding) as state:
@@ -223,6 +224,7 @@ class _Changeable(TypedDict):
     precision: Precision
     threads: int
     compile: bool
+    cache_features: bool
 
 
 def _changeable(
@@ -239,6 +241,7 @@ def _changeable(
         precision=setup.compute.precision,
         threads=torch.get_num_threads(),
         compile=setup.compiled,
+        cache_features=setup.keeps_features,
     )
 
 

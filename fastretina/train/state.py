@@ -19,7 +19,6 @@ from fastretina.nn.trained import save_weights
 from fastretina.nn.weights_file import evaluated_weights
 from fastretina.recipe import Phase
 from fastretina.run import LoggedEpoch, Run
-from loaders import Batch
 from loaders.errors import RunError
 from loaders.order import rank_slice
 
@@ -201,12 +200,12 @@ class TrainState:
         done = progress.epoch + progress.batch / batches_per_epoch
         return StepPlace(progress.epoch, progress.step, done, first)
 
-    def count(self, batch: Batch, seen: int, result: StepResult | None) -> None:
-        """Count a batch that all ranks have ``seen`` samples of; None: none at all."""
+    def count(self, own: int, seen: int, result: StepResult | None) -> None:
+        """Count a batch of ``seen`` samples, ``own`` of this rank; None: of none."""
         if result is not None:
             self.progress.lr = result.rate
             # Of a batch shared by ranks, the mean of their losses is the batch's.
-            self.sums.add(result, seen / self.ranks.world_size, len(batch.labels))
+            self.sums.add(result, seen / self.ranks.world_size, own)
         self.progress.batch += 1
         self.progress.step += 1
 

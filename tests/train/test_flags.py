@@ -34,7 +34,8 @@ FLAGS = {
     train: """
         --shards --test-shards --loader --fallback --no-fallback --on-corrupt
         --hw-decoder-load --cache --cache-gb --verify-reads --no-verify-reads
-        --workers --prefetch --device --threads --compile
+        --workers --prefetch --device --threads --compile --cache-features
+        --no-cache-features
         --out --resume --checkpoint-every --recipe --arch --weights --image-size
         --batch-size --head-epochs --full-epochs --max-steps --optimizer --head-lr --lr
         --momentum --weight-decay --schedule --warmup-epochs --final-lr-share
@@ -238,7 +239,7 @@ def test_help_shows_the_defaults_of_the_recipe_that_is_named(
     strong = defaults(help_of(train, capsys))
     assert strong["--recipe"] == "strong"
     assert strong["--hflip"] == "0.5"
-    assert len(strong) == len(FLAGS[train].split()) - 3  # of the pairs, one each
+    assert len(strong) == len(FLAGS[train].split()) - 4  # of the pairs, one each
 
 
 @pytest.mark.parametrize(
