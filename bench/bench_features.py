@@ -21,7 +21,7 @@ from bench.epoch_runner import HFLIP_CHANCE, VFLIP_CHANCE
 from bench.race import Rules, RunRace
 from bench.replay import HandOver, clock
 from bench.rows import Setup
-from fastretina.data.loading import training_config
+from fastretina.data.training_config import training_config
 from fastretina.nn.device import Compute, choose
 from fastretina.nn.distributed import ALONE
 from fastretina.nn.model import build_model
