@@ -39,7 +39,7 @@ demo: $(READY)
 	@echo "What was learned stands in the table: right answers are on its diagonal."
 	@echo "Figures: demo/run/curves.png and demo/run/confusion.png"
 
-# "check" takes 14 minutes on 2 slow cores; what takes some 10 seconds by itself is left
+# "check" takes 15 minutes on 2 slow cores; what takes some 10 seconds by itself is left
 # to it.
 test: $(READY)
 	$(TESTS)
