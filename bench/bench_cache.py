@@ -6,8 +6,6 @@ times as fast an epoch is that decodes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,45 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.data import NO_DATA, BenchData, NumbersOfRows
-from bench.entrant import Entrant, EntrantResult, Runner
-from bench.epoch_runner import (
-    BATCH,
-    HFLIP_CHANCE,
-    VFLIP_CHANCE,
-    EpochRunner,
-    LoadedBatch,
-)
+from bench.data import NO_DATA, BenchData
+from bench.entrant import Entrant, EntrantResult
+from bench.epoch_runner import BATCH
+from bench.ours import LoaderSetting, our_loader
 from bench.race import Rules, RunRace
 from bench.replay import HandOver, clock
 from bench.rows import Setup
-from loaders import LoaderConfig, make_loader
 from loaders.cores import granted_cores
 
 LINE = "cache"
 _PLAIN = "turbo"
 _SETUP: Setup = {"flips": "both", "batch_size": BATCH, "workers": granted_cores()}
-
-
-@contextmanager
-def keeping_loader(data: BenchData, cache: str | Path | None) -> Iterator[Runner]:
-    """A ``turbo`` that keeps what it decodes; the check before the race fills it."""
-    config = LoaderConfig(
-        batch_size=BATCH,
-        shuffle=True,
-        hflip=HFLIP_CHANCE,
-        vflip=VFLIP_CHANCE,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        cache=cache,
-    )
-    with make_loader(_PLAIN, data.shards, "train", config) as loader:
-
-        def epoch(number: int) -> Iterator[LoadedBatch[torch.Tensor]]:
-            for batch in loader.epoch(number):
-                yield LoadedBatch(batch.images, batch.index)
-
-        numbers = NumbersOfRows(data)
-        yield EpochRunner(epoch, "batch", data, lambda index: numbers(index.tolist()))
 
 
 def entrants(data: BenchData) -> list[Entrant]:
@@ -66,7 +37,11 @@ def entrants(data: BenchData) -> list[Entrant]:
     if torch.cuda.is_available():
         kinds["turbo, kept on the device"] = "device"
     return [
-        Entrant(name, partial(keeping_loader, data, cache), setup=_SETUP)
+        Entrant(
+            name,  # the check before the race fills what is kept
+            partial(our_loader, LoaderSetting(_PLAIN, cache=cache), data, "batch"),
+            setup=_SETUP,
+        )
         for name, cache in kinds.items()
     ]
 

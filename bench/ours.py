@@ -35,6 +35,7 @@ class LoaderSetting(NamedTuple):
         batch: images in a batch.
         device: where its batches go.
         verify: whether images are compared with their checksums.
+        cache: where decoded images are kept, if anywhere.
     """
 
     name: str
@@ -42,6 +43,7 @@ class LoaderSetting(NamedTuple):
     batch: int = BATCH
     device: str = "auto"
     verify: bool = True
+    cache: str | Path | None = None
 
 
 def open_loader(setting: LoaderSetting, shards: Path) -> Loader:
@@ -54,6 +56,7 @@ def open_loader(setting: LoaderSetting, shards: Path) -> Loader:
         workers=setting.workers,
         device=setting.device,
         verify_reads=setting.verify,
+        cache=setting.cache,
     )
     return make_loader(setting.name, shards, "train", config)
 

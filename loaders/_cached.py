@@ -24,8 +24,9 @@ import torch
 
 from loaders._copies import Copying, CopyThreads, Landing, damaged
 from loaders._epoch import EpochLoader, Failure, Made, to_device
-from loaders._flips import flip_batch, on_device
+from loaders._flips import flip_batch
 from loaders._folder_store import FolderStore
+from loaders._ring import new_ring
 from loaders._room import device_room, memory_room
 from loaders._runs import BatchRun, Plans, SingleRun
 from loaders._stores import (
@@ -37,6 +38,7 @@ from loaders._stores import (
 from loaders.arrays import Bool, Int64
 from loaders.base import Loader, LoaderConfig, Source
 from loaders.cores import granted_cores
+from loaders.device import on_device
 from loaders.schedule import Plan
 
 OpenLoader = Callable[[Source, LoaderConfig], Loader]
@@ -182,7 +184,9 @@ class CachedLoader(EpochLoader):
         Those of which nothing is here have no images at all.
         """
         plans, jobs = self._plans(epoch), deque[tuple[Plan, torch.Tensor, Copying]]()
-        ring = self._slots()
+        if self._ring is None:
+            self._ring = new_ring(self._schedule)
+        ring = self._ring
         while True:
             room = self._config.prefetch + 1 - len(jobs)
             for plan in islice(plans, room):
@@ -198,19 +202,6 @@ class CachedLoader(EpochLoader):
             absent = np.flatnonzero(~epoch.here[plan.rows])
             waiting.append(_Part(plan, absent, spoilt))
             yield self._finish(plan, slot)
-
-    def _slots(self) -> deque[torch.Tensor]:
-        """Room for the batches alive at once, the next to be filled first."""
-        if self._ring is None:
-            slots = self._config.prefetch + 2
-            self._ring = deque(self._slot() for _ in range(slots))
-        return self._ring
-
-    def _slot(self) -> torch.Tensor:
-        size = (self._schedule.local_size, *self._schedule.shape, 3)
-        if self.device.type == "cuda":
-            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        return torch.from_numpy(np.empty(size, np.uint8))  # in huge pages
 
     def _settle_on_host(
         self,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from loaders.arrays import Bool, Int64
+from loaders.arrays import Bool
 from loaders.decode import FLIP_CODE, flip_codes, flip_in_place
+from loaders.device import on_device
 
 
 def flip_batch(images: torch.Tensor, flips: Bool) -> None:
@@ -30,11 +31,3 @@ def flip_on_device(images: torch.Tensor, flips: Bool) -> None:
             at = on_device(np.flatnonzero(same), images.device)
             dims = [2] * left_right + [1] * upside_down
             images.index_copy_(0, at, images.index_select(0, at).flip(dims))
-
-
-def on_device(values: Int64, device: torch.device) -> torch.Tensor:
-    """The same on a device, whose work so far is not waited for."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

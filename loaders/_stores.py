@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from loaders._flips import on_device
 from loaders.arrays import Bool, Int64, UInt8
 from loaders.base import KeptImages
+from loaders.device import on_device
 from loaders.schedule import Schedule
 
 

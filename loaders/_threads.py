@@ -19,10 +19,10 @@ from importlib.metadata import version
 from itertools import islice
 from queue import Empty, SimpleQueue
 
-import numpy as np
 import torch
 
 from loaders._epoch import Decoded, Failure
+from loaders._ring import new_ring
 from loaders.arrays import UInt8
 from loaders.base import Decoding, Jpeg, Source
 from loaders.cores import granted_cores
@@ -67,7 +67,9 @@ class ThreadedDecoder:
 
     def decode(self, plans: Iterator[Plan]) -> Generator[Decoded, None, None]:
         """Decoded plans, ``prefetch`` of them in the making at any time."""
-        ring = self._slots()
+        if self._ring is None:
+            self._ring = new_ring(self._schedule)
+        ring = self._ring
         tasks: Tasks = SimpleQueue()
         # Decoders are made here: what a thread raises, such as for want of memory,
         # nobody would hear, and its batch would be waited for.
@@ -96,20 +98,6 @@ class ThreadedDecoder:
             for job in jobs:
                 job.give_up()
             _stop(threads, tasks)
-
-    def _slots(self) -> deque[torch.Tensor]:
-        """Room for the batches alive at once, the next to be filled first."""
-        if self._ring is None:
-            slots = self._schedule.config.prefetch + 2
-            self._ring = deque(self._slot() for _ in range(slots))
-        return self._ring
-
-    def _slot(self) -> torch.Tensor:
-        size = (self._schedule.local_size, *self._schedule.shape, 3)
-        if self._schedule.device.type == "cuda":
-            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        # NumPy asks Linux for huge pages, torch does not: 8 % with flips.
-        return torch.from_numpy(np.empty(size, np.uint8))
 
 
 def _task_size(schedule: Schedule, workers: int) -> int:

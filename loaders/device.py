@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from loaders.arrays import Int64
 from loaders.errors import LoaderError
 
 if TYPE_CHECKING:
@@ -56,3 +59,13 @@ def find_device(name: str) -> torch.device:
     if device.type == "mps" and not on_mps:
         raise LoaderError(f"device {name} is not here: no Apple GPU found; {_REMEDY}")
     return device
+
+
+def on_device(values: Int64, device: torch.device) -> torch.Tensor:
+    """Whole numbers, int64[n], on a device whose work so far is not waited for."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

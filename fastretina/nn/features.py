@@ -17,6 +17,7 @@ from torch import Tensor
 from fastretina.nn.device import Compute
 from fastretina.nn.distributed import ALONE, Ranks
 from loaders.arrays import Bool, Int64
+from loaders.device import on_device
 from loaders.errors import RunError
 
 NUM_FLIPS = 4  # none, left-right, upside-down, both
@@ -119,14 +120,6 @@ def flipped(images: Tensor, changes: Int64) -> Tensor:
             chosen = on_device(places, images.device)
             out[chosen] = images[chosen].flip(dims)
     return out
-
-
-def on_device(numbers: Int64, device: torch.device) -> Tensor:
-    """Whole numbers on a device, without waiting for it."""
-    host = torch.from_numpy(numbers)
-    if device.type == "cuda":
-        return host.pin_memory().to(device, non_blocking=True)
-    return host.to(device)
 
 
 def _room(size: int, compute: Compute, ranks: Ranks) -> torch.device:

@@ -24,12 +24,12 @@ from fastretina.nn.features import (
     FrozenFeatures,
     codes_of,
     flipped,
-    on_device,
 )
 from fastretina.nn.model import head_of
 from fastretina.nn.step import Learner, StepPlace, StepResult, StepSetup, train_on
 from loaders import Batch, Loader, ShardSplit
 from loaders.arrays import Bool, Int64
+from loaders.device import on_device
 from loaders.order import flips
 from loaders.schedule import Schedule
 

@@ -840,10 +840,10 @@ def test_nothing_is_kept_of_a_busy_machine(quick, examined, shards, monkeypatch)
 
 
 def test_loader_that_fails_is_noted_and_the_others_go_on(quick, shards, monkeypatch):
-    def fail(self: object) -> None:
+    def fail(schedule: object) -> None:
         raise RuntimeError("out of luck\nat length")
 
-    monkeypatch.setattr("loaders._threads.ThreadedDecoder._slots", fail)
+    monkeypatch.setattr("loaders._threads.new_ring", fail)
     outcome = quick("--shards", shards)
     assert outcome.json["not_measured"]["turbo"] == "out of luck"
     assert outcome.json["advice"]["loader"] != "turbo"

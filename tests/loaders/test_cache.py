@@ -325,14 +325,6 @@ def copied_to_gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *words: None)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(_epoch.Made, "to", lambda made, *words, **more: made)
-    slot = _cached.CachedLoader._slot
-
-    def of_the_host(loader):
-        with monkeypatch.context() as patch:
-            patch.setattr(loader, "device", torch.device("cpu"))
-            return slot(loader)
-
-    monkeypatch.setattr(_cached.CachedLoader, "_slot", of_the_host)
 
 
 @pytest.mark.parametrize("images", [15, TRAIN])

@@ -114,14 +114,15 @@ def test_closing_ends_what_waits_for_its_epoch(name, shards):
     collect(loader.epoch(0, then=1))
     loader.close()
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        left, running = threads_and_processes()
-        # torch's and DALI's own helpers may stay; ours are daemons.
-        ours = {thread for thread in left - threads if thread.daemon}
-        if not ours and not running - processes:
-            return
+    while (left := begun_since(threads, processes)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    raise AssertionError((ours, running - processes))
+    assert left == set()
+
+
+def begun_since(threads, processes):
+    """What runs now and did not then; torch's and DALI's own threads are no daemons."""
+    now, running = threads_and_processes()
+    return {each for each in now - threads if each.daemon} | (running - processes)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n in ("turbo", "dali")])
