@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,9 +30,23 @@ class Browser:
         self.driver = driver
 
     def open(self, page: Path, size: tuple[int, int] = DESKTOP) -> None:
-        """Load a file at a window of that many CSS pixels."""
+        """Load a file at a window of that many CSS pixels.
+
+        By way of an empty page: where the same file was open, the driver may take the
+        old document for the new one, and return while that is still being parsed.
+        """
         self.resize(size)
-        self.driver.get(page.resolve().as_uri())
+        for address in ("about:blank", page.resolve().as_uri()):
+            self.driver.get(address)
+            self.wait_for(address)
+
+    def wait_for(self, address: str, seconds: float = 30) -> None:
+        """Until the page of that address is loaded as a whole."""
+        seen = "return [location.href, document.readyState]"
+        deadline = time.monotonic() + seconds
+        while (found := self.run(seen)) != [address, "complete"]:
+            assert time.monotonic() < deadline, f"{address} is not there: {found}"
+            time.sleep(0.02)
 
     def resize(self, size: tuple[int, int]) -> None:
         """Headless windows have a least width; emulated ones don't."""
