@@ -165,9 +165,12 @@ def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:
             with part("imports"):  # 1 s, not before an error
                 from fastretina.train.finish import finish
 
+            with part("checkpoints"):
+                state.wait_saved()
             return finish(state, data, loading, loop.check)
         except Interrupted:
             state.save()
+            state.wait_saved()
             raise KeyboardInterrupt(
                 f"saved at step {state.progress.step:,}; continue with "
                 f"fastretina train --resume {state.run.path}"

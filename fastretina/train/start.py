@@ -6,7 +6,7 @@ import errno
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import fields, replace
 from typing import TypedDict
 
@@ -153,8 +153,9 @@ def _begin(
                 )
             )
         state = TrainState(network, setup, run, loading.order)
-        state.save()  # so that there is something to resume from the first step on
-        yield state
+        with closing(state):
+            state.save()  # so that there is soon something to resume from
+            yield state
 
 
 def _starting_network(recipe: Recipe) -> tuple[nn.Module, str]:
@@ -195,20 +196,21 @@ def _resume(
         network = build_model(
             recipe.arch, "none" if begun else config.weights, recipe.seed
         )
-        state = TrainState(network, setup, run, loading.order)
-        if begun:
-            state.restore()
-        else:
-            state.save()
-        if ranks.first:
-            _record_changes(run, config, _changeable(options, setup, loading, decoding))
-            if not begun:
-                print(
-                    "note: no checkpoint was written yet: from the start",
-                    file=sys.stderr,
-                )
-        ranks.wait()  # for the config, which all of them read in the end
-        yield state
+        with closing(TrainState(network, setup, run, loading.order)) as state:
+            if begun:
+                state.restore()
+            else:
+                state.save()
+            if ranks.first:
+                changeable = _changeable(options, setup, loading, decoding)
+                _record_changes(run, config, changeable)
+                if not begun:
+                    print(
+                        "note: no checkpoint was written yet: from the start",
+                        file=sys.stderr,
+                    )
+            ranks.wait()  # for the config, which all of them read in the end
+            yield state
 
 
 class _Changeable(TypedDict):

@@ -19,6 +19,7 @@ from fastretina.nn.trained import save_weights
 from fastretina.nn.weights_file import evaluated_weights
 from fastretina.recipe import Phase
 from fastretina.run import LoggedEpoch, Run
+from fastretina.train.checkpoint_writer import CheckpointWriter
 from loaders.errors import RunError
 from loaders.order import rank_slice
 
@@ -170,6 +171,7 @@ class TrainState:
         # Of a checkpoint of an older version, it is not known.
         self._phase_start: checkpoint.NamedTensors | None = copy_weights(self.learner)
         self._saved_at = time.monotonic()
+        self._writer = CheckpointWriter()
 
     @property
     def phase(self) -> Phase:
@@ -245,12 +247,30 @@ class TrainState:
             self.begin_phase()
 
     def save(self, *, best: bool = False) -> None:
-        """Write ``last`` (and the best) so that a kill leaves the old or the new."""
+        """Have ``last`` (and the best) written, so that a kill leaves old or new.
+
+        Training may go on meanwhile: what is written is the state as it is now.
+
+        Raises:
+            OSError: the checkpoint before could not be written.
+        """
         self.sums.collect(self.setup, self.progress)
         if self.ranks.first:
             self._write(best)
-        self.ranks.wait()
         self._saved_at = time.monotonic()
+
+    def wait_saved(self) -> None:
+        """Wait, on all ranks, until all checkpoints are on the disk.
+
+        Raises:
+            OSError: one could not be written.
+        """
+        self._writer.wait()
+        self.ranks.wait()
+
+    def close(self) -> None:
+        """End the writing of checkpoints, that which has begun being finished."""
+        self._writer.close()
 
     def _write(self, best: bool) -> None:
         learner = self.learner
@@ -262,20 +282,24 @@ class TrainState:
             tensors |= checkpoint.prefixed("ema", average.module.state_dict())
         if self._phase_start and self.progress.epoch < self.recipe.epochs:
             tensors |= checkpoint.prefixed("start", self._phase_start)
+        tensors = self._writer.copy(tensors)
         state = {
             "progress": asdict(self.progress),
-            "changed": self.changed,
+            "changed": dict(self.changed),
             "rows": [asdict(row) for row in self.rows],
             "best": self.best and self.best.as_json(),
             "scaler": learner.scaler.state_dict(),
             "averaged": int(average.n_averaged) if average else 0,
             "order": self.order,
         }
-        if best:
-            assert self.best is not None
-            weights = evaluated_weights(tensors)
-            save_weights(self.run, weights, "best", self.best.epoch)
-        checkpoint.save(self.run.last, tensors, state)
+        run, best_epoch = self.run, self.best.epoch if best and self.best else None
+
+        def save() -> None:
+            if best_epoch is not None:
+                save_weights(run, evaluated_weights(tensors), "best", best_epoch)
+            checkpoint.save(run.last, tensors, state)
+
+        self._writer.write(save)
 
     def is_due(self, every_seconds: float) -> bool:
         """Whether it was so long ago that it was saved."""

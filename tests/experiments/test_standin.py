@@ -17,8 +17,8 @@ from small_runs import call
 from fastretina.experiments import command as experiments
 from fastretina.experiments import worker
 from fastretina.experiments.flags import Options
-from fastretina.nn import checkpoint
 from fastretina.nn.model import build_model, weights_sha256
+from fastretina.train.state import TrainState
 
 SMALL = ["--arch", "resnet18", "--images", 24, "--image-size", 64, "--threads", 1]
 
@@ -65,11 +65,12 @@ def stopping_child(pid: int, number: int, *parts: Any) -> None:
 
     Where it is not killed by that itself, it waits to be asked to stop.
     """
-    save = checkpoint.save
+    save = TrainState.save
 
-    def save_and_stop(*saved: Any) -> None:
+    def save_and_stop(state: TrainState) -> None:
         patch.undo()  # this time only
-        save(*saved)
+        save(state)
+        state.wait_saved()
         before, came = signal.getsignal(signal.SIGTERM), threading.Event()
         assert callable(before), "a run notes SIGTERM"
         signal.signal(signal.SIGTERM, lambda *_: came.set())
@@ -78,7 +79,7 @@ def stopping_child(pid: int, number: int, *parts: Any) -> None:
         before(signal.SIGTERM, None)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(checkpoint, "save", save_and_stop)
+    patch.setattr(TrainState, "save", save_and_stop)
     small_child(*parts)
 
 
