@@ -163,11 +163,21 @@ def _describe_mistake(path: Path) -> str | None:
         remedy = f"run 'fastretina shard {path} {out}' and name {out}"
     elif kind == "part of shards":
         remedy = f"name that folder, {path.parent}"
+    elif kind == "other" and _holds_tars(path):
+        return (
+            f"{path} holds tars without an index, not shards: run 'fastretina shard "
+            f"{path} new_shards', which makes shards of them, and name new_shards"
+        )
     elif kind in ("nothing", "other"):
         return None
     else:
         remedy = "name the folder that 'fastretina shard' has written"
     return f"{path} {describe_mistake(path)}, not shards: {remedy}"
+
+
+def _holds_tars(folder: Path) -> bool:
+    """Whether a folder holds tars, and not such as are being written there."""
+    return not (folder / ".progress").exists() and any(folder.glob("*.tar"))
 
 
 def _state(folder: Place) -> str:

@@ -210,7 +210,7 @@ def test_shard_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert "DATA SHARDS" in text
     assert "(default: 512)" in text
     assert "(default: all cores granted)" in text
-    assert "{course,kaggle,aptos,folders}" in text
+    assert "{course,kaggle,aptos,folders,tars}" in text
     for word in ("crop", "clahe", "graham", "quality 95", "pixels"):
         assert word in text
     assert "None" not in text

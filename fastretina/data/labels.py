@@ -15,21 +15,19 @@ Splits. What has no test split gets one by patient.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastretina.data.drawn import DEMO_NOTE
 from fastretina.data.keys import assign_keys
 from fastretina.data.layout_names import LAYOUTS, SPLIT_NOTE, TEST_SHARE
-from fastretina.data.layouts import (
-    Listing,
-    find_layout,
-    read_listing,
-)
+from fastretina.data.layouts import find_layout, read_listing
 from fastretina.data.left_out import LeftOutFiles, find_left_out, first_names
+from fastretina.data.listing import Listing
 from fastretina.data.patient_names import PatientEye, PatientSource
 from fastretina.data.patients import group_split
+from fastretina.data.tars import find_tars, read_tars
 from loaders.course import (
     COURSE_FILES,
     Listed,
@@ -147,6 +145,7 @@ def read_table(
     images: bool = True,
     allow_missing: bool = False,
     passed_over: Sequence[Path] = (),
+    unpack_to: Callable[[], Path] | None = None,
 ) -> SampleTable:
     """Read a folder of graded photographs, in any layout of ``layouts``.
 
@@ -159,7 +158,9 @@ def read_table(
         images: False takes the label files at their word (``path`` is then only where
             an image is expected). Grade folders are listed all the same.
         allow_missing: leave listed images that are missing out, with a warning.
-        passed_over: folders whose files are not counted as left out.
+        passed_over: folders whose files are neither read nor counted as left out.
+        unpack_to: makes an empty folder for the images of the layout ``tars``, which
+            can't be read without.
 
     Raises:
         LabelError: there is no such layout, or what it says is contradictory or
@@ -169,8 +170,11 @@ def read_table(
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise LabelError(f"{root} {what}; name the folder that holds the data set")
-    layout, source = find_layout(root, how.layout, how.labels)
-    listing = read_listing(layout, source, how.patients.column)
+    layout, source = find_layout(root, how.layout, how.labels, passed_over)
+    if layout == "tars":
+        listing = _read_tars(root, how, passed_over, unpack_to)
+    else:
+        listing = read_listing(layout, source, how.patients.column)
     rows, warnings = listing.rows, [*listing.warnings]
     if not rows:
         raise LabelError(f"{source} lists no image; a data set needs one at least")
@@ -200,18 +204,32 @@ def read_table(
         own_split=listing.splits is not None,
     )
     if images or layout == "folders":  # which were listed to be read at all
-        left_out = list_left_out(root, table, paths.values(), passed_over)
-        return replace(table, left_out=left_out)
+        taken = [*paths.values(), *listing.read]
+        left_out = list_left_out(root, table, taken, passed_over)
+        return replace(table, left_out=listing.left_out + left_out)
     return table
 
 
-def holds_labels(root: Path) -> bool:
-    """Whether a folder, or the one around it, holds labels in some layout."""
+def _read_tars(
+    root: Path,
+    how: LabelOptions,
+    passed_over: Sequence[Path],
+    unpack_to: Callable[[], Path] | None,
+) -> Listing:
+    if unpack_to is None:
+        raise LabelError(
+            f"{root} holds tars without an index: 'fastretina shard {root} new_shards' "
+            "makes shards of them; name new_shards"
+        )
+    return read_tars(root, find_tars(root, passed_over), unpack_to(), how.patients)
+
+
+def layout_in(root: Path) -> str | None:
+    """The layout of the labels that a folder, or the one around it, holds, if any."""
     try:
-        find_layout(root, None, None)
+        return find_layout(root, None, None)[0]
     except (LabelError, OSError):
-        return False
-    return True
+        return None
 
 
 def list_left_out(
@@ -248,7 +266,7 @@ def _read_eyes(
         LabelError: patients were named, and not one is found.
     """
     rows = listing.rows
-    eyes = [patients.read(row.name, listing.patients) for row in rows]
+    eyes = listing.eyes or [patients.read(row.name, listing.patients) for row in rows]
     named = patients.column is not None or patients.pattern is not None
     if named and not any(eye.known for eye in eyes):
         raise LabelError(

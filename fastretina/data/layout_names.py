@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Layout = Literal["course", "kaggle", "aptos", "folders"]
+Layout = Literal["course", "kaggle", "aptos", "folders", "tars"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 TEST_SHARE = 0.2  # of the patients, where the labels have no test split

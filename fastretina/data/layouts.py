@@ -5,12 +5,14 @@
     aptos     a CSV with the columns id_code, diagnosis         (APTOS 2019: train.csv)
     folders   a folder per grade, 0 to 4 or No_DR ... Proliferative, in ROOT or in
               ROOT/train, ROOT/test and ROOT/val
+    tars      WebDataset tars without an index, in ROOT or in folders below it
 
 Recognising. ROOT is looked at first, then its parent (for CSVs only); the nearer one
 that holds a layout decides. There the course's four files win over anything else, as
 nothing but the course is named like that; two other finds are an error. Among CSVs one
 with a usual name (trainLabels, train, labels) wins; Kaggle's sample submissions, which
-have the same columns and every grade 0, are never taken.
+have the same columns and every grade 0, are never taken. Tars count where ROOT holds no
+other layout and no photograph.
 
 Images in a val folder count as train, with a warning: the trainer holds out patients of
 its own to validate on.
@@ -21,12 +23,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from fastretina.data.layout_names import LAYOUTS
 from fastretina.data.left_out import first_names
+from fastretina.data.listing import Listing
+from fastretina.data.tars import find_tars
 from loaders.contents import describe_mistake, look_into
 from loaders.course import (
     COURSE_FILES,
@@ -56,31 +59,15 @@ _LOOKED_FOR = {
     "kaggle": "a CSV with the columns image and level",
     "aptos": "a CSV with the columns id_code and diagnosis",
     "folders": "a folder per grade: 0 to 4, or No_DR, Mild, ... Proliferative",
+    "tars": "WebDataset tars, *.tar, and no photographs",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What the labels say: N rows, and what else their layout knows already.
-
-    Attributes:
-        rows: name and grade of each image, in the order of the source.
-        splits: ``train`` or ``test`` for each row; None where the labels have no test
-            split.
-        paths: name to image file; None where the images are still to be found.
-        patients: name to the cell of the column of patients; None where none was named.
-        warnings: what was noticed, one line each.
-    """
-
-    rows: list[Listed]
-    splits: list[str] | None = None
-    paths: dict[str, Path] | None = None
-    patients: dict[str, str] | None = None
-    warnings: tuple[str, ...] = ()
-
-
 def find_layout(
-    root: Path, layout: str | None, labels: Path | None
+    root: Path,
+    layout: str | None,
+    labels: Path | None,
+    passed_over: Collection[Path] = (),
 ) -> tuple[str, Path]:
     """Find a data set's labels.
 
@@ -88,6 +75,7 @@ def find_layout(
         root: the data set's folder, or its image folder.
         layout: one of ``layout_names.LAYOUTS``; None recognises it.
         labels: the CSV to read; None looks for it.
+        passed_over: folders in which no tars are looked for.
 
     Returns:
         The layout, and the folder or file that it is read from.
@@ -102,6 +90,8 @@ def find_layout(
         layouts = _layouts_in(folder, wanted)
         if folder is root and "folders" in wanted and _grade_bases(root):
             layouts.append(("folders", root))
+        if folder is root and "tars" in wanted and not layouts:
+            layouts += [("tars", root)] if find_tars(root, passed_over) else []
         if "course" in dict(layouts):
             return "course", folder
         if len(layouts) > 1:

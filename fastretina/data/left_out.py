@@ -20,15 +20,23 @@ _UNREAD = frozenset(
 _NOT_READ = "in a format that is not read"
 _NO_IMAGE = "no images by their suffix"
 _DANGLING = "as they are links to nothing"
+# What is left out of tars and of them, by the reason.
+IN_TARS = {
+    "without an image": "sample",
+    "without a grade": "sample",
+    "with more than one image": "sample",
+    "without a graded photograph": "tar",
+}
+_WHAT = {_NO_IMAGE: "file", _DANGLING: "file", **IN_TARS}
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOutFiles:
-    """Files of a folder that are not taken, for one reason.
+    """Files of a folder, or samples of its tars, that are not taken, for one reason.
 
     Attributes:
         reason: why, in words that follow a comma.
-        names: their paths below the folder, in order.
+        names: their paths below the folder, in order; a sample's name after its tar's.
     """
 
     reason: str
@@ -37,7 +45,7 @@ class LeftOutFiles:
     def describe(self, folder: Path) -> str:
         """The count, the reason and the first names, in a line."""
         number = len(self.names)
-        what = "image" if self.reason not in (_NO_IMAGE, _DANGLING) else "file"
+        what = _WHAT.get(self.reason, "image")
         files = f"{number:,} {what}{'' if number == 1 else 's'}"
         if self.reason == _NOT_READ:
             kinds = Counter(suffix_of(name) for name in self.names).most_common()

@@ -3,6 +3,7 @@
     fastretina shard data/ shards/
 
       source file                     10_left.jpeg, and its grade by the label files
+           |                          (data.tars unpacks it, where it lies in a tar)
            |   data.prepare           decode every bit; bad ones go to the quarantine
            |   data.prepare           turn upright, as EXIF says
            |   data.preprocess        crop, resize, CLAHE, Graham, where asked for
@@ -69,7 +70,9 @@ class Options:
     """Flags of ``fastretina shard``.
 
     Attributes:
-        data: Folder with the photographs and their labels.
+        data: Folder with the photographs and their labels, or with WebDataset tars of
+            both (KEY.jpg, KEY.cls), which take their room once more until SHARDS
+            is written.
         shards: Folder to write to.
         verify: Instead of writing, read these shards again and check every byte and
             image.
@@ -195,6 +198,7 @@ def write(options: Options) -> dict[str, object]:
         from fastretina.shard.data_set import write_data_set
         from fastretina.shard.plan import ShardOptions, plan_shards
         from fastretina.shard.source_folder import SourceFolder
+        from fastretina.shard.unpacking import UnpackFolder
 
     assert options.data is not None  # __post_init__ has seen to both
     assert options.shards is not None
@@ -206,27 +210,32 @@ def write(options: Options) -> dict[str, object]:
         test_share=options.test_share,
         seed=options.seed,
     )
-    source = SourceFolder.read(
-        options.data, how, options.shards, allow_missing=options.allow_missing
-    )
-    for warning in source.warnings():
-        print(f"warning: {warning}", file=sys.stderr)
-    shard_options = ShardOptions(
-        samples_per_shard=options.samples_per_shard,
-        seed=options.seed,
-        steps=options.steps,
-        size=options.size,
-    )
-    tasks = plan_shards(source.table, options.shards, shard_options)
-    try:
-        data_set = write_data_set(
-            tasks,
-            source.describe(options.source),
-            workers=options.workers,
-            overwrite=options.overwrite,
+    with UnpackFolder(options.shards) as unpack:
+        source = SourceFolder.read(
+            options.data,
+            how,
+            options.shards,
+            allow_missing=options.allow_missing,
+            unpack_to=unpack.make,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on where it was") from None
+        for warning in source.warnings():
+            print(f"warning: {warning}", file=sys.stderr)
+        shard_options = ShardOptions(
+            samples_per_shard=options.samples_per_shard,
+            seed=options.seed,
+            steps=options.steps,
+            size=options.size,
+        )
+        tasks = plan_shards(source.table, options.shards, shard_options)
+        try:
+            data_set = write_data_set(
+                tasks,
+                source.describe(options.source),
+                workers=options.workers,
+                overwrite=options.overwrite,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on where it was") from None
     said = data_set.manifest.origin.source
     if options.source not in (None, said):
         print(

@@ -115,7 +115,7 @@ def write_data_set(
         manifest = _finished(folder, identity)  # which may be on a read-only disk
         if manifest is not None:
             return DataSet(manifest, 0, 0)
-    _refuse_other_folder(folder)
+    refuse_other_folder(folder)
     progress.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(progress / "lock", timeout=0):
@@ -153,7 +153,7 @@ def _write(
             shutil.rmtree(folder / PROGRESS)
 
 
-def _refuse_other_folder(folder: Path) -> None:
+def refuse_other_folder(folder: Path) -> None:
     """Let shards be written only to what is new, empty, or a folder of shards.
 
     A run has a ``test.parquet``, too, so an index without shards is somebody else's.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastretina.data.drawn import count_drawn
-from fastretina.data.labels import LabelOptions, SampleTable, holds_labels, read_table
+from fastretina.data.labels import LabelOptions, SampleTable, layout_in, read_table
+from fastretina.data.patient_names import PatientSource
+from fastretina.shard.plan import PROGRESS
 from loaders.errors import LabelError
 from loaders.shards import MANIFEST, Origin
 
@@ -28,9 +30,22 @@ class SourceFolder:
 
     @classmethod
     def read(
-        cls, data: Path, how: LabelOptions, shards: Path, *, allow_missing: bool
+        cls,
+        data: Path,
+        how: LabelOptions,
+        shards: Path,
+        *,
+        allow_missing: bool,
+        unpack_to: Callable[[], Path],
     ) -> SourceFolder:
         """Read a folder whose shards are to be written to another one.
+
+        Args:
+            data: the folder.
+            how: its labels are to be read.
+            shards: the other folder.
+            allow_missing: leave listed images that are missing out.
+            unpack_to: makes a folder for the images, where they lie in tars.
 
         Raises:
             LabelError: there is no table to be made of it; most of all where the two
@@ -41,14 +56,24 @@ class SourceFolder:
                 f"{data} holds shards: DATA, the folder named first, must hold the "
                 "photographs; SHARDS, the second, is written"
             )
+        if (data / PROGRESS / "plan.json").is_file():
+            raise LabelError(
+                f"{data} holds shards that are not finished: the command that began "
+                "them goes on where it was"
+            )
         try:
             table = read_table(
-                data, how, allow_missing=allow_missing, passed_over=[shards]
+                data,
+                how,
+                allow_missing=allow_missing,
+                passed_over=[shards],
+                unpack_to=unpack_to,
             )
         except LabelError:
-            if not shards.is_dir() or not holds_labels(shards):
+            # Tars may be shards that were begun there.
+            if not shards.is_dir() or layout_in(shards) in (None, "tars"):
                 raise
-            if data.is_dir() and holds_labels(data):
+            if data.is_dir() and layout_in(data):
                 raise
             raise LabelError(
                 f"DATA and SHARDS must stand the other way round: {shards} holds "
@@ -66,17 +91,27 @@ class SourceFolder:
             some = f"{unknown:,} of " if unknown < total else "all "
             yield (
                 f"the patients of {some}{total:,} photographs can't be identified from "
-                f"{self.how.patients.describe()}, so a patient may be in train and in "
+                f"{self._patients_from()}, so a patient may be in train and in "
                 "test; --patient-column or --patient-pattern says who is whose"
             )
         if shared := table.patients_in_both:
             test = [sample for sample in table.samples if sample.split == "test"]
             leaking = sum(sample.patient in shared for sample in test)
+            remedy = f"fastretina audit {self.data} --fix fixed writes"
+            if table.layout == "tars":
+                remedy = "under names that tell none, the same tars get"
             yield (
                 f"{leaking:,} of {len(test):,} test photographs are of patients who "
-                "are in train, too, so a score is partly memory; "
-                f"fastretina audit {self.data} --fix fixed writes a split by patient"
+                f"are in train, too, so a score is partly memory; {remedy} a split by "
+                "patient"
             )
+
+    def _patients_from(self) -> str:
+        """What identifies the patients, in words that follow "from"."""
+        patients = self.how.patients
+        if self.table.layout == "tars" and patients == PatientSource():
+            return f"the tars' .json and {patients.describe()}"
+        return patients.describe()
 
     def summary(self) -> dict[str, object]:
         """Its part of the JSON line."""
@@ -94,7 +129,7 @@ class SourceFolder:
             layout=table.layout,
             listed=len(table.samples),
             drawn=count_drawn(sample.path for sample in table.samples),
-            patients=self.how.patients.describe(),
+            patients=self._patients_from(),
         )
         return {
             **asdict(origin),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,6 +276,7 @@ import os, shutil, sys
 from pathlib import Path
 from fastretina.shard import command as shard, data_set, verify  # before the forks
 import pyarrow.parquet
+import webdataset
 
 start, folder, data, overwrite = sys.argv[1:]
 start, folder = Path(start), Path(folder)
@@ -356,11 +358,17 @@ print("points:", number - 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["nothing", "another data set"])
+@pytest.mark.parametrize("before", ["nothing", "another data set", "tars"])
 def test_killed_before_every_single_step(
     before: str, make_course, tmp_path: Path
 ) -> None:
     data, start = make_course(tmp_path / "data", 7, 3, 16), tmp_path / "start"
+    if before == "tars":
+        assert shard.main([str(data), str(tmp_path / "shards")]) == 0
+        data = tmp_path / "tars"
+        data.mkdir()
+        for tar in tars(tmp_path / "shards"):
+            shutil.copy(tar, data)
     if before == "another data set":
         other = make_course(tmp_path / "other", 14, 3, 16)
         flags = ["--workers=1", "--samples-per-shard=3"]
@@ -375,3 +383,77 @@ def test_killed_before_every_single_step(
     assert done.returncode == 0, done.stderr
     points = int(done.stdout.rpartition(":")[2])
     assert points >= 40, "so many steps are worth a kill"
+
+
+# Tars without an index: unpacked first, and again after a kill
+
+
+@pytest.fixture(scope="module")
+def unindexed(whole: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory):
+    """The tars of a data set, and nothing else."""
+    folder = tmp_path_factory.mktemp("unindexed")
+    for name, content in whole.items():
+        if name.endswith(".tar"):
+            (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    unindexed: Path, tmp_path_factory: pytest.TempPathFactory, read_folder: Read
+) -> dict[str, bytes]:
+    """What an uninterrupted run makes of them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert shard.main(words(unindexed, folder, workers=1)) == 0
+    return read_folder(folder)
+
+
+@pytest.mark.parametrize("moment", ["unpacking", "unpacked", "third shard", "manifest"])
+def test_killed_over_tars(
+    moment: str,
+    unindexed: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    read_folder: Read,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, folder = unindexed, tmp_path / "out"
+    unpacked = folder / ".unpacked.part"
+    happened: dict[str, Callable[[], object]] = {
+        "unpacking": lambda: len(list(unpacked.glob("images/*"))) > 50,
+        "unpacked": (folder / ".progress" / "plan.json").exists,
+        "third shard": lambda: len(tars(folder)) >= 3,
+        "manifest": (folder / "manifest.json").exists,
+    }
+    with started(data, folder, 2) as process:
+        wait_until(happened[moment], process)
+        process.kill()
+        code = process.wait()
+    if moment != "manifest":  # at which it may just have ended
+        assert code == -signal.SIGKILL
+        assert list(unpacked.glob("images/*"))
+        check_interrupted(folder, undisturbed)
+    capsys.readouterr()
+    assert shard.main(words(data, folder, 1)) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["samples"] == 600
+    if moment == "third shard":
+        assert result["shards_written"] < NUM_SHARDS
+    assert read_folder(folder) == undisturbed
+
+
+@pytest.mark.parametrize("moment", ["unpacking", "third shard"])
+def test_ctrl_c_over_tars(moment: str, unindexed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    unpacked = folder / ".unpacked.part"
+    with started(unindexed, folder, 2) as process:
+        if moment == "unpacking":
+            wait_until(lambda: len(list(unpacked.glob("images/*"))) > 50, process)
+        else:
+            wait_until(lambda: len(tars(folder)) >= 3, process)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("interrupted")
+    assert not unpacked.exists()
+    assert folder.exists() == (moment == "third shard")

@@ -98,7 +98,7 @@ CHOICES = {
         "--head-batchnorm": "train,eval",
         "--amp": "auto,bf16,fp16,off",
     },
-    shard: {"--layout": "course,kaggle,aptos,folders"},
+    shard: {"--layout": "course,kaggle,aptos,folders,tars"},
     evaluate: {
         "--split": "test,train",
         "--loader": LOADER,
@@ -112,7 +112,7 @@ CHOICES = {
         "--loader": LOADER,
         "--on-corrupt": "raise,skip",
     },
-    audit: {"--layout": "course,kaggle,aptos,folders"},
+    audit: {"--layout": "course,kaggle,aptos,folders,tars"},
     parity: {
         "--loader": LOADER,
         "--on-corrupt": "raise,skip",
