@@ -53,6 +53,8 @@ def match(data: Path, shards: str, labels: Path | None) -> MatchedData:
     manifest = read_manifest(place(shards))
     source = manifest.raw.get("source") or {}
     layout = source.get("layout") if labels is None else None
+    if layout == "tars":  # of which the folder holds the photographs
+        layout = None
     how = LabelOptions(layout=layout, labels=labels)
     table = read_table(data, how, allow_missing=True)
     samples = {sample.key: sample for sample in table.samples}

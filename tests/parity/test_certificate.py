@@ -231,6 +231,18 @@ def test_shards_preprocessed_in_another_way(
     assert set(faults(certifies(course, made))) == {"differs"}
 
 
+def test_shards_of_the_tars_of_other_shards(
+    course: Path, shards: Path, tmp_path: Path, certifies: Certifies
+):
+    """Whose photographs lie in another layout."""
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for tar in shards.glob("*.tar"):
+        shutil.copy(tar, tars)
+    made = sharded(tars, tmp_path / "shards")
+    assert summary(certifies(course, made))["exact"] is True
+
+
 @pytest.mark.parametrize("drawn", [("--seed", 5), ("--test-share", 0.5)])
 def test_split_that_was_drawn_when_sharding(
     drawn: tuple[object, ...], course: Path, tmp_path: Path, certifies: Certifies
