@@ -151,7 +151,7 @@ def test_killed_after_a_while(
         before = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
-        end = time.monotonic() + 2
+        end = time.monotonic() + 20
         while any(map(alive, before)):
             assert time.monotonic() < end, "an orphan lives on"
             time.sleep(0.01)
