@@ -40,6 +40,7 @@ _MOST_IMAGES = 4  # to a part
 
 # Seconds, some of the time that it takes to wake a thread and hand it Python's lock.
 _QUICK = 100e-6
+_SLOW_PARTS = 4  # one alone may have been interrupted
 
 
 class ThreadedDecoder:
@@ -146,14 +147,14 @@ class _Todo:
             for _ in range(workers)
         ]
         self._not_begun = deque(self._threads)
-        self._quick = False  # the last part that anyone has made was
+        self._slow_parts = _SLOW_PARTS  # made one after the other, up to now
         self._stopped = False
 
     def add(self, job: _Job) -> None:
         """Have a batch made."""
         self._parts.extend([(job, part) for part in job.divide(self._part_size)])
         num_begun = len(self._threads) - len(self._not_begun)
-        if not self._quick or len(self._idle) == num_begun:
+        if self._slow_parts >= _SLOW_PARTS or len(self._idle) == num_begun:
             self._call_one()
 
     def stop(self) -> None:
@@ -198,7 +199,8 @@ class _Todo:
             job, part = next_part
             begun = perf_counter()
             job.make(part, decode)
-            self._quick = perf_counter() - begun < _QUICK
+            quick = perf_counter() - begun < _QUICK
+            self._slow_parts = 0 if quick else self._slow_parts + 1
             del job, next_part  # not to be kept while the next one is waited for
 
     def _next_part(self) -> tuple[_Job, range] | None:
@@ -207,7 +209,7 @@ class _Todo:
             job, part = self._parts.popleft()
         except IndexError:
             return None
-        if self._parts and not self._quick:
+        if self._parts and self._slow_parts >= _SLOW_PARTS:
             try:
                 self._call_one()
             except Exception as error:  # no more threads can be had
