@@ -445,3 +445,21 @@ def test_who_waits_for_a_stream_hears_that_it_has_ended(gated):
         gate.release(10_000)
         stopper.join(20)
         assert not stopper.is_alive()
+
+
+def test_who_waits_for_a_shard_hears_that_it_cannot_be_read(gated, monkeypatch):
+    _, stream, gate = gated
+
+    def breaks(self, room):
+        self.gate.acquire()
+        raise OSError("it broke")
+
+    monkeypatch.setattr(Gated, "readinto", breaks)
+    reading = stream.reading(np.arange(10), verify=True)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(reading.read, n) for n in (9, 3)]
+        time.sleep(0.05)  # both wait by now, or will find it broken
+        gate.release(2)
+        for one in waiting:
+            with pytest.raises(ShardError, match=r"train-000000\.tar .* \(it broke\)"):
+                one.result(20)
