@@ -22,12 +22,15 @@ class Round(NamedTuple):
         first_seconds: time until the first batch had, s.
         pause_seconds: time that a consumer waited between two epochs, s; ``None`` where
             that is not what is measured.
+        wait_seconds: what it waited for a batch within an epoch, or longer, a quarter
+            of the times, s.
     """
 
     images: int
     seconds: float
     first_seconds: float
     pause_seconds: float | None = None
+    wait_seconds: float | None = None
 
 
 class Runner(Protocol):
@@ -134,6 +137,9 @@ class EntrantResult:
         if pauses:
             row["pause_ms"] = round(median(pauses) * 1e3, 2)
             row["longest_pause_ms"] = round(max(pauses) * 1e3, 2)
+        waits = [w for timed in self.rounds if (w := timed.wait_seconds) is not None]
+        if waits:
+            row["wait_ms"] = round(median(waits) * 1e3, 2)
         if self.cold is not None:
             speed = self.cold.images / self.cold.seconds
             row["cold_images_per_second"] = round(speed, 2)

@@ -70,6 +70,8 @@ class EntrantRow(_Measured, Setup, total=False):
         shares: share of the ceiling, round by round.
         pause_ms: median wait of a consumer between two epochs, ms.
         longest_pause_ms: the longest of these waits, ms.
+        wait_ms: what it waits within an epoch, for a quarter of the batches at least,
+            ms.
         cold_images_per_second: speed of a round with nothing in the page cache,
             images/s.
         cold_first_batch_seconds: time from opening to the first batch in that round, s.
@@ -83,6 +85,7 @@ class EntrantRow(_Measured, Setup, total=False):
     shares: list[float]
     pause_ms: float
     longest_pause_ms: float
+    wait_ms: float
     cold_images_per_second: float
     cold_first_batch_seconds: float
 

@@ -13,7 +13,9 @@ _ABOUT = {
     "machinery": "Images of 16 pixels that nobody decodes, so that what is left is "
     "reading, planning, handing out and mirroring; no ceiling is known.",
     "pause": "From the request after an epoch's last batch to the next epoch's first, "
-    "for a consumer that sleeps 30 ms on each batch; medians, with the longest.",
+    "for a consumer that sleeps 30 ms on each batch; medians, with the longest. Beside "
+    "it what the same consumer waits within an epoch, for a quarter of the batches at "
+    "least: a pause that is no longer is no pause, but a loader slower than 30 ms.",
 }
 _CEILING_TURNS = dict.fromkeys(
     ("step", "cache", "verify", "intervals"), "which takes its turn in each round"
@@ -27,7 +29,8 @@ def summary(run: BenchmarkRun) -> str:
         ceiling = ceiling_of(line)
         text.append(f"\n{line}{f' (ceiling: {ceiling})' if ceiling else ''}\n")
         text += [
-            f"  {row['entrant']:<44} {_pause(row) or _speed(row):>24} {_share(row)}\n"
+            f"  {row['entrant']:<44} {_pause(row) or _speed(row):>24} "
+            f"{_share(row) or _wait(row)}\n"
             for row in rows
         ]
     missed = [f"  {_describe_target(target)}\n" for target in targets(run)]
@@ -113,6 +116,10 @@ def _pause(row: EntrantRow) -> str:
     return f"{row['pause_ms']:,.1f} ms (at most {row['longest_pause_ms']:,.1f})"
 
 
+def _wait(row: EntrantRow) -> str:
+    return f"{row['wait_ms']:,.1f} ms within" if "wait_ms" in row else ""
+
+
 def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1e3:,.0f} ms"
 
@@ -129,6 +136,7 @@ def _cold(row: EntrantRow) -> str:
 
 _COLUMNS: dict[str, Callable[[EntrantRow], str]] = {
     "pause": _pause,
+    "within an epoch": lambda row: _wait(row).removesuffix(" within"),
     "images/s": _speed,
     "of the ceiling": _share,
     "CPU per image": lambda row: f"{row['cpu_ms_per_image']:.2f} ms",

@@ -193,8 +193,8 @@ class EpochLoader:
         self, plan: Plan, images: torch.Tensor, failures: Sequence[Failure] = ()
     ) -> Made:
         """The batch of a decoded plan, without the images that failed."""
-        failures = sorted(failures, key=itemgetter(0))  # by place
         if failures:
+            failures = sorted(failures, key=itemgetter(0))  # by place
             kept = np.ones(len(plan.rows), np.bool_)
             kept[[place for place, _ in failures]] = False
             plan = Plan(plan.rows[kept], plan.flips[kept])

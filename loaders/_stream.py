@@ -10,7 +10,8 @@ for it comes to one for each sample, which kept 16 threads at 0.11 of what they 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Sequence
 from http.client import HTTPException
 from typing import BinaryIO, NamedTuple
 
@@ -52,8 +53,10 @@ class EpochStream:
         self._shards = {shard.number: shard for shard in shards}
         self._todo = deque(shards)
         self._asked = 0  # rows that have been asked for
-        self._stopped = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # held for a change, and for a look before a wait
+        self._may_begin = threading.Condition(self._lock)  # awaited by one that reads
+        self._waiting: list[_Waiting] = []
+        self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, daemon=True)
             for _ in range(min(threads, len(shards)))
@@ -66,9 +69,10 @@ class EpochStream:
 
     def stop(self) -> None:
         """End the threads after the piece that they are at; let go of the bytes."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+        with self._lock:
+            self._stopped.set()
+            self._may_begin.notify_all()
+            self._let_go(list(self._waiting))
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
@@ -83,14 +87,16 @@ class EpochStream:
         and ``LoaderError`` where the stream has been stopped.
         """
         split = self._split
-        shards = self._ask_for(split.places_of(rows).shard)
-        samples = _indexed_samples(split, rows)
+        places = split.places_of(rows)
+        shards = self._ask_for(places.shard.tolist())
+        samples = _indexed_samples(split, rows, places)
         sums = split.checksums(rows) if verify else None
 
         def read(place: int) -> Jpeg:
             shard, sample = shards[place], samples[place]
-            self._wait_for(shard, sample.end)
-            jpeg = shard.cut(sample.start, sample.start + sample.size)
+            if shard.end_read < sample.end:
+                self._wait_for(shard, sample.end)
+            jpeg = shard.cut(sample.start, sample.stop)
             fault = sample.fault_in(shard) if verify else None
             if fault is None and sums is not None and crc32c(jpeg) != sums[place]:
                 fault = DAMAGED
@@ -100,38 +106,56 @@ class EpochStream:
 
         return Reading(read, split.components(rows))
 
-    def _ask_for(self, numbers: Int64) -> list[_StreamedShard]:
+    def _ask_for(self, numbers: list[int]) -> list[_StreamedShard]:
         """The shards of the next rows, by their numbers; each is begun by now."""
-        with self._changed:
-            if self._stopped:
+        with self._lock:
+            if self._stopped.is_set():
                 raise LoaderError("the epoch has ended")
-            shards = [self._shards[number] for number in numbers.tolist()]
+            shards = [self._shards[number] for number in numbers]
             self._asked += len(shards)
-            for number, count in zip(
-                *np.unique(numbers, return_counts=True), strict=True
-            ):
+            for number, count in Counter(numbers).items():
                 shard = self._shards[number]
                 shard.rows_left -= count
                 if not shard.rows_left:  # those batches and its reader hold it now
                     del self._shards[number]
-            if self._todo and self._may_begin():
-                self._changed.notify_all()
+            self._wake_a_reader()
         return shards
 
     def _wait_for(self, shard: _StreamedShard, end: int) -> None:
         """Wait until a shard has been read up to a place in its tar."""
-        if shard.end_read >= end:
-            return
-        with self._changed:
-            while shard.end_read < end:
-                if self._stopped:
-                    raise LoaderError("the epoch has ended")
-                if shard.error is not None:
-                    raise shard.error
-                self._changed.wait()
+        waiting = _Waiting(shard, end, threading.Lock())
+        with self._lock:
+            if not waiting.is_over and not self._stopped.is_set():
+                waiting.lock.acquire()
+                self._waiting.append(waiting)
+        with waiting.lock:
+            pass
+        if shard.end_read < end:
+            raise shard.error or LoaderError("the epoch has ended")
 
-    def _may_begin(self) -> bool:
-        return self._todo[0].first_place <= self._asked + self._ahead
+    def _tell(self, shard: _StreamedShard, news: int | Exception) -> None:
+        """Tell those who wait for a shard how far it has come, or why it won't."""
+        with self._lock:
+            if isinstance(news, Exception):
+                shard.error = news
+            else:
+                shard.end_read = news
+            self._let_go([one for one in self._waiting if one.is_over])
+
+    def _let_go(self, waiting: Sequence[_Waiting]) -> None:
+        for one in waiting:
+            self._waiting.remove(one)
+            one.lock.release()
+
+    def _has_begin(self) -> bool:
+        return bool(self._todo) and (
+            self._todo[0].first_place <= self._asked + self._ahead
+        )
+
+    def _wake_a_reader(self) -> None:
+        """Wake one thread where there is a shard to begin with."""
+        if self._has_begin():
+            self._may_begin.notify()
 
     def _work(self) -> None:
         """Read one shard after the other."""
@@ -139,18 +163,18 @@ class EpochStream:
             try:
                 self._read(shard)
             except Exception as error:  # for those who wait for its samples
-                with self._changed:
-                    shard.error = error
-                    self._changed.notify_all()
+                self._tell(shard, error)
             del shard  # not to be kept while the next one is waited for
 
     def _next_shard(self) -> _StreamedShard | None:
-        with self._changed:
-            while self._todo and not self._stopped and not self._may_begin():
-                self._changed.wait()
-            if self._stopped or not self._todo:
+        with self._lock:
+            while self._todo and not self._stopped.is_set() and not self._has_begin():
+                self._may_begin.wait()
+            if self._stopped.is_set() or not self._todo:
                 return None
-            return self._todo.popleft()
+            shard = self._todo.popleft()
+            self._wake_a_reader()
+            return shard
 
     def _read(self, shard: _StreamedShard) -> None:
         """Read what is needed of a shard.
@@ -164,7 +188,7 @@ class EpochStream:
             raise ShardError(f"{path}: the index points out of it; shard again")
         remote = isinstance(self._split.folder, Url)
         for attempt in range(_ATTEMPTS if remote else 1):
-            if attempt and self._has_ended(_PAUSE * attempt):
+            if attempt and self._stopped.wait(_PAUSE * attempt):
                 return
             try:
                 with self._split.open_shard(shard.number) as stream:
@@ -177,11 +201,6 @@ class EpochStream:
                 failure = ShardError(f"{path} cannot be read ({reason})")
         raise failure
 
-    def _has_ended(self, seconds: float) -> bool:
-        """Whether the epoch ends while this waits."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._stopped, seconds)
-
     def _read_pieces(self, stream: BinaryIO, shard: _StreamedShard) -> None:
         """Go on with a shard from where its reading has come to.
 
@@ -191,7 +210,7 @@ class EpochStream:
         place = 0
         if stream.seekable():
             place = stream.seek(shard.end_read)
-        while not self._stopped and place < shard.end:
+        while not self._stopped.is_set() and place < shard.end:
             piece = shard.room(place)
             num_read = stream.readinto(piece)  # type: ignore[attr-defined]
             if not num_read:
@@ -199,9 +218,7 @@ class EpochStream:
                 raise OSError(f"it ends after {place:,} of {size:,} bytes")
             place += num_read
             if place > shard.end_read:
-                with self._changed:
-                    shard.end_read = place
-                    self._changed.notify_all()
+                self._tell(shard, place)
 
 
 class _StreamedShard:
@@ -235,6 +252,10 @@ class _StreamedShard:
             self._bytes = np.empty(self.end - self.start, np.uint8).data
         return self._bytes[place - self.start :][:_PIECE]
 
+    def byte(self, place: int) -> int:
+        """The byte at a place of the tar, which has been read."""
+        return self._bytes[place - self.start]
+
     def cut(self, start: int, end: int) -> memoryview:
         """The bytes between two places of the tar, which have been read."""
         return self._bytes[start - self.start : end - self.start]
@@ -260,46 +281,65 @@ def _grade_places(places: JpegPlaces) -> Int64:
     return places.offset + -(-places.size // BLOCK) * BLOCK + BLOCK
 
 
+class _Waiting(NamedTuple):
+    """A thread that waits until a shard has been read up to a place in its tar."""
+
+    shard: _StreamedShard
+    end: int
+    lock: threading.Lock  # held until its waiting is over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.shard.end_read >= self.end or self.shard.error is not None
+
+
 class _IndexedSample(NamedTuple):
-    """What the index says of a sample, and where it must be in the tar."""
+    """What the index says of a sample, and where it must be in the tar.
+
+    Attributes:
+        key: its name.
+        grade: 0 to 4.
+        start: where its JPEG begins.
+        stop: where that ends.
+        end: where its grade does, a digit and the last of what is looked at.
+    """
 
     key: str
     grade: int
     start: int
-    size: int
-    grade_place: int
-
-    @property
-    def end(self) -> int:
-        """Where the last of what is looked at ends."""
-        return self.grade_place + 1
+    stop: int
+    end: int
 
     def fault_in(self, shard: _StreamedShard) -> str | None:
         """What is not as the index says, if anything is."""
-        name = f"{self.key}.jpg\0".encode()
-        header = shard.cut(self.start - BLOCK, self.start)
-        if header[: len(name)] != name:
+        header = bytes(shard.cut(self.start - BLOCK, self.start))
+        if not header.startswith(b"%b.jpg\0" % self.key.encode()):
             return "it is not where the index says"
-        if header[_SIZE] != b"%011o" % self.size:
-            return f"its size is another than the {self.size:,} bytes of the index"
-        grade = shard.cut(self.grade_place, self.end)[0]
-        if grade != ord("0") + self.grade:
+        size = self.stop - self.start
+        if not header.startswith(b"%011o" % size, _SIZE_PLACE):
+            return f"its size is another than the {size:,} bytes of the index"
+        grade = shard.byte(self.end - 1)
+        if grade != _ZERO + self.grade:
             return f"its grade is {chr(grade)}, the index says {self.grade}"
         return None
 
 
-_SIZE = slice(124, 135)  # of a member, in its header
+_SIZE_PLACE = 124  # of a member, in its header
+_ZERO = ord("0")
 
 
-def _indexed_samples(split: ShardSplit, rows: Int64) -> list[_IndexedSample]:
-    places = split.places_of(rows)
+def _indexed_samples(
+    split: ShardSplit, rows: Int64, places: JpegPlaces
+) -> list[_IndexedSample]:
+    keys = split.keys
     return list(
         map(
             _IndexedSample,
-            [split.keys[row] for row in rows.tolist()],
+            [keys[row] for row in rows.tolist()],
             split.labels[rows].tolist(),
             places.offset.tolist(),
-            places.size.tolist(),
-            _grade_places(places).tolist(),
+            (places.offset + places.size).tolist(),
+            (_grade_places(places) + 1).tolist(),
         )
     )

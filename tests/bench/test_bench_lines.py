@@ -18,6 +18,7 @@ import loaders.decode
 from bench import machinery, pause, plots, tables
 from bench.bench_batch import _sweep
 from bench.data import NO_DATA
+from bench.entrant import Entrant, EntrantResult
 from bench.ours import LoaderSetting, open_loader
 from bench.scaling import sweep, threads_up_to
 from bench.targets import targets
@@ -175,6 +176,27 @@ def test_pause_is_from_an_epochs_end_to_the_next_ones_first_batch():
         assert timed.images == 3 * 4
         # Neither the waits within the epoch nor the work on a batch belong to it.
         assert 0.05 <= timed.pause_seconds < timed.seconds - 3 * 0.03 - 2 * 0.02 + 1e-3
+        assert timed.wait_seconds >= 0.02
+
+
+def test_waits_within_an_epoch_are_those_of_its_slower_batches():
+    """Two processes that make a batch each have it done at the same time."""
+
+    class Pairs(Slow):
+        def epoch(self, number: int, *, then: int | None = None) -> Iterator[Batch]:
+            for step in range(9):
+                time.sleep(0.1 if step % 2 else 0.0)
+                rows = torch.arange(4)
+                yield Batch(torch.zeros(4, 1, 1, 3, dtype=torch.uint8), rows, rows)
+
+    runner = pause.PacedRunner(Pairs(0.0), Right(), pace=0.0)
+    runner.check()
+    timed = runner.run_round(0)
+    assert timed.wait_seconds >= 0.1
+    result = EntrantResult(Entrant("one", open))
+    result.rounds += [timed, timed._replace(wait_seconds=0.4)] * 2
+    row = result.row("pause")
+    assert row["wait_ms"] == pytest.approx((timed.wait_seconds + 0.4) / 2 * 1e3, 1e-3)
 
 
 def test_epoch_that_ends_late_is_part_of_the_pause():
@@ -222,7 +244,7 @@ def some_lines() -> dict[str, Any]:
                 threads_row("scaling", name, threads, speed, **ceiling, **shares)
             )
     for name, ms in (("turbo", 12.0), ("webdataset", 40.0), ("pil", 300.0)):
-        more = {"pause_ms": ms, "longest_pause_ms": 2 * ms}
+        more = {"pause_ms": ms, "longest_pause_ms": 2 * ms, "wait_ms": ms / 3}
         rows.append(row("pause", name, 900.0, **more))
     for one in rows:
         if one["line"] != "scaling":
@@ -281,8 +303,8 @@ def test_rows_with_one_ceiling_for_all_threads_are_not_judged():
 def test_table_of_pauses_has_no_speed_and_the_shortest_first():
     text = tables.markdown(some_lines())
     part = text.partition("## The pause between two epochs")[2].partition("\n## ")[0]
-    assert "|  | pause | CPU per image | pixels |" in part
-    assert "| **turbo** | 12.0 ms (at most 24.0) |" in part
+    assert "|  | pause | within an epoch | CPU per image | pixels |" in part
+    assert "| **turbo** | 12.0 ms (at most 24.0) | 4.0 ms |" in part
     assert part.index("**turbo**") < part.index("**webdataset**") < part.index("**pil")
     assert "Ceiling" not in part
     assert "sleeps 30 ms" in part
@@ -291,7 +313,7 @@ def test_table_of_pauses_has_no_speed_and_the_shortest_first():
     assert "no ceiling is known" in part
     said = tables.summary(some_lines())
     assert "\nmachinery\n" in said
-    assert "12.0 ms (at most 24.0)" in said
+    assert "12.0 ms (at most 24.0) 4.0 ms within" in said
 
 
 def test_plots_of_threads_are_written(tmp_path: Path):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loaders import LoaderConfig, open_split
 from loaders.order import (
     AUGMENT,
     HFLIP,
@@ -21,6 +22,7 @@ from loaders.order import (
     rank_slice,
     uniform,
 )
+from loaders.schedule import PieceSchedule, Schedule
 
 seeds = st.integers(-(2**63), 2**64)
 epochs = st.integers(0, 2**31)
@@ -270,3 +272,37 @@ def test_draws_of_neighbouring_rows_do_not_correlate():
     draws = uniform(0, 0, np.arange(50_000), HFLIP)
     for lag in (1, 2, 32, 512):
         assert abs(np.corrcoef(draws[:-lag], draws[lag:])[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5])
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("kind", [Schedule, PieceSchedule])
+@pytest.mark.parametrize("first_batch", [0, 3, 99])
+def test_plans_are_the_same_however_many_are_drawn_at_once(
+    shards, monkeypatch, kind, world_size, balance, first_batch
+):
+    def plans(rows_at_once, rank):
+        monkeypatch.setattr("loaders.schedule._DRAWN_AT_ONCE", rows_at_once)
+        config = LoaderConfig(
+            batch_size=6,
+            shuffle=True,
+            balance=balance,
+            hflip=0.5,
+            vflip=0.5,
+            rank=rank,
+            world_size=world_size,
+        )
+        with open_split(shards, "train") as split:
+            found = kind(split, config).plans(1, first_batch)
+            return [(p.rows.tolist(), p.flips.tolist()) for p in found]
+
+    seen = []
+    for rank in range(world_size):
+        one_by_one = plans(1, rank)
+        seen += [row for rows, _ in one_by_one for row in rows]
+        assert len(one_by_one) == max(0, 7 - first_batch)
+        assert all(len(rows) == len(flips) for rows, flips in one_by_one)
+        for rows_at_once in (12 // world_size, 1_000):
+            assert plans(rows_at_once, rank) == one_by_one
+    if not (balance or first_batch):
+        assert sorted(seen) == [*range(37)]

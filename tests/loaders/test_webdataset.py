@@ -1,5 +1,6 @@
 """Streaming whole shards, from files and from a web server."""
 
+import io
 import os
 import re
 import shutil
@@ -8,7 +9,9 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -379,3 +382,84 @@ def test_shards_are_let_go_with_their_last_batch(shards):
             rest = sum(1 for _ in batches)
     assert rest == len(loader) - 6
     assert [shard() for shard in alive] == [None] * 4
+
+
+class Gated(io.BytesIO):
+    """A shard of which a piece comes each time that the gate is opened."""
+
+    def __init__(self, content, gate):
+        super().__init__(content)
+        self.gate = gate
+
+    def readinto(self, room):
+        self.gate.acquire()
+        return super().readinto(room)
+
+
+@pytest.fixture
+def gated(shards, monkeypatch):
+    """A split, the stream of its first shard in pieces of 512 bytes, and the gate."""
+    monkeypatch.setattr("loaders._stream._PIECE", 512)
+    gate = threading.Semaphore(0)
+    content = (shards / "train-000000.tar").read_bytes()
+    with open_split(shards, "train") as split:
+        split.open_shard = lambda number: Gated(content, gate)
+        stream = EpochStream(split, np.arange(10), threads=1, ahead=10)
+        stream.start()
+        yield split, stream, gate
+        gate.release(10_000)
+        stream.stop()
+
+
+def test_sample_is_there_as_soon_as_its_own_bytes_are(gated):
+    """Whoever waits for one that comes later goes on to wait."""
+    split, stream, gate = gated
+    reading = stream.reading(np.arange(10), verify=True)
+    with ThreadPoolExecutor(3) as pool:
+        last, first, again = (pool.submit(reading.read, n) for n in (9, 0, 0))
+        _, (offset,), (size,) = split.places_of(np.array([0]))
+        # Its JPEG, and the block before its grade, and that.
+        gate.release(int(offset) // 512 + -(-int(size) // 512) + 2)
+        assert first.result(20) == again.result(20) == split_jpeg(split, 0)
+        assert not last.done()
+        gate.release(10_000)
+        assert last.result(20) == split_jpeg(split, 9)
+
+
+def split_jpeg(split, row):
+    _, (offset,), (size,) = split.places_of(np.array([row]))
+    return (split.folder / "train-000000.tar").read_bytes()[offset : offset + size]
+
+
+def test_who_waits_for_a_stream_hears_that_it_has_ended(gated):
+    _, stream, gate = gated
+    reading = stream.reading(np.arange(10), verify=True)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(reading.read, n) for n in (9, 3)]
+        time.sleep(0.05)  # both wait by now, or will find it ended
+        stopper = threading.Thread(target=stream.stop)
+        stopper.start()
+        for one in waiting:
+            with pytest.raises(LoaderError, match="ended"):
+                one.result(20)
+        gate.release(10_000)
+        stopper.join(20)
+        assert not stopper.is_alive()
+
+
+def test_who_waits_for_a_shard_hears_that_it_cannot_be_read(gated, monkeypatch):
+    _, stream, gate = gated
+
+    def breaks(self, room):
+        self.gate.acquire()
+        raise OSError("it broke")
+
+    monkeypatch.setattr(Gated, "readinto", breaks)
+    reading = stream.reading(np.arange(10), verify=True)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(reading.read, n) for n in (9, 3)]
+        time.sleep(0.05)  # both wait by now, or will find it broken
+        gate.release(2)
+        for one in waiting:
+            with pytest.raises(ShardError, match=r"train-000000\.tar .* \(it broke\)"):
+                one.result(20)
