@@ -120,7 +120,7 @@ def test_killed_again_and_again(
             workers_then = psutil.Process(process.pid).children(recursive=True)
             process.kill()  # the parent alone
             assert process.wait() == -signal.SIGKILL
-            end = time.monotonic() + 2
+            end = time.monotonic() + 20
             while any(map(alive, workers_then)):
                 assert time.monotonic() < end, "an orphan lives on"
                 time.sleep(0.01)

@@ -359,6 +359,6 @@ def test_interrupted(how: signal.Signals, tmp_path: Path, make_course) -> None:
         out, err = process.communicate(timeout=20)
         if how == signal.SIGINT:
             assert (process.returncode, out, err) == (130, "", "interrupted\n")
-        psutil.wait_procs(workers, timeout=2)
+        psutil.wait_procs(workers, timeout=20)
         left = [w for w in workers if w.is_running() and w.status() != "zombie"]
         assert not left, "an orphan lives on"
