@@ -83,7 +83,9 @@ def machinery_curves(rows: Sequence[EntrantRow]) -> Figure:
         )
     axes.set_yscale("log")
     _finish(axes, "images/s, nothing decoded", "threads", from_zero=False)
-    axes.legend(frameon=False, loc="lower left")
+    axes.yaxis.set_minor_formatter("{x:,.0f}")
+    axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # for the legend
+    axes.legend(frameon=False, loc="upper right", ncols=2)
     return figure
 
 
