@@ -176,9 +176,7 @@ def read_table(
     else:
         listing = read_listing(layout, source, how.patients.column)
     rows, warnings = listing.rows, [*listing.warnings]
-    if not rows:
-        raise LabelError(f"{source} lists no image; a data set needs one at least")
-    refuse_duplicates(rows)
+    _refuse_bad_rows(source, rows)
     eyes = _read_eyes(source, listing, how.patients)
     warnings += _warn_of_crowds(eyes)
     splits = listing.splits or _split_by_patient(rows, eyes, how)
@@ -191,10 +189,7 @@ def read_table(
     else:
         paths = _expected_paths(root, rows, layout)
     samples = _samples(zip(rows, eyes, splits, strict=True), paths)
-    there = {sample.split for sample in samples}
-    warnings += [
-        f"the {split} split is empty" for split in SPLITS if split not in there
-    ]
+    warnings += _warn_of_empty_splits(samples)
     table = SampleTable(
         samples=samples,
         layout=layout,
@@ -208,6 +203,17 @@ def read_table(
         left_out = list_left_out(root, table, taken, passed_over)
         return replace(table, left_out=listing.left_out + left_out)
     return table
+
+
+def _refuse_bad_rows(source: Path, rows: Sequence[Listed]) -> None:
+    if not rows:
+        raise LabelError(f"{source} lists no image; a data set needs one at least")
+    refuse_duplicates(rows)
+
+
+def _warn_of_empty_splits(samples: Iterable[Sample]) -> list[str]:
+    there = {sample.split for sample in samples}
+    return [f"the {split} split is empty" for split in SPLITS if split not in there]
 
 
 def _read_tars(

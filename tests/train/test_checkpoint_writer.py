@@ -121,6 +121,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
 
 
+def fill_disk(patch: pytest.MonkeyPatch, when: Callable[[Any], bool]) -> None:
+    """Have those checkpoints fail whose state this finds."""
+    save = checkpoint.save
+
+    def full(path: Path, tensors: Any, state: Any, *rest: Any) -> None:
+        if when(state):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        save(path, tensors, state, *rest)
+
+    patch.setattr("fastretina.nn.checkpoint.save", full)
+
+
 @pytest.mark.usefixtures("small")
 def test_disk_that_fills_up_while_training_goes_on_is_one_line(
     shards: Path,
@@ -128,22 +140,16 @@ def test_disk_that_fills_up_while_training_goes_on_is_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    run, save, calls = tmp_path / "run", checkpoint.save, iter(range(100))
-
-    def full(path: Path, *rest: Any) -> None:
-        if next(calls) == 2:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        save(path, *rest)
-
-    monkeypatch.setattr("fastretina.nn.checkpoint.save", full)
+    run, calls = tmp_path / "run", iter(range(100))
     flags = words(shards, run, "--recipe", "seed", "--checkpoint-every", 0)
-    outcome = call(train.main, flags, capsys)
+    with monkeypatch.context() as patch:
+        fill_disk(patch, lambda _state: next(calls) == 2)
+        outcome = call(train.main, flags, capsys)
     assert outcome.code == 1
     place = run / "last.safetensors"
     assert outcome.complaint == f"error: {place}: No space left on device"
     _tensors, state = checkpoint.load(place)
     assert state["progress"]["step"] == 1  # the old one
-    monkeypatch.setattr("fastretina.nn.checkpoint.save", save)
     assert call(train.main, ["--resume", str(run)], capsys).code == 0
 
 
@@ -154,14 +160,8 @@ def test_last_checkpoint_that_fails_is_no_finished_run(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    run, save = tmp_path / "run", checkpoint.save
-
-    def full(path: Path, tensors: Any, state: Any, *rest: Any) -> None:
-        if state.get("progress", {}).get("epoch") == 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        save(path, tensors, state, *rest)
-
-    monkeypatch.setattr("fastretina.nn.checkpoint.save", full)
+    run = tmp_path / "run"
+    fill_disk(monkeypatch, lambda state: state.get("progress", {}).get("epoch") == 3)
     outcome = call(train.main, words(shards, run, "--recipe", "seed"), capsys)
     assert outcome.code == 1
     assert "No space left" in outcome.complaint
