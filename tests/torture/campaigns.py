@@ -1,0 +1,17 @@
+"""All campaigns, by name; imported when they are run."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from torture.campaign import Campaign
+
+# Name, module and class. In this order they are run.
+CAMPAIGNS: dict[str, str] = {}
+
+
+def make_campaign(name: str) -> Campaign:
+    """A new one, not prepared yet."""
+    module, _, kind = CAMPAIGNS[name].partition(":")
+    return cast(Campaign, getattr(import_module(f"torture.{module}"), kind)())
