@@ -75,7 +75,7 @@ class DaliLoader(EpochLoader):
         self._feeder = BatchFeeder(flips=self._flips and on_gpu)
 
     def close(self) -> None:
-        """Free the pipeline with its threads and buffers, and the memory maps."""
+        """Free the pipeline with its threads and buffers, and the open files."""
         super().close()
         self._pipeline = None
 
@@ -90,7 +90,7 @@ class DaliLoader(EpochLoader):
                 self._discard()
 
     def _read(self, plan: Plan) -> _Feed:
-        """What DALI needs for a batch: views of memory maps, or a folder's files."""
+        """What DALI needs for a batch: views of open files, or a folder's files."""
         try:
             one = self._source.reading(plan.rows, verify=self._config.verify_reads)
             read = [one.read(place) for place in range(len(plan.rows))]

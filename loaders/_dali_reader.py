@@ -1,4 +1,4 @@
-"""DALI's own WebDataset reader over our tars and their ``.idx`` files.
+"""DALI's own WebDataset reader over our tars, by the index of the split.
 
 For storage that is fast in sequence alone: a shard is read from its beginning to its
 end, with no Python per sample. The order is DALI's, and other than that of the other
@@ -146,7 +146,8 @@ class _Reading:
             rows: int64[n], the rows of the split that are read.
             epoch: the epoch's number, which fixes the order.
             buffer: how many samples are shuffled among.
-            folder: where index files of shards that are not read whole are written.
+            folder: where DALI's index files are written, of what is read alone. Those
+                beside the tars are not read, as they may say otherwise.
         """
         assert isinstance(schedule.source, ShardSplit)
         split = schedule.source
@@ -269,6 +270,8 @@ class _Reading:
                 random_shuffle=config.shuffle,
                 initial_fill=min(self._buffer, len(self.left)),
                 seed=seed,
+                # A map of a tar that is cut short ends the process with a SIGBUS.
+                dont_use_mmap=True,
                 # Together with our counting, what makes an epoch exact.
                 pad_last_batch=True,
                 stick_to_shard=True,
@@ -291,22 +294,21 @@ class _Reading:
         folder = Path(str(self._split.folder))
         tars = [folder / self._split.shards[number].name for number in wanted]
         indices = [
-            self._index(tar.with_suffix(".idx"), number, rows)
-            for tar, (number, rows) in zip(tars, wanted.items(), strict=True)
+            self._index(tar.with_suffix(".idx").name, rows)
+            for tar, rows in zip(tars, wanted.values(), strict=True)
         ]
         return [str(tar) for tar in tars], [str(index) for index in indices]
 
-    def _index(self, whole: Path, number: int, rows: Int64) -> Path:
-        """A shard's index, or one of only these rows."""
-        version, *lines = whole.read_text().splitlines()
-        if len(rows) == len(lines):
-            return whole
-        first = sum(shard.samples for shard in self._split.shards[:number])
-        chosen = [lines[row] for row in (rows - first).tolist()]
-        part = self._folder / whole.name
-        head = f"{version.split()[0]} {len(chosen)}"
-        part.write_text("\n".join([head, *chosen, ""]))
-        return part
+    def _index(self, name: str, rows: Int64) -> Path:
+        """An index of these rows of a shard, int64[n], for DALI: 1 us each."""
+        keys, places = self._split.keys, self._split.places_of(rows)
+        spans = zip(
+            rows.tolist(), places.offset.tolist(), places.size.tolist(), strict=True
+        )
+        lines = [f"jpg {start} {size} {keys[row]}.jpg" for row, start, size in spans]
+        path = self._folder / name
+        path.write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]))
+        return path
 
 
 class _Checks:

@@ -127,7 +127,7 @@ class EpochLoader:
         return batches
 
     def close(self) -> None:
-        """Stop the workers and free the buffers and memory maps."""
+        """Stop the workers and free the buffers and open files."""
         self._end_epoch()
         if self._waiting is not None:
             self._waiting.close()

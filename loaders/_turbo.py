@@ -23,7 +23,7 @@ class TurboLoader(EpochLoader):
         super().__init__(schedule, self._decoder.decoding)
 
     def close(self) -> None:
-        """Stop the threads, free the buffers and the memory maps."""
+        """Stop the threads, free the buffers and the open files."""
         super().close()
         self._decoder.close()
 

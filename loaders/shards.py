@@ -1,4 +1,4 @@
-"""The shard format, and reading it: any sample, at any time, from a memory map.
+"""The shard format, and reading it: any sample, at any time.
 
     with open_split("shards", "train") as split:
         jpeg = split.read(0)              # memoryview of the original JPEG bytes
@@ -6,187 +6,65 @@
 
 A data set is a folder: ``manifest.json`` (written last: without it there is no data
 set), and for each split one ``SPLIT.parquet`` with a row per sample and the tars it
-points into, each with its DALI index.
+points into, each with its DALI index. The manifest holds checksums of all of these.
+
+Bytes are read and not mapped: of a file that is cut short while it is in use, a map
+ends the process with a SIGBUS.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from crc32c import crc32c
 
+from loaders._open_tar import OpenTar
 from loaders.arrays import Int64
 from loaders.base import Reading
-from loaders.contents import describe_mistake, look_into
-from loaders.errors import NoShards, SampleError, ShardError
-from loaders.index_table import numbers, numbers_if_there, read_index
+from loaders.errors import SampleError, ShardError
+from loaders.files import hash_file
+from loaders.index_table import check_grades, numbers, numbers_if_there, read_index
+from loaders.manifest import (
+    FORMAT,
+    MANIFEST,
+    SPLITS,
+    Manifest,
+    Origin,
+    Preprocessing,
+    ShardInfo,
+    SplitName,
+    read_manifest,
+    shard_name,
+)
 from loaders.place import Place, Url, place, stream_size
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-SplitName = Literal["train", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "test")
+__all__ = [
+    "DAMAGED",
+    "FORMAT",
+    "MANIFEST",
+    "SPLITS",
+    "JpegPlaces",
+    "Manifest",
+    "Origin",
+    "Preprocessing",
+    "ShardInfo",
+    "ShardSplit",
+    "SplitName",
+    "open_split",
+    "read_manifest",
+    "shard_name",
+]
 
-# Each map holds a file descriptor, 1,024 is a usual limit, and two splits are open at
-# once in training.
-_MAPS = 256
+# Each takes a file descriptor, 1,024 is a usual limit, and two splits are open at once
+# in training.
+_OPEN_TARS = 256
 
 DAMAGED = "its bytes are not those that were written, as their checksum tells"
-
-
-def shard_name(split: str, number: int) -> str:
-    """File name of a shard, e.g. ``train-000007.tar``."""
-    return f"{split}-{number:06d}.tar"
-
-
-@dataclass(frozen=True, slots=True)
-class ShardInfo:
-    """One shard as the manifest lists it."""
-
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """What was done to the photographs when shards were written.
-
-    Attributes:
-        steps: their names, in order.
-        size: pixels square that the images were resized to; None if they were not.
-    """
-
-    steps: tuple[str, ...] = ()
-    size: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
-    """Where a data set's photographs come from; None where it is not told.
-
-    Attributes:
-        source: what the person who sharded them has said.
-        layout: how its labels were kept, e.g. ``kaggle``.
-        listed: number of photographs that the labels list.
-        drawn: number of them that ``fastretina demo`` has drawn.
-        patients: what their patients were identified from.
-    """
-
-    source: str | None = None
-    layout: str | None = None
-    listed: int | None = None
-    drawn: int | None = None
-    patients: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What ``manifest.json`` says about a data set.
-
-    Attributes:
-        splits: split name to its shards, in order.
-        counts: split name to the number of samples of each grade, "0" to "4".
-        fingerprint: what the data set was made from and how, hashed.
-        preprocessing: what was done to the photographs; None where it is not told.
-        origin: where the photographs come from.
-        raw: the whole of it, as JSON gives it.
-    """
-
-    splits: Mapping[str, tuple[ShardInfo, ...]]
-    counts: Mapping[str, Mapping[str, int]]
-    fingerprint: str | None
-    preprocessing: Preprocessing | None
-    origin: Origin
-    raw: Mapping[str, Any]
-
-
-def read_manifest(folder: Place) -> Manifest:
-    """Read and check ``manifest.json``.
-
-    Raises:
-        NoShards: there is none.
-        ShardError: it is damaged, or of a format that this version does not read.
-    """
-    path = folder / MANIFEST
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        if isinstance(folder, Path) and (mistake := _describe_mistake(folder)):
-            raise NoShards(mistake) from None
-        raise NoShards(
-            f"no data set in {folder}{_state(folder)}: make one with "
-            f"'fastretina shard data/ {folder}'; for photographs to try, "
-            "'fastretina demo data/'"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ShardError(f"{path} is damaged ({error}); shard again") from error
-    except OSError as error:
-        raise ShardError(f"{path} cannot be read ({error})") from error
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        got = raw.get("format") if isinstance(raw, dict) else raw
-        raise ShardError(
-            f"{path}: format must be {FORMAT}, got {got!r}; "
-            "shard again with this version of fastretina"
-        )
-    try:
-        splits = {
-            name: tuple(ShardInfo(**info) for info in split["shards"])
-            for name, split in raw["splits"].items()
-        }
-        counts = {name: dict(split["grades"]) for name, split in raw["splits"].items()}
-        done = raw.get("preprocessing")
-        preprocessing = done and Preprocessing(tuple(done["steps"]), done["size"])
-        about = raw.get("source", {})
-        origin = Origin(**{n: about.get(n) for n in Origin.__dataclass_fields__})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ShardError(f"{path} is damaged ({error!r}); shard again") from error
-    fingerprint = raw.get("fingerprint")
-    return Manifest(splits, counts, fingerprint, preprocessing, origin, raw)
-
-
-def _describe_mistake(path: Path) -> str | None:
-    """What a path holds in place of a data set, and what to do; None if nothing."""
-    kind = look_into(path)
-    if kind == "photographs":
-        out = "shards" if path.name != "shards" else "new_shards"
-        remedy = f"run 'fastretina shard {path} {out}' and name {out}"
-    elif kind == "part of shards":
-        remedy = f"name that folder, {path.parent}"
-    elif kind == "other" and _holds_tars(path):
-        return (
-            f"{path} holds tars without an index, not shards: run 'fastretina shard "
-            f"{path} new_shards', which makes shards of them, and name new_shards"
-        )
-    elif kind in ("nothing", "other"):
-        return None
-    else:
-        remedy = "name the folder that 'fastretina shard' has written"
-    return f"{path} {describe_mistake(path)}, not shards: {remedy}"
-
-
-def _holds_tars(folder: Path) -> bool:
-    """Whether a folder holds tars, and not such as are being written there."""
-    return not (folder / ".progress").exists() and any(folder.glob("*.tar"))
-
-
-def _state(folder: Place) -> str:
-    """Why there is no manifest, as far as can be seen."""
-    if isinstance(folder, Url):
-        return ""
-    if not folder.exists():
-        return " (the folder does not exist)"
-    return " (an unfinished one)" if (folder / ".progress").exists() else ""
 
 
 class JpegPlaces(NamedTuple):
@@ -225,15 +103,17 @@ class ShardSplit:
             raise ShardError(f"{folder} has no split {name!r}; it has: {have}")
         self.shards = manifest.splits[name]
         self.manifest = manifest
-        self.table = read_index(folder / f"{name}.parquet", self.shards)
+        index = folder / f"{name}.parquet"
+        self.table = read_index(index, self.shards, manifest.indices.get(name))
         self.labels = numbers(self.table, "label")
+        check_grades(index, self.labels, manifest.counts[name])
         self.rows = np.arange(len(self.labels)) if rows is None else rows
         self._shard = numbers(self.table, "shard")
         self._offset = numbers(self.table, "offset")
         self._size = numbers(self.table, "size")
         self._checksum = numbers_if_there(self.table, "crc32c")
         self._components = numbers_if_there(self.table, "components")
-        self._map = lru_cache(maxsize=_MAPS)(self._open_map)
+        self._tar = lru_cache(maxsize=_OPEN_TARS)(self._open_tar)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -253,8 +133,8 @@ class ShardSplit:
         return ShardSplit, (self.folder, self.name, self.rows)
 
     def close(self) -> None:
-        """Let go of the memory maps; those still in use close with their last view."""
-        self._map.cache_clear()
+        """Close the tars; one that is being read, behind that. Reading opens again."""
+        self._tar.cache_clear()
 
     def select(self, rows: Int64) -> ShardSplit:
         """The same split with only some rows, which keep their numbers."""
@@ -274,15 +154,13 @@ class ShardSplit:
         return tuple(map(tuple, np.unique(both[self.rows], axis=0).tolist()))
 
     def read(self, row: int) -> memoryview:
-        """The JPEG bytes of a row, without a copy, checked.
+        """The JPEG bytes of a row, checked.
 
         Raises:
             SampleError: they are not those that were written.
             ShardError: its shard is on a web server, can't be read or was cut short.
         """
-        jpeg = self.reading(np.array([row])).read(0)
-        assert isinstance(jpeg, memoryview)
-        return jpeg
+        return memoryview(self.reading(np.array([row])).read(0))
 
     def reading(self, rows: Int64, *, verify: bool = True) -> Reading:
         """How a batch is read; see ``loaders.base.Source.reading``.
@@ -291,11 +169,20 @@ class ShardSplit:
         """
         places = self.places_of(rows)
         shards, starts = places.shard.tolist(), places.offset.tolist()
-        ends = (places.offset + places.size).tolist()
+        sizes = places.size.tolist()
         sums = self.checksums(rows) if verify else None
 
-        def read(place: int) -> memoryview:
-            jpeg = self._map(shards[place])[starts[place] : ends[place]]
+        def read(place: int) -> bytes:
+            size = sizes[place]
+            tar = self._tar(shards[place])
+            try:
+                jpeg = tar.read(starts[place], size)
+            except OSError as error:  # of a disk that fails, and no fault of the image
+                reason = f"cannot be read ({error.strerror or error})"
+                raise self._unreadable(int(rows[place]), reason) from error
+            if len(jpeg) != size:
+                reason = "was cut short while it was in use; shard again"
+                raise self._unreadable(int(rows[place]), reason)
             if sums is not None and crc32c(jpeg) != sums[place]:
                 raise self.failure(int(rows[place]), DAMAGED)
             return jpeg
@@ -339,6 +226,11 @@ class ShardSplit:
         shard = self.folder / self.shards[int(self._shard[row])].name
         return SampleError(str(shard), self.key(row), reason)
 
+    def _unreadable(self, row: int, reason: str) -> ShardError:
+        """The error of a shard that fails at a row: its other samples may, too."""
+        shard = self.folder / self.shards[int(self._shard[row])].name
+        return ShardError(f"{shard}, sample {self.key(row)}: the shard {reason}")
+
     def open_shard(self, number: int) -> BinaryIO:
         """The bytes of a tar, from a file or a web server, to be read in sequence.
 
@@ -361,15 +253,36 @@ class ShardSplit:
             )
         return stream
 
-    def _open_map(self, number: int) -> memoryview:
+    def _check_dali_indices(self) -> None:
+        """Compare the ``.idx`` files that are there with the manifest's checksums.
+
+        Raises:
+            ShardError: one is not what was written.
+        """
+        if isinstance(self.folder, Url):  # where nobody reads them
+            return
+        for shard in self.shards:
+            path = (self.folder / shard.name).with_suffix(".idx")
+            try:
+                same = shard.index_sha256 in (None, hash_file(path))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ShardError(f"{path} cannot be read ({error})") from error
+            if not same:
+                raise ShardError(
+                    f"{path} is damaged: it is not what was written, as its checksum "
+                    "tells; shard again"
+                )
+
+    def _open_tar(self, number: int) -> OpenTar:
         if isinstance(self.folder, Url):
             raise ShardError(
                 f"{self.folder} is on a web server, which only the webdataset loader "
                 "reads: pass --loader webdataset"
             )
-        with self.open_shard(number) as file:  # past the end of a map is a SIGBUS
-            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return memoryview(whole)
+        with self.open_shard(number) as file:
+            return OpenTar(file)
 
 
 def open_split(folder: str | Place, name: str) -> ShardSplit:
@@ -381,6 +294,8 @@ def open_split(folder: str | Place, name: str) -> ShardSplit:
 
     Raises:
         NoShards: the folder holds no finished data set.
-        ShardError: it has no such split, or its index is damaged.
+        ShardError: it has no such split, or manifest or index are damaged.
     """
-    return ShardSplit(place(folder), name)
+    split = ShardSplit(place(folder), name)
+    split._check_dali_indices()
+    return split

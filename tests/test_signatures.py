@@ -25,6 +25,7 @@ PUBLISHED = (
     "loaders.order",
     "loaders.schedule",
     "loaders.shards",
+    "loaders.manifest",
     "loaders.tar",
     "loaders.place",
     "loaders.contents",

@@ -141,7 +141,7 @@ def _from_shards(data: Path, splits: Sequence[ShardSplit]) -> AuditedDataSet:
         eyes=tuple(eyes),
         read=read,
         there=tuple(range(len(eyes))),
-        set_aside=sum(len(s.manifest.raw.get("quarantine", ())) for s in splits[:1]),
+        set_aside=sum(len(s.manifest.quarantine) for s in splits[:1]),
     )
 
 

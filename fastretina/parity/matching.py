@@ -51,8 +51,7 @@ def match(data: Path, shards: str, labels: Path | None) -> MatchedData:
         ParityError: the shards are of another folder.
     """
     manifest = read_manifest(place(shards))
-    source = manifest.raw.get("source") or {}
-    layout = source.get("layout") if labels is None else None
+    layout = manifest.origin.layout if labels is None else None
     if layout == "tars":  # of which the folder holds the photographs
         layout = None
     how = LabelOptions(layout=layout, labels=labels)
@@ -61,7 +60,7 @@ def match(data: Path, shards: str, labels: Path | None) -> MatchedData:
     indexed = {split: _keys(shards, split) for split in manifest.splits}
     _refuse_other_shards(data, shards, samples, indexed)
     chosen = {} if table.own_split else _split_of(indexed)
-    left_out = {bad["key"] for bad in manifest.raw.get("quarantine", ())}
+    left_out = {bad.key for bad in manifest.quarantine}
     expected: dict[str, dict[str, Sample]] = {split: {} for split in SPLITS}
     set_aside: dict[str, int] = dict.fromkeys(SPLITS, 0)
     for key, sample in samples.items():

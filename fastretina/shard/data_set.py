@@ -31,7 +31,6 @@ from fastretina.processes import in_processes
 from fastretina.progress import hidden
 from fastretina.shard.plan import PROGRESS, ShardTask, plan_fingerprint
 from fastretina.shard.writer import (
-    QuarantinedImage,
     WrittenShard,
     read_index_rows,
     read_written,
@@ -39,15 +38,17 @@ from fastretina.shard.writer import (
 )
 from loaders.cores import granted_cores
 from loaders.errors import ShardError
-from loaders.files import make_durable, naming, write_atomically
+from loaders.files import hash_file, make_durable, naming, write_atomically
 from loaders.grades import GRADES
 from loaders.index_table import COLUMNS
-from loaders.shards import (
+from loaders.manifest import (
     FORMAT,
     MANIFEST,
     SPLITS,
     Manifest,
+    QuarantinedImage,
     read_manifest,
+    sealed,
 )
 
 _REMEDY = "pass --overwrite to replace it, or name another folder"
@@ -80,12 +81,12 @@ class DataSet:
     @property
     def quarantined(self) -> list[QuarantinedImage]:
         """The images that sharding has left out, with their reasons."""
-        return [QuarantinedImage(**image) for image in self.manifest.raw["quarantine"]]
+        return list(self.manifest.quarantine)
 
     @property
     def changed(self) -> dict[str, int]:
         """Kind of change to the number of images that were encoded again."""
-        return dict(self.manifest.raw["changed"])
+        return dict(self.manifest.changed)
 
 
 def write_data_set(
@@ -182,14 +183,20 @@ def _finished(folder: Path, identity: str) -> Manifest | None:
     manifest = read_manifest(folder)
     if manifest.fingerprint != identity:
         raise ShardError(f"{folder} holds a different data set; {_REMEDY}")
-    sizes: dict[Path, int | None] = {}  # None: whatever it is
+    sizes: dict[Path, int] = {}
+    sums: dict[Path, str | None] = {}  # of what is small; None: whatever it is
     for split, shards in manifest.splits.items():
-        sizes[folder / f"{split}.parquet"] = None
+        index = manifest.indices.get(split)
+        sums[folder / f"{split}.parquet"] = index.sha256 if index else None
         for shard in shards:
             sizes[folder / shard.name] = shard.bytes
-            sizes[(folder / shard.name).with_suffix(".idx")] = None
-    for path, size in sizes.items():
-        if not path.exists() or size not in (None, path.stat().st_size):
+            sums[(folder / shard.name).with_suffix(".idx")] = shard.index_sha256
+    for path in [*sums, *sizes]:
+        if (
+            not path.exists()
+            or sizes.get(path) not in (None, path.stat().st_size)
+            or sums.get(path) not in (None, hash_file(path))
+        ):
             raise ShardError(
                 f"{path} is missing or changed; pass --overwrite to write it again"
             )
@@ -276,8 +283,9 @@ def _write_index(
     splits = {}
     for split in SPLITS:
         own = [place for place, task in enumerate(tasks) if task.split == split]
-        splits[split] = _describe([shards[place] for place in own])
-        _write_table(folder / f"{split}.parquet", [tasks[place] for place in own])
+        index = folder / f"{split}.parquet"
+        _write_table(index, [tasks[place] for place in own])
+        splits[split] = _describe([shards[place] for place in own], index)
     manifest = {
         "format": FORMAT,
         "tool": f"fastretina {__version__}",
@@ -290,7 +298,9 @@ def _write_index(
         "quarantine": [asdict(bad) for shard in shards for bad in shard.quarantined],
     }
     with naming(folder / MANIFEST):
-        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        write_atomically(
+            folder / MANIFEST, json.dumps(sealed(manifest), indent=1) + "\n"
+        )
 
 
 def _count_changes(shards: Iterable[WrittenShard]) -> dict[str, int]:
@@ -301,18 +311,22 @@ def _count_changes(shards: Iterable[WrittenShard]) -> dict[str, int]:
     return dict(sorted(changed.items()))
 
 
-def _describe(shards: Sequence[WrittenShard]) -> dict[str, object]:
-    """The manifest's part on one split."""
+def _describe(shards: Sequence[WrittenShard], index: Path) -> dict[str, object]:
+    """The manifest's part on one split, whose index is written."""
     grades = range(len(GRADES))
+    with naming(index):
+        about = {"bytes": index.stat().st_size, "sha256": hash_file(index)}
     return {
         "samples": sum(shard.samples for shard in shards),
         "grades": {str(g): sum(shard.grades[g] for shard in shards) for g in grades},
+        "index": about,
         "shards": [
             {
                 "name": shard.name,
                 "samples": shard.samples,
                 "bytes": shard.num_bytes,
                 "sha256": shard.sha256,
+                "index_sha256": shard.index_sha256,
             }
             for shard in shards
         ],

@@ -24,6 +24,7 @@ from fastretina.processes import in_threads
 from fastretina.shard.plan import ShardOptions, ShardTask
 from loaders.files import hash_file, naming, write_atomically
 from loaders.grades import GRADES
+from loaders.manifest import QuarantinedImage
 from loaders.tar import ShardWriter
 
 
@@ -60,25 +61,6 @@ class IndexRow(NamedTuple):
     patient_known: bool
     crc32c: int | None
     components: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantinedImage:
-    """A sample that was left out, as the manifest lists it.
-
-    Attributes:
-        key: the name that it would have in the shards.
-        source: its file's name.
-        split: ``train`` or ``test``.
-        grade: 0 to 4.
-        reason: why its image can't be used.
-    """
-
-    key: str
-    source: str
-    split: str
-    grade: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import simplejpeg
+from resealed import read_json, write_sealed
 from small_experiments import LABELS, LONG, made_run, small_experiment, use_small
 from small_runs import Outcome, call, server
 
@@ -449,9 +450,7 @@ def test_damaged_settings_are_reported(runs: Runs, tmp_path: Path, content: str)
 
 def reshard(folder: Path) -> None:
     """What sharding other photographs into the same folder changes in its manifest."""
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | {"fingerprint": "of other photographs"}))
+    write_sealed(folder, read_json(folder) | {"fingerprint": "of other photographs"})
 
 
 @pytest.fixture

@@ -1,17 +1,18 @@
 """Reading shards: the bytes of the source, and a clear refusal of anything damaged."""
 
-import json
 import os
 import pickle
 import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from resealed import read_json, without_checksums, write_sealed
 
 from loaders import open_split
 from loaders import shards as shards_module
@@ -31,15 +32,24 @@ def copied(shards, tmp_path):
     return Path(shutil.copytree(shards, tmp_path / "shards"))
 
 
-def maps_of(folder):
-    """Lines of this process's memory maps that lie in a folder."""
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    return [line for line in lines if f"{folder}/" in line]
+@pytest.fixture
+def older(copied):
+    """The copy with a manifest of an older version: without checksums."""
+    without_checksums(copied)
+    return copied
+
+
+def open_in(folder):
+    """Files of a folder that this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the listing's own
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [path for path in found if path.startswith(f"{folder}/")]
 
 
 def rewrite_manifest(folder, **changes):
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_sealed(folder, read_json(folder) | changes)
 
 
 def rewrite_table(folder, change):
@@ -225,53 +235,52 @@ def test_missing_index_is_refused(copied):
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 nothing of the kind PAR1"])
-def test_damaged_index_is_refused(copied, content):
-    (copied / "train.parquet").write_bytes(content)
+def test_damaged_index_is_refused(older, content):
+    (older / "train.parquet").write_bytes(content)
     with pytest.raises(ShardError, match=r"train\.parquet cannot be read"):
-        open_split(copied, "train")
+        open_split(older, "train")
 
 
-def test_index_cut_short_is_refused(copied):
-    path = copied / "train.parquet"
+def test_index_cut_short_is_refused(older):
+    path = older / "train.parquet"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ShardError, match=r"train\.parquet cannot be read"):
-        open_split(copied, "train")
+        open_split(older, "train")
 
 
-def test_index_without_a_column_is_refused(copied):
-    rewrite_table(copied, lambda table: table.drop_columns(["offset"]))
+def test_index_without_a_column_is_refused(older):
+    rewrite_table(older, lambda table: table.drop_columns(["offset"]))
     with pytest.raises(ShardError, match="lacks the column 'offset'; shard again"):
-        open_split(copied, "train")
+        open_split(older, "train")
 
 
-def test_index_with_another_number_of_rows_is_refused(copied):
-    rewrite_table(copied, lambda table: table.slice(0, 36))
+def test_index_with_another_number_of_rows_is_refused(older):
+    rewrite_table(older, lambda table: table.slice(0, 36))
     with pytest.raises(ShardError, match="has 36 rows, the manifest lists 37 samples"):
-        open_split(copied, "train")
+        open_split(older, "train")
 
 
 @pytest.mark.parametrize("shard", [0, 4, -1])
-def test_index_that_counts_other_shards_than_the_manifest_is_refused(copied, shard):
+def test_index_that_counts_other_shards_than_the_manifest_is_refused(older, shard):
     def change(table):
         numbers = table["shard"].to_pylist()
         numbers[36] = shard
         place = table.column_names.index("shard")
         return table.set_column(place, "shard", pa.array(numbers, pa.int32()))
 
-    rewrite_table(copied, change)
+    rewrite_table(older, change)
     with pytest.raises(ShardError, match="differ on what each shard holds"):
-        open_split(copied, "train")
+        open_split(older, "train")
 
 
-def test_index_of_the_other_split_is_refused(copied):
-    shutil.copy(copied / "test.parquet", copied / "train.parquet")
+def test_index_of_the_other_split_is_refused(older):
+    shutil.copy(older / "test.parquet", older / "train.parquet")
     with pytest.raises(ShardError, match="has 11 rows"):
-        open_split(copied, "train")
+        open_split(older, "train")
 
 
 @pytest.mark.parametrize("change", [-512, -1, 1, 512, None])
 def test_tar_cut_short_or_grown_is_refused(copied, change):
-    """Reading past the end of a map would kill the process with a SIGBUS."""
     path = copied / "train-000001.tar"
     size = path.stat().st_size
     os.truncate(path, 0 if change is None else size + change)
@@ -280,7 +289,7 @@ def test_tar_cut_short_or_grown_is_refused(copied, change):
         with pytest.raises(ShardError, match="changed or cut short") as caught:
             split.read(10)
     assert str(path) in str(caught.value)
-    assert not maps_of(copied)
+    assert not open_in(copied)
 
 
 def test_missing_tar_is_refused(copied):
@@ -314,30 +323,28 @@ def test_pickled_split_reads_the_same(split):
     assert len(pickle.dumps(part)) < 2000  # a path and rows, no table
 
 
-def test_close_lets_go_of_the_maps(shards, split):
+def test_close_lets_go_of_the_files(shards, split):
     for row in range(37):
         split.read(row)
-    assert len(maps_of(shards)) == 4
+    assert len(open_in(shards)) == 4
     split.close()
-    assert not maps_of(shards)
+    assert not open_in(shards)
     split.close()
     assert len(split.read(0)) > 100  # reading opens again
-    assert len(maps_of(shards)) == 1
+    assert len(open_in(shards)) == 1
 
 
 def test_view_outlives_close(course, shards, split):
     view = split.read(0)
     split.close()
+    assert not open_in(shards)
     assert view == (course / "data" / f"{split.key(0)}.jpeg").read_bytes()
-    assert len(maps_of(shards)) == 1
-    del view
-    assert not maps_of(shards)
 
 
-def test_opening_maps_nothing(shards, split):
-    assert not maps_of(shards)
+def test_opening_a_split_opens_no_tar(shards, split):
+    assert not open_in(shards)
     assert split.dimensions
-    assert not maps_of(shards)
+    assert not open_in(shards)
 
 
 def test_view_cannot_be_written_to(split):
@@ -345,8 +352,8 @@ def test_view_cannot_be_written_to(split):
         split.read(0)[0] = 0
 
 
-def test_more_shards_than_maps_are_read_with_few_open(course, shards, monkeypatch):
-    monkeypatch.setattr(shards_module, "_MAPS", 2)
+def test_more_shards_than_open_files_are_read(course, shards, monkeypatch):
+    monkeypatch.setattr(shards_module, "_OPEN_TARS", 2)
     with open_split(shards, "train") as split:
         before = len(os.listdir("/proc/self/fd"))
         for row in (
@@ -354,16 +361,18 @@ def test_more_shards_than_maps_are_read_with_few_open(course, shards, monkeypatc
         ):
             source = course / "data" / f"{split.key(row)}.jpeg"
             assert split.read(row) == source.read_bytes()
-            assert len(maps_of(shards)) <= 2
+            assert len(open_in(shards)) <= 2
             assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
-def test_maps_of_two_splits_fit_the_usual_limit_of_open_files():
-    assert 2 * shards_module._MAPS + 256 <= 1024
+def test_tars_of_two_splits_fit_the_usual_limit_of_open_files():
+    assert 2 * shards_module._OPEN_TARS + 256 <= 1024
 
 
 def test_threads_read_the_same(course, shards, monkeypatch):
-    monkeypatch.setattr(shards_module, "_MAPS", 1)  # maps come and go all the time
+    monkeypatch.setattr(
+        shards_module, "_OPEN_TARS", 1
+    )  # files come and go all the time
     with open_split(shards, "train") as split, ThreadPoolExecutor(4) as pool:
         rows = list(range(37)) * 5
         read = list(pool.map(lambda row: bytes(split.read(row)), rows))

@@ -23,6 +23,7 @@ import simplejpeg
 import torch
 from drawn_photographs import drawn_course
 from PIL import Image, ImageOps
+from resealed import read_json, reseal, write_sealed
 from small_runs import Outcome, call, make_small, words
 from torch import nn
 
@@ -225,9 +226,9 @@ def test_shards_preprocessed_in_another_way(
 ):
     """As if sharding had left out a step: the manifest promises CLAHE."""
     made = sharded(course, tmp_path / "shards")
-    manifest = json.loads((made / "manifest.json").read_text())
+    manifest = read_json(made)
     manifest["preprocessing"]["steps"] = ["clahe"]
-    (made / "manifest.json").write_text(json.dumps(manifest))
+    write_sealed(made, manifest)
     assert set(faults(certifies(course, made))) == {"differs"}
 
 
@@ -446,6 +447,7 @@ def edit(
     rows = table.to_pylist()
     rows[ROW] = change(rows[ROW], rows)
     pq.write_table(pa.Table.from_pylist(rows, table.schema), folder / "train.parquet")
+    reseal(folder)
 
 
 def test_damaged_image_differs(

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 from PIL import Image
+from resealed import without_checksums
 
 from fastretina.processes import in_threads
 from fastretina.shard import writer
@@ -112,7 +113,8 @@ def test_files_and_manifest(shards: Path) -> None:
     assert {path.name for path in shards.iterdir()} == names
 
     manifest = manifest_of(shards)
-    keys = "format tool fingerprint source preprocessing seed splits changed quarantine"
+    keys = "format tool fingerprint source preprocessing seed splits changed"
+    keys += " quarantine sha256"
     assert " ".join(manifest) == keys
     assert manifest["format"] == 1
     assert manifest["source"] == {
@@ -1203,6 +1205,7 @@ def test_an_index_without_known_patients_reads_them_off_the_eyes(
     path = written / "train.parquet"
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["patient_known"]), path)
+    without_checksums(written)
     with open_split(written, "train") as split:
         assert split.column("patient_known") == [bool(e) for e in split.column("eye")]
     assert run_shard("--verify", written)[0] == 0

@@ -18,6 +18,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from resealed import read_json, reseal, write_sealed
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, list[str], list[str]]]
@@ -57,7 +58,7 @@ def rewrite(path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
 
 
 def edit_row(folder: Path, column: str, value: object, row: int = 12) -> str:
-    """Change a cell of the training index; returns the row's key."""
+    """Change a cell of the training index, as a forger would; returns the row's key."""
     path = folder / "train.parquet"
     table = pq.read_table(path)
     values = table[column].to_pylist()
@@ -66,13 +67,15 @@ def edit_row(folder: Path, column: str, value: object, row: int = 12) -> str:
     place = table.column_names.index(column)
     field = table.schema.field(column)
     pq.write_table(table.set_column(place, field, pa.array(values, field.type)), path)
+    reseal(folder)
     return str(table["key"][row])
 
 
 def edit_manifest(folder: Path, change: Callable[[dict], None]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
+    """Change a manifest, with the right checksum of it: only the change is wrong."""
+    manifest = read_json(folder)
     change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_sealed(folder, manifest)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -182,7 +185,7 @@ def test_dali_index(content: bytes | None, damaged: Path, run_shard: Run) -> Non
     ("column", "value", "what"),
     [
         ("label", 4, "in the index"),
-        ("offset", 512, "the index points elsewhere"),
+        ("offset", 512, "a row points into the one before"),
         ("size", 7, "the index points elsewhere"),
         ("sha256", "0" * 64, "the image's SHA-256 is not the index's"),
         ("width", 63, "64x64 pixels, not as indexed"),
@@ -191,9 +194,20 @@ def test_dali_index(content: bytes | None, damaged: Path, run_shard: Run) -> Non
         ("key", "nobody", "a member is missing"),
         ("shard", 0, "differ on what each shard holds"),
         ("shard", 99, "differ on what each shard holds"),
-        ("label", None, "train.parquet"),
-        ("offset", None, ""),
-        ("key", None, ""),
+        ("label", None, "train.parquet: a row lacks its label"),
+        ("label", -1, "train.parquet: a row's label is not within 0 to 4"),
+        ("label", 5, "train.parquet: a row's label is not within 0 to 4"),
+        ("offset", None, "train.parquet: a row lacks its offset"),
+        ("offset", -5, "train.parquet: a row's offset is not within 512 to"),
+        ("offset", 10**15, "a row points out of its shard"),
+        ("offset", (1 << 63) - 1, "a row points out of its shard"),
+        ("size", 10**6, "a row points out of its shard"),
+        ("key", None, "train.parquet: a row lacks its key"),
+        ("key", "10_left", "a key comes twice"),
+        ("key", "../../etc/passwd", "a row's key has another form"),
+        ("sha256", "f", "a row's sha256 has another form"),
+        ("width", 0, "a row's width is not within 1 to 65535"),
+        ("components", 5, "a row's components is not within 1 to 4"),
     ],
 )
 def test_changed_row_of_the_index(
@@ -202,7 +216,8 @@ def test_changed_row_of_the_index(
     key = edit_row(damaged, column, value)
     text = found(run_shard, damaged)
     assert what in text
-    assert column in ("key", "shard", "label", "offset") or f"sample {key}: " in text
+    of_table = "row" in what or column in ("key", "shard", "label", "offset")
+    assert of_table or f"sample {key}: " in text
 
 
 def test_index_with_labels_swapped_among_samples(damaged: Path, run_shard: Run) -> None:
@@ -214,6 +229,8 @@ def test_index_with_labels_swapped_among_samples(damaged: Path, run_shard: Run) 
     place = table.column_names.index("label")
     field = table.schema.field("label")
     pq.write_table(table.set_column(place, field, pa.array(labels, field.type)), path)
+    assert "train.parquet is damaged" in found(run_shard, damaged)
+    reseal(damaged)
     text = found(run_shard, damaged)
     for row in (a, b):
         assert f"sample {table['key'][row]}: grade" in text
