@@ -38,7 +38,7 @@ def entrants(data: BenchData) -> list[Entrant]:
 
 @contextmanager
 def _shards(data: BenchData) -> Iterator[Runner]:
-    """Our index and memory maps; copied, as a map alone has read nothing."""
+    """Our index, and our reading of the tars at any place."""
     with data.train() as split:
 
         def epoch(number: int) -> Iterator[LoadedBatch[list[int]]]:

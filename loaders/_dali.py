@@ -115,7 +115,7 @@ class DaliLoader(EpochLoader):
             try:
                 images = self._take()
             except RuntimeError as error:
-                feed.jpegs.clear()  # or whoever keeps the error would keep the map
+                feed.jpegs.clear()  # or whoever keeps the error would keep them
                 self._start_anew()
                 reason = first_line(error)
             else:

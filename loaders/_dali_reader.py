@@ -7,7 +7,7 @@ loaders: the shards are permuted by ours, then its buffer shuffles what it reads
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -236,7 +236,12 @@ class _Reading:
         return bool(found)
 
     def _find_bad(self, reason: str) -> SampleError:
-        """The first of the images left that the host can't decode either."""
+        """The first of the images left that the host can't decode either.
+
+        Raises:
+            ShardError: a tar can't be read any more.
+            LoaderError: the host finds nothing wrong.
+        """
         for row in self.left:
             plan = Plan(np.array([row]), np.zeros((1, 2), np.bool_))
             verify = self._schedule.config.verify_reads
@@ -247,6 +252,7 @@ class _Reading:
                 del self.left[row]
                 self._num_delivered += 1
                 return failures[0][1]
+        self._check_sizes(self._wanted())
         raise LoaderError(f"DALI can't go on: {reason}")
 
     def _build(self, batch_size: int) -> Pipeline:
@@ -290,7 +296,12 @@ class _Reading:
         }
 
     def _files(self, wanted: Mapping[int, Int64]) -> tuple[list[str], list[str]]:
-        """The tars to read, in order, and for each the index of what to read of it."""
+        """The tars to read, in order, and for each the index of what to read of it.
+
+        Raises:
+            ShardError: a tar is missing, or has another size than the manifest says.
+        """
+        self._check_sizes(wanted)
         folder = Path(str(self._split.folder))
         tars = [folder / self._split.shards[number].name for number in wanted]
         indices = [
@@ -298,6 +309,11 @@ class _Reading:
             for tar, rows in zip(tars, wanted.values(), strict=True)
         ]
         return [str(tar) for tar in tars], [str(index) for index in indices]
+
+    def _check_sizes(self, numbers: Iterable[int]) -> None:
+        """Raise the ``ShardError`` of the first tar that can't be had as it was."""
+        for number in numbers:
+            self._split.open_shard(number).close()
 
     def _index(self, name: str, rows: Int64) -> Path:
         """An index of these rows of a shard, int64[n], for DALI: 1 us each."""

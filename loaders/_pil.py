@@ -145,7 +145,7 @@ class _PlanImages(Dataset[ImagesOrError]):
                 jpeg = read(place)
                 images[place] = decode_with_pillow(jpeg, flip, self._shape)
             except SampleError as error:
-                # Without the traceback, which would keep the memory map.
+                # Without the traceback, whose frames hold the bytes.
                 failures.append((place, error.with_traceback(None)))
             except DataError as error:
                 return error

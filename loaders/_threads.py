@@ -283,7 +283,7 @@ class _Job:
     def _failure(self, place: int, error: Exception) -> Exception:
         """What came in the way of an image, as the error that names it if it can."""
         if isinstance(error, DataError):
-            return error.with_traceback(None)  # which would keep the memory map
+            return error.with_traceback(None)  # whose frames hold the bytes
         if not isinstance(error, (ValueError, OSError, SyntaxError)):  # or Pillow's
             return error
         jpeg: Jpeg | None = None

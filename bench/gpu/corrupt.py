@@ -92,7 +92,7 @@ class DamagedSplit:
         return self._split.failure(row, reason)
 
     def close(self) -> None:
-        """Let go of the memory maps."""
+        """Let go of the open files."""
         self._split.close()
 
 
