@@ -55,14 +55,12 @@ def go_on(shards, root, name, more):
     multiprocessing.set_start_method(None, force=True)  # pil's workers fork at once
     with make_loader(name, shards, "train", config(more)) as loader:
         whole = [images(batch) for batch in loader.epoch(0)]
+    found = {}
     for damage in DAMAGES:
-        shutil.copytree(shards, root / damage.__name__)
-    return {
-        damage.__name__: under(
-            damage, whole, shards, root / damage.__name__, name, more
-        )
-        for damage in DAMAGES
-    }
+        folder = root / damage.__name__
+        shutil.copytree(shards, folder)
+        found[damage.__name__] = under(damage, whole, folder, name, more)
+    return found
 
 
 def config(more):
