@@ -1,5 +1,7 @@
 """Reading shards: the bytes of the source, and a clear refusal of anything damaged."""
 
+import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -386,3 +388,226 @@ def test_manifest_can_be_read_alone(shards):
     assert sum(info.samples for info in manifest.splits["test"]) == 11
     for info in manifest.splits["train"]:
         assert (shards / info.name).stat().st_size == info.bytes
+
+
+# ---------------------------------------------------------------------------- checksums
+
+
+def swap_labels(table):
+    labels = table["label"].to_pylist()
+    a, b = labels.index(0), next(n for n, label in enumerate(labels) if label)
+    labels[a], labels[b] = labels[b], labels[a]
+    place = table.column_names.index("label")
+    return table.set_column(place, "label", pa.array(labels, pa.int8()))
+
+
+def test_index_whose_labels_were_swapped_is_refused(copied):
+    rewrite_table(copied, swap_labels)
+    with pytest.raises(ShardError, match=r"train\.parquet is damaged: it is not what"):
+        open_split(copied, "train")
+    with open_split(copied, "test") as other:
+        assert len(other) == 11
+
+
+@pytest.mark.parametrize("change", [swap_labels, lambda table: table])
+def test_older_data_set_opens_without_checksums(older, change):
+    """And can't tell labels that were swapped, which --verify can."""
+    rewrite_table(older, change)
+    with open_split(older, "train") as split:
+        assert len(split) == 37
+
+
+def test_index_over_http_is_held_against_its_checksum(copied, monkeypatch):
+    from loaders.place import Url
+
+    def read_bytes(url):
+        return (copied / url.text.rpartition("/")[2]).read_bytes()
+
+    monkeypatch.setattr(Url, "read_bytes", read_bytes)
+    assert len(open_split("http://host/shards", "train")) == 37
+    rewrite_table(copied, swap_labels)
+    with pytest.raises(ShardError, match=r"shards/train\.parquet is damaged"):
+        open_split("http://host/shards", "train")
+
+
+def test_dali_index_that_was_changed_is_refused(copied):
+    path = copied / "train-000002.idx"
+    lines = path.read_text().splitlines()
+    lines[3], lines[4] = lines[4], lines[3]
+    path.write_text("\n".join([*lines, ""]))
+    with pytest.raises(ShardError, match=r"train-000002\.idx is damaged"):
+        open_split(copied, "train")
+    assert len(open_split(copied, "test")) == 11
+
+
+def test_dali_indices_may_be_missing_as_no_loader_reads_them(copied):
+    for path in copied.glob("*.idx"):
+        path.unlink()
+    with open_split(copied, "train") as split:
+        assert len(split.read(0)) > 100
+
+
+@pytest.mark.parametrize("how", ["none", "of the index", "of a shard", "of itself"])
+def test_manifest_that_has_lost_a_checksum_is_refused(copied, how):
+    manifest = read_json(copied)
+    train = manifest["splits"]["train"]
+    if how == "of the index":
+        del train["index"]
+    elif how == "of a shard":
+        del train["shards"][1]["index_sha256"]
+    write_sealed(copied, manifest)
+    if how == "of itself":
+        path = copied / "manifest.json"
+        path.write_text(path.read_text().replace(', "sha256"', ', "sha257"'))
+        path.write_text(path.read_text().replace('\n "sha256"', '\n "sha257"'))
+    if how == "none":
+        assert open_split(copied, "train").manifest.indices["train"].bytes > 1000
+        return
+    with pytest.raises(ShardError, match="some of its checksums are missing"):
+        open_split(copied, "train")
+
+
+def test_every_byte_of_the_manifest_that_says_something_counts(copied):
+    path = copied / "manifest.json"
+    whole, read = path.read_bytes(), read_manifest(copied)
+    said = json.loads(whole)
+    refused = []
+    for place in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[place] ^= 4
+        path.write_bytes(changed)
+        try:
+            same = read_manifest(copied) == read
+        except ShardError as error:
+            refused.append(str(error))
+        else:
+            assert same
+            assert json.loads(bytes(changed)) == said
+    assert len(refused) > len(whole) / 7 * 0.8  # the rest is indentation
+    assert all(text.startswith(f"{path}") for text in refused)
+    assert not any("\n" in text for text in refused)
+
+
+def test_checksum_of_the_manifest_is_as_documented(shards):
+    """However it is indented."""
+    said = json.loads((shards / "manifest.json").read_text())
+    checksum = said.pop("sha256")
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest() == checksum
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"bytes": ', '"bytes": "7", "was": ', "Expected `int`, got `str`"),
+        ('"bytes": ', '"bytes": true, "was": ', "Expected `int`, got `bool`"),
+        ('"bytes": ', '"bytes": 7.5, "was": ', "Expected `int`, got `float`"),
+        ('"bytes": ', f'"bytes": {"9" * 5000}, "was": ', "4300 digits"),
+        ('"bytes": ', f'"bytes": {"9" * 30}, "was": ', "`int`"),
+        ('"bytes": ', '"bytes": -1, "was": ', "Expected `int` >= 0"),
+        ('"bytes": ', '"bytes": NaN, "was": ', "NaN is no JSON"),
+        ('"bytes": ', f'"bytes": {DEEP}, "was": ', "recursion"),
+        ('"bytes": ', '"bytes": 7, "bytes": ', "the key 'bytes' comes twice"),
+        ('"train-000001.tar"', '"../train-000001.tar"', "must be called train-000001"),
+        ('"train-000001.tar"', '"train-000002.tar"', "got 'train-000002.tar'"),
+        ('"train-000001.tar"', '"\\u001b[31m.tar"', r"got '\x1b[31m.tar'"),
+        ('"train": {', '"../train": {', "no split can be called '../train'"),
+        ('"splits": {', '"splits": {}, "more": {', "it lists no split"),
+        ('"splits": {', '"splits": [], "more": {', "Expected `object`, got `array`"),
+        ('"samples": 37', '"samples": 38', "counts 38 samples in train, and 37"),
+        ('"quarantine": []', '"quarantine": [{"key": 1}]', "Expected `str`"),
+        ('"seed"', '\0"seed"', "Expecting property name"),
+    ],
+)
+def test_odd_manifest_is_refused_in_one_line(older, old, new, reason):
+    """With no checksum that would tell."""
+    path = older / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ShardError, match="is damaged") as caught:
+        open_split(older, "train")
+    assert reason in str(caught.value)
+    assert str(caught.value).startswith(f"{path} is damaged (")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+def test_manifest_in_another_encoding_is_refused(copied, encoding):
+    path = copied / "manifest.json"
+    path.write_bytes(path.read_text().encode(encoding))
+    with pytest.raises(ShardError, match=r"manifest\.json is damaged"):
+        open_split(copied, "train")
+
+
+def test_manifest_of_a_terabyte_is_not_read(copied):
+    os.truncate(copied / "manifest.json", 1 << 40)  # a hole
+    with pytest.raises(ShardError, match="larger than any manifest"):
+        open_split(copied, "train")
+
+
+def test_format_of_many_letters_is_shortened(copied):
+    rewrite_manifest(copied, format="x" * 9999)
+    with pytest.raises(ShardError, match=r"got 'xxx.*\.\.\.; shard again") as caught:
+        open_split(copied, "train")
+    assert len(str(caught.value)) < 400
+
+
+def as_type(name, kind):
+    def change(table):
+        place = table.column_names.index(name)
+        if kind == "null":
+            values = [None, *table[name].to_pylist()[1:]]
+            return table.set_column(place, name, pa.array(values, table[name].type))
+        return table.set_column(place, name, table[name].cast(kind))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (as_type("label", "float64"), "has double in the column 'label', where int8"),
+        (
+            as_type("crc32c", "string"),
+            "has string in the column 'crc32c', where uint32",
+        ),
+        (as_type("key", "large_string"), "has large_string in the column 'key', where"),
+        (as_type("offset", "null"), "a row lacks its offset"),
+        (as_type("components", "null"), "a row lacks its components"),
+        (lambda t: t.append_column("key", t["key"]), "has the column 'key' 2 times"),
+    ],
+)
+def test_index_of_other_types_is_refused(older, change, reason):
+    rewrite_table(older, change)
+    with pytest.raises(ShardError, match=r"train\.parquet") as caught:
+        open_split(older, "train")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_index_of_text_that_is_none_is_refused(older):
+    def change(table):
+        keys = [key.encode() for key in table["key"].to_pylist()]
+        keys[3] = b"\xff\xfe"
+        column = pa.array(keys, pa.binary()).view(pa.string())
+        return table.set_column(table.column_names.index("key"), "key", column)
+
+    rewrite_table(older, change)
+    with pytest.raises(ShardError, match=r"train\.parquet cannot be read .*UTF8"):
+        open_split(older, "train")
+
+
+def test_grades_that_are_not_the_manifests_are_refused(older):
+    def change(table):
+        labels = [(label + 1) % 5 for label in table["label"].to_pylist()]
+        place = table.column_names.index("label")
+        return table.set_column(place, "label", pa.array(labels, pa.int8()))
+
+    rewrite_table(older, change)
+    with pytest.raises(ShardError, match="its grades are not the manifest's"):
+        open_split(older, "train")

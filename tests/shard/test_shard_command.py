@@ -1209,3 +1209,16 @@ def test_an_index_without_known_patients_reads_them_off_the_eyes(
     with open_split(written, "train") as split:
         assert split.column("patient_known") == [bool(e) for e in split.column("eye")]
     assert run_shard("--verify", written)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "train-000001.idx"])
+def test_finished_data_set_with_a_damaged_index_is_not_called_finished(
+    name: str, written: Path, course: Path, run_shard: Run
+) -> None:
+    path = written / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    code, _, err = run_shard(course, written, "--samples-per-shard", 10)
+    assert code == 1
+    assert f"{path} is missing or changed; pass --overwrite" in one_error(err)

@@ -291,6 +291,37 @@ def test_changed_counts_in_the_manifest(damaged: Path, run_shard: Run) -> None:
     assert "grades are not the manifest's" in found(run_shard, damaged)
 
 
+@pytest.mark.parametrize("how", ["no split", "no shard", "another size"])
+def test_manifest_that_says_less_than_there_is(
+    how: str, damaged: Path, run_shard: Run
+) -> None:
+    def change(manifest: dict) -> None:
+        if how == "no split":
+            manifest["splits"] = {}
+        elif how == "no shard":
+            for split in manifest["splits"].values():
+                split |= {"samples": 0, "grades": {}, "shards": []}
+        else:
+            manifest["splits"]["train"]["shards"][1]["bytes"] += 512
+
+    edit_manifest(damaged, change)
+    wanted = {
+        "no split": "manifest.json is damaged (it lists no split)",
+        "no shard": "train.parquet has 37 rows, the manifest lists 0 samples",
+        "another size": "train-000001.tar has ",
+    }
+    assert wanted[how] in found(run_shard, damaged)
+
+
+def test_dali_index_that_is_not_the_manifests(damaged: Path, run_shard: Run) -> None:
+    edit_manifest(
+        damaged,
+        lambda m: m["splits"]["test"]["shards"][1].update(index_sha256="0" * 64),
+    )
+    text = found(run_shard, damaged)
+    assert "test-000001.idx: its SHA-256 is not the manifest's" in text
+
+
 def test_grade_of_none_in_the_manifest_is_no_damage(
     damaged: Path, run_shard: Run
 ) -> None:
