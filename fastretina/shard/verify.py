@@ -167,6 +167,8 @@ def _check_tar(path: Path, info: ShardInfo, rows: list[IndexRow]) -> Iterator[st
                 continue
             if (ready.width, ready.height) != (row.width, row.height):
                 yield f"{where}: {ready.width}x{ready.height} pixels, not as indexed"
+            if row.components not in (None, ready.components):
+                yield f"{where}: {ready.components} components, not as indexed"
     index = path.with_suffix(".idx")
     if not index.exists() or index.read_bytes() != ("\n".join(lines) + "\n").encode():
         yield f"{index.name} is missing or does not match its tar"

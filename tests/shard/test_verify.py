@@ -189,6 +189,7 @@ def test_dali_index(content: bytes | None, damaged: Path, run_shard: Run) -> Non
         ("size", 7, "the index points elsewhere"),
         ("sha256", "0" * 64, "the image's SHA-256 is not the index's"),
         ("width", 63, "64x64 pixels, not as indexed"),
+        ("components", 1, "3 components, not as indexed"),
         ("patient", "other", "'other' in the index"),
         ("eye", "up", "'up' in the index"),
         ("key", "nobody", "a member is missing"),
