@@ -368,7 +368,11 @@ class ShardSplit:
                 "reads: pass --loader webdataset"
             )
         with self.open_shard(number) as file:  # past the end of a map is a SIGBUS
-            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:  # no descriptor left; empty
+                path = self.folder / self.shards[number].name
+                raise ShardError(f"{path} cannot be read ({error})") from error
             return memoryview(whole)
 
 
