@@ -12,11 +12,10 @@ points into, each with its DALI index.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 from crc32c import crc32c
 
+from loaders._tar_maps import TarMaps
 from loaders.arrays import Int64
 from loaders.base import Reading
 from loaders.contents import describe_mistake, look_into
@@ -35,10 +35,6 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "test")
-
-# Each map holds a file descriptor, 1,024 is a usual limit, and two splits are open at
-# once in training.
-_MAPS = 256
 
 DAMAGED = "its bytes are not those that were written, as their checksum tells"
 
@@ -233,7 +229,7 @@ class ShardSplit:
         self._size = numbers(self.table, "size")
         self._checksum = numbers_if_there(self.table, "crc32c")
         self._components = numbers_if_there(self.table, "components")
-        self._map = lru_cache(maxsize=_MAPS)(self._open_map)
+        self._maps = TarMaps(self._open_local)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -254,7 +250,7 @@ class ShardSplit:
 
     def close(self) -> None:
         """Let go of the memory maps; those still in use close with their last view."""
-        self._map.cache_clear()
+        self._maps.clear()
 
     def select(self, rows: Int64) -> ShardSplit:
         """The same split with only some rows, which keep their numbers."""
@@ -293,9 +289,10 @@ class ShardSplit:
         shards, starts = places.shard.tolist(), places.offset.tolist()
         ends = (places.offset + places.size).tolist()
         sums = self.checksums(rows) if verify else None
+        cut = self._maps.cut
 
         def read(place: int) -> memoryview:
-            jpeg = self._map(shards[place])[starts[place] : ends[place]]
+            jpeg = cut(shards[place], starts[place], ends[place])
             if sums is not None and crc32c(jpeg) != sums[place]:
                 raise self.failure(int(rows[place]), DAMAGED)
             return jpeg
@@ -361,19 +358,13 @@ class ShardSplit:
             )
         return stream
 
-    def _open_map(self, number: int) -> memoryview:
+    def _open_local(self, number: int) -> BinaryIO:
         if isinstance(self.folder, Url):
             raise ShardError(
                 f"{self.folder} is on a web server, which only the webdataset loader "
                 "reads: pass --loader webdataset"
             )
-        with self.open_shard(number) as file:  # past the end of a map is a SIGBUS
-            try:
-                whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:  # no descriptor left; empty
-                path = self.folder / self.shards[number].name
-                raise ShardError(f"{path} cannot be read ({error})") from error
-            return memoryview(whole)
+        return self.open_shard(number)
 
 
 def open_split(folder: str | Place, name: str) -> ShardSplit:

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from loaders import open_split
-from loaders import shards as shards_module
+from loaders import _tar_maps, open_split
 from loaders.errors import DataError, NoShards, SampleError, ShardError
 from loaders.shards import ShardSplit, read_manifest, shard_name
 
@@ -346,7 +345,7 @@ def test_view_cannot_be_written_to(split):
 
 
 def test_more_shards_than_maps_are_read_with_few_open(course, shards, monkeypatch):
-    monkeypatch.setattr(shards_module, "_MAPS", 2)
+    monkeypatch.setattr(_tar_maps, "MOST", 2)
     with open_split(shards, "train") as split:
         before = len(os.listdir("/proc/self/fd"))
         for row in (
@@ -359,11 +358,11 @@ def test_more_shards_than_maps_are_read_with_few_open(course, shards, monkeypatc
 
 
 def test_maps_of_two_splits_fit_the_usual_limit_of_open_files():
-    assert 2 * shards_module._MAPS + 256 <= 1024
+    assert 2 * _tar_maps.MOST + 256 <= 1024
 
 
 def test_threads_read_the_same(course, shards, monkeypatch):
-    monkeypatch.setattr(shards_module, "_MAPS", 1)  # maps come and go all the time
+    monkeypatch.setattr(_tar_maps, "MOST", 1)  # maps come and go all the time
     with open_split(shards, "train") as split, ThreadPoolExecutor(4) as pool:
         rows = list(range(37)) * 5
         read = list(pool.map(lambda row: bytes(split.read(row)), rows))
