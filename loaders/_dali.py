@@ -7,8 +7,11 @@ libjpeg-turbo does; without one, DALI's host decoder, whose pixels are libjpeg-t
     plan --> Prefetcher: read --> BatchFeeder --> DALI pipeline --> Batch
              JPEGs and flips      one batch       decode, resize,   on the device
              of a batch, ahead    a call          flip on a GPU    flipped by OpenCV
-                                                  |                on a CPU
-                                                  `--> fails: the host decodes the batch
+             |                                    |                on a CPU
+             `--> one is not plain                `--> fails: the host decodes the batch
+
+A batch with a JPEG that is not plain (``loaders.jpeg_structure``) is the host's, too:
+where DALI's parser refuses one, the process may end by SIGSEGV.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from loaders._threads import decode_plan
 from loaders.arrays import Int32, UInt8
 from loaders.base import LoaderConfig, Source
 from loaders.errors import SampleError
+from loaders.jpeg_structure import is_plain
 from loaders.schedule import Plan, Schedule
 
 
@@ -94,12 +98,13 @@ class DaliLoader(EpochLoader):
         try:
             one = self._source.reading(plan.rows, verify=self._config.verify_reads)
             read = [one.read(place) for place in range(len(plan.rows))]
-        except (SampleError, OSError):
+        except SampleError:
             return _Feed(plan, [])  # for the host, which names the image
         except Exception as error:  # for its turn, behind the batches under way
             return _Feed(plan, [], error)
-        jpegs = [np.frombuffer(jpeg, np.uint8) for jpeg in read if len(jpeg)]
-        return _Feed(plan, jpegs if len(jpegs) == len(read) else [])
+        if not all(map(is_plain, read)):  # DALI may end the process for it
+            return _Feed(plan, [], plain=False)
+        return _Feed(plan, [np.frombuffer(jpeg, np.uint8) for jpeg in read])
 
     def _next_feed(self) -> _Feed | None:
         """The next batch, with DALI kept busy behind it; None after the last."""
@@ -133,7 +138,7 @@ class DaliLoader(EpochLoader):
         if reason and not failures:
             self._warn(reason)
         made = self._finish(feed.plan, images.to(self.device), failures)
-        return made._replace(decoded_again=int(bool(reason)))
+        return made._replace(decoded_again=int(bool(reason) or not feed.plain))
 
     def _warn(self, reason: str) -> None:
         """Say once why DALI fails where no image is bad: each time costs a batch."""
@@ -201,11 +206,19 @@ class DaliLoader(EpochLoader):
 
 
 class _Feed(NamedTuple):
-    """A batch to be: its plan, and its JPEGs where DALI is to decode it."""
+    """A batch to be: its plan, and its JPEGs where DALI is to decode it.
+
+    Attributes:
+        plan: which samples it holds.
+        jpegs: their bytes, or nothing.
+        error: what is to be raised in its place.
+        plain: whether all are JPEGs that DALI may be given.
+    """
 
     plan: Plan
     jpegs: list[UInt8]
     error: Exception | None = None
+    plain: bool = True
 
 
 class BatchFeeder:

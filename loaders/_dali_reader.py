@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from loaders._threads import decode_plan
 from loaders.arrays import Int64
 from loaders.base import LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError
+from loaders.jpeg_structure import is_plain
 from loaders.order import flips, stream_key
 from loaders.place import Url
 from loaders.schedule import (
@@ -116,16 +118,30 @@ class DaliReaderLoader(EpochLoader):
         Raises:
             SampleError: one can't be decoded, unless it is to be skipped.
         """
+        parts: list[_Taken] = []
         bad: list[SampleError] = []
-        while len(bad) < size:
-            taken = reading.take(size - len(bad))
-            if not isinstance(taken, SampleError):
-                return *taken, bad
-            if self._config.on_corrupt == "raise":
+        while (num_missing := size - len(bad) - sum(len(p.rows) for p in parts)) > 0:
+            taken = reading.take(num_missing)
+            if isinstance(taken, _Taken):
+                parts.append(taken)
+            elif self._config.on_corrupt == "raise":
                 raise taken
-            bad.append(taken)
+            else:
+                bad.append(taken)
+        if len(parts) == 1:
+            return *parts[0], bad
         shape = (0, *self._schedule.shape, 3)
-        return torch.empty(shape, dtype=torch.uint8), np.empty(0, np.int64), bad
+        nothing = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        images = torch.cat([nothing, *(part.images for part in parts)])
+        rows = [np.empty(0, np.int64), *(part.rows for part in parts)]
+        return images, np.concatenate(rows), bad
+
+
+class _Taken(NamedTuple):
+    """Images, uint8[n, H, W, 3], and their rows, int64[n]."""
+
+    images: torch.Tensor
+    rows: Int64
 
 
 class _Reading:
@@ -158,7 +174,9 @@ class _Reading:
         self._pipeline: Pipeline | None = None
         self._checks: _Checks | None = None
         self._num_runs = 0
-        self._damaged: dict[int, SampleError] = {}  # found, and not reported yet
+        # Rows that DALI is not to be given, found and not delivered yet: damaged, or
+        # for the host to decode.
+        self._apart: dict[int, SampleError | None] = {}
         # Rows not delivered yet, shard by shard as they come up there.
         self.left = dict.fromkeys(rows.tolist())
         order = np.concatenate([*self._wanted().values(), rows[:0]])
@@ -171,8 +189,8 @@ class _Reading:
         if self._checks is not None:
             self._checks.close()
 
-    def take(self, size: int) -> tuple[torch.Tensor, Int64] | SampleError:
-        """The next batch: uint8[size, H, W, 3] and the rows, int64[size].
+    def take(self, size: int) -> _Taken | SampleError:
+        """The next images: so many, or a single one that the host has decoded.
 
         Or else an image that DALI has failed on, or a damaged one whose place in the
         order of reading has come; it then goes on without it.
@@ -181,16 +199,14 @@ class _Reading:
             LoaderError: it has failed on something else.
         """
         while True:
-            for row, failure in self._damaged.items():
+            for row in self._apart:
                 if self._place[row] < self._num_delivered + size:
-                    del self._damaged[row], self.left[row]
-                    self._num_delivered += 1
-                    return failure
+                    return self._take_apart(row)
             pipeline = self._pipeline
             if pipeline is None or not self._serves(pipeline, size):
                 pipeline = self._build(size)
             self._pipeline = None
-            if not self._meets_damage(pipeline.max_batch_size):
+            if not self._meets_another(pipeline.max_batch_size):
                 break
         try:
             pipeline.schedule_run()
@@ -202,8 +218,25 @@ class _Reading:
             # DALI pads the last batch, and names a sample as "TAR:OFFSET:MEMBER".
             names = [bytes(places.at(n)).decode() for n in range(size)]
             images: torch.Tensor = from_dlpack(made.as_tensor())[:size]
-            return images, self._delivered(names)
+            return _Taken(images, self._delivered(names))
         return self._find_bad(reason)  # not above, where the error holds the pipeline
+
+    def _take_apart(self, row: int) -> _Taken | SampleError:
+        """An image that DALI is not given, by the host, or why it can't be had."""
+        del self.left[row]
+        self._num_delivered += 1
+        return self._apart.pop(row) or self._decode(row)
+
+    def _decode(self, row: int) -> _Taken | SampleError:
+        """An image as the host decodes it, or why it can't."""
+        plan = Plan(np.array([row]), np.zeros((1, 2), np.bool_))
+        verify = self._schedule.config.verify_reads
+        images, failures = decode_plan(
+            self._split, plan, self._schedule.shape, verify=verify
+        )
+        if failures:
+            return failures[0][1]
+        return _Taken(images.to(self._device), plan.rows)
 
     def _delivered(self, names: list[str]) -> Int64:
         """The rows of samples as DALI names them, which are not left any more."""
@@ -221,18 +254,17 @@ class _Reading:
 
         A batch with bad images is smaller than the one before and the next.
         """
-        is_last = size == len(self.left) - len(self._damaged)
+        is_last = size == len(self.left) - len(self._apart)
         return pipeline.max_batch_size == size or (
             is_last and pipeline.max_batch_size > size
         )
 
-    def _meets_damage(self, batch_size: int) -> bool:
-        """Whether a row that DALI may decode in its next run is damaged."""
-        if self._checks is None:
-            return False
+    def _meets_another(self, batch_size: int) -> bool:
+        """Whether DALI is not to be given a row that it may decode in its next run."""
+        assert self._checks is not None
         self._num_runs += 1
-        found = self._checks.first_bad(self._buffer + self._num_runs * batch_size)
-        self._damaged.update(found)
+        found = self._checks.first_apart(self._buffer + self._num_runs * batch_size)
+        self._apart.update(found)
         return bool(found)
 
     def _find_bad(self, reason: str) -> SampleError:
@@ -243,15 +275,11 @@ class _Reading:
             LoaderError: the host finds nothing wrong.
         """
         for row in self.left:
-            plan = Plan(np.array([row]), np.zeros((1, 2), np.bool_))
-            verify = self._schedule.config.verify_reads
-            _, failures = decode_plan(
-                self._split, plan, self._schedule.shape, verify=verify
-            )
-            if failures:
+            failure = self._decode(row)
+            if isinstance(failure, SampleError):
                 del self.left[row]
                 self._num_delivered += 1
-                return failures[0][1]
+                return failure
         self._check_sizes(self._wanted())
         raise LoaderError(f"DALI can't go on: {reason}")
 
@@ -263,9 +291,8 @@ class _Reading:
         self._num_runs = config.prefetch + 2
         if self._checks is not None:
             self._checks.close()
-        if config.verify_reads:
-            order = np.concatenate([*wanted.values(), np.empty(0, np.int64)])
-            self._checks = _Checks(self._split, order)
+        order = np.concatenate([*wanted.values(), np.empty(0, np.int64)])
+        self._checks = _Checks(self._split, order, verify=config.verify_reads)
         seed = stream_key(config.seed, self._epoch, _SHUFFLE) & 0x7FFFFFFF
         with new_pipeline(config, batch_size, device) as pipeline:
             jpegs = fn.readers.webdataset(
@@ -288,7 +315,7 @@ class _Reading:
 
     def _wanted(self) -> dict[int, Int64]:
         """The rows to read of each shard, int64[n], both in the order of reading."""
-        rows = np.array([r for r in self.left if r not in self._damaged], np.int64)
+        rows = np.array([r for r in self.left if r not in self._apart], np.int64)
         numbers = self._split.shard_of(rows)
         return {
             number: np.sort(rows[numbers == number])
@@ -328,15 +355,22 @@ class _Reading:
 
 
 class _Checks:
-    """Compares rows with their checksums in a thread, ahead of DALI's decoding them.
+    """Looks in a thread at the rows that DALI is about to decode: which may it have?
 
-    DALI reads for itself, so the bytes are read twice, the second time out of the page
-    cache: 0.01 ms an image.
+    Those whose bytes are what was written, and a plain JPEG: of others, the process may
+    die. DALI reads for itself, so the bytes are read twice, the second time out of the
+    page cache: 0.01 ms an image.
     """
 
-    def __init__(self, split: ShardSplit, rows: Int64) -> None:
-        """Take int64[n] rows, in the order in which DALI reads them."""
-        self._split = split
+    def __init__(self, split: ShardSplit, rows: Int64, *, verify: bool) -> None:
+        """Take int64[n] rows, in the order in which DALI reads them.
+
+        Args:
+            split: where they are.
+            rows: to look at.
+            verify: whether to compare them with their checksums.
+        """
+        self._split, self._verify = split, verify
         pieces = np.split(rows, range(_CHECKED_AT_ONCE, len(rows), _CHECKED_AT_ONCE))
         self._num_rows, self._num_checked = len(rows), 0
         self._results = Prefetcher(map(self._check, pieces), depth=4)
@@ -346,23 +380,26 @@ class _Checks:
         """End the thread."""
         self._results.__exit__(None, None, None)
 
-    def first_bad(self, num_rows: int) -> list[tuple[int, SampleError]]:
-        """Check so many rows from the first on; returns the damaged ones among the new.
+    def first_apart(self, num_rows: int) -> dict[int, SampleError | None]:
+        """Look at so many rows from the first on.
 
-        It stops at the first piece that has any.
+        Returns:
+            Those that DALI is not to be given among the new, with what is wrong; None
+            for those that the host may decode. It stops at the first piece with any.
         """
         while self._num_checked < min(num_rows, self._num_rows):
             self._num_checked += _CHECKED_AT_ONCE
-            if bad := next(self._results):
-                return bad
-        return []
+            if found := next(self._results):
+                return found
+        return {}
 
-    def _check(self, rows: Int64) -> list[tuple[int, SampleError]]:
-        bad = []
-        read = self._split.reading(rows).read
+    def _check(self, rows: Int64) -> dict[int, SampleError | None]:
+        found: dict[int, SampleError | None] = {}
+        read = self._split.reading(rows, verify=self._verify).read
         for place, row in enumerate(rows.tolist()):
             try:
-                read(place)
+                if not is_plain(read(place)):
+                    found[row] = None
             except SampleError as error:
-                bad.append((row, error.with_traceback(None)))
-        return bad
+                found[row] = error.with_traceback(None)
+        return found

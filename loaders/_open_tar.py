@@ -46,3 +46,13 @@ def _read_with_lock(descriptor: int, size: int, start: int) -> bytes:
 
 
 _read_at = getattr(os, "pread", _read_with_lock)
+
+
+def most_files() -> int:
+    """File descriptors that this process may have."""
+    try:
+        import resource
+    except ImportError:  # Windows, where the C library has 512 at least
+        return 512
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 16 if most == resource.RLIM_INFINITY else most

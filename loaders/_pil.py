@@ -6,7 +6,6 @@ from the files of a folder.
 
 from __future__ import annotations
 
-import io
 import os
 import select
 import signal
@@ -28,7 +27,7 @@ from loaders._runs import Plans
 from loaders.arrays import UInt8
 from loaders.base import Decoding, Jpeg, LoaderConfig, Source
 from loaders.cores import granted_cores
-from loaders.decode import describe_failure
+from loaders.decode import describe_failure, read_with_pillow
 from loaders.errors import DataError, SampleError
 from loaders.schedule import Plan, Schedule
 
@@ -115,9 +114,6 @@ def _end_with(owner: int) -> None:
     os._exit(1)
 
 
-# What Pillow raises on bytes that are no image, or one of a size that can't be meant.
-_PILLOWS = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)
-
 # Images and those that failed, or what stopped it all.
 ImagesOrError = tuple[torch.Tensor, list[Failure]] | Exception
 
@@ -135,25 +131,30 @@ class _PlanImages(Dataset[ImagesOrError]):
         self._verify = verify
 
     def __getitem__(self, plan: Plan) -> ImagesOrError:
+        try:
+            return self._decode(plan)
+        except (DataError, OSError) as error:  # of reading: no image's fault
+            return error.with_traceback(None)
+        except Exception:  # a bug; its own type may not survive the pickling
+            return RuntimeError(traceback.format_exc())
+
+    def _decode(self, plan: Plan) -> tuple[torch.Tensor, list[Failure]]:
         images = np.empty((len(plan.rows), *self._shape, 3), np.uint8)
         failures: list[Failure] = []
         read = self._source.reading(plan.rows, verify=self._verify).read
         for place, row in enumerate(plan.rows.tolist()):
             flip = (bool(plan.flips[place, 0]), bool(plan.flips[place, 1]))
-            jpeg: Jpeg | None = None
             try:
                 jpeg = read(place)
-                images[place] = decode_with_pillow(jpeg, flip, self._shape)
             except SampleError as error:
                 # Without the traceback, whose frames hold the bytes.
                 failures.append((place, error.with_traceback(None)))
-            except DataError as error:
-                return error
-            except _PILLOWS as error:
+                continue
+            try:
+                images[place] = decode_with_pillow(jpeg, flip, self._shape)
+            except ValueError as error:
                 reason = describe_failure(error, jpeg)
                 failures.append((place, self._source.failure(row, reason)))
-            except Exception:  # a bug; its own type may not survive the pickling
-                return RuntimeError(traceback.format_exc())
         return torch.from_numpy(images), failures
 
 
@@ -164,8 +165,11 @@ def decode_with_pillow(
 
     Returns:
         uint8[H, W, 3], RGB.
+
+    Raises:
+        ValueError: Pillow can't, or may not.
     """
-    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    image = read_with_pillow(jpeg)
     if (image.height, image.width) != shape:
         image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
     if flip[0]:

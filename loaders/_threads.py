@@ -33,7 +33,7 @@ from loaders.decode import (
     describe_failure,
     flip_codes,
 )
-from loaders.errors import DataError, SampleError
+from loaders.errors import SampleError
 from loaders.schedule import Plan, Schedule
 
 _MOST_IMAGES = 4  # to a part
@@ -265,10 +265,12 @@ class _Job:
         read, places = self._read, self._places
         flips, components = self._flips, self._components
         for place in part:
+            jpeg: Jpeg | None = None
             try:
-                decode(read(place), places[place], flips[place], components[place])
+                jpeg = read(place)
+                decode(jpeg, places[place], flips[place], components[place])
             except Exception as raised:  # a bug, too: not to be waited for
-                failure = self._failure(place, raised)
+                failure = self._failure(place, raised, jpeg)
                 if isinstance(failure, SampleError):
                     self._failures.append((place, failure))
                 else:
@@ -280,15 +282,13 @@ class _Job:
         """Have an error raised in place of the batch."""
         self._errors.append(error)
 
-    def _failure(self, place: int, error: Exception) -> Exception:
-        """What came in the way of an image, as the error that names it if it can."""
-        if isinstance(error, DataError):
+    def _failure(self, place: int, error: Exception, jpeg: Jpeg | None) -> Exception:
+        """What came in the way of an image, as the error that names it if it can.
+
+        What could not be read may be as good as any: that is no fault of the image.
+        """
+        if jpeg is None or not isinstance(error, ValueError):
             return error.with_traceback(None)  # whose frames hold the bytes
-        if not isinstance(error, (ValueError, OSError, SyntaxError)):  # or Pillow's
-            return error
-        jpeg: Jpeg | None = None
-        with suppress(DataError, OSError):
-            jpeg = self._read(place)
         reason = describe_failure(error, jpeg)
         return self._source.failure(int(self.plan.rows[place]), reason)
 

@@ -110,7 +110,8 @@ class Loader(Protocol):
         skipped: the images left out of the batches handed out so far, with
             ``on_corrupt="skip"``.
         decoded_again: how many of these batches the host has decoded, as DALI has
-            failed on them; under ``dali`` alone, and 0 elsewhere.
+            failed on them, or may not be given one of their images; under ``dali``
+            alone, and 0 elsewhere.
         kept: what it keeps of the images that it has decoded; ``None`` without a cache.
     """
 
@@ -147,6 +148,8 @@ class Loader(Protocol):
         Raises:
             SampleError: an image cannot be decoded, and ``on_corrupt`` is ``raise``;
                 with ``skip`` its batch comes without it. The loader stays usable.
+            ShardError: a shard can't be read, whatever ``on_corrupt`` is.
+            OSError: nor can a file of a folder of images; it names the file.
         """
 
     def close(self) -> None:

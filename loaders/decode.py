@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from loaders.arrays import Bool, UInt8
 from loaders.base import Jpeg
+from loaders.jpeg_structure import check_bounds
 
 # (left-right, upside-down) to OpenCV's flip code.
 FLIP_CODE = {(True, False): 1, (False, True): 0, (True, True): -1}
@@ -27,6 +28,7 @@ FLIP_CODE = {(True, False): 1, (False, True): 0, (True, True): -1}
 _FLIP_CODES = np.array([None, 0, 1, -1], dtype=object)
 _FLIP_WEIGHTS = np.array([2, 1], np.int8)
 
+UNIDENTIFIED = "Pillow can't read it"
 _MARKER = re.compile(r"\b0x(?=[0-9a-f]{2}\b)")  # as libjpeg-turbo writes a byte
 
 
@@ -60,13 +62,14 @@ class Decoder:
             components: of the JPEG; read from its header by default.
 
         Raises:
-            ValueError: it is truncated, corrupt, or no JPEG.
+            ValueError: it is truncated, corrupt, no JPEG, or beyond the bounds of
+                ``jpeg_structure.check_bounds``.
         """
         if components is None:
             colorspace = simplejpeg.decode_jpeg_header(jpeg)[2]
             components = 4 if colorspace in ("CMYK", "YCCK") else 3
         if components == 4:
-            image = np.array(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+            image = np.array(read_with_pillow(jpeg))
         else:
             image = self._decode(jpeg, out)
         if image is not out:
@@ -79,12 +82,14 @@ class Decoder:
         """The image in its own size, which is ``out`` where it has the size of that."""
         if self._fits:
             try:
+                check_bounds(jpeg, *out.shape[:2])  # a larger one has no room there
                 image = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=out)
                 if image.shape == out.shape:
                     return out
             except ValueError:  # what is wrong is found again below, if anything is
                 pass
         height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
+        check_bounds(jpeg, height, width)
         if self._scratch.size < height * width * 3:
             self._scratch = np.empty(height * width * 3, np.uint8)
         image = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=self._scratch)
@@ -93,33 +98,50 @@ class Decoder:
         return decoded
 
 
-def describe_failure(error: Exception, jpeg: Jpeg | None) -> str:
+def read_with_pillow(jpeg: Jpeg) -> Image.Image:
+    """An image in RGB, decoded by Pillow.
+
+    Raises:
+        ValueError: Pillow can't, or it is beyond the bounds of ``check_bounds``.
+    """
+    try:
+        image = Image.open(io.BytesIO(jpeg))
+        check_bounds(jpeg, image.height, image.width)
+        return image.convert("RGB")
+    except UnidentifiedImageError as error:  # its text holds an object's address
+        raise ValueError(UNIDENTIFIED) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of many kinds, with no common base, for rubbish
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def describe_failure(error: Exception, jpeg: Jpeg) -> str:
     """Why an image can't be decoded, in the same words whichever decoder failed on it.
 
-    libjpeg-turbo's, where it fails, too; Pillow's may hold an object's address.
+    libjpeg-turbo's, where it fails, too.
 
     Args:
-        error: what the decoder raised, or the reading of its bytes.
-        jpeg: the bytes of the image; ``None`` where they could not be read.
+        error: what the decoder raised.
+        jpeg: the bytes of the image.
     """
-    if jpeg is None:
-        return getattr(error, "strerror", None) or str(error)
     if not len(jpeg):
         return "it is empty"
     if bytes(jpeg[:2]) != b"\xff\xd8":
         return "it is no JPEG"
     try:
-        colorspace = simplejpeg.decode_jpeg_header(jpeg)[2]
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(jpeg)
     except ValueError:  # its text is of chroma subsampling, whatever is wrong
         return "its JPEG header can't be read"
     try:
         with suppress(MemoryError):  # of a header that lies: the first reason stands
+            check_bounds(jpeg, height, width)
             cmyk = colorspace in ("CMYK", "YCCK")
             simplejpeg.decode_jpeg(jpeg, colorspace="CMYK" if cmyk else "RGB")
     except ValueError as strict:
         return _MARKER.sub("", str(strict))
     if isinstance(error, UnidentifiedImageError):
-        return "Pillow can't read it"
+        return UNIDENTIFIED
     return _MARKER.sub("", str(error))
 
 

@@ -29,6 +29,7 @@ from loaders.course import (
 )
 from loaders.decode import describe_failure
 from loaders.errors import LabelError, SampleError
+from loaders.files import naming
 from loaders.shards import SplitName
 
 _REPLACE = (
@@ -98,6 +99,11 @@ def _missing_csvs(root: Path) -> str:
     return f"none of {', '.join(COURSE_FILES)} is in {root} or beside it"
 
 
+def _read(path: Path) -> bytes:
+    with naming(path):
+        return path.read_bytes()
+
+
 class FolderSource:
     """A ``RetinopathyDataset`` as a loader's source: one shard, in the CSV's order."""
 
@@ -113,26 +119,34 @@ class FolderSource:
 
     @cached_property
     def dimensions(self) -> tuple[tuple[int, int], ...]:
-        """The distinct (height, width): opens every file once, 0.1 ms each."""
+        """The distinct (height, width): opens every file once, 0.1 ms each.
+
+        Raises:
+            SampleError: one is no image.
+            OSError: one can't be read.
+        """
         return tuple(sorted({self._size_of(row) for row in self.rows.tolist()}))
 
     def _size_of(self, row: int) -> tuple[int, int]:
-        try:
-            with Image.open(self._dataset.paths[row]) as image:
-                return image.height, image.width
-        except (OSError, SyntaxError) as error:
-            is_read = getattr(error, "errno", None) is None
-            jpeg = self.read(row) if is_read else None
-            raise self.failure(row, describe_failure(error, jpeg)) from error
+        path = self._dataset.paths[row]
+        with naming(path), path.open("rb") as file:
+            try:
+                with Image.open(file) as image:
+                    return image.height, image.width
+            except Exception as error:  # of many kinds, with no common base
+                if getattr(error, "errno", None) is not None:  # of reading
+                    raise
+                reason = describe_failure(error, self.read(row))
+                raise self.failure(row, reason) from error
 
     def read(self, row: int) -> bytes:
-        """The bytes of a row's file."""
-        return self._dataset.paths[row].read_bytes()
+        """The bytes of a row's file; an ``OSError`` names it."""
+        return _read(self._dataset.paths[row])
 
     def reading(self, rows: Int64, *, verify: bool = True) -> Reading:
         """How a batch is read; files have no checksum to compare with."""
         paths = [self._dataset.paths[row] for row in rows.tolist()]
-        return Reading(lambda place: paths[place].read_bytes())
+        return Reading(lambda place: _read(paths[place]))
 
     def key(self, row: int) -> str:
         """The image's name."""

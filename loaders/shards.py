@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from crc32c import crc32c
 
-from loaders._open_tar import OpenTar
+from loaders._open_tar import OpenTar, most_files
 from loaders.arrays import Int64
 from loaders.base import Reading
 from loaders.errors import SampleError, ShardError
@@ -113,7 +113,8 @@ class ShardSplit:
         self._size = numbers(self.table, "size")
         self._checksum = numbers_if_there(self.table, "crc32c")
         self._components = numbers_if_there(self.table, "components")
-        self._tar = lru_cache(maxsize=_OPEN_TARS)(self._open_tar)
+        most = min(_OPEN_TARS, most_files() // 4)
+        self._tar = lru_cache(maxsize=most)(self._open_tar)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -87,8 +87,10 @@ def _attempt(read: Callable[[int], bytes], place: int) -> Fingerprint | str:
     """The fingerprint, or the reason why there is none."""
     try:
         return fingerprint(read(place))
-    except (DataError, MemoryError):
+    except DataError:
         raise
+    except MemoryError:
+        return "it takes more memory than there is"
     except OSError as error:
         return error.strerror or str(error)
     except Exception as error:  # decoders have no common base for what they raise

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from fastretina.data.prepare import Preparer, orientation
+from fastretina.data.prepare import Preparer, is_kept
 from fastretina.data.preprocess import BORDER
 from loaders.arrays import Float32, UInt8
 
@@ -60,12 +60,9 @@ def as_jpeg(content: bytes) -> bytes:
 
     Raises:
         Rejected: it can't be decoded.
-        ValueError: its header can't.
     """
-    if content.startswith(b"\xff\xd8") and orientation(content) == 1:
-        colorspace = simplejpeg.decode_jpeg_header(content)[2]
-        if colorspace not in ("CMYK", "YCCK"):
-            return content
+    if content.startswith(b"\xff\xd8") and is_kept(content):
+        return content
     return Preparer()(content).jpeg
 
 

@@ -1,12 +1,16 @@
 """From a source file's bytes to the JPEG that goes into a shard, or to why it can't.
 
 Every image is decoded in full, strictly: a truncated one raises in any decoder, but a
-JPEG with damaged bytes in its middle decodes without complaint in most of them.
+JPEG with damaged bytes in its middle decodes without complaint in most of them. What
+decoders don't agree on is decoded by Pillow and written anew, so that all loaders
+make the same of what is in a shard: a JPEG that is not plain
+(``loaders.jpeg_structure``), or whose metadata contradict each other on what is up.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +22,13 @@ from PIL import Image, UnidentifiedImageError
 
 from loaders.arrays import UInt8
 from loaders.decode import describe_failure
+from loaders.jpeg_structure import MOST_PIXELS, PlainJpeg, check_bounds, read_plain
 
 QUALITY = 95
 _ORIENTATION = 0x0112
+_EXIF_HEADER = 6  # bytes, "Exif" and two more
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([0-9])")
 _SMALLEST = 8  # pixels; a smaller image is an icon or a mistake
 _KINDS = ("PNG", "TIFF", "WEBP")
 _MODES = frozenset(
@@ -29,7 +37,7 @@ _MODES = frozenset(
 )
 _BITS_PER_SAMPLE = 258  # a TIFF's tag
 _DIM = 16  # of the upper 8 of 16 bits: below it all values fit into 12
-_LARGEST = 178_956_970  # pixels in all, Pillow's own limit: damage may claim 65,535^2
+_MUCH = 50_000_000  # pixels that may be too many for a machine's memory
 
 # Pillow's names for what undoes an EXIF orientation; ImageOps.exif_transpose also
 # writes the EXIF block anew and fails where another tag of it is broken.
@@ -55,9 +63,10 @@ class Prepared(NamedTuple):
         jpeg: its bytes, as they were unless ``change`` says otherwise.
         width: pixels.
         height: pixels.
-        change: why it was encoded again: ``upright`` (EXIF orientation), ``from png``,
-            ``from tiff``, ``from webp``, ``preprocessed``, or empty.
-        components: of the JPEG: 1 for grey, 4 for CMYK, 3 for all others.
+        change: why it was encoded again: ``upright`` (EXIF or XMP orientation),
+            ``normalised`` (a JPEG that decoders don't agree on), ``from png``, ``from
+            tiff``, ``from webp``, ``preprocessed``, or empty.
+        components: of the JPEG: 1 for grey, 3 for colours.
     """
 
     jpeg: bytes
@@ -65,10 +74,6 @@ class Prepared(NamedTuple):
     height: int
     change: str
     components: int = 3
-
-
-# Of a JPEG, by simplejpeg's name of its colours.
-_COMPONENTS = {"Gray": 1, "CMYK": 4, "YCCK": 4}
 
 
 class Preparer:
@@ -90,22 +95,33 @@ class Preparer:
         Raises:
             Rejected: it can't be decoded in full, or is of no kind that we take.
         """
+        if not content:
+            raise Rejected("the file is empty")
         with _rejecting(content):
-            if not content:
-                raise Rejected("the file is empty")
-            if content.startswith(b"\xff\xd8"):
-                height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content)
-                _check_size(height, width)
-                turned = orientation(content) != 1
-                if not (turned or self._steps or self._resizes(height, width)):
-                    self._check(content, height, width, colorspace)
-                    components = _COMPONENTS.get(colorspace, 3)
-                    return Prepared(content, width, height, "", components)
-                image = self._decode(content, height, width, colorspace)
-                image, change = (_turned(content), "upright") if turned else (image, "")
-            else:
-                image, change = _decode_other(content)
-            return self._encoded(image, change)
+            try:
+                if content.startswith(b"\xff\xd8"):
+                    return self._prepare_jpeg(content)
+                return self._encoded(*_decode_other(content))
+            except MemoryError:
+                _reject_much(content)
+                raise
+
+    def _prepare_jpeg(self, content: bytes) -> Prepared:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content)
+        _check_size(height, width)
+        check_bounds(content, height, width)
+        plain = read_plain(content)
+        up, is_clear = _read_orientation(content, plain)
+        turned = up != 1
+        if plain is None or turned or not is_clear:
+            self._check(content, height, width, colorspace)
+            with _opened(content) as image:
+                pixels = _turned(image, up)
+            return self._encoded(pixels, "upright" if turned else "normalised")
+        if self._steps or self._resizes(height, width):
+            return self._encoded(self._decode(content, height, width), "")
+        self._check(content, height, width, colorspace)
+        return Prepared(content, width, height, "", plain.components)
 
     def _resizes(self, height: int, width: int) -> bool:
         return self._size is not None and (height, width) != (self._size, self._size)
@@ -119,15 +135,13 @@ class Preparer:
         if colorspace in ("YCbCr", "Gray"):
             room = self._room(height, width, 1)
             simplejpeg.decode_jpeg(jpeg, colorspace="GRAY", buffer=room)
+        elif colorspace in ("CMYK", "YCCK"):
+            simplejpeg.decode_jpeg(jpeg, colorspace="CMYK")
         else:
-            self._decode(jpeg, height, width, colorspace)
+            self._decode(jpeg, height, width)
 
-    def _decode(self, jpeg: bytes, height: int, width: int, colorspace: str) -> UInt8:
+    def _decode(self, jpeg: bytes, height: int, width: int) -> UInt8:
         """uint8[H, W, 3], as the loaders see it."""
-        if colorspace in ("CMYK", "YCCK"):  # the loaders leave these to Pillow too
-            simplejpeg.decode_jpeg(jpeg, colorspace="CMYK")  # but it isn't strict
-            with _opened(jpeg) as image:
-                return np.asarray(image.convert("RGB"))
         room = self._room(height, width, 3)
         simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=room)
         return room
@@ -157,37 +171,82 @@ def _rejecting(content: bytes) -> Iterator[None]:
         yield
     except (Rejected, MemoryError):
         raise
-    except UnidentifiedImageError as bad:  # its text holds an address
-        raise Rejected("the file is no image that can be read") from bad
     except Exception as bad:
         reason = str(bad)
         if content.startswith(b"\xff\xd8"):
             reason = describe_failure(bad, content)  # as the loaders would say it
+        elif isinstance(bad, UnidentifiedImageError):  # its text holds an address
+            reason = "the file is no image that can be read"
         raise Rejected(" ".join(reason.split()) or type(bad).__name__) from bad
 
 
 def _check_size(height: int, width: int) -> None:
-    if min(height, width) < _SMALLEST or height * width > _LARGEST:
+    if min(height, width) < _SMALLEST or height * width > MOST_PIXELS:
         raise Rejected(f"the image has {width}x{height} pixels")
 
 
-def orientation(jpeg: bytes) -> int:
-    """The EXIF orientation, 1 (upright) to 8; 1 where there is none to be read."""
-    if not _has_exif(jpeg):  # Pillow's parser costs 0.1 ms
-        return 1
+def _reject_much(content: bytes) -> None:
+    """Blame a lack of memory on an image that needs much; on others it is no blame."""
+    with _opened(content) as image:
+        width, height = image.size
+    if width * height > _MUCH:
+        raise Rejected(f"{width}x{height} pixels take more memory than there is")
+
+
+def is_kept(jpeg: bytes) -> bool:
+    """Whether sharding would keep a JPEG's bytes, if it finds no damage in them.
+
+    Raises:
+        Rejected: it would not take the JPEG at all.
+    """
+    with _rejecting(jpeg):
+        plain = read_plain(jpeg)
+        if plain is None:
+            return False
+        check_bounds(jpeg, plain.height, plain.width)
+        return _read_orientation(jpeg, plain) == (1, True)
+
+
+class _Orientation(NamedTuple):
+    """Which way up a JPEG's metadata say that it is.
+
+    Attributes:
+        value: 1 (upright) to 8; 1 where none says anything.
+        is_clear: whether all that say anything say the same.
+    """
+
+    value: int
+    is_clear: bool
+
+
+def _read_orientation(jpeg: bytes, plain: PlainJpeg | None) -> _Orientation:
+    """Read it by Pillow, which takes 0.1 ms, where there are any metadata.
+
+    Raises:
+        Exception: of many kinds; Pillow can't open the JPEG.
+    """
+    if plain is not None and not plain.has_metadata:
+        return _Orientation(1, True)
     with _opened(jpeg) as image:
-        return _orientation(image)
+        _check_size(image.height, image.width)
+        segments = getattr(image, "applist", ())
+    return _by_segments([body for name, body in segments if name == "APP1"])
 
 
-def _has_exif(jpeg: bytes) -> bool:
-    """Whether a segment before the image data is EXIF: 2 us, for most have none."""
-    place = 2
-    while (marker := jpeg[place : place + 2])[:1] == b"\xff" and marker != b"\xff\xda":
-        if marker == b"\xff\xe1" and jpeg[place + 4 : place + 8] == b"Exif":
-            return True
-        filler = marker == b"\xff\xff"  # any number may stand before a marker
-        place += 1 if filler else 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
-    return False
+def _by_segments(segments: Sequence[bytes]) -> _Orientation:
+    """Each EXIF segment counts, and after them XMP's; the first of them is believed.
+
+    Pillow reads the first EXIF alone, others the last.
+    """
+    values: list[object] = []
+    for body in segments:
+        if body[:4].lower() == b"exif":
+            values.append(_exif_orientation(body[_EXIF_HEADER:]))
+    for body in segments:
+        if body.startswith(_XMP):
+            values += map(int, _XMP_ORIENTATION.findall(body))
+    known = [n for n in values if isinstance(n, int) and (n == 1 or n in _UNDO)]
+    return _Orientation(known[0] if known else 1, len(set(known)) < 2)
 
 
 @contextmanager
@@ -199,24 +258,34 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
             yield image
 
 
+def _exif_orientation(block: bytes) -> object:
+    try:
+        exif = Image.Exif()
+        exif.load(b"Exif\0\0" + block)
+        return exif.get(_ORIENTATION)
+    except Exception:  # a broken EXIF block; the photograph itself is not at fault
+        return None
+
+
 def _orientation(image: Image.Image) -> int:
+    """Which way up an image of another kind is."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a broken EXIF block; the photograph itself is not at fault
+    except Exception:
         return 1
     return value if value in _UNDO else 1
 
 
-def _turned(jpeg: bytes) -> UInt8:
-    with _opened(jpeg) as image:
-        return _upright(image)
+def _turned(image: Image.Image, orientation: int) -> UInt8:
+    """uint8[H, W, 3], RGB, turned by what undoes an orientation."""
+    turn = _UNDO.get(orientation)
+    rgb = image.convert("RGB")
+    return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
 def _upright(image: Image.Image) -> UInt8:
     image.load()  # first: a TIFF is turned by that, and its orientation with it
-    turn = _UNDO.get(_orientation(image))
-    rgb = image.convert("RGB")
-    return np.asarray(rgb if turn is None else rgb.transpose(turn))
+    return _turned(image, _orientation(image))
 
 
 def encode_prepared(image: UInt8) -> bytes:

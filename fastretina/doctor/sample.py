@@ -12,8 +12,9 @@ import numpy as np
 import simplejpeg
 
 from loaders.arrays import Int64
-from loaders.decode import describe_failure
+from loaders.decode import describe_failure, read_with_pillow
 from loaders.errors import ShardError
+from loaders.jpeg_structure import is_plain
 from loaders.shards import ShardSplit, open_split
 
 _USUAL = 512  # pixels, where sizes differ and none is asked for
@@ -105,7 +106,10 @@ def sample_jpegs(shards: ExaminedShards, seconds: float) -> list[bytes]:
         for row in shuffled.tolist():
             jpeg = bytes(part.read(row))
             try:
-                simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+                if is_plain(jpeg):
+                    simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+                else:
+                    read_with_pillow(jpeg)
             except ValueError as error:
                 raise part.failure(row, describe_failure(error, jpeg)) from error
             jpegs.append(jpeg)

@@ -11,6 +11,7 @@ import numpy as np
 import simplejpeg
 
 from loaders.arrays import UInt8
+from loaders.decode import read_with_pillow
 from loaders.shards import ShardSplit
 
 Share = TypeVar("Share")
@@ -30,7 +31,10 @@ def decode_only(jpegs: Sequence[bytes], threads: int) -> float:
     def decode(share: Sequence[bytes]) -> None:
         room = np.empty((0, 0, 3), np.uint8)
         for jpeg in share:
-            height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
+            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(jpeg)
+            if colorspace in ("CMYK", "YCCK"):  # which the loaders leave to Pillow, too
+                read_with_pillow(jpeg)
+                continue
             if room.shape != (height, width, 3):
                 room = np.empty((height, width, 3), np.uint8)
             simplejpeg.decode_jpeg(jpeg, colorspace="RGB", buffer=room)

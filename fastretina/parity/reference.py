@@ -1,27 +1,35 @@
 """Plain PIL on the image folder: what every loader is held against.
 
 It shares no line with the loaders or with sharding but the pre-processing itself, so a
-mistake of theirs is not repeated here. What a decoder in a hurry would have made of a
+mistake of theirs is not repeated here, and the walk that tells which JPEGs are plain:
+only of those sharding keeps the bytes. What a decoder in a hurry would have made of a
 photograph is asked of libjpeg-turbo, by simplejpeg as in the loader turbo: that only
 names a difference which is found already.
 """
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from fastretina.data.preprocess import preprocess
 from loaders.arrays import UInt8
 from loaders.errors import DataError
+from loaders.files import naming
+from loaders.jpeg_structure import check_bounds, is_plain
 
 _ORIENTATION = 0x0112
+_IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 # What undoes each EXIF orientation: by NumPy, where sharding does it by Pillow.
 _UPRIGHT: Mapping[int, Callable[[UInt8], UInt8]] = {
     2: lambda image: image[:, ::-1],
@@ -43,8 +51,8 @@ class Original(NamedTuple):
 
     Attributes:
         pixels: uint8[H, W, 3], RGB.
-        encoded_again: whether sharding can't have kept its bytes: it is no JPEG, was
-            not upright, or is pre-processed.
+        encoded_again: whether sharding can't have kept its bytes: it is no plain JPEG,
+            was not upright, or is pre-processed.
     """
 
     pixels: UInt8
@@ -70,14 +78,16 @@ class PilReference:
 
         Raises:
             ParityError: Pillow can't.
+            OSError: the file can't be read.
         """
+        with naming(path):
+            content = path.read_bytes()
         try:
-            with Image.open(path) as image:
-                kept = _is_jpeg(path) and _orientation(image) == 1
+            with Image.open(io.BytesIO(content)) as image:
+                check_bounds(content, image.height, image.width)
+                kept = is_plain(content) and set(_orientations(image)) <= {1}
                 pixels = _upright(image)
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as bad:
+        except Exception as bad:  # of many kinds, with no common base, for rubbish
             raise ParityError(f"{path} can't be decoded by Pillow: {bad}") from bad
         changes = bool(self.steps) or self._resizes(pixels)
         return Original(self._finish(pixels), changes or not kept)
@@ -90,14 +100,12 @@ class PilReference:
         ``None`` where it is no JPEG in YCbCr, the only kind that decoders differ on.
         """
         content = path.read_bytes()
-        if not content.startswith(b"\xff\xd8"):
-            return None
-        if simplejpeg.decode_jpeg_header(content)[2] != "YCbCr":
+        if not is_plain(content) or simplejpeg.decode_jpeg_header(content)[2] == "Gray":
             return None
         pixels = simplejpeg.decode_jpeg(
             content, colorspace="RGB", fastupsample=nearest_chroma, fastdct=fast_dct
         )
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             turn = _UPRIGHT.get(_orientation(image))
         return self._finish(pixels if turn is None else turn(pixels))
 
@@ -116,11 +124,6 @@ class PilReference:
         return np.asarray(image.resize((wanted, wanted), Image.Resampling.BILINEAR))
 
 
-def _is_jpeg(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\xff\xd8"
-
-
 def _upright(image: Image.Image) -> UInt8:
     turn = _UPRIGHT.get(_orientation(image))
     if image.mode.startswith("I;16"):  # Pillow would clip it; of colours it takes these
@@ -132,12 +135,35 @@ def _upright(image: Image.Image) -> UInt8:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 where there is none, or the EXIF block is broken."""
-    # Pillow also looks for one in XMP; a JPEG without EXIF is taken as it lies.
-    if image.format != "PNG" and "exif" not in image.info:
-        return 1
+    """The first that the metadata tell; 1 where none does, or they are broken."""
+    return next(iter(_orientations(image)), 1)
+
+
+def _orientations(image: Image.Image) -> list[int]:
+    """All orientations that the metadata tell, in order: EXIF segments', then XMP's."""
+    if not isinstance(image, JpegImageFile):
+        return _known(image.getexif)
+    found: list[int] = []
+    segments = [body for name, body in image.applist if name == "APP1"]
+    for body in segments:
+        if body[:4].lower() == b"exif":
+            found += _known(partial(_exif, body[6:]))
+    for body in segments:
+        if body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            found += map(int, _IN_XMP.findall(body))
+    return found
+
+
+def _exif(block: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(b"Exif\0\0" + block)
+    return exif
+
+
+def _known(read: Callable[[], Image.Exif]) -> list[int]:
+    """The orientation of an EXIF block, if there is any that means anything."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = read().get(_ORIENTATION)
     except Exception:  # rubbish can break its parser in any way
-        return 1
-    return value if value in _UPRIGHT else 1
+        return []
+    return [value] if value in {1, *_UPRIGHT} else []

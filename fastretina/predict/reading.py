@@ -122,6 +122,8 @@ def read_photograph(path: Path, how: Preparation) -> Photograph:
         return Photograph(path, image, "", error.strerror or str(error))
     except (Rejected, ValueError) as error:
         return Photograph(path, image, "", str(error))
+    except MemoryError:
+        return Photograph(path, image, "", "it takes more memory than there is")
 
 
 def _why_nothing_is_in(folder: Path) -> str:

@@ -19,7 +19,7 @@ from fastretina.report.finished_run import FinishedRun
 from fastretina.report.mistakes import Mistake
 from fastretina.report.picture import data_url
 from loaders.arrays import Float32, UInt8
-from loaders.decode import Decoder
+from loaders.decode import Decoder, describe_failure
 from loaders.errors import RunError
 from loaders.shards import ShardSplit, open_split
 
@@ -106,10 +106,11 @@ def _decode(split: ShardSplit, row: int, shape: tuple[int, int]) -> UInt8:
     """The sample as the network was given it, uint8[H, W, 3]."""
     height, width = shape
     image = np.empty((height, width, 3), np.uint8)
+    jpeg = split.read(row)
     try:
-        Decoder()(split.read(row), image)
-    except (ValueError, OSError, SyntaxError) as error:  # or Pillow's
-        raise split.failure(row, str(error)) from error
+        Decoder()(jpeg, image)
+    except ValueError as error:
+        raise split.failure(row, describe_failure(error, jpeg)) from error
     return image
 
 

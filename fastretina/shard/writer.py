@@ -45,7 +45,7 @@ class IndexRow(NamedTuple):
         patient_known: whether ``patient`` is one, and not the sample's own name.
         crc32c: checksum of the JPEG's bytes, which loaders compare; None in an
             index of an older version.
-        components: of the JPEG: 1 for grey, 4 for CMYK; None as ``crc32c``.
+        components: of the JPEG: 1 for grey, 3 for colours; None as ``crc32c``.
     """
 
     key: str

@@ -97,12 +97,6 @@ def test_what_pillow_alone_does_not_know_is_said_without_an_address() -> None:
         assert describe_failure(caught.value, content) == "Pillow can't read it"
 
 
-def test_bytes_that_could_not_be_read_have_the_systems_reason() -> None:
-    gone = FileNotFoundError(2, "No such file or directory", "a/b.jpeg")
-    assert describe_failure(gone, None) == "No such file or directory"
-    assert describe_failure(OSError("odd"), None) == "odd"
-
-
 def test_size_that_cannot_be_meant_is_a_reason_and_no_bug(
     monkeypatch: pytest.MonkeyPatch, shards: Path
 ) -> None:
