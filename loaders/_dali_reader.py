@@ -11,7 +11,6 @@ from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ from loaders._threads import decode_plan
 from loaders.arrays import Int64
 from loaders.base import LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError
+from loaders.leftovers import temporary_folder
 from loaders.order import flips, stream_key
 from loaders.place import Url
 from loaders.schedule import (
@@ -90,9 +90,9 @@ class DaliReaderLoader(EpochLoader):
         parts = [plan.rows for plan in self._schedule.plans(number)]
         rows = np.concatenate(parts or [np.empty(0, np.int64)])
         with (
-            TemporaryDirectory(prefix="fastretina-") as folder,
+            temporary_folder() as folder,
             closing(
-                _Reading(self._schedule, rows, number, self._buffer, Path(folder))
+                _Reading(self._schedule, rows, number, self._buffer, folder)
             ) as reading,
         ):
             for place in range(len(self)):
