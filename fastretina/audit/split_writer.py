@@ -76,12 +76,9 @@ def refuse_to_write(out: Path, data_set: AuditedDataSet) -> None:
     if not out.is_dir():
         raise AuditError(f"--fix must name a folder, got the file {out}")
     ours = {*COURSE_FILES, SPLIT_NOTE, LINKS}
-    foreign = sorted(
-        path.name
-        for path in out.iterdir()
-        if path.name not in ours and not is_partial(path)
-    )
-    if not foreign and (_is_ours(out) or not any(out.iterdir())):
+    whole = {path.name for path in out.iterdir() if not is_partial(path)}
+    foreign = sorted(whole - ours)
+    if not foreign and (_is_ours(out) or not whole):  # but for what a kill has left
         if data_set.paths:
             _refuse_own_files(out / LINKS)
         return

