@@ -33,7 +33,8 @@ from fastretina.run_result import RunResult
 from fastretina.wall_clock import part
 from loaders.contents import describe_mistake, look_into
 from loaders.errors import RunError
-from loaders.files import write_atomically
+from loaders.files import make_durable, make_folder, sync_folder, write_atomically
+from loaders.leftovers import remove_leftovers
 
 _Record = TypeVar("_Record")
 _CONFIG = "config.json"
@@ -164,6 +165,10 @@ class Run:
             for name, value in list(asdict(row).items())[2:]:  # less epoch and phase
                 if value is not None:
                     events.add_scalar(name.replace("_", "/", 1), value, step)
+        for written in folder.glob(f"*{suffix}"):
+            make_durable(written)
+        for each in (folder, self.path):
+            sync_folder(each)
 
     def config(self) -> RunConfig:
         """What ``write_config`` has recorded.
@@ -183,8 +188,7 @@ class Run:
 
     def remove_partial_files(self) -> None:
         """Remove what a killed process has left half-written."""
-        for partial in self.path.glob(".*.part"):
-            partial.unlink()
+        remove_leftovers(self.path)
 
     def metrics(self) -> dict[str, object]:
         """What ``write_metrics`` has recorded."""
@@ -263,7 +267,7 @@ def create_run(out: Path | None, recipe: Recipe) -> Run:
             "or choose another --out"
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     except (FileExistsError, NotADirectoryError):
         raise RunError(
             f"--out must be a folder for the run, got {path}, where a file lies"

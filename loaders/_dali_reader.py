@@ -11,7 +11,6 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
+from loaders._dali_checks import DaliChecks
 from loaders._dali_pipeline import (
     built,
     consumer,
@@ -30,13 +30,12 @@ from loaders._dali_pipeline import (
 )
 from loaders._epoch import EpochLoader, Made
 from loaders._flips import flip_batch
-from loaders._prefetcher import Prefetcher
 from loaders._runs import BatchRun, SeparateRuns
 from loaders._threads import decode_plan
 from loaders.arrays import Int64
 from loaders.base import LoaderConfig, Source
 from loaders.errors import LoaderError, SampleError
-from loaders.jpeg_structure import is_plain
+from loaders.leftovers import temporary_folder
 from loaders.order import flips, stream_key
 from loaders.place import Url
 from loaders.schedule import (
@@ -48,7 +47,6 @@ from loaders.schedule import (
 )
 from loaders.shards import ShardSplit
 
-_CHECKED_AT_ONCE = 64  # images
 _SHUFFLE = 100  # keeps DALI's draws apart from the streams of order.py
 
 
@@ -92,9 +90,9 @@ class DaliReaderLoader(EpochLoader):
         parts = [plan.rows for plan in self._schedule.plans(number)]
         rows = np.concatenate(parts or [np.empty(0, np.int64)])
         with (
-            TemporaryDirectory(prefix="fastretina-") as folder,
+            temporary_folder() as folder,
             closing(
-                _Reading(self._schedule, rows, number, self._buffer, Path(folder))
+                _Reading(self._schedule, rows, number, self._buffer, folder)
             ) as reading,
         ):
             for place in range(len(self)):
@@ -172,7 +170,7 @@ class _Reading:
         self._row_of = {split.keys[row]: row for row in rows.tolist()}
         self._device = schedule.device
         self._pipeline: Pipeline | None = None
-        self._checks: _Checks | None = None
+        self._checks: DaliChecks | None = None
         self._num_runs = 0
         # Rows that DALI is not to be given, found and not delivered yet: damaged, or
         # for the host to decode.
@@ -292,7 +290,7 @@ class _Reading:
         if self._checks is not None:
             self._checks.close()
         order = np.concatenate([*wanted.values(), np.empty(0, np.int64)])
-        self._checks = _Checks(self._split, order, verify=config.verify_reads)
+        self._checks = DaliChecks(self._split, order, verify=config.verify_reads)
         seed = stream_key(config.seed, self._epoch, _SHUFFLE) & 0x7FFFFFFF
         with new_pipeline(config, batch_size, device) as pipeline:
             jpegs = fn.readers.webdataset(
@@ -352,54 +350,3 @@ class _Reading:
         path = self._folder / name
         path.write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]))
         return path
-
-
-class _Checks:
-    """Looks in a thread at the rows that DALI is about to decode: which may it have?
-
-    Those whose bytes are what was written, and a plain JPEG: of others, the process may
-    die. DALI reads for itself, so the bytes are read twice, the second time out of the
-    page cache: 0.01 ms an image.
-    """
-
-    def __init__(self, split: ShardSplit, rows: Int64, *, verify: bool) -> None:
-        """Take int64[n] rows, in the order in which DALI reads them.
-
-        Args:
-            split: where they are.
-            rows: to look at.
-            verify: whether to compare them with their checksums.
-        """
-        self._split, self._verify = split, verify
-        pieces = np.split(rows, range(_CHECKED_AT_ONCE, len(rows), _CHECKED_AT_ONCE))
-        self._num_rows, self._num_checked = len(rows), 0
-        self._results = Prefetcher(map(self._check, pieces), depth=4)
-        self._results.__enter__()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._results.__exit__(None, None, None)
-
-    def first_apart(self, num_rows: int) -> dict[int, SampleError | None]:
-        """Look at so many rows from the first on.
-
-        Returns:
-            Those that DALI is not to be given among the new, with what is wrong; None
-            for those that the host may decode. It stops at the first piece with any.
-        """
-        while self._num_checked < min(num_rows, self._num_rows):
-            self._num_checked += _CHECKED_AT_ONCE
-            if found := next(self._results):
-                return found
-        return {}
-
-    def _check(self, rows: Int64) -> dict[int, SampleError | None]:
-        found: dict[int, SampleError | None] = {}
-        read = self._split.reading(rows, verify=self._verify).read
-        for place, row in enumerate(rows.tolist()):
-            try:
-                if not is_plain(read(place)):
-                    found[row] = None
-            except SampleError as error:
-                found[row] = error.with_traceback(None)
-        return found

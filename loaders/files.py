@@ -6,10 +6,12 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
+
+from loaders.leftovers import remove_leftovers, remove_leftovers_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,6 +33,91 @@ def make_durable(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's names are on the disk: those made, changed and removed.
+
+    Without, a power cut may bring an old name back, or take a new one with its file.
+    Where a system or a file system can't do it, nothing is done.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one that may not be listed; or Windows
+        return
+    try:
+        with naming(folder):
+            os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.EROFS, errno.EOPNOTSUPP)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there, for good.
+
+    Raises:
+        OSError: it can't be made, or is a file.
+    """
+    missing = []
+    for each in (folder, *folder.parents):
+        if each.exists():
+            break
+        missing.append(each)
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Give a written file its name, once its bytes are on the disk.
+
+    The name itself is there for good only after ``sync_folder``.
+    """
+    with naming(path):
+        make_durable(part)
+        part.replace(path)
+
+
+@contextmanager
+def writing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write, which gets its name only when the block ends, as a whole.
+
+    Args:
+        path: the file; there is the old one or the new, whatever happens.
+        durable: whether to wait for the disk, so that a power cut changes nothing.
+
+    Raises:
+        OSError: it can't be written; the error names ``path``.
+    """
+    remove_leftovers_of(path)
+    part = partial_name(path)
+    try:
+        with ExitStack() as held:
+            with part.open("wb") as file:
+                _hold(file.fileno(), held)
+                yield file
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            part.replace(path)
+        if durable:
+            sync_folder(path.parent)
+    except OSError as error:  # of the part, which nobody knows of
+        if error.filename not in (None, str(part)):
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, reason, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Write a small file so that its name only ever holds the whole of it.
 
@@ -42,23 +129,27 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
     Raises:
         OSError: it can't be written; the error names ``path``.
     """
-    part = partial_name(path)
+    with writing(path, durable=durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def _hold(descriptor: int, held: ExitStack) -> None:
+    """Lock a file until the stack ends: ``remove_leftovers`` then leaves it alone."""
     try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:  # of the part, which nobody knows of
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
+        import fcntl
+
+        own = os.dup(descriptor)
+    except (ImportError, OSError):  # Windows
+        return
+    held.callback(os.close, own)
+    with suppress(OSError):  # a file system without such locks
+        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_writable(path: Path) -> None:
     """Make sure that ``write_atomically`` could write a file, and leave nothing behind.
+
+    What a killed process has left of it is removed.
 
     Raises:
         OSError: it could not.
@@ -70,6 +161,7 @@ def check_writable(path: Path) -> None:
         part.touch()
     finally:
         part.unlink(missing_ok=True)
+    remove_leftovers(path.parent, path.name)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from loaders.files import partial_name, write_atomically
+from loaders.files import partial_name, put_in_place, sync_folder
 
 BLOCK = 512
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # 90 + ".json" fits USTAR's 100 bytes
@@ -35,8 +35,8 @@ class Written(NamedTuple):
 class ShardWriter:
     """Writes ``path`` and ``path`` with suffix ``.idx`` under temporary names.
 
-    Leaving the ``with`` block without ``finish()`` removes what was written, so a
-    half shard never has a final name.
+    Leaving the ``with`` block without ``finish()`` or ``end()`` removes what was
+    written, so a half shard never has a final name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,6 +44,8 @@ class ShardWriter:
             raise ValueError(f"path must end in .tar, got {path}")
         self.path = path
         self._part = partial_name(path)
+        self._index_part = partial_name(path.with_suffix(".idx"))
+        self._ended = False
         self._file = self._part.open("wb", buffering=0)  # a sample a write
         self._sha = hashlib.sha256()
         self._end = 0
@@ -59,7 +61,9 @@ class ShardWriter:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
-        self._part.unlink(missing_ok=True)
+        if not self._ended or error is not None:
+            self._part.unlink(missing_ok=True)
+            self._index_part.unlink(missing_ok=True)
 
     def add(self, key: str, members: Mapping[str, bytes]) -> int:
         """Append one sample.
@@ -87,18 +91,31 @@ class ShardWriter:
         return offset
 
     def finish(self) -> Written:
-        """End the archive and give tar and index their final names.
+        """End the archive, wait for the disk, give tar and index their final names."""
+        written = self.end()
+        for part, path in self.parts:
+            put_in_place(part, path)
+        sync_folder(self.path.parent)
+        return written
 
-        They survive a kill, but a power cut only after ``make_durable``, which is left
-        to the caller: it waits for the disk, 0.06 ms an image, with nothing to do.
+    def end(self) -> Written:
+        """End the archive, and leave tar and index under their temporary names.
+
+        Whoever calls this instead of ``finish`` gives them their names with
+        ``put_in_place``: it waits for the disk, 0.06 ms an image, with nothing to do.
         """
         self._write(bytes(2 * BLOCK))
         self._file.close()
         lines = [f"v1.2 {len(self._index)}", *self._index]
-        index = "\n".join(lines) + "\n"
-        write_atomically(self.path.with_suffix(".idx"), index, durable=False)
-        self._part.replace(self.path)
+        self._index_part.write_text("\n".join(lines) + "\n")
+        self._ended = True
         return Written(len(self._index), self._end, self._sha.hexdigest())
+
+    @property
+    def parts(self) -> tuple[tuple[Path, Path], tuple[Path, Path]]:
+        """Temporary and final name of the index and of the tar, to be named so."""
+        index = self.path.with_suffix(".idx")
+        return (self._index_part, index), (self._part, self.path)
 
     def _write(self, content: bytes) -> None:
         written = 0

@@ -19,7 +19,14 @@ from pathlib import Path
 from fastretina.audit.audited_data_set import AuditedDataSet, AuditError, Eye
 from fastretina.data.layout_names import SPLIT_NOTE
 from loaders.course import COURSE_FILES, IMAGE_WORDS, find_course_csvs, strip_suffix
-from loaders.files import is_partial, partial_name, write_atomically
+from loaders.files import (
+    is_partial,
+    make_folder,
+    partial_name,
+    sync_folder,
+    write_atomically,
+)
+from loaders.leftovers import remove_leftovers
 from loaders.shards import SPLITS
 
 LINKS = "data"
@@ -69,12 +76,9 @@ def refuse_to_write(out: Path, data_set: AuditedDataSet) -> None:
     if not out.is_dir():
         raise AuditError(f"--fix must name a folder, got the file {out}")
     ours = {*COURSE_FILES, SPLIT_NOTE, LINKS}
-    foreign = sorted(
-        path.name
-        for path in out.iterdir()
-        if path.name not in ours and not is_partial(path)
-    )
-    if not foreign and (_is_ours(out) or not any(out.iterdir())):
+    whole = {path.name for path in out.iterdir() if not is_partial(path)}
+    foreign = sorted(whole - ours)
+    if not foreign and (_is_ours(out) or not whole):  # but for what a kill has left
         if data_set.paths:
             _refuse_own_files(out / LINKS)
         return
@@ -114,13 +118,15 @@ def write_split(
         columns[f"{split}_img.csv"] = [_cell(eye.name) for eye in part]
         columns[f"{split}_label.csv"] = [str(eye.grade) for eye in part]
         _refuse_header(part[0].name)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     content = {"made_by": _MADE_BY, **asdict(note)}
     with _links_to_images(out / LINKS, data_set) as put_in_place:
         for name in COURSE_FILES:
             (out / name).unlink(missing_ok=True)
+        sync_folder(out)  # or half of them might come back, beside new ones
         write_atomically(out / SPLIT_NOTE, json.dumps(content, indent=2) + "\n")
         put_in_place()
+        sync_folder(out)
     for name in COURSE_FILES:
         write_atomically(out / name, _as_csv(columns[name]))
 
@@ -180,6 +186,7 @@ def _links_to_images(
         yield lambda: None
         return
     _refuse_own_files(links)
+    remove_leftovers(links.parent, links.name)
     made = partial_name(links)
     _clear(made)
     try:

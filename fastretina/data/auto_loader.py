@@ -18,7 +18,7 @@ from fastretina.user_cache import user_cache
 from fastretina.versions import DALI_PACKAGES, installed
 from loaders import LOADERS
 from loaders.errors import RunError
-from loaders.files import write_atomically
+from loaders.files import make_folder, write_atomically
 
 _FORMAT = 1
 _PACKAGES = ("torch", "simplejpeg", "pillow", "pillow-simd")
@@ -94,8 +94,8 @@ def remember(device: str, choice: Choice) -> Path | None:
         return None
     machines = _machines(path) | {machine_key(device): asdict(choice)}
     text = json.dumps({"format": _FORMAT, "machines": machines}, indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text, durable=False)
+    make_folder(path.parent)
+    write_atomically(path, text)
     return path
 
 

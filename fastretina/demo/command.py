@@ -24,7 +24,7 @@ from fastretina.data.drawn import DEMO_NOTE, NOTE_ABOUT, read_note
 from fastretina.wall_clock import part
 from loaders.cores import granted_cores
 from loaders.errors import DataError
-from loaders.files import is_partial, write_atomically
+from loaders.files import is_partial, make_folder, sync_folder, write_atomically
 from loaders.grades import GRADES
 from loaders.shards import SPLITS
 
@@ -140,15 +140,17 @@ def _claim(options: Options, names: set[str]) -> None:
         raise DataError(
             f"{strays[0]}: is not of this demo set; remove it, or use --overwrite"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if written != note:  # without label files nobody takes a half-made set for a whole
         for path in [*_label_files(out), *strays]:
             path.unlink(missing_ok=True)
+        for folder in filter(Path.is_dir, (out, data)):
+            sync_folder(folder)
         write_atomically(out / DEMO_NOTE, note.encode())
     leftover = [path for path in data.glob(".*") if is_partial(path)]
     for path in [*strays, *leftover]:
         path.unlink(missing_ok=True)
-    data.mkdir(exist_ok=True)
+    make_folder(data)
 
 
 def _note(options: Options) -> str:
@@ -207,4 +209,4 @@ def _draw(data: Path, seed: int, size: int, sample: PlannedEye) -> None:
     cv2.setNumThreads(1)  # a core per process is at work already
     image, quality = draw_eye(seed, sample.patient, sample.eye, sample.grade, size)
     photograph = encode_photograph(image, quality)
-    write_atomically(data / f"{sample.name}.jpeg", photograph, durable=False)
+    write_atomically(data / f"{sample.name}.jpeg", photograph)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from fastretina.doctor.measurements import Stage, StageKind
 from fastretina.formatting import format_rate
-from loaders.files import write_atomically
+from loaders.files import writing
 
 _COLOURS: dict[StageKind, str] = {
     "read": "#9aa5b1",
@@ -123,9 +122,8 @@ def _bar(axis: Axes, place: int, stage: Stage) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    png = BytesIO()
-    figure.savefig(png, dpi=130, format="png")
-    write_atomically(path, png.getvalue(), durable=False)
+    with writing(path) as file:
+        figure.savefig(file, dpi=130, format="png")
 
 
 def _share(speed: float, low: float, high: float) -> float:

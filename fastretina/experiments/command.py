@@ -68,6 +68,7 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
         from fastretina.experiments.experiment_text import format_plan
         from fastretina.experiments.series import Series
         from fastretina.nn.device import choose
+        from loaders.files import make_folder
         from loaders.shards import open_split
 
     with open_split(options.shards, "train") as train:
@@ -88,7 +89,7 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
             "runs": options.seeds * len(plan.trained),
             "estimated_seconds": round(total, 1),
         }
-    options.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(options.folder)
     with locked(options.folder):
         keep_settings(options.folder, settings_of(plan, options.shards))
         series = Series(plan, options, seconds)

@@ -17,6 +17,7 @@ from fastretina.metrics.figures import draw_matrix, mark_phases
 from fastretina.report.experiment_file import Figure
 from fastretina.run import LoggedEpoch, Run, as_record
 from loaders.arrays import Float64
+from loaders.files import writing
 
 _COLOURS = ("#4269d0", "#ff725c", "#3ca951", "#efb118")
 _ACROSS = 4  # matrices in a row
@@ -109,7 +110,8 @@ def _draw_curves(path: Path, title: str, curves: Mapping[str, Curve]) -> Figure:
     axes.legend(frameon=False, fontsize=8)
     checkpoints = ", ".join(curve.checkpoint for curve in curves.values())
     canvas.suptitle(f"{title}\nweights {checkpoints}", fontsize=9)
-    canvas.savefig(path, dpi=_DPI)
+    with writing(path) as file:
+        canvas.savefig(file, dpi=_DPI, format="png")
     caption = f"{title}: train and test accuracy by epoch, of each cell's first seed"
     ends = [f"{name} ends at {_format_end(curve)}" for name, curve in curves.items()]
     return Figure(
@@ -144,7 +146,8 @@ def _draw_matrices(
         recalls.append(f"{title}: recalls {_format_shares(recall)}")
     for axes in grid[len(predictions) :]:
         axes.set_axis_off()
-    canvas.savefig(path, dpi=_DPI)
+    with writing(path) as file:
+        canvas.savefig(file, dpi=_DPI, format="png")
     return Figure(
         file=path.name,
         caption="Confusion matrices on test, rows as shares of the true grade; of each "

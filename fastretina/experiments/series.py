@@ -34,7 +34,7 @@ from fastretina.report.experiment_file import (
 from fastretina.run import Run
 from fastretina.train.options import TrainOptions
 from loaders.errors import DataError, NoShards, RunError
-from loaders.files import write_atomically
+from loaders.files import make_folder, write_atomically
 from loaders.place import place
 from loaders.shards import read_manifest
 
@@ -183,7 +183,7 @@ class Series:
             return str(error)
         except OSError as error:
             return cli.describe_os_error(error)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         begun = (path / "config.json").exists()
         options = TrainOptions(
             recipe=replace(cell.recipe, seed=number),

@@ -101,13 +101,14 @@ def command(options: Options) -> dict[str, object]:
         KeyboardInterrupt: after the run in progress has saved.
     """
     from fastretina.experiments.experiment_folder import Settings, keep_settings, locked
+    from loaders.files import make_folder
 
     settings = Settings(
         experiment=NAME,
         shards=f"{options.images} drawn photographs of seed {options.seed}",
         cells={arch: asdict(options.recipe(arch)) for arch in options.arch},
     )
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     with locked(options.out):
         keep_settings(options.out, settings)
         shards = _make_shards(options, options.out / "work")

@@ -24,7 +24,7 @@ from fastretina.run import as_record
 from fastretina.shard import command as shard
 from loaders.arrays import Bool
 from loaders.errors import RunError
-from loaders.files import write_atomically
+from loaders.files import make_folder, write_atomically
 from loaders.place import place
 from loaders.shards import MANIFEST, SPLITS, ShardSplit, open_split, read_manifest
 
@@ -65,7 +65,7 @@ def make_variant(name: str, shards: str, folder: Path) -> Path:
                 "another --out"
             )
         return target
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     record = json.dumps({"fingerprint": fingerprint}) + "\n"
     write_atomically(_record_of(target), record)  # before it is one
     print(f"making shards: {VARIANTS[name]}", file=sys.stderr)

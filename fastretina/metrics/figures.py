@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fastretina.run import LoggedEpoch
 from fastretina.wall_clock import part
+from loaders.files import writing
 from loaders.grades import GRADES
 
 CURVES = {  # panel to its lines: a column of log.csv, and whose it is
@@ -57,7 +58,8 @@ def draw_curves(
     for axis, panel in zip(axes, CURVES, strict=True):
         draw_panel(axis, panel, rows, majority)
     figure.suptitle(title, fontsize=10, parse_math=False)
-    figure.savefig(path, dpi=130)
+    with writing(path) as file:
+        figure.savefig(file, dpi=130, format="png")
 
 
 def draw_panel(
@@ -107,7 +109,8 @@ def draw_confusion(path: Path, confusion: Sequence[Sequence[int]], title: str) -
     image = draw_matrix(axis, confusion, "both")
     axis.set_title(title, fontsize=10, parse_math=False)
     figure.colorbar(image, ax=axis, shrink=0.8, label="share of the true grade")
-    figure.savefig(path, dpi=130)
+    with writing(path) as file:
+        figure.savefig(file, dpi=130, format="png")
 
 
 def draw_matrix(

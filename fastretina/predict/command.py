@@ -129,6 +129,7 @@ def command(options: Options) -> dict[str, object]:
         from fastretina.predict.pairs import fellow_positions
         from fastretina.predict.reading import find_photographs
         from fastretina.predict.table import Prediction, fuse_eyes, refuse_failed
+        from loaders.files import make_folder
 
     grader = _load(options)
     with part("data"):
@@ -137,7 +138,7 @@ def command(options: Options) -> dict[str, object]:
         print(f"warning: {note}", file=sys.stderr)
     fellows = fellow_positions(found.paths) if options.pairs else {}
     if options.overlays is not None:
-        options.overlays.mkdir(parents=True, exist_ok=True)
+        make_folder(options.overlays)
     with part("evaluation"):
         graded = list(_graded(found.paths, grader, options))
     predictions = [Prediction.of(each, grader.calibration) for each in graded]

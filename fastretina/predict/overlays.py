@@ -50,7 +50,7 @@ def write_overlay(
     name = f"{number:05d}_{stem}_grade{grade}_{percent}.png"
     file = io.BytesIO()
     drawn.save(file, "PNG", compress_level=1)  # 6: 9 x as long
-    write_atomically(folder / name, file.getvalue(), durable=False)
+    write_atomically(folder / name, file.getvalue())
     return folder / name
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from PIL import Image
 
-from loaders.files import write_atomically
+from loaders.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,9 +112,9 @@ def to_picture(
 
 def save_all(pictures: Sequence[Picture], folder: Path) -> None:
     """Write each picture as ``FOLDER/NAME.png``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for picture in pictures:
-        write_atomically(folder / f"{picture.name}.png", picture.png, durable=False)
+        write_atomically(folder / f"{picture.name}.png", picture.png)
 
 
 def _render(figure: Figure) -> Image.Image:

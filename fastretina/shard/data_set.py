@@ -12,7 +12,6 @@ SHARDS/manifest.json                     last; then .progress goes
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -38,7 +37,14 @@ from fastretina.shard.writer import (
 )
 from loaders.cores import granted_cores
 from loaders.errors import ShardError
-from loaders.files import hash_file, make_durable, naming, write_atomically
+from loaders.files import (
+    hash_file,
+    make_folder,
+    naming,
+    sync_folder,
+    write_atomically,
+    writing,
+)
 from loaders.grades import GRADES
 from loaders.index_table import COLUMNS
 from loaders.manifest import (
@@ -117,7 +123,7 @@ def write_data_set(
         if manifest is not None:
             return DataSet(manifest, 0, 0)
     refuse_other_folder(folder)
-    progress.mkdir(parents=True, exist_ok=True)
+    make_folder(progress)
     try:
         with FileLock(progress / "lock", timeout=0):
             return _write(tasks, identity, source, workers, overwrite)
@@ -216,8 +222,11 @@ def _claim(folder: Path, plan: Path, identity: str, overwrite: bool) -> None:
             f"{folder} holds shards without a manifest ({ours[0].name}); {_REMEDY}"
         )
     (folder / MANIFEST).unlink(missing_ok=True)  # first: from here on, no data set
+    sync_folder(folder)
     for path in [*ours, *plan.parent.glob("*.json")]:
         path.unlink()
+    for each in (folder, plan.parent):  # or old shards might be taken for new ones
+        sync_folder(each)
     with naming(plan):
         write_atomically(plan, json.dumps({"fingerprint": identity}))
 
@@ -233,9 +242,9 @@ def _begun(plan: Path) -> str | None:
 
 
 def _remove_partial(folder: Path) -> None:
-    for path in folder.iterdir():
-        if _PARTIAL.fullmatch(path.name):
-            path.unlink()
+    ours = [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)]
+    for path in [*ours, *(folder / PROGRESS).glob(".*.part")]:
+        path.unlink()
 
 
 def _write_shards(
@@ -256,13 +265,10 @@ def _write_shards(
         ) as bar,
         closing(in_processes(write, [tasks[n] for n in todo], processes)) as run,
     ):
-        for place, shard in run:
+        for place, written in run:
             # Here and not in the workers: while this waits for the disk, they decode.
-            tar = tasks[0].folder / shard.name
-            for path in (tar, tar.with_suffix(".idx")):
-                with naming(path):
-                    make_durable(path)
-            known[todo[place]] = shard
+            written.put_in_place()
+            known[todo[place]] = written.outcome
             bar.update(len(tasks[todo[place]].samples))
     return [known[n] for n in range(len(tasks))], todo
 
@@ -273,7 +279,10 @@ def _write_index(
     source: Mapping[str, object],
     identity: str,
 ) -> None:
-    """Write ``SPLIT.parquet`` for each split, then the manifest."""
+    """Write ``SPLIT.parquet`` for each split, then the manifest.
+
+    With an index on the disk, all that was named in the folder before is there, too.
+    """
     if not any(shard.samples for shard in shards):
         first = shards[0].quarantined[0]
         raise ShardError(
@@ -341,16 +350,11 @@ def _write_table(path: Path, tasks: Iterable[ShardTask]) -> None:
     schema = pa.schema(
         [(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
     )
-    part = path.with_name(f".{path.name}.part")
-    with naming(path), part.open("wb") as file:
-        with pq.ParquetWriter(file, schema) as writer:
-            for task in tasks:
-                rows = read_index_rows(task)
-                arrays = [
-                    pa.array([getattr(row, field.name) for row in rows], field.type)
-                    for field in schema
-                ]
-                writer.write_table(pa.table(arrays, schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with writing(path) as file, pq.ParquetWriter(file, schema) as writer:
+        for task in tasks:
+            rows = read_index_rows(task)
+            arrays = [
+                pa.array([getattr(row, field.name) for row in rows], field.type)
+                for field in schema
+            ]
+            writer.write_table(pa.table(arrays, schema=schema))

@@ -22,7 +22,7 @@ from fastretina.data.labels import Sample
 from fastretina.data.prepare import Prepared, Preparer, Rejected
 from fastretina.processes import in_threads
 from fastretina.shard.plan import ShardOptions, ShardTask
-from loaders.files import hash_file, naming, write_atomically
+from loaders.files import hash_file, naming, partial_name, put_in_place
 from loaders.grades import GRADES
 from loaders.manifest import QuarantinedImage
 from loaders.tar import ShardWriter
@@ -96,7 +96,30 @@ class _Checked(NamedTuple):
     crc32c: int = 0
 
 
-def write_shard(task: ShardTask, threads: int = 1) -> WrittenShard:
+@dataclass(frozen=True, slots=True)
+class UnnamedShard:
+    """A shard whose files are written, and not yet under their names.
+
+    Attributes:
+        outcome: what became of the task.
+        parts: temporary and final names of index, tar and marker, in the order in
+            which they are to be named.
+    """
+
+    outcome: WrittenShard
+    parts: tuple[tuple[Path, Path], ...]
+
+    def put_in_place(self) -> None:
+        """Give the files their names, each once its bytes are on the disk.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        for part, path in self.parts:
+            put_in_place(part, path)
+
+
+def write_shard(task: ShardTask, threads: int = 1) -> UnnamedShard:
     """Write one shard with its index and its marker; safe to do twice.
 
     Args:
@@ -105,8 +128,7 @@ def write_shard(task: ShardTask, threads: int = 1) -> WrittenShard:
             order all the same.
 
     Raises:
-        OSError: a source can't be read, or the shard can't be written. Nothing is left
-            under the shard's final name.
+        OSError: a source can't be read, or the shard can't be written.
     """
     rows: list[IndexRow] = []
     quarantined: list[QuarantinedImage] = []
@@ -125,22 +147,23 @@ def write_shard(task: ShardTask, threads: int = 1) -> WrittenShard:
             offset = shard.add(sample.key, _members(sample, image.jpeg))
             rows.append(_row(sample, task.number, offset, image, result))
             changed.update([image.change] if image.change else [])
-        samples, num_bytes, tar_sha256 = shard.finish()
+        samples, num_bytes, tar_sha256 = shard.end()
     grades = Counter(row.label for row in rows)
+    (index_part, _), _ = shard.parts
     written = WrittenShard(
         name=task.name,
         samples=samples,
         num_bytes=num_bytes,
         sha256=tar_sha256,
-        index_sha256=hash_file(path.with_suffix(".idx")),
+        index_sha256=hash_file(index_part),
         grades=[grades[grade] for grade in range(len(GRADES))],
         quarantined=quarantined,
         changed=dict(sorted(changed.items())),
     )
+    marker_part = partial_name(task.marker)
     with naming(task.marker):
-        marker = {"outcome": asdict(written), "rows": rows}
-        write_atomically(task.marker, json.dumps(marker), durable=False)
-    return written
+        marker_part.write_text(json.dumps({"outcome": asdict(written), "rows": rows}))
+    return UnnamedShard(written, (*shard.parts, (marker_part, task.marker)))
 
 
 def _checker(options: ShardOptions) -> Callable[[Sample], _Checked]:
