@@ -6,10 +6,12 @@ code is 130.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -17,6 +19,8 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MOMENT = 0.05  # seconds
+_STDERR = 2
+_IMPORT = 1.5  # seconds that an import is waited for
 
 
 class Interrupted(Exception):
@@ -45,21 +49,35 @@ class Heeding:
         done: it has, or all is done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, owns_process: bool = False) -> None:
+        """Begin with nothing to heed.
+
+        Args:
+            owns_process: whether the process is the command's alone, to be ended.
+        """
         self.done = False
+        self._owns_process = owns_process
         self._waits = False
+        self._waits_since = math.inf  # on the monotonic clock
         self._process = os.getpid()
         self._number: int = signal.SIGINT
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """The signal's handler: interrupt, but not while that is being told of.
 
-        Nor while a module is imported, which the interrupt waits for, 3 s at most:
-        torch, raised in where its C++ calls Python, ends by ``std::terminate``.
+        Nor while a module is imported, which the interrupt waits for: torch, raised in
+        where its C++ calls Python, ends by ``std::terminate``. Where that takes longer,
+        as on a slow disk, the process ends without a clean-up, as by ``kill -9``, after
+        which every command goes on.
         """
         self._number = number
         self._waits = _is_importing(frame)
         if self._waits:
+            self._waits_since = min(self._waits_since, time.monotonic())
+            waited = time.monotonic() - self._waits_since
+            if waited > _IMPORT and self._owns_process and not self.done:
+                os.write(_STDERR, b"interrupted\n")
+                os._exit(130)
             self.insist()
         elif not self.done:
             raise InsistentInterrupt(self)
@@ -111,7 +129,7 @@ def interrupts_heeded(*, to_the_end: bool = False) -> Iterator[Heeding]:
         if isinstance(outer, Heeding):
             yield outer
             return
-    heeding, hook = Heeding(), sys.unraisablehook
+    heeding, hook = Heeding(owns_process=to_the_end), sys.unraisablehook
     heeded = [number for number in SIGNALS if _ends_all(number, before[number])]
     if threading.current_thread() is not threading.main_thread():
         heeded = []
