@@ -198,11 +198,11 @@ def _child(
 
     (make_haste if real else make_small)(pytest.MonkeyPatch())
     if at is not None:
-        _signal_at(*at, number)
+        signal_at(*at, number)
     sys.exit(train.main(argv))
 
 
-def _signal_at(place: str, call_number: int, when: str, number: int) -> None:
+def signal_at(place: str, call_number: int, when: str, number: int) -> None:
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
     owner: Any = import_module(module)

@@ -1,0 +1,248 @@
+"""A command in a process of its own, to be killed, and what it may not leave behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from fork_server import server
+from small_runs import PRELOADED, make_small, signal_at
+
+from torture.campaign import Fault
+
+ROOT = Path(__file__).parents[2]
+LONG = 300  # seconds that a command may take on a busy machine
+GONE = 20  # seconds within which what a killed process leaves is gone
+SHARED_MEMORY = Path("/dev/shm")
+
+server.set_forkserver_preload(
+    [
+        *PRELOADED,
+        "loaders._cached",
+        "loaders._dali",
+        "loaders._folder_store",
+        "loaders._pil",
+        "loaders._webdataset",
+        "fastretina.evaluate.command",
+        "fastretina.experiments.series",
+        "fastretina.report.run_page",
+        "matplotlib.pyplot",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command has ended.
+
+    Attributes:
+        code: the exit code, negative after a signal.
+        out: lines of stdout.
+        err: lines of stderr.
+    """
+
+    code: int
+    out: list[str]
+    err: list[str]
+
+    def good(self) -> Ended:
+        """Itself.
+
+        Raises:
+            Fault: it has failed.
+        """
+        if self.code:
+            raise Fault(f"the command after it ends with {self.code}: {self.err[-3:]}")
+        return self
+
+
+class Running:
+    """A command that runs in a session of its own.
+
+    Attributes:
+        pid: of its process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        words: Sequence[object],
+        folder: Path,
+        *,
+        at: tuple[str, int, str] | None = None,
+        real: bool = False,
+    ) -> None:
+        """Begin.
+
+        Args:
+            name: of the command.
+            words: its flags.
+            folder: gets what it prints; its temporary files go to ``tmp`` in there.
+            at: the event at which it kills itself, as in ``small_runs.start``.
+            real: ``python -m``, with its imports, and with the real networks.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tmp").mkdir(exist_ok=True)
+        self._folder = folder
+        given = [str(word) for word in words]
+        self._popen: subprocess.Popen[bytes] | None = None
+        if real:
+            with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+                self._popen = subprocess.Popen(
+                    [sys.executable, "-m", f"fastretina.{name}", *given],
+                    env=_environment(folder),
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                    preexec_fn=_heed_ctrl_c,
+                )
+            self.pid = self._popen.pid
+            return
+        self._process = server.Process(target=_play, args=(name, given, folder, at))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def code(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._popen.poll() if self._popen else self._process.exitcode
+
+    def tree(self) -> list[psutil.Process]:
+        """The processes below it."""
+        try:
+            return psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> list[psutil.Process]:
+        """Kill it, and it alone; returns what ran below it."""
+        below = self.tree()
+        self.send(signal.SIGKILL)
+        self.end()
+        return below
+
+    def send(self, number: int, *, to_all: bool = False) -> None:
+        """Send it a signal, or its whole session, as a terminal does."""
+        try:
+            if to_all:
+                os.killpg(self.pid, number)
+            else:
+                os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def end(self, seconds: float = LONG) -> Ended:
+        """Wait for its end.
+
+        Raises:
+            Fault: it takes longer than that; it is killed.
+        """
+        until = time.monotonic() + seconds
+        while self.code() is None:
+            if time.monotonic() > until:
+                below = self.tree()
+                self.send(signal.SIGKILL, to_all=True)
+                for process in below:
+                    process.kill()
+                raise Fault(f"hangs: still there after {seconds:g} s")
+            time.sleep(0.005)
+        code = self.code()
+        assert code is not None
+        lines = [
+            (self._folder / name).read_text(errors="replace").splitlines()
+            for name in ("out", "err")
+        ]
+        return Ended(code, *lines)
+
+    def wait_for(self, happened: Callable[[], object], seconds: float = LONG) -> bool:
+        """Wait for an event; False where the process has ended before."""
+        until = time.monotonic() + seconds
+        while not happened():
+            if self.code() is not None or time.monotonic() > until:
+                return False
+            time.sleep(0.0005)
+        return True
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "TMPDIR": str(folder / "tmp"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _play(
+    name: str, words: list[str], folder: Path, at: tuple[str, int, str] | None
+) -> None:
+    """Be that command's process, with the small network."""
+    os.setsid()
+    os.environ.update(_environment(folder))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Or a DataLoader's workers would be started by a server, too, which imports torch.
+    multiprocessing.set_start_method(None, force=True)
+    for target, kind in ((1, "out"), (2, "err")):
+        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+        os.dup2(os.open(folder / kind, flags), target)
+    patch = pytest.MonkeyPatch()
+    if name == "experiments":
+        from small_experiments import use_small
+
+        use_small(patch)
+    make_small(patch)
+    if at is not None:
+        signal_at(*at, signal.SIGKILL)
+    from fastretina import cli
+
+    sys.argv = ["fastretina", name, *words]
+    sys.exit(cli.main())
+
+
+def in_shared_memory() -> set[str]:
+    """Names in shared memory: segments and semaphores."""
+    return set(os.listdir(SHARED_MEMORY)) if SHARED_MEMORY.is_dir() else set()
+
+
+def wait_until_gone(below: Iterable[psutil.Process], names: set[str]) -> None:
+    """Make sure that nothing of killed processes lives on.
+
+    Args:
+        below: processes that ran below them.
+        names: what there was in shared memory before; others' comes and goes.
+
+    Raises:
+        Fault: an orphan is still there after some seconds, or a name.
+    """
+    _, alive = psutil.wait_procs(list(below), timeout=GONE)
+    alive = [each for each in alive if _lives(each)]
+    if alive:
+        told = [each.cmdline()[:6] for each in alive if each.is_running()]
+        for each in alive:
+            each.kill()
+        raise Fault(f"orphans live on: {told}")
+    until = time.monotonic() + GONE
+    while left := in_shared_memory() - names:
+        if time.monotonic() > until:
+            raise Fault(f"left in shared memory: {sorted(left)}")
+        time.sleep(0.1)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
