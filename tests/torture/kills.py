@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from loaders import available
 from torture.campaign import Case, Counts, Fault, Skip
@@ -132,15 +133,14 @@ def _kill(
         process.wait_for(lambda: set(folder.glob(sign)) - before)
         time.sleep(rng.choice([0.0, 0.0, 0.002, 0.02]))
     else:
-        process.wait_for(
-            lambda until=time.monotonic() + moment: time.monotonic() > until
-        )
+        until = time.monotonic() + moment
+        process.wait_for(lambda: time.monotonic() > until)
     below += process.kill()
     wait_until_gone(below, names)
     return int(_was_killed(process, victim))
 
 
-def _watch(process: Running) -> list:
+def _watch(process: Running) -> list[psutil.Process]:
     """Wait for its end; returns what has run below it."""
     below = {}
     while process.code() is None:
@@ -201,9 +201,9 @@ def _kill_two(
 
 def _refused_or_killed(process: Running, victim: Victim, *, alone: bool) -> bool:
     ended = process.end()
-    if alone and ended.code == 1 and len(ended.err) == 1:
-        if "another process is writing" in ended.err[0]:
-            return False
+    refused = ended.code == 1 and len(ended.err) == 1
+    if alone and refused and "another process is writing" in ended.err[0]:
+        return False
     return _was_killed(process, victim)
 
 
