@@ -40,6 +40,22 @@ server.set_forkserver_preload(
 )
 
 
+# From the first module that is ours on, a command heeds signals.
+_WITH_A_SIGN = """
+import os, sys
+import fastretina.cli
+name, *words = sys.argv[1:]
+class Sign:
+    def find_spec(self, module, path=None, target=None):
+        if module == f"fastretina.{name}.command":
+            sys.meta_path.remove(self)
+            open(os.environ["TMPDIR"] + "/begun", "w").close()
+sys.meta_path.insert(0, Sign())
+sys.argv = [name, *words]
+raise SystemExit(fastretina.cli.open_door(name))
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a command has ended.
@@ -80,6 +96,7 @@ class Running:
         *,
         at: tuple[str, int, str] | None = None,
         real: bool = False,
+        sign: bool = False,
     ) -> None:
         """Begin.
 
@@ -89,16 +106,21 @@ class Running:
             folder: gets what it prints; its temporary files go to ``tmp`` in there.
             at: the event at which it kills itself, as in ``small_runs.start``.
             real: ``python -m``, with its imports, and with the real networks.
+            sign: the same, and wait until it heeds signals: Python itself and the first
+                modules, 0.1 s, are not ours to guard.
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tmp").mkdir(exist_ok=True)
+        for kind in ("out", "err"):
+            (folder / kind).write_bytes(b"")
         self._folder = folder
         given = [str(word) for word in words]
         self._popen: subprocess.Popen[bytes] | None = None
-        if real:
+        if real or sign:
+            how = ["-c", _WITH_A_SIGN, name] if sign else ["-m", f"fastretina.{name}"]
             with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
                 self._popen = subprocess.Popen(
-                    [sys.executable, "-m", f"fastretina.{name}", *given],
+                    [sys.executable, *how, *given],
                     env=_environment(folder),
                     stdout=out,
                     stderr=err,
@@ -106,6 +128,9 @@ class Running:
                     preexec_fn=_heed_ctrl_c,
                 )
             self.pid = self._popen.pid
+            if sign:
+                self.wait_for((folder / "tmp" / "begun").exists)
+                (folder / "tmp" / "begun").unlink()
             return
         self._process = server.Process(target=_play, args=(name, given, folder, at))
         self._process.start()
@@ -115,6 +140,10 @@ class Running:
     def code(self) -> int | None:
         """The exit code; None while it runs."""
         return self._popen.poll() if self._popen else self._process.exitcode
+
+    def has_answered(self) -> bool:
+        """Whether it has printed its JSON line."""
+        return b'\n{"' in b"\n" + (self._folder / "out").read_bytes()
 
     def tree(self) -> list[psutil.Process]:
         """The processes below it."""
@@ -177,6 +206,7 @@ def _environment(folder: Path) -> dict[str, str]:
     return {
         **os.environ,
         "TMPDIR": str(folder / "tmp"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"),  # not ours, and for all runs
         "XDG_CACHE_HOME": str(folder / "cache"),
         "PYTHONPATH": str(ROOT),
     }

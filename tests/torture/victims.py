@@ -212,7 +212,11 @@ def on_a_run(data: Data, name: str, *files: str) -> Victim:
     """A command on a finished run, which writes these files."""
 
     def outcome(folder: Path) -> Outcome:
-        found = {name: (folder / "run" / name).read_bytes() for name in files}
+        here = str(folder).encode()  # which some of them tell
+        found: Outcome = {
+            name: (folder / "run" / name).read_bytes().replace(here, b"HERE")
+            for name in files
+        }
         named = sorted(p.name for p in (folder / "run").iterdir())
         return {**found, "names": named}
 
