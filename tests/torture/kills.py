@@ -201,8 +201,8 @@ def _kill_two(
 
 def _refused_or_killed(process: Running, victim: Victim, *, alone: bool) -> bool:
     ended = process.end()
-    refused = ended.code == 1 and len(ended.err) == 1
-    if alone and refused and "another process is writing" in ended.err[0]:
+    told = ended.err[-1] if ended.err else ""
+    if alone and ended.code == 1 and "another process is writing" in told:
         return False
     return _was_killed(process, victim)
 
