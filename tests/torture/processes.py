@@ -265,10 +265,22 @@ def wait_until_gone(below: Iterable[psutil.Process], names: set[str]) -> None:
             each.kill()
         raise Fault(f"orphans live on: {told}")
     until = time.monotonic() + GONE
-    while left := in_shared_memory() - names:
+    while left := _unheld(in_shared_memory() - names):
         if time.monotonic() > until:
             raise Fault(f"left in shared memory: {sorted(left)}")
         time.sleep(0.1)
+
+
+def _unheld(names: set[str]) -> set[str]:
+    """Those that no process has mapped: a living one's are in use, perhaps others'."""
+    left = set(names)
+    for maps in Path("/proc").glob("[0-9]*/maps") if left else ():
+        try:
+            text = maps.read_text()
+        except OSError:
+            continue
+        left -= {name for name in left if f"{SHARED_MEMORY}/{name}" in text}
+    return left & in_shared_memory()
 
 
 def _lives(process: psutil.Process) -> bool:
