@@ -20,7 +20,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MOMENT = 0.05  # seconds
 _STDERR = 2
-_IMPORT = 1.5  # seconds that an import is waited for
+_IMPORT = 2.5  # seconds that an import is waited for
 
 
 class Interrupted(Exception):

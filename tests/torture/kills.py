@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from loaders import available
 from torture.campaign import Case, Counts, Fault, Skip
-from torture.processes import Running, in_shared_memory, wait_until_gone
+from torture.processes import Rest, Running
 from torture.victims import (
     TOLERATED,
     Data,
@@ -68,15 +67,13 @@ class Kills:
         rng = case.rng()
         if victim.ready:
             victim.ready(case.folder)
-        names = in_shared_memory()
         kill = _kill_two if victim.twice else _kill
         kills = 0
         for turn in range(int(rng.integers(1, _MOST + 1))):
             said = case.folder / f"said-{turn}"
-            kills += kill(victim, case.folder, said, whole, rng, names)
+            kills += kill(victim, case.folder, said, whole, rng)
         _go_on(victim, case.folder)
         _compare(kind, victim.outcome(case.folder), whole.outcome)
-        wait_until_gone([], names)
         _refuse_rest(case.folder, kind)
         return {"kills": kills, f"kills of {kind}": kills}
 
@@ -114,7 +111,6 @@ def _kill(
     said: Path,
     whole: Whole,
     rng: np.random.Generator,
-    names: set[str],
 ) -> int:
     """Begin or go on, and kill it; returns how often, as it may end before."""
     moment = rng.uniform(0, 1.1 * whole.seconds)
@@ -124,9 +120,9 @@ def _kill(
         process = Running(victim.name, victim.go_on(folder), said, at=at)
     else:
         process = _begin(victim, folder, said)
-    below = process.tree()
+    rest = Rest()
     if aim == 1:
-        below += _watch(process)
+        rest = _watch(process)
     elif aim == 2 and victim.signs:
         sign = victim.signs[rng.integers(len(victim.signs))]
         before = set(folder.glob(sign))
@@ -135,18 +131,18 @@ def _kill(
     else:
         until = time.monotonic() + moment
         process.wait_for(lambda: time.monotonic() > until)
-    below += process.kill()
-    wait_until_gone(below, names)
+    rest.add(process.kill())
+    rest.wait_until_gone()
     return int(_was_killed(process, victim))
 
 
-def _watch(process: Running) -> list[psutil.Process]:
+def _watch(process: Running) -> Rest:
     """Wait for its end; returns what has run below it."""
-    below = {}
+    rest = Rest()
     while process.code() is None:
-        below |= {each.pid: each for each in process.tree()}
+        rest.add(process.rest())
         time.sleep(0.02)
-    return list(below.values())
+    return rest
 
 
 def _was_killed(process: Running, victim: Victim) -> bool:
@@ -167,7 +163,6 @@ def _kill_two(
     said: Path,
     whole: Whole,
     rng: np.random.Generator,
-    names: set[str],
 ) -> int:
     """Two at once, of which one is killed, or both; one that isn't ends well.
 
@@ -187,12 +182,12 @@ def _kill_two(
     until = time.monotonic() + rng.uniform(0, 1.1 * whole.seconds)
     first.wait_for(lambda: time.monotonic() > until)
     both = rng.random() < 0.5
-    below = first.kill()
+    rest = first.kill()
     if both:
-        below += second.kill()
+        rest.add(second.kill())
     kills = int(_refused_or_killed(first, victim, alone=alone))
     ended = _refused_or_killed(second, victim, alone=alone)
-    wait_until_gone(below, names)
+    rest.wait_until_gone()
     if not alone and not both:
         _compare("the other run", victim.outcome(other), whole.outcome)
         shutil.rmtree(other)

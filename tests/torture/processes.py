@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -81,6 +82,55 @@ class Ended:
         return self
 
 
+@dataclass(slots=True)
+class Rest:
+    """What a process may not leave behind, by what it had when it was looked at.
+
+    Attributes:
+        processes: below it.
+        names: of segments and semaphores in shared memory.
+    """
+
+    processes: set[psutil.Process] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+
+    def add(self, other: Rest) -> None:
+        self.processes |= other.processes
+        self.names |= other.names
+
+    def wait_until_gone(self) -> None:
+        """Make sure that nothing of it lives on.
+
+        Raises:
+            Fault: an orphan is still there after some seconds, or a name.
+        """
+        _, alive = psutil.wait_procs(list(self.processes), timeout=GONE)
+        alive = [each for each in alive if _lives(each)]
+        if alive:
+            told = [each.cmdline()[:6] for each in alive if each.is_running()]
+            for each in alive:
+                each.kill()
+            raise Fault(f"orphans live on: {told}")
+        until = time.monotonic() + GONE
+        while left := [n for n in sorted(self.names) if (SHARED_MEMORY / n).exists()]:
+            if time.monotonic() > until:
+                raise Fault(f"left in shared memory: {left}")
+            time.sleep(0.1)
+
+
+def _held(process: psutil.Process) -> set[str]:
+    """The names in shared memory that a process has mapped, and that still are there.
+
+    To tell by these, as others' processes make and remove names all the time.
+    """
+    try:
+        lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+    except OSError:
+        return set()
+    found = {line.partition(f"{SHARED_MEMORY}/")[2] for line in lines}
+    return {name for name in found if name and not name.endswith("(deleted)")}
+
+
 class Running:
     """A command that runs in a session of its own.
 
@@ -145,19 +195,21 @@ class Running:
         """Whether it has printed its JSON line."""
         return b'\n{"' in b"\n" + (self._folder / "out").read_bytes()
 
-    def tree(self) -> list[psutil.Process]:
-        """The processes below it."""
+    def rest(self) -> Rest:
+        """What runs below it, and what it all holds in shared memory."""
         try:
-            return psutil.Process(self.pid).children(recursive=True)
+            here = psutil.Process(self.pid)
+            below = here.children(recursive=True)
         except psutil.NoSuchProcess:
-            return []
+            return Rest()
+        return Rest(set(below), set().union(*map(_held, [here, *below])))
 
-    def kill(self) -> list[psutil.Process]:
-        """Kill it, and it alone; returns what ran below it."""
-        below = self.tree()
+    def kill(self) -> Rest:
+        """Kill it, and it alone; returns what it may not leave."""
+        rest = self.rest()
         self.send(signal.SIGKILL)
         self.end()
-        return below
+        return rest
 
     def send(self, number: int, *, to_all: bool = False) -> None:
         """Send it a signal, or its whole session, as a terminal does."""
@@ -178,9 +230,9 @@ class Running:
         until = time.monotonic() + seconds
         while self.code() is None:
             if time.monotonic() > until:
-                below = self.tree()
+                rest = self.rest()
                 self.send(signal.SIGKILL, to_all=True)
-                for process in below:
+                for process in rest.processes:
                     process.kill()
                 raise Fault(f"hangs: still there after {seconds:g} s")
             time.sleep(0.005)
@@ -223,6 +275,8 @@ def _play(
     os.setsid()
     os.environ.update(_environment(folder))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Or what tracks this process's semaphores would go on with the tests.
+    resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]
     # Or a DataLoader's workers would be started by a server, too, which imports torch.
     multiprocessing.set_start_method(None, force=True)
     for target, kind in ((1, "out"), (2, "err")):
@@ -240,47 +294,6 @@ def _play(
 
     sys.argv = ["fastretina", name, *words]
     sys.exit(cli.main())
-
-
-def in_shared_memory() -> set[str]:
-    """Names in shared memory: segments and semaphores."""
-    return set(os.listdir(SHARED_MEMORY)) if SHARED_MEMORY.is_dir() else set()
-
-
-def wait_until_gone(below: Iterable[psutil.Process], names: set[str]) -> None:
-    """Make sure that nothing of killed processes lives on.
-
-    Args:
-        below: processes that ran below them.
-        names: what there was in shared memory before; others' comes and goes.
-
-    Raises:
-        Fault: an orphan is still there after some seconds, or a name.
-    """
-    _, alive = psutil.wait_procs(list(below), timeout=GONE)
-    alive = [each for each in alive if _lives(each)]
-    if alive:
-        told = [each.cmdline()[:6] for each in alive if each.is_running()]
-        for each in alive:
-            each.kill()
-        raise Fault(f"orphans live on: {told}")
-    until = time.monotonic() + GONE
-    while left := _unheld(in_shared_memory() - names):
-        if time.monotonic() > until:
-            raise Fault(f"left in shared memory: {sorted(left)}")
-        time.sleep(0.1)
-
-
-def _unheld(names: set[str]) -> set[str]:
-    """Those that no process has mapped: a living one's are in use, perhaps others'."""
-    left = set(names)
-    for maps in Path("/proc").glob("[0-9]*/maps") if left else ():
-        try:
-            text = maps.read_text()
-        except OSError:
-            continue
-        left -= {name for name in left if f"{SHARED_MEMORY}/{name}" in text}
-    return left & in_shared_memory()
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -14,7 +14,7 @@ import psutil
 from PIL import Image
 
 from torture.campaign import Case, Counts, Fault
-from torture.processes import Ended, Running, in_shared_memory, wait_until_gone
+from torture.processes import Ended, Running
 from torture.victims import (
     Data,
     Outcome,
@@ -120,7 +120,6 @@ class Signals:
         rng = case.rng()
         if command.again is None:
             self._copy_run(case.folder)
-        names = in_shared_memory()
         words = command.words(case.folder)
         process = Running(command.name, words, case.folder / "said", sign=True)
         if rng.random() < 0.25:  # when all is said
@@ -131,12 +130,12 @@ class Signals:
             process.wait_for(lambda: time.monotonic() > until)
         number = (signal.SIGINT, signal.SIGTERM)[int(rng.integers(2))]
         to_all = number == signal.SIGINT or rng.random() < 0.5
-        below = process.tree()
+        rest = process.rest()
         slow = _end(process, number, to_all=bool(to_all))
         what = f"{command.name} after {number.name}"
         ended = process.end()
         _check_words(what, ended)
-        wait_until_gone(below, names)
+        rest.wait_until_gone()
         _refuse_rest(what, case.folder)
         if command.again is not None:
             again = command.again.go_on(case.folder)
