@@ -133,6 +133,7 @@ def metrics(run: Path) -> dict[str, Any]:
 # The server has imported what a run does, and never computed: its forks start at once.
 # (The first step of an optimizer imports torch._dynamo, for a second.)
 PRELOADED = [
+    "fastretina.experiments.run_server",
     "fastretina.train.command",
     "fastretina.train.finish",
     "loaders._turbo",

@@ -123,7 +123,7 @@ def test_interrupt_while_the_server_of_runs_imports(tmp_path: Path, number: int)
     """A terminal sends it to the server, too, which does not heed it."""
     sign = tmp_path / "importing"
     (tmp_path / "slow_import.py").write_text(
-        f"import time\nopen({str(sign)!r}, 'w').close()\ntime.sleep(2)\n"
+        f"import time\nopen({str(sign)!r}, 'w').close()\ntime.sleep(60)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_SERVER, str(tmp_path / "run")],
@@ -149,7 +149,7 @@ from fastretina import cli
 from fastretina.experiments import worker
 from fastretina.interrupts import Stopper
 from fastretina.train.options import TrainOptions
-worker._IMPORTED = ["slow_import"]
+worker._IMPORTED[1:] = ["slow_import"]
 run = Path(sys.argv[1])
 options = TrainOptions(out=run)
 sys.exit(cli.guard(

@@ -25,6 +25,7 @@ from loaders.errors import DataError
 # What the server that forks a run's process has imported. It computes nothing itself:
 # so a run begins at once, in a process that knows of no other run.
 _IMPORTED = [
+    "fastretina.experiments.run_server",  # first
     "fastretina.train.command",
     "fastretina.train.finish",
     "loaders.decode",

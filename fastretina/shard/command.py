@@ -197,7 +197,8 @@ def write(options: Options) -> dict[str, object]:
     """
     assert options.data is not None  # __post_init__ has seen to both
     assert options.shards is not None
-    if options.overwrite or not (options.shards / MANIFEST).exists():
+    finished = (options.shards / MANIFEST).exists()  # and perhaps on a read-only disk
+    if not (finished and not options.overwrite) and not options.shards.is_file():
         ask_for_folder(options.shards, "SHARDS")
     with part("imports"):
         from fastretina.data.labels import LabelOptions

@@ -90,7 +90,6 @@ def _commands(data: Data) -> list[_Command]:
         victim(sharding(data.many, 8)),
         victim(training(data, "--loader", "pil", real=True)),
         victim(sharding(data.tars, 2)),
-        victim(training(data, "--loader", "dali-reader", real=True)),
     ]
 
 
@@ -105,7 +104,7 @@ class Signals:
     def prepare(self, folder: Path) -> None:
         """Make photographs and shards; whole runs are made when they are needed."""
         self._folder = folder
-        self._seconds: dict[str, float] = {}
+        self._seconds = 0.0  # that a training run takes, and other commands about
         self._wholes: dict[str, Outcome] = {}
         course, many, tars = make_data(folder)
         run = folder / "finished" / "run"
@@ -116,17 +115,18 @@ class Signals:
         """Interrupt one command at one moment."""
         place = (case.number + 1) % len(self._commands)  # a quick one first
         command = self._commands[place]
-        self._make_whole(place, command)
+        self._make_run()
+        self._make_whole(command)
         rng = case.rng()
         if command.again is None:
-            self._copy_run(case.folder)
+            shutil.copytree(self._data.run, case.folder / "run")
         words = command.words(case.folder)
         process = Running(command.name, words, case.folder / "said", sign=True)
         if rng.random() < 0.25:  # when all is said
             process.wait_for(process.has_answered)
             time.sleep(rng.uniform(0, 1))
         else:
-            until = time.monotonic() + rng.uniform(0, self._seconds[str(place)])
+            until = time.monotonic() + rng.uniform(0, self._length(command))
             process.wait_for(lambda: time.monotonic() > until)
         number = (signal.SIGINT, signal.SIGTERM)[int(rng.integers(2))]
         to_all = number == signal.SIGINT or rng.random() < 0.5
@@ -141,7 +141,7 @@ class Signals:
             again = command.again.go_on(case.folder)
             last = case.folder / "said-last"
             Running(command.name, again, last, real=True).end().good()
-            if command.again.outcome(case.folder) != self._wholes[str(place)]:
+            if command.again.outcome(case.folder) != self._wholes[_key(command)]:
                 raise Fault(f"{what}: the same command comes to something else")
         told = "interrupted" if ended.code else "done before"
         return {number.name: 1, told: 1, "slow": slow}
@@ -149,33 +149,38 @@ class Signals:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _copy_run(self, folder: Path) -> None:
-        """Put a finished run of the real network into a folder."""
-        if not self._data.run.exists():
-            first = training(self._data, real=True)
-            parent = self._data.run.parent
-            said = parent / "said"
-            Running("train", first.words(parent), said, real=True).end().good()
-        shutil.copytree(self._data.run, folder / "run")
-
-    def _make_whole(self, place: int, command: _Command) -> None:
-        """Run a command undisturbed, once, for its length and what it comes to."""
-        if str(place) in self._seconds:
+    def _make_run(self) -> None:
+        """Train the real network, once: what the others work on, and how fast it is."""
+        if self._data.run.exists():
             return
-        if command.name == "experiments":  # takes a minute; the beginning matters here
-            self._seconds[str(place)] = 20.0
-            return
-        folder = self._folder / f"whole-{place}"
-        folder.mkdir()
-        if command.again is None:
-            self._copy_run(folder)
+        whole, parent = training(self._data, real=True), self._data.run.parent
         begun = time.monotonic()
+        words = whole.words(parent)
+        Running("train", words, parent / "said", real=True).end().good()
+        self._seconds = time.monotonic() - begun
+        self._wholes["train"] = whole.outcome(parent)
+
+    def _make_whole(self, command: _Command) -> None:
+        """Run a command that goes on undisturbed, once, for what it comes to."""
+        key = _key(command)
+        if command.again is None or key in self._wholes:
+            return
+        folder = self._folder / f"whole-{len(self._wholes)}"
+        folder.mkdir()
         words = command.words(folder)
         Running(command.name, words, folder / "said", real=True).end().good()
-        self._seconds[str(place)] = time.monotonic() - begun
-        if command.again is not None:
-            self._wholes[str(place)] = command.again.outcome(folder)
+        self._wholes[key] = command.again.outcome(folder)
         shutil.rmtree(folder)
+
+    def _length(self, command: _Command) -> float:
+        """Seconds in which it is interrupted; those without torch are quick."""
+        return self._seconds / (4 if command.name in ("shard", "demo", "audit") else 1)
+
+
+def _key(command: _Command) -> str:
+    """Commands of one key come to the same."""
+    words = [str(word) for word in command.words(Path("out"))]
+    return "train" if command.name == "train" else " ".join([command.name, *words])
 
 
 def _end(process: Running, number: signal.Signals, *, to_all: bool) -> int:
