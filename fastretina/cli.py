@@ -2,7 +2,7 @@
 
 A command is a frozen dataclass of options and a function that takes it and returns
 what goes into the last line of stdout. Exit codes: 0 done, 1 an expected failure (one
-``error:`` line), 2 wrong usage, 130 interrupted.
+``error:`` line), 2 wrong usage, 130 interrupted by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations

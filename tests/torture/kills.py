@@ -43,7 +43,7 @@ class Kills:
 
     name = "kills"
     share = 20.0
-    least = 100
+    least = 130  # 200 kills, as some come too late
     in_tests = 3
 
     def prepare(self, folder: Path) -> None:
@@ -71,7 +71,10 @@ class Kills:
         kills = 0
         for turn in range(int(rng.integers(1, _MOST + 1))):
             said = case.folder / f"said-{turn}"
-            kills += kill(victim, case.folder, said, whole, rng)
+            killed = kill(victim, case.folder, said, whole, rng)
+            kills += killed
+            if not killed:  # it is done
+                break
         _go_on(victim, case.folder)
         _compare(kind, victim.outcome(case.folder), whole.outcome)
         _refuse_rest(case.folder, kind)

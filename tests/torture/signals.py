@@ -31,6 +31,7 @@ from torture.victims import (
 PROMPT, AT_LAST = 5.0, 25.0
 _BUSY = 0.5  # share of the time in which somebody waits for a processor
 _OTHERS = {".ses"}  # what onnxruntime leaves among temporary files, undisturbed, too
+_QUICK = ("shard", "audit", "demo")  # without torch, and on no run
 _PRESSURE = Path("/proc/pressure/cpu")
 
 
@@ -69,24 +70,24 @@ def _commands(data: Data) -> list[_Command]:
         out: Words = ["--out", folder / "p.csv", "--overlays", folder / "overlays"]
         return [folder / "run", images, *out]
 
-    return [
-        victim(training(data, "--loader", "turbo", real=True)),
+    def audit(folder: Path) -> Words:
+        return [data.many, "--out", folder / "a.json", "--fix", folder / "fixed"]
+
+    def on_run(folder: Path) -> Words:
+        return [folder / "run"]
+
+    return [  # the quick ones first
         victim(sharding(data.many, 1)),
-        _Command("evaluate", lambda folder: [folder / "run"]),
+        _Command("audit", audit),
+        victim(drawing()),
+        victim(training(data, "--loader", "turbo", real=True)),
+        _Command("evaluate", on_run),
         _Command("predict", predict),
-        _Command("report", lambda folder: [folder / "run"]),
-        _Command("export", lambda folder: [folder / "run"]),
+        _Command("report", on_run),
+        _Command("export", on_run),
         _Command("experiments", table),
-        _Command(
-            "audit",
-            lambda folder: [
-                data.many,
-                *("--out", folder / "a.json", "--fix", folder / "fixed"),
-            ],
-        ),
         _Command("parity", parity),
         _Command("doctor", doctor),
-        victim(drawing()),
         victim(sharding(data.many, 8)),
         victim(training(data, "--loader", "pil", real=True)),
         victim(sharding(data.tars, 2)),
@@ -99,7 +100,7 @@ class Signals:
     name = "signals"
     share = 8.0
     least = 60
-    in_tests = 2
+    in_tests = 3
 
     def prepare(self, folder: Path) -> None:
         """Make photographs and shards; whole runs are made when they are needed."""
@@ -113,12 +114,12 @@ class Signals:
 
     def run(self, case: Case) -> Counts:
         """Interrupt one command at one moment."""
-        place = (case.number + 1) % len(self._commands)  # a quick one first
-        command = self._commands[place]
-        self._make_run()
+        command = self._commands[case.number % len(self._commands)]
+        if command.name not in _QUICK:
+            self._make_run()
         self._make_whole(command)
         rng = case.rng()
-        if command.again is None:
+        if command.again is None and command.name not in _QUICK:
             shutil.copytree(self._data.run, case.folder / "run")
         words = command.words(case.folder)
         process = Running(command.name, words, case.folder / "said", sign=True)
@@ -173,8 +174,8 @@ class Signals:
         shutil.rmtree(folder)
 
     def _length(self, command: _Command) -> float:
-        """Seconds in which it is interrupted; those without torch are quick."""
-        return self._seconds / (4 if command.name in ("shard", "demo", "audit") else 1)
+        """Seconds in which it is interrupted."""
+        return 2.0 if command.name in _QUICK else self._seconds
 
 
 def _key(command: _Command) -> str:
