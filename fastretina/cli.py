@@ -2,7 +2,7 @@
 
 A command is a frozen dataclass of options and a function that takes it and returns
 what goes into the last line of stdout. Exit codes: 0 done, 1 an expected failure (one
-``error:`` line), 2 wrong usage, 130 interrupted.
+``error:`` line), 2 wrong usage, 130 interrupted by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -138,6 +137,7 @@ def _outcome(work: Callable[[], Mapping[str, Any] | None], heeding: Heeding) -> 
         if result is not None:
             print(json.dumps(result))
         sys.stdout.flush()
+        heeding.done = True  # all is said
     except ReportedElsewhere as silent:
         return silent.code
     except (WrongUsage, DataError) as error:
@@ -245,41 +245,34 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "fastretina") -> int:
     """The ``fastretina`` console command: one word, then that command's flags."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
-        with wall_clock(of_process=argv is None):
-            code = _start(words[0], words[1:], prog=f"{prog} {words[0]}")
-    else:
-        code = guard(lambda: _describe_commands(prog, words[0] if words else ""))
-    if argv is None:
-        _let_python_end()
-    return code
+        name, more = words[0], words[1:]
+        return _start(name, more, prog=f"{prog} {name}", of_process=argv is None)
+    return guard(lambda: _describe_commands(prog, words[0] if words else ""))
 
 
 def open_door(name: str) -> int:
     """What ``python -m fastretina.NAME`` runs; returns the exit code."""
-    with wall_clock(of_process=True):
-        code = _start(name, sys.argv[1:], prog=f"python -m fastretina.{name}")
-    _let_python_end()
-    return code
+    prog = f"python -m fastretina.{name}"
+    return _start(name, sys.argv[1:], prog=prog, of_process=True)
 
 
-def _start(name: str, words: Sequence[str], *, prog: str) -> int:
+def _start(name: str, words: Sequence[str], *, prog: str, of_process: bool) -> int:
     """Run a command, whose import takes long enough to be interrupted."""
-    with interrupts_heeded() as heeding:
+    with (
+        interrupts_heeded(to_the_end=of_process) as heeding,
+        wall_clock(of_process=of_process),
+    ):
         try:
             with part("imports"):
                 command = import_module(f"fastretina.{name}.command")
             heeding.check()
             code: int = command.main(words, prog=prog)
+            heeding.done = True
         except KeyboardInterrupt:
             heeding.done = True
             print("interrupted", file=sys.stderr)
             return 130
         return code
-
-
-def _let_python_end() -> None:
-    """Ignore Ctrl-C from now on: all is said, and it could but leave a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _describe_commands(prog: str, word: str) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import connection, get_context
 from typing import TypeVar
 
+from fastretina.interrupts import interrupts_held
 from loaders.errors import DataError
 
 Item = TypeVar("Item")
@@ -25,7 +24,7 @@ def in_processes(
 ) -> Generator[tuple[int, Result], None, None]:
     """Call ``function`` with each item, in worker processes.
 
-    Ctrl-C is left to this process. The workers end at once when it is killed, when a
+    Signals are left to this process. The workers end at once when it is killed, when a
     call raises, or when the generator is closed.
 
     Yields:
@@ -43,11 +42,12 @@ def in_processes(
         min(workers, len(items)), context, initializer=end_with, initargs=(theirs,)
     )
     try:
-        with _interrupts_held():
+        with interrupts_held():
             futures = {pool.submit(function, item): n for n, item in enumerate(items)}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
     except BrokenProcessPool:
+        ours.close()  # the pool ends the others by SIGTERM, which they don't heed
         raise DataError(
             "a worker process was killed, perhaps for want of memory: try again with "
             "fewer --workers"
@@ -84,26 +84,6 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Put Ctrl-C off to the end of the block; processes started in it get none at all.
-
-    They inherit the mask, which nothing but this thread heeds here: hence the handler.
-    """
-    held: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = in_main and signal.signal(signal.SIGINT, lambda n, _: held.append(n))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
-        if held:
-            signal.raise_signal(signal.SIGINT)
-
-
 def end_with(pipe: connection.Connection) -> None:
     """End this process at once when ``pipe``'s other end closes, by a death too."""
 
@@ -111,4 +91,6 @@ def end_with(pipe: connection.Connection) -> None:
         pipe.poll(None)
         os._exit(1)
 
+    if pipe.poll(0):  # before a thread could see it
+        os._exit(1)
     threading.Thread(target=watch, daemon=True).start()

@@ -38,6 +38,8 @@ from loaders.leftovers import remove_leftovers
 
 _Record = TypeVar("_Record")
 _CONFIG = "config.json"
+_NO_FOLDER = "--out must be a folder for the run, got {}, where a file lies"
+RUNS = Path("runs")  # where runs lie that are not given a folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,19 +262,30 @@ def create_run(out: Path | None, recipe: Recipe) -> Run:
     Raises:
         RunError: there is a run in it already, or it is a file.
     """
-    path = out or _next_name(Path("runs"), f"{recipe.arch}-{recipe.recipe}")
-    if (path / _CONFIG).exists():
-        raise RunError(
-            f"{path} holds a run already: continue it with --resume {path}, "
-            "or choose another --out"
-        )
+    path = out or _next_name(RUNS, f"{recipe.arch}-{recipe.recipe}")
+    refuse_taken(path)
     try:
         make_folder(path)
     except (FileExistsError, NotADirectoryError):
-        raise RunError(
-            f"--out must be a folder for the run, got {path}, where a file lies"
-        ) from None
+        raise RunError(_NO_FOLDER.format(path)) from None
     return Run(path)
+
+
+def refuse_taken(out: Path | None) -> None:
+    """Make sure that a folder's place is free for a new run; None always is.
+
+    Raises:
+        RunError: there is a run in it already, or it is a file.
+    """
+    if out is None:
+        return
+    if (out / _CONFIG).exists():
+        raise RunError(
+            f"{out} holds a run already: continue it with --resume {out}, "
+            "or choose another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise RunError(_NO_FOLDER.format(out))
 
 
 def describe_no_run(path: Path, wanted: str = "a run") -> str:

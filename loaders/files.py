@@ -152,16 +152,42 @@ def check_writable(path: Path) -> None:
     What a killed process has left of it is removed.
 
     Raises:
-        OSError: it could not.
+        OSError: it could not; the error names ``path``.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     part = partial_name(path)
     try:
         part.touch()
+        part.unlink()
+    except OSError as error:  # of the part, which nobody knows of
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, reason, str(path)) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     remove_leftovers(path.parent, path.name)
+
+
+def check_folder_writable(path: Path) -> None:
+    """Make sure that files could be written to a folder, which need not be there yet.
+
+    Nothing is left behind, and no folder is made.
+
+    Raises:
+        OSError: they could not; the error names ``path``, or the file in its place.
+    """
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    try:
+        check_writable(there / "fastretina")
+    except IsADirectoryError:  # somebody's folder has that very name
+        check_writable(there / "fastretina.check")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

@@ -133,6 +133,7 @@ def metrics(run: Path) -> dict[str, Any]:
 # The server has imported what a run does, and never computed: its forks start at once.
 # (The first step of an optimizer imports torch._dynamo, for a second.)
 PRELOADED = [
+    "fastretina.experiments.run_server",
     "fastretina.train.command",
     "fastretina.train.finish",
     "loaders._turbo",
@@ -198,11 +199,11 @@ def _child(
 
     (make_haste if real else make_small)(pytest.MonkeyPatch())
     if at is not None:
-        _signal_at(*at, number)
+        signal_at(*at, number)
     sys.exit(train.main(argv))
 
 
-def _signal_at(place: str, call_number: int, when: str, number: int) -> None:
+def signal_at(place: str, call_number: int, when: str, number: int) -> None:
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
     owner: Any = import_module(module)

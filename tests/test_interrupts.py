@@ -9,6 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,137 @@ def child(*argv: str, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
         timeout=120,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_end_a_command_with_130_and_one_line(
+    number: int, capsys: pytest.CaptureFixture[str]
+):
+    before = signal.getsignal(number)
+
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        threading.Event().wait(20)
+
+    assert cli.guard(work) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert signal.getsignal(number) is before
+
+
+def test_sigterm_of_a_rank_is_torchruns(monkeypatch: pytest.MonkeyPatch):
+    """It ends by it the ranks that wait for one that has failed, which tells why."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with interrupts_heeded():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) != signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_after_the_last_word_changes_nothing(number: int):
+    text = f"os.kill(os.getpid(), {number:d})"
+    done = child("-c", AFTER_ALL.format(text=text))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("fastretina ")
+
+
+# A signal in the last lines of the main module, and in what Python does at exit.
+AFTER_ALL = """
+import atexit, os, sys
+from fastretina import cli
+atexit.register(lambda: {text})
+sys.argv = ["demo", "--version"]
+code = cli.open_door("demo")
+{text}
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_does_not_wait_for_a_long_import(tmp_path: Path, number: int):
+    (tmp_path / "taken.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {number:d})\n"
+        "for _ in range(6000):\n    time.sleep(0.01)\nprint('imported')"
+    )
+    done = child("-c", LONG_IMPORT, path=tmp_path)
+    said = (done.returncode, done.stdout, done.stderr)
+    assert said == (130, "", "interrupted\n")
+
+
+LONG_IMPORT = """
+from fastretina.interrupts import interrupts_heeded
+with interrupts_heeded(to_the_end=True):
+    import taken
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_the_server_of_runs_imports(tmp_path: Path, number: int):
+    """A terminal sends it to the server, too, which does not heed it."""
+    sign = tmp_path / "importing"
+    (tmp_path / "slow_import.py").write_text(
+        f"import time\nopen({str(sign)!r}, 'w').close()\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_SERVER, str(tmp_path / "run")],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_until(sign.exists)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    wait_until(lambda: not lives(process.pid))
+    assert not (tmp_path / "run.log").exists(), "the run must not begin"
+
+
+SLOW_SERVER = """
+import sys
+from pathlib import Path
+from fastretina import cli
+from fastretina.experiments import worker
+from fastretina.interrupts import Stopper
+from fastretina.train.options import TrainOptions
+worker._IMPORTED[1:] = ["slow_import"]
+run = Path(sys.argv[1])
+options = TrainOptions(out=run)
+sys.exit(cli.guard(
+    lambda: worker.run_in_process(options, run.with_suffix(".log"), Stopper())
+))
+"""
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    until = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def lives(group: int) -> bool:
+    """Whether a process group has any process left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_server_of_runs_that_was_killed_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def lost(_self: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(worker, "_IMPORTED", PRELOADED)  # the one server's
+    monkeypatch.setattr(ForkServerProcess, "start", lost)
+    options = TrainOptions(out=tmp_path / "run")
+    error = worker.run_in_process(options, tmp_path / "log", Stopper())
+    assert error is not None
+    assert error.startswith("the server that begins runs was")
 
 
 def test_interrupt_that_a_destructor_swallows_comes_again(

@@ -26,6 +26,7 @@ from fastretina.data.label_flags import (
 )
 from fastretina.data.layout_names import TEST_SHARE
 from fastretina.data.patient_names import PatientSource, patient_source
+from fastretina.outputs import ask_for_file, ask_for_folder
 from fastretina.wall_clock import part, with_wall_seconds
 
 if TYPE_CHECKING:
@@ -129,6 +130,10 @@ def command(options: Options) -> dict[str, object]:
         DataError: DATA is no data set.
         OSError: a file can't be written.
     """
+    if options.out is not None:
+        ask_for_file(options.out)
+    if options.fix is not None:
+        ask_for_folder(options.fix, "--fix")
     with part("imports"):
         from fastretina.audit.audit_report import format_report
         from fastretina.audit.audited_data_set import AuditError, open_data_set

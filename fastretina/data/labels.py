@@ -227,6 +227,10 @@ def _read_tars(
             f"{root} holds tars without an index: 'fastretina shard {root} new_shards' "
             "makes shards of them; name new_shards"
         )
+    # Before there is a folder that an interrupt would have to remove: it imports torch,
+    # and is waited for a moment only.
+    import webdataset  # noqa: F401
+
     return read_tars(root, find_tars(root, passed_over), unpack_to(), how.patients)
 
 

@@ -19,6 +19,7 @@ from tyro.conf import arg
 
 from fastretina import cli
 from fastretina.doctor.deadline import Deadline
+from fastretina.outputs import ask_for_file
 from fastretina.progress import report_progress
 from fastretina.recipe import STRONG, Arch
 from fastretina.wall_clock import part
@@ -105,6 +106,7 @@ def command(options: Options) -> dict[str, object]:
     Raises:
         DataError: the shards or the device can't be used, or the chart not written.
     """
+    ask_for_file(options.out)
     with part("imports"):
         from fastretina.doctor import examination_text
         from fastretina.doctor.installation import inspect, look_if_busy
@@ -113,7 +115,6 @@ def command(options: Options) -> dict[str, object]:
     begun = time.perf_counter()
     ending = min(_ENDING, 0.5 * options.seconds)
     deadline = Deadline.after(options.seconds - ending)
-    _ask_to_write(options.out)
     with part("start"):
         compute = choose(options.device, options.amp)
     with part("data"):
@@ -137,24 +138,6 @@ def command(options: Options) -> dict[str, object]:
     seconds = time.perf_counter() - begun
     _note_if_late(seconds, options.seconds)
     return {**result, "seconds": round(seconds, 1)}
-
-
-def _ask_to_write(out: Path) -> None:
-    """Make sure that the chart can be written, before minutes are spent on it.
-
-    Raises:
-        DataError: it can't.
-    """
-    from loaders.errors import DataError
-    from loaders.files import check_writable
-
-    try:
-        check_writable(out)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(
-            f"--out {out} can't be written ({reason}): name another file"
-        ) from error
 
 
 def _note_if_late(seconds: float, asked: float) -> None:

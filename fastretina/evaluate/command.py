@@ -16,6 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from fastretina import cli
 from fastretina.data.loading import DEFAULT_LOADING, LoadingOptions
+from fastretina.outputs import ask_for_file
 from fastretina.wall_clock import part
 from loaders.errors import DataError
 from loaders.shards import SplitName
@@ -90,6 +91,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
 
 def command(options: Options) -> dict[str, object]:
     """Evaluate a run; returns what the JSON line holds."""
+    from fastretina.run import Run
+
+    run = Run(options.run)
+    config = run.config()
+    details = options.details or run.path / "evaluation.json"
+    ask_for_file(details, "--details")
+    if options.out is not None:
+        ask_for_file(options.out)
     with part("imports"):
         from fastretina.data.run_shards import shards_of_run
         from fastretina.metrics.evaluation import evaluate
@@ -97,11 +106,8 @@ def command(options: Options) -> dict[str, object]:
         from fastretina.metrics.text import table
         from fastretina.nn.distributed import ALONE
         from fastretina.nn.trained import load_trained, warn_if_unfinished
-        from fastretina.run import Run
         from loaders.files import write_atomically
 
-    run = Run(options.run)
-    config = run.config()
     with part("start"):
         compute = _compute_of(config, options.device)
         trained = load_trained(run, compute.device)
@@ -142,7 +148,6 @@ def command(options: Options) -> dict[str, object]:
     named = {f"{options.split}_{name}": value for name, value in scores.items()}
     weights = {"weights_sha256": trained.weights_sha256}
     rest = {k: v for k, v in asdict(evaluation).items() if k != "test"}
-    details = options.details or run.path / "evaluation.json"
     text = json.dumps({**about, **named, **rest, **weights}, indent=1)
     write_atomically(details, text + "\n")
     short = {f"{options.split}_{name}": scores[name] for name in _IN_SHORT}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastretina import cli
 from fastretina.experiments import standin
 from fastretina.experiments.flags import Options, field_of, split_words
+from fastretina.outputs import ask_for_folder
 from fastretina.recipe import Recipe
 from fastretina.wall_clock import part
 
@@ -56,6 +57,8 @@ def command(options: Options, recipe_words: Sequence[str] = ()) -> dict[str, obj
             and reported, some cells have failed.
         KeyboardInterrupt: after the run in progress has saved.
     """
+    if not options.dry_run:
+        ask_for_folder(options.folder)
     with part("imports"):
         import torch
 

@@ -196,15 +196,12 @@ class Series:
             resume=path if begun else None,
         )
         begun_at = time.monotonic()
-        with Stopper() as stopper:
-            try:
-                return run_in_process(options, path.with_suffix(".log"), stopper)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    "the same command goes on where it was"
-                ) from None
-            finally:
-                self._add_time(path.name, time.monotonic() - begun_at)
+        try:
+            return run_in_process(options, path.with_suffix(".log"), Stopper())
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on where it was") from None
+        finally:
+            self._add_time(path.name, time.monotonic() - begun_at)
 
     def _times(self) -> dict[str, float]:
         """Wall seconds of each run, evaluations included; a killed one's are lost."""

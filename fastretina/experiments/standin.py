@@ -19,6 +19,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from fastretina import cli
+from fastretina.outputs import ask_for_folder
 from fastretina.recipe import RECIPES, Arch, Recipe
 from fastretina.wall_clock import part
 
@@ -103,6 +104,7 @@ def command(options: Options) -> dict[str, object]:
     from fastretina.experiments.experiment_folder import Settings, keep_settings, locked
     from loaders.files import make_folder
 
+    ask_for_folder(options.out)
     settings = Settings(
         experiment=NAME,
         shards=f"{options.images} drawn photographs of seed {options.seed}",
@@ -194,10 +196,9 @@ def _train(options: Options, arch: Arch, shards: Path, run: Path) -> None:
         out=run,
         resume=run if (run / "config.json").exists() else None,
     )
-    with Stopper() as stopper:
-        try:
-            error = run_in_process(train_options, run.with_suffix(".log"), stopper)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on where it was") from None
+    try:
+        error = run_in_process(train_options, run.with_suffix(".log"), Stopper())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on where it was") from None
     if error is not None:
         raise RunError(f"{arch} could not be trained: {error}")

@@ -12,11 +12,11 @@ import signal
 import sys
 import time
 import traceback
-from multiprocessing import connection, get_context
+from multiprocessing import connection, context, forkserver, get_context
 from pathlib import Path
 
 from fastretina import cli
-from fastretina.interrupts import Stopper
+from fastretina.interrupts import Stopper, interrupts_held
 from fastretina.processes import end_with
 from fastretina.progress import hushed, is_quiet
 from fastretina.train.options import TrainOptions
@@ -25,6 +25,7 @@ from loaders.errors import DataError
 # What the server that forks a run's process has imported. It computes nothing itself:
 # so a run begins at once, in a process that knows of no other run.
 _IMPORTED = [
+    "fastretina.experiments.run_server",  # first
     "fastretina.train.command",
     "fastretina.train.finish",
     "loaders.decode",
@@ -41,25 +42,42 @@ def run_in_process(options: TrainOptions, log: Path, stopper: Stopper) -> str | 
     Args:
         options: the flags of the run.
         log: the file that gets what the run prints on stdout.
-        stopper: asked every 0.2 s; the run is then asked to save and stop.
+        stopper: in force from the start of the run's process on, and asked every 0.2 s;
+            the run is then asked to save and stop.
 
     Returns:
         None where it is done, or else why it is not, in one line.
 
     Raises:
-        KeyboardInterrupt: it was asked to stop, and has saved.
+        KeyboardInterrupt: it was asked to stop, and has saved, or has not begun.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
-    parent_end, our_end = context.Pipe(duplex=False)
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
+    forking = get_context("forkserver")
+    forking.set_forkserver_preload(_IMPORTED)
+    parent_end, our_end = forking.Pipe(duplex=False)
+    receiver, sender = forking.Pipe(duplex=False)
+    process = forking.Process(
         target=_child,
         args=(options, log, is_quiet(), parent_end, sender),
         name=str(options.out),
     )
-    process.start()
+    with interrupts_held():  # the server would end in the midst of its imports
+        forkserver.ensure_running()
+    try:
+        process.start()  # waits for those, and may be interrupted
+    except (EOFError, ConnectionError):
+        return "the server that begins runs was killed, perhaps for want of memory"
     sender.close()  # so that its end is noticed when the child's copy goes
+    with stopper:
+        return _watched(process, receiver, our_end, stopper)
+
+
+def _watched(
+    process: context.ForkServerProcess,
+    receiver: connection.Connection,
+    our_end: connection.Connection,
+    stopper: Stopper,
+) -> str | None:
+    """Wait for a run's process; see ``run_in_process``."""
     stopping = answered = False
     error: str | None = None
     try:
@@ -75,7 +93,6 @@ def run_in_process(options: TrainOptions, log: Path, stopper: Stopper) -> str | 
         process.join()
     finally:
         our_end.close()
-        parent_end.close()
         receiver.close()
         process.join()
     if stopper.asked:  # at the run's very end, too: the next one must not begin
@@ -100,6 +117,8 @@ def _child(
     """Train in this process, and send what came of it: None, or why it failed."""
     os.setsid()  # Ctrl-C is the parent's to pass on, once
     end_with(parent)
+    # Which the server has not heeded; from here on it is how the parent stops a run.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
     from fastretina.train.command import command
 

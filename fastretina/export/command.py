@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from fastretina import cli
 from fastretina.formatting import NOTICE
+from fastretina.outputs import ask_for_file
 from fastretina.wall_clock import part
 from loaders.errors import DataError
 
@@ -82,16 +83,20 @@ def command(options: Options) -> dict[str, object]:
         DataError: the run or a package is not there, or the file would compute
             something else.
     """
+    from fastretina.run import Run
+
+    run = Run(options.run)
+    run.config()  # or there is no run, and nothing to write
+    out = options.out or run.path / "model.onnx"
+    ask_for_file(out)
     with part("imports"):
         import torch
 
         from fastretina.export.onnx_file import as_onnx, check, metadata, require
         from fastretina.nn.trained import load_trained, warn_if_unfinished
-        from fastretina.run import Run
         from loaders.files import write_atomically
 
         require()
-    run = Run(options.run)
     with part("start"):
         trained = load_trained(run, torch.device("cpu"))
     warn_if_unfinished(run, trained)
@@ -107,7 +112,6 @@ def command(options: Options) -> dict[str, object]:
         images, source = _images_to_check(run, (height, width))
     with part("evaluation"):
         largest = check(content, trained.network, images)
-    out = options.out or run.path / "model.onnx"
     write_atomically(out, content)
     print(
         f"{out}: takes uint8[B, {height}, {width}, 3], gives logits and probabilities, "

@@ -23,6 +23,7 @@ from tyro.conf import Positional, arg
 
 from fastretina import cli
 from fastretina.formatting import NOTICE
+from fastretina.outputs import ask_for_file, ask_for_folder
 from fastretina.wall_clock import part
 from loaders.grades import GRADES
 
@@ -125,6 +126,10 @@ def command(options: Options) -> dict[str, object]:
     Raises:
         DataError: after all others are graded, where some could not be.
     """
+    if options.out is not None:
+        ask_for_file(options.out)
+    if options.overlays is not None:
+        ask_for_folder(options.overlays, "--overlays")
     with part("imports"):
         from fastretina.predict.pairs import fellow_positions
         from fastretina.predict.reading import find_photographs

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from fastretina import cli
+from fastretina.outputs import ask_for_file, ask_for_folder
 from fastretina.wall_clock import part
 from loaders.errors import DataError, RunError
 
@@ -82,8 +83,11 @@ def command(options: Options) -> dict[str, object]:
 
     folder = options.run
     if (folder / "experiment.json").is_file():
+        ask_for_file(options.out or folder / _PAGE)
         return _write_experiment(options)
     if (folder / "config.json").is_file():
+        ask_for_folder(folder / _FIGURES, "RUN", "make the run's folder writable")
+        ask_for_file(options.out or folder / _PAGE)
         return _write_run(options)
     raise RunError(describe_no_run(folder, "a run or an experiment"))
 

@@ -43,7 +43,9 @@ from fastretina.data.label_flags import (
 from fastretina.data.layout_names import TEST_SHARE
 from fastretina.data.patient_names import PatientSource, patient_source
 from fastretina.data.preprocess_steps import STEPS
+from fastretina.outputs import ask_for_folder
 from fastretina.wall_clock import part
+from loaders.shards import MANIFEST
 
 if TYPE_CHECKING:
     from fastretina.shard.data_set import DataSet
@@ -193,6 +195,11 @@ def write(options: Options) -> dict[str, object]:
         ShardError: SHARDS holds something else, or not one image is usable.
         OSError: a file can't be read or written.
     """
+    assert options.data is not None  # __post_init__ has seen to both
+    assert options.shards is not None
+    finished = (options.shards / MANIFEST).exists()  # and perhaps on a read-only disk
+    if not (finished and not options.overwrite) and not options.shards.is_file():
+        ask_for_folder(options.shards, "SHARDS")
     with part("imports"):
         from fastretina.data.labels import LabelOptions
         from fastretina.shard.data_set import write_data_set
@@ -200,8 +207,6 @@ def write(options: Options) -> dict[str, object]:
         from fastretina.shard.source_folder import SourceFolder
         from fastretina.shard.unpacking import UnpackFolder
 
-    assert options.data is not None  # __post_init__ has seen to both
-    assert options.shards is not None
     started = time.perf_counter()
     how = LabelOptions(
         layout=options.layout,

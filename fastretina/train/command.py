@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from fastretina import cli
 from fastretina.interrupts import Interrupted
+from fastretina.outputs import ask_for_folder
 from fastretina.recipe import RECIPES, STRONG
-from fastretina.run import Run
+from fastretina.run import RUNS, Run, refuse_taken
 from fastretina.train.options import TrainOptions
 from fastretina.wall_clock import part
 from loaders import LOADERS
-from loaders.errors import RunError
+from loaders.errors import DataError, RunError
 
 if TYPE_CHECKING:
     from fastretina.data.loading import Loading
@@ -103,6 +104,7 @@ def command(options: TrainOptions) -> dict[str, object] | None:
         DataError: the data, the run folder or the device can't be used.
         KeyboardInterrupt: after saving, where a signal asked to stop.
     """
+    _ask_for_run(options)
     with part("imports"):
         import torch
 
@@ -119,6 +121,24 @@ def command(options: TrainOptions) -> dict[str, object] | None:
                 f"{options.recipe.batch_size}: choose a smaller one "
                 f"({str(error).partition('.')[0]})"
             ) from error
+
+
+def _ask_for_run(options: TrainOptions) -> None:
+    """Refuse a run's folder that can't be had, before torch is imported.
+
+    Raises:
+        DataError: there is a run in it already, or it can't be written.
+    """
+    try:
+        if options.resume is not None:
+            ask_for_folder(options.resume, "--resume", "make it writable")
+        else:
+            refuse_taken(options.out)
+            ask_for_folder(options.out or RUNS)
+    except DataError:
+        if not cli.is_first_rank():
+            raise cli.ReportedElsewhere(1) from None
+        raise
 
 
 def _train(options: TrainOptions, ranks: Ranks) -> dict[str, object] | None:

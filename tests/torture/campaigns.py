@@ -11,6 +11,8 @@ from torture.campaign import Campaign
 CAMPAIGNS: dict[str, str] = {
     "damaged_shards": "damaged_shards:DamagedShards",
     "power": "power:Power",
+    "kills": "kills:Kills",
+    "signals": "signals:Signals",
 }
 
 
