@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loaders.errors import LabelError
+from loaders.formulas import names_are_guarded, unguarded
 from loaders.grades import GRADES
 from loaders.shards import SPLITS, SplitName
 
@@ -87,9 +88,10 @@ def read_course_rows(folder: Path, mode: SplitName) -> list[Listed]:
         )
     if not names:
         raise LabelError(f"{image_file} lists no image; fill it and {label_file.name}")
+    read = unguarded if names_are_guarded(folder) else str
     rows = [
         Listed(
-            strip_suffix(name),
+            strip_suffix(read(name)),
             parse_grade(grade, label_file, grade_line),
             f"{image_file}, line {line}",
         )

@@ -20,6 +20,7 @@ from fastretina.audit.audited_data_set import AuditedDataSet, AuditError, Eye
 from fastretina.data.layout_names import SPLIT_NOTE
 from loaders.course import COURSE_FILES, IMAGE_WORDS, find_course_csvs, strip_suffix
 from loaders.files import is_partial, partial_name, write_atomically
+from loaders.formulas import GUARDED, guarded
 from loaders.shards import SPLITS
 
 LINKS = "data"
@@ -103,7 +104,7 @@ def write_split(
         AuditError: a name can't be written into a CSV, or OUT/data is in the way.
         OSError: OUT can't be written.
     """
-    columns = {}
+    columns, some_guarded = {}, False
     for split in SPLITS:
         part = [eye for eye in eyes if eye.split == split]
         if not part:
@@ -111,11 +112,15 @@ def write_split(
                 f"the {split} split would be empty: more patients, or patients that "
                 "share no photograph, are needed"
             )
-        columns[f"{split}_img.csv"] = [_cell(eye.name) for eye in part]
+        names = [_cell(eye.name) for eye in part]
+        columns[f"{split}_img.csv"] = list(map(guarded, names))
+        some_guarded |= columns[f"{split}_img.csv"] != names
         columns[f"{split}_label.csv"] = [str(eye.grade) for eye in part]
         _refuse_header(part[0].name)
     out.mkdir(parents=True, exist_ok=True)
     content = {"made_by": _MADE_BY, **asdict(note)}
+    if some_guarded:
+        content[GUARDED] = True
     with _links_to_images(out / LINKS, data_set) as put_in_place:
         for name in COURSE_FILES:
             (out / name).unlink(missing_ok=True)
@@ -128,7 +133,7 @@ def write_split(
 def _is_ours(out: Path) -> bool:
     try:
         note = json.loads((out / SPLIT_NOTE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(note, dict) and note.get("made_by") == _MADE_BY
 

@@ -16,6 +16,7 @@ from fastretina import cli
 from fastretina.interrupts import Interrupted
 from fastretina.recipe import RECIPES, STRONG
 from fastretina.run import Run
+from fastretina.terminal import printable
 from fastretina.train.options import TrainOptions
 from fastretina.wall_clock import part
 from loaders import LOADERS
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
         default = _defaults(words)
     except RunError as error:
         if cli.is_first_rank():
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     return cli.run(
         command, TrainOptions, words, prog=prog, about=ABOUT, default=default
