@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastretina.terminal import printable
 from loaders.course import IMAGE_SUFFIXES
 from loaders.shards import MANIFEST
 
@@ -58,7 +59,8 @@ class LeftOutFiles:
 
 def first_names(names: Sequence[str], limit: int = _NAMED) -> str:
     """Join the first names by commas, with dots where there are more."""
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    shown = ", ".join(printable(name) for name in names[:limit])
+    return shown + (", ..." if len(names) > limit else "")
 
 
 def find_left_out(
