@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 # ASCII's and Latin-1's control codes, and Unicode's that end a line or turn it around.
 _CODES = (
@@ -44,7 +44,7 @@ def plain_output() -> Iterator[None]:
 
 
 def _as_text(stream: TextIO) -> TextIO:
-    plain: Any = _Plain(stream)  # all of a text stream but its type
+    plain: TextIO = cast(TextIO, _Plain(stream))  # all of one but its type
     return plain if stream is not None else stream
 
 

@@ -1,15 +1,16 @@
-"""Text in a CSV that a spreadsheet would compute: kept text by an apostrophe before it.
+"""Text in a CSV that a spreadsheet would compute; an apostrophe keeps it text.
 
-Spreadsheets take a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage
-return for a formula, which may start programs or send off what stands beside it. A
-photograph may be called anything.
+Spreadsheets take a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a
+carriage return for a formula, which may start programs or send off what stands beside
+it. A photograph may be called anything.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+
+from loaders.untrusted import read_json
 
 NOTE = "split.json"  # beside CSVs that were written here
 GUARDED = "names_guarded"  # its key
@@ -35,7 +36,7 @@ def names_are_guarded(folder: Path) -> bool:
     Other people's files are taken at their word: there, an apostrophe is a name's own.
     """
     try:
-        note = json.loads((folder / NOTE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        note = read_json(folder / NOTE)
+    except (OSError, ValueError):
         return False
     return isinstance(note, dict) and note.get(GUARDED) is True

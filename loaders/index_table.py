@@ -10,6 +10,7 @@ import numpy as np
 from loaders.arrays import Int64
 from loaders.errors import ShardError
 from loaders.place import Place
+from loaders.untrusted import parse_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +37,8 @@ COLUMNS = {
     "components": "int8",
 }
 
+_KEY = r"\A[A-Za-z0-9_-]{1,90}\z"  # as data.keys makes them
+
 _ADDED_LATER = ("crc32c", "components")  # older data sets open without them
 
 
@@ -50,13 +53,10 @@ def read_index(path: Place, shards: Sequence[ShardInfo]) -> pa.Table:
         ShardError: it can't be read, lacks a column or is not what the manifest lists.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        # From bytes: Arrow's own threads let go of a file some time later.
-        content = pa.BufferReader(path.read_bytes())
-        table = _with_known(pq.ParquetFile(content).read())
-    except (OSError, pa.ArrowException) as error:
+        table = _with_known(parse_parquet(path.read_bytes()))
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path} cannot be read ({error})") from error
     have = {*table.column_names, *_ADDED_LATER}
     missing = [name for name in COLUMNS if name not in have]
@@ -74,7 +74,25 @@ def read_index(path: Place, shards: Sequence[ShardInfo]) -> pa.Table:
         raise ShardError(
             f"{path} and the manifest differ on what each shard holds; shard again"
         )
+    _check_keys(table, path)
     return table
+
+
+def _check_keys(table: pa.Table, path: Place) -> None:
+    """Files are named by keys: none may lead elsewhere, or hold more than a name.
+
+    Raises:
+        ShardError: one is no key.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if table["key"].type != pa.string():
+        raise ShardError(f"{path}: key must be text, is {table['key'].type}")
+    good = pc.match_substring_regex(table["key"], _KEY).fill_null(False)
+    if not pc.all(good, min_count=0).as_py():
+        bad = table["key"][pc.index(good, False).as_py()].as_py()
+        raise ShardError(f"{path} is damaged: {str(bad)[:90]!r} is no key; shard again")
 
 
 def numbers(table: pa.Table, column: str) -> Int64:

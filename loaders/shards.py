@@ -30,6 +30,7 @@ from loaders.contents import describe_mistake, look_into
 from loaders.errors import NoShards, SampleError, ShardError
 from loaders.index_table import numbers, numbers_if_there, read_index
 from loaders.place import Place, Url, place, stream_size
+from loaders.untrusted import check_shard_names
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -129,7 +130,7 @@ def read_manifest(folder: Place) -> Manifest:
             f"'fastretina shard data/ {folder}'; for photographs to try, "
             "'fastretina demo data/'"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ShardError(f"{path} is damaged ({error}); shard again") from error
     except OSError as error:
         raise ShardError(f"{path} cannot be read ({error})") from error
@@ -144,12 +145,13 @@ def read_manifest(folder: Place) -> Manifest:
             name: tuple(ShardInfo(**info) for info in split["shards"])
             for name, split in raw["splits"].items()
         }
+        check_shard_names(info.name for shards in splits.values() for info in shards)
         counts = {name: dict(split["grades"]) for name, split in raw["splits"].items()}
         done = raw.get("preprocessing")
         preprocessing = done and Preprocessing(tuple(done["steps"]), done["size"])
         about = raw.get("source", {})
         origin = Origin(**{n: about.get(n) for n in Origin.__dataclass_fields__})
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ShardError(f"{path} is damaged ({error!r}); shard again") from error
     fingerprint = raw.get("fingerprint")
     return Manifest(splits, counts, fingerprint, preprocessing, origin, raw)

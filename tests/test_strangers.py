@@ -5,13 +5,9 @@ from __future__ import annotations
 import ast
 import csv
 import io
-import pickle
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,7 +74,7 @@ def dangers(text: str) -> set[str]:
             found.add(name)
         if given.get("shell", "False") != "False" or "allow_pickle" in given:
             found.add(f"{name} by a shell or pickle")
-        if name.endswith("torch.load") and given.get("weights_only") != "True":
+        if name == "torch.load" and given.get("weights_only") != "True":
             found.add(name)
     return found
 
@@ -138,8 +134,7 @@ def test_predictions_in_a_csv_hold_no_formula_and_numbers_stay() -> None:
     row = {"image": "=1+1", "grade": 2, "p0": -0.5, "error": "@x", "fellow": None}
     ordinary = {**row, "image": "10_left.jpeg", "error": "it's - so"}
     cells = list(csv.DictReader(io.StringIO(as_csv([row, ordinary]))))
-    assert cells[0] == {
-        **{"image": "'=1+1", "grade": "2", "p0": "-0.5", "error": "'@x", "fellow": ""}
-    }
+    assert cells[0].pop("p0") == "-0.5"
+    assert cells[0] == {"image": "'=1+1", "grade": "2", "error": "'@x", "fellow": ""}
     assert cells[1]["image"] == "10_left.jpeg"
     assert cells[1]["error"] == "it's - so"

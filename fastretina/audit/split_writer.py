@@ -22,6 +22,7 @@ from loaders.course import COURSE_FILES, IMAGE_WORDS, find_course_csvs, strip_su
 from loaders.files import is_partial, partial_name, write_atomically
 from loaders.formulas import GUARDED, guarded
 from loaders.shards import SPLITS
+from loaders.untrusted import read_json
 
 LINKS = "data"
 
@@ -132,8 +133,8 @@ def write_split(
 
 def _is_ours(out: Path) -> bool:
     try:
-        note = json.loads((out / SPLIT_NOTE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        note = read_json(out / SPLIT_NOTE)
+    except (OSError, ValueError):
         return False
     return isinstance(note, dict) and note.get("made_by") == _MADE_BY
 

@@ -1,8 +1,9 @@
 """Whether the grades of fellow eyes agree as those of one patient do, or by chance.
 
-In the Kaggle set the two eyes of a patient have the same grade in 87 % of the pairs, QWK
-0.85. Labels that have slid by one row give each eye its neighbour's grade: the file is
-as good as ever, and the agreement is gone. So it tells what no reader of the file can.
+In the Kaggle set the two eyes of a patient have the same grade in 87 % of the pairs,
+QWK 0.85. Labels that have slid by one row give each eye its neighbour's grade: the file
+is as good as ever, and the agreement is gone. So it tells what no reader of the file
+can.
 """
 
 from __future__ import annotations

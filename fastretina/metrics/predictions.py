@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.files import write_atomically
 from loaders.grades import GRADES
+from loaders.untrusted import MOST_PARQUET, parse_json, parse_parquet, read_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -162,12 +163,11 @@ class Predictions:
             RunError: it is not there, or damaged.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(pa.BufferReader(path.read_bytes()))
+            table = parse_parquet(read_file(path, MOST_PARQUET))
             columns = table.to_pydict()
-            about = json.loads(table.schema.metadata[b"fastretina"])
+            about: Any = parse_json(table.schema.metadata[b"fastretina"])
             return cls(
                 rows=np.array(columns["row"], np.int64),
                 keys=columns["key"],

@@ -20,7 +20,11 @@ def cohort(pairs: int, seed: int = 0) -> tuple[list[str], list[str], list[int]]:
     near = np.clip(left + rng.choice([-1, 1], pairs), 0, 4)
     right = np.where(rng.random(pairs) < 0.87, left, near)
     patients = [str(n // 2) for n in range(2 * pairs)]
-    return patients, list(SIDES) * pairs, np.column_stack([left, right]).ravel().tolist()
+    return (
+        patients,
+        list(SIDES) * pairs,
+        np.column_stack([left, right]).ravel().tolist(),
+    )
 
 
 def slid(grades: list[int], row: int = 0) -> list[int]:
