@@ -151,7 +151,7 @@ def _layout_of_file(labels: Path, layout: str | None) -> str:
         columns = " or ".join(" and ".join(_COLUMNS[layout]) for layout in wanted)
         raise LabelError(
             f"{labels}, line 1: must be a header with the columns {columns}, got "
-            f"{', '.join(read_header(labels)[1])!r}; name the columns so, or choose "
+            f"{', '.join(read_header(labels)[1])[:200]!r}; name the columns so, or choose "
             "another file with --labels"
         )
     return found

@@ -13,6 +13,7 @@ from loaders.course import IMAGE_SUFFIXES
 from loaders.shards import MANIFEST
 
 _NAMED = 5
+_LETTERS = 255  # of a name; a file's has no more, what a list holds may have
 # Suffixes of images that nothing here reads.
 _UNREAD = frozenset(
     {".bmp", ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif"}
@@ -59,7 +60,7 @@ class LeftOutFiles:
 
 def first_names(names: Sequence[str], limit: int = _NAMED) -> str:
     """Join the first names by commas, with dots where there are more."""
-    shown = ", ".join(printable(name) for name in names[:limit])
+    shown = ", ".join(printable(name[:_LETTERS]) for name in names[:limit])
     return shown + (", ..." if len(names) > limit else "")
 
 

@@ -10,6 +10,7 @@ from torture.campaign import Campaign
 # Name, module and class. In this order they are run.
 CAMPAIGNS: dict[str, str] = {
     "runs": "runs:Runs",
+    "text_files": "text_files:TextFiles",
 }
 
 
