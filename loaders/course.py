@@ -20,7 +20,7 @@ from loaders.errors import LabelError
 from loaders.formulas import names_are_guarded, unguarded
 from loaders.grades import GRADES
 from loaders.shards import SPLITS, SplitName
-from loaders.untrusted import MOST_CSV
+from loaders.untrusted import MOST_CSV, is_file, is_folder
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 COURSE_FILES = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
@@ -135,7 +135,7 @@ def read_column(path: Path, header_words: frozenset[str]) -> list[tuple[int, str
         if len(cells) != 1:
             raise LabelError(
                 f"{path}, line {line}: must be one column, got {len(cells)}: "
-                f"{_shown(','.join(cells[:99]))}; keep the names and the grades in a file each"
+                f"{_shown(','.join(cells[:99]))}; keep names and grades in a file each"
             )
     words = {word.casefold() for word in header_words}
     has_header = bool(rows) and rows[0][1][0].casefold() in words
@@ -321,7 +321,7 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
                 stem, suffix = os.path.splitext(entry.name)
                 if suffix.lower() not in IMAGE_SUFFIXES or stem.startswith("."):
                     continue
-                if entry.is_file():
+                if is_file(entry):
                     images.setdefault(stem, []).append(Path(entry.path))
     except OSError as error:
         raise LabelError(f"{folder}: {error.strerror}") from error
@@ -339,7 +339,7 @@ def list_folders(folder: Path) -> list[Path]:
             names = [
                 entry.name
                 for entry in entries
-                if not entry.name.startswith(".") and entry.is_dir()
+                if not entry.name.startswith(".") and is_folder(entry)
             ]
     except OSError as error:
         raise LabelError(f"{folder}: {error.strerror}") from error

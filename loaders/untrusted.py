@@ -40,16 +40,26 @@ def read_file(path: Path, most: int) -> bytes:
         OSError: it can't be read, is no file or too long; the error names it.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # or a pipe would be waited for
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with naming(path), open(os.open(path, flags), "rb") as file:
         about = os.fstat(file.fileno())
-        if stat.S_ISDIR(about.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "Is no regular file", str(path))
         if about.st_size > most:
             what = f"Has {about.st_size:,} bytes, and {most:,} may be read"
             raise OSError(errno.EFBIG, what, str(path))
         return file.read(most)
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to one; False for links that lead nowhere."""
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; False for links that lead nowhere."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def check_shard_names(names: Iterable[str]) -> None:

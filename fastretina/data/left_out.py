@@ -11,6 +11,7 @@ from pathlib import Path
 from fastretina.terminal import printable
 from loaders.course import IMAGE_SUFFIXES
 from loaders.shards import MANIFEST
+from loaders.untrusted import is_file, is_folder
 
 _NAMED = 5
 _LETTERS = 255  # of a name; a file's has no more, what a list holds may have
@@ -135,7 +136,7 @@ def _files_below(
     for entry in entries:
         if entry.name.startswith(".") or entry.path in passed_over:
             continue
-        if entry.is_dir():
+        if is_folder(entry):
             yield from _files_below(entry.path, passed_over, seen)
-        elif entry.is_file() or entry.is_symlink():
+        elif is_file(entry) or entry.is_symlink():
             yield entry.path

@@ -123,7 +123,7 @@ def _model_part(state: object, path: Path) -> dict[str, Tensor]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor)
+        isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value)
         for name, value in state.items()
     ):
         raise WeightsError(
@@ -131,6 +131,16 @@ def _model_part(state: object, path: Path) -> dict[str, Tensor]:
             "state_dict()"
         )
     return evaluated_weights(state)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it holds all of its numbers, each in a place of its own or a copy."""
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and tensor.numel() * tensor.element_size() <= MOST_TENSORS
+    )
 
 
 def evaluated_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

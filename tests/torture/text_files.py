@@ -103,7 +103,7 @@ def _rows(file: Path) -> Rows:
     return list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"), newline="")))
 
 
-# --- what changes nothing --------------------------------------------------------------
+# --- what changes nothing ------------------------------------------------------------
 
 
 def _nothing(rng: Rng, file: Path) -> None: ...
@@ -185,7 +185,9 @@ def _same_table(root: Path, rows: list[Row], layout: str, how: str) -> None:
     from fastretina.data.labels import read_table
 
     table = read_table(root)
-    found = {(s.name, s.grade, s.split if layout == "course" else "") for s in table.samples}
+    found = {
+        (s.name, s.grade, s.split if layout == "course" else "") for s in table.samples
+    }
     wanted = {(n, g, split if layout == "course" else "") for n, g, split in rows}
     if found != wanted or len(table.samples) != len(rows):
         raise Fault(f"{layout}, {how}: the table differs: {found ^ wanted}")
@@ -196,7 +198,7 @@ def _same_table(root: Path, rows: list[Row], layout: str, how: str) -> None:
         raise Fault(f"{layout}, {how}: {wrong[0].name} has {wrong[0].path.name}")
 
 
-# --- what changes something ------------------------------------------------------------
+# --- what changes something ----------------------------------------------------------
 
 
 def _any_bytes(rng: Rng, file: Path) -> None:
@@ -204,7 +206,9 @@ def _any_bytes(rng: Rng, file: Path) -> None:
 
 
 def _other_encoding(rng: Rng, file: Path) -> None:
-    kind = pick(rng, ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "gb18030"))
+    kind = pick(
+        rng, ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "gb18030")
+    )
     text = file.read_text(encoding="utf-8")
     file.write_bytes(text.encode(kind, errors="replace"))
 
@@ -212,7 +216,9 @@ def _other_encoding(rng: Rng, file: Path) -> None:
 def _nul(rng: Rng, file: Path) -> None:
     content = file.read_bytes()
     place = int(rng.integers(len(content)))
-    file.write_bytes(content[:place] + b"\0" * int(rng.integers(1, 4)) + content[place:])
+    file.write_bytes(
+        content[:place] + b"\0" * int(rng.integers(1, 4)) + content[place:]
+    )
 
 
 def _open_quote(rng: Rng, file: Path) -> None:
@@ -225,9 +231,40 @@ def _odd_cell(rng: Rng, file: Path) -> None:
     rows = _rows(file)
     row = pick(rng, rows)
     cells = (
-        *("", " ", "5", "-1", "2.0", "1e0", "०", "²", "nan", "None", "01", "+1", "0x1"),
-        *("../../etc/passwd", "/etc/passwd", "..", ".", "a/b", "\x1b[31m", "x" * 200_000),
-        *("\u202e", "image", "level", "10_left", "10_left.jpeg", "a\nb", "\ufeff", "<b>"),
+        *(
+            "",
+            " ",
+            "5",
+            "-1",
+            "2.0",
+            "1e0",
+            "\u0966",
+            "²",
+            "nan",
+            "None",
+            "01",
+            "+1",
+            "0x1",
+        ),
+        *(
+            "../../etc/passwd",
+            "/etc/passwd",
+            "..",
+            ".",
+            "a/b",
+            "\x1b[31m",
+            "x" * 200_000,
+        ),
+        *(
+            "\u202e",
+            "image",
+            "level",
+            "10_left",
+            "10_left.jpeg",
+            "a\nb",
+            "\ufeff",
+            "<b>",
+        ),
     )
     row[int(rng.integers(len(row)))] = pick(rng, cells)
     _put(file, rows)
@@ -347,7 +384,9 @@ def _said(files: list[Path], layout: str) -> set[tuple[str, str]]:
         ]
     else:
         found = [re.split(r"[,;\t]", line) for line in lines["trainLabels.csv"]]
-        pairs = [(a, b) for cells in found if len(cells) < 100 for a in cells for b in cells]
+        pairs = [
+            (a, b) for cells in found if len(cells) < 100 for a in cells for b in cells
+        ]
         for delimiter in ",;\t":  # names that hold one are quoted
             text = io.StringIO(texts["trainLabels.csv"], newline="")
             for cells in csv.reader(text, delimiter=delimiter):
