@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +27,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from torture.campaign import Case, Counts, Fault, Skip
-from torture.odd_values import VALUES, Rng, baits, odd_bytes, odd_json, pick
+from torture.campaign import Case, Counts, Fault
+from torture.odd_values import Bait, Rng, baits, odd_bytes, odd_json, pick
 
 SECONDS = 30  # for a command; most take less than one
 FILES = (
     *("config.json", "metrics.json", "log.csv", "test.parquet", "validation.parquet"),
     *("last.safetensors", "weights.safetensors"),
 )
-Command = Callable[[list[str]], int]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ class Runs:
 
     def prepare(self, folder: Path) -> None:
         from conftest import course_folder
+        from report_pages import write_experiment
         from small_runs import make_small, words
 
+        from fastretina.report import command as report
         from fastretina.shard import command as shard
         from fastretina.train import command as train
 
@@ -81,13 +83,19 @@ class Runs:
         }
         torch.save(weights, self._weights[".pth"])
         save_file(weights, self._weights[".safetensors"])
+        with quiet():
+            assert report.main([str(self._run), "--mistakes", "0"]) == 0
+        self._experiment = write_experiment(folder / "experiment", self._run)
         self._answer = _run(self._predict(self._run)).out.splitlines()[:2]
 
     def run(self, case: Case) -> Counts:
         rng, self._bait = case.rng(), case.folder / "bait"
         counts = {"ended well": 0, "refused": 0}
-        if rng.random() < 0.2:
+        kind = rng.random()
+        if kind < 0.2:
             file, commands = self._mutated_weights(rng, case.folder)
+        elif kind < 0.35:
+            file, commands = self._mutated_experiment(rng, case.folder)
         else:
             file, commands = self._mutated_run(rng, case.folder)
         for name, command in commands.items():
@@ -121,8 +129,6 @@ class Runs:
         run = folder / "run"
         shutil.copytree(self._run, run, symlinks=True)
         file = run / pick(rng, FILES)
-        if file.name == "config.json":  # which is read by all
-            file = run / "config.json"
         self._mutate(rng, file)
         commands: dict[str, Callable[[], int]] = {
             "predict": self._predict(run),
@@ -141,13 +147,11 @@ class Runs:
         chosen = readers.get(file.name, list(commands))
         if "predict" in chosen and rng.random() < 0.5:
             flags = ["--pairs", "--calibrated"]
-            plain = commands["predict"]
             from fastretina.predict import command as predict
 
             commands["predict with all"] = lambda: predict.main(
                 [str(run), str(self._photo), *flags]
             )
-            assert plain
             chosen = [*chosen, "predict with all"]
         return file, {name: commands[name] for name in chosen}
 
@@ -166,13 +170,22 @@ class Runs:
             try:
                 build_model("resnet18", str(file), 0)
             except DataError as error:
-                import sys
-
                 print(f"error: {error}", file=sys.stderr)
                 return 1
             return 0
 
         return file, {"weights": read}
+
+    def _mutated_experiment(
+        self, rng: Rng, folder: Path
+    ) -> tuple[Path, Mapping[str, Callable[[], int]]]:
+        from fastretina.report import command as report
+
+        copied = folder / "experiment"
+        shutil.copytree(self._experiment, copied)
+        file = copied / pick(rng, ("experiment.json", "experiment.json", "bars.png"))
+        self._mutate(rng, file)
+        return file, {"experiment": lambda: report.main([str(copied)])}
 
     def _mutate(self, rng: Rng, file: Path) -> None:
         kind = rng.random()
@@ -194,6 +207,8 @@ class Runs:
             _write_odd_predictions(rng, file, self._bait)
         elif file.suffix == ".safetensors":
             file.write_bytes(_odd_tensors(rng, content))
+        elif file.suffix == ".png":
+            file.write_bytes(odd_bytes(rng, content))
         else:
             torch.save(_odd_state(rng, self._bait, torch.load(file)), file)
 
@@ -310,8 +325,6 @@ def _odd_tensors(rng: Rng, content: bytes) -> bytes:
 
 def _odd_state(rng: Rng, bait: Path, state: dict[str, Any]) -> object:
     """What torch.save may put into a file of weights."""
-    from torture.odd_values import Bait
-
     name = pick(rng, list(state))
     odd: tuple[Any, ...] = (
         *(Bait(bait), [Bait(bait)], torch.nn.Linear(2, 2), state[name], 7, None),
@@ -374,6 +387,3 @@ def _check(what: str, ended: Ended, folder: Path) -> None:
         raise Fault(f"{what}: {len(lines[0]):,} letters: {lines[0][:300]}")
     if str(folder) not in lines[0]:
         raise Fault(f"{what}: no file is named: {lines[0]}")
-
-
-__all__ = ["VALUES", "Runs", "Skip"]
