@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from torture.campaign import Case, Counts, Fault
@@ -49,7 +50,7 @@ class Ended:
 class Runs:
     """Each case mutates one file of a small finished run."""
 
-    name, share, least, in_tests = "runs", 5.0, 600, 12
+    name, share, least, in_tests = "runs", 5.0, 600, 6
 
     def __init__(self) -> None:
         self._patch = pytest.MonkeyPatch()
@@ -59,7 +60,6 @@ class Runs:
         from report_pages import write_experiment
         from small_runs import make_small, words
 
-        from fastretina.report import command as report
         from fastretina.shard import command as shard
         from fastretina.train import command as train
 
@@ -83,9 +83,9 @@ class Runs:
         }
         torch.save(weights, self._weights[".pth"])
         save_file(weights, self._weights[".safetensors"])
-        with quiet():
-            assert report.main([str(self._run), "--mistakes", "0"]) == 0
-        self._experiment = write_experiment(folder / "experiment", self._run)
+        (folder / "reported" / "figures").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "reported" / "figures" / "speed.png")
+        self._experiment = write_experiment(folder / "experiment", folder / "reported")
         self._answer = _run(self._predict(self._run)).out.splitlines()[:2]
 
     def run(self, case: Case) -> Counts:
