@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastretina import __version__
 from fastretina.interrupts import Heeding, interrupts_heeded
 from fastretina.progress import hushed
+from fastretina.terminal import plain_output, printable
 from fastretina.wall_clock import part, wall_clock, with_wall_seconds
 
 if TYPE_CHECKING:
@@ -106,7 +107,10 @@ def run(
             if not is_first_rank():  # which was given the same words
                 raise ReportedElsewhere(2) from None
             raise WrongUsage(f"{error}; see {prog} --help") from error
-        result = None if parsed is None else command(parsed)
+        if parsed is None:
+            return None
+        with plain_output():
+            result = command(parsed)
         return None if result is None else with_wall_seconds(result)
 
     with hushed(_QUIET in given), wall_clock(of_process=argv is None):
@@ -122,9 +126,8 @@ def guard(work: Callable[[], Mapping[str, Any] | None]) -> int:
             return _outcome(work, heeding)
         except KeyboardInterrupt as stop:
             heeding.done = True
-            print(
-                f"interrupted{': ' + str(stop) if str(stop) else ''}", file=sys.stderr
-            )
+            reason = f": {printable(str(stop))}" if str(stop) else ""
+            print(f"interrupted{reason}", file=sys.stderr)
             return exit_code(stop)
 
 
@@ -141,13 +144,13 @@ def _outcome(work: Callable[[], Mapping[str, Any] | None], heeding: Heeding) -> 
     except ReportedElsewhere as silent:
         return silent.code
     except (WrongUsage, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return exit_code(error)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"error: {describe_os_error(error)}", file=sys.stderr)
+        print(f"error: {printable(describe_os_error(error))}", file=sys.stderr)
         return 1
     return 0
 

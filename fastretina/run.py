@@ -35,6 +35,7 @@ from loaders.contents import describe_mistake, look_into
 from loaders.errors import RunError
 from loaders.files import make_durable, make_folder, sync_folder, write_atomically
 from loaders.leftovers import remove_leftovers
+from loaders.untrusted import MOST_JSON, read_file, read_json
 
 _Record = TypeVar("_Record")
 _CONFIG = "config.json"
@@ -140,11 +141,13 @@ class Run:
         """
         path = self.path / "log.csv"
         try:
-            with path.open(newline="") as file:
-                lines = list(csv.DictReader(file))
+            text = read_file(path, MOST_JSON).decode()
+            lines = list(csv.DictReader(io.StringIO(text, newline="")))
         except (OSError, ValueError, csv.Error) as error:
             raise RunError(f"{path} can't be read ({error})") from error
-        cells = [{name: text or None for name, text in row.items()} for row in lines]
+        if any(None in row for row in lines):
+            raise RunError(f"{path} is damaged: a line has too many cells")
+        cells = [{name: cell or None for name, cell in row.items()} for row in lines]
         rows = as_record(cells, list[LoggedEpoch], path, text=True)
         if not rows:
             raise RunError(f"{path} is damaged: it holds no epoch")
@@ -224,7 +227,7 @@ class Run:
     def _read_json(self, name: str) -> dict[str, object]:
         path = self.path / name
         try:
-            content: dict[str, object] = json.loads(path.read_text())
+            content = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
             if name == _CONFIG:
                 raise RunError(describe_no_run(self.path)) from None

@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from loaders.untrusted import is_file, is_folder
+
 PHOTOGRAPHS = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
 _MANIFEST, _CONFIG, _EXPERIMENT = "manifest.json", "config.json", "experiment.json"
 _MOST = 1000  # names that are looked at in each folder
@@ -73,8 +75,8 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
     """The names of the first files and folders in a folder."""
     with os.scandir(folder) as entries:
         first = list(islice(entries, _MOST))
-    files = [entry.name for entry in first if entry.is_file()]
-    return files, [entry.name for entry in first if entry.is_dir()]
+    files = [entry.name for entry in first if is_file(entry)]
+    return files, [entry.name for entry in first if is_folder(entry)]
 
 
 def _is_photograph(name: str) -> bool:

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loaders.errors import LabelError
+from loaders.formulas import names_are_guarded, unguarded
 from loaders.grades import GRADES
 from loaders.shards import SPLITS, SplitName
+from loaders.untrusted import MOST_CSV, is_file, is_folder
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 COURSE_FILES = ("train_img.csv", "train_label.csv", "test_img.csv", "test_label.csv")
@@ -33,6 +35,7 @@ GRADE_WORDS = frozenset(
     {"label", "labels", "level", "levels", "grade", "grades", "class", "diagnosis"}
 )
 
+_SHOWN = 100  # letters of a cell in a message
 _GRADE_OF = {str(grade): grade for grade in range(len(GRADES))}
 
 
@@ -87,9 +90,10 @@ def read_course_rows(folder: Path, mode: SplitName) -> list[Listed]:
         )
     if not names:
         raise LabelError(f"{image_file} lists no image; fill it and {label_file.name}")
+    read = unguarded if names_are_guarded(folder) else str
     rows = [
         Listed(
-            strip_suffix(name),
+            strip_suffix(read(name)),
             parse_grade(grade, label_file, grade_line),
             f"{image_file}, line {line}",
         )
@@ -131,7 +135,7 @@ def read_column(path: Path, header_words: frozenset[str]) -> list[tuple[int, str
         if len(cells) != 1:
             raise LabelError(
                 f"{path}, line {line}: must be one column, got {len(cells)}: "
-                f"{','.join(cells)!r}; keep the names and the grades in a file each"
+                f"{_shown(','.join(cells[:99]))}; keep names and grades in a file each"
             )
     words = {word.casefold() for word in header_words}
     has_header = bool(rows) and rows[0][1][0].casefold() in words
@@ -149,7 +153,7 @@ def read_named_columns(path: Path, columns: tuple[str, str]) -> list[Listed]:
         LabelError: the file is malformed or a grade isn't an integer from 0 to 4.
     """
     delimiter, header = read_header(path)
-    image, grade = (header.index(column) for column in columns)
+    image, grade = (_place_of(column, header, path) for column in columns)
     rows = []
     for line, cells in read_rows(path, delimiter)[1:]:
         if len(cells) != len(header):
@@ -180,10 +184,30 @@ def read_one_column(path: Path, column: str) -> list[str]:
     delimiter, header = read_header(path)
     if column.lower() not in header:
         raise LabelError(
-            f"{path}, line 1: must name the column {column!r}, got {', '.join(header)}"
+            f"{path}, line 1: must name the column {column!r}, got "
+            f"{_shown(', '.join(header[:99]))}"
         )
-    place = header.index(column.lower())
+    place = _place_of(column.lower(), header, path)
     return [cells[place] for _, cells in read_rows(path, delimiter)[1:]]
+
+
+def _place_of(column: str, header: list[str], path: Path) -> int:
+    """Where a column stands.
+
+    Raises:
+        LabelError: it stands there twice, and nobody can tell which is meant.
+    """
+    if header.count(column) > 1:
+        raise LabelError(
+            f"{path}, line 1: must name the column {column} once, got it "
+            f"{header.count(column)} times; rename or remove the others"
+        )
+    return header.index(column)
+
+
+def _shown(text: str) -> str:
+    """A cell in a message, which may hold anything, of any length."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def read_rows(path: Path, delimiter: str = ",") -> list[tuple[int, list[str]]]:
@@ -196,10 +220,16 @@ def read_rows(path: Path, delimiter: str = ",") -> list[tuple[int, list[str]]]:
     line = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
+            if os.fstat(file.fileno()).st_size > MOST_CSV:
+                raise LabelError(f"{path} has more than {MOST_CSV:,} bytes; cut it up")
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             rows = []
             for cells in reader:
                 line = reader.line_num
+                if any("\0" in cell for cell in cells):  # UTF-16 without its mark
+                    raise LabelError(
+                        f"{path}, line {line}: a NUL is no text; save it as 'CSV UTF-8'"
+                    )
                 rows.append((line, [cell.strip() for cell in cells]))
     except OSError as error:
         raise LabelError(f"{path}: {error.strerror}") from error
@@ -243,7 +273,7 @@ def parse_grade(text: str, path: Path, line: int) -> int:
     if grade is None:
         raise LabelError(
             f"{path}, line {line}: a grade must be an integer from 0 to 4, "
-            f"got {text!r}; correct or remove that line"
+            f"got {_shown(text)}; correct or remove that line"
         )
     return grade
 
@@ -254,7 +284,7 @@ def refuse_duplicates(rows: Iterable[Listed]) -> None:
     for row in rows:
         if row.name in first:
             raise LabelError(
-                f"{row.place}: a name must stand once, got {row.name!r} again "
+                f"{row.place}: a name must stand once, got {_shown(row.name)} again "
                 f"(first: {first[row.name]}); remove or rename one of them"
             )
         first[row.name] = row.place
@@ -291,7 +321,7 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
                 stem, suffix = os.path.splitext(entry.name)
                 if suffix.lower() not in IMAGE_SUFFIXES or stem.startswith("."):
                     continue
-                if entry.is_file():
+                if is_file(entry):
                     images.setdefault(stem, []).append(Path(entry.path))
     except OSError as error:
         raise LabelError(f"{folder}: {error.strerror}") from error
@@ -309,7 +339,7 @@ def list_folders(folder: Path) -> list[Path]:
             names = [
                 entry.name
                 for entry in entries
-                if not entry.name.startswith(".") and entry.is_dir()
+                if not entry.name.startswith(".") and is_folder(entry)
             ]
     except OSError as error:
         raise LabelError(f"{folder}: {error.strerror}") from error

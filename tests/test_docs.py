@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *ROOT.glob("docs/*.md")]
+PAGES += [ROOT / "SECURITY.md"]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 SCRIPTS = [*ROOT.glob("scripts/*"), *ROOT.glob("bench/*.sh"), ROOT / "Makefile"]
 SCRIPTS += [ROOT / ".ci" / "run"]

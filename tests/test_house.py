@@ -22,6 +22,7 @@ SHARED = {"recipe", "run", "run_config", "run_result", "versions", "cli"} | {
     "interrupts",
     "outputs",
     "progress",
+    "terminal",
     "wall_clock",
     "user_cache",
 }

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 from fastretina.audit.duplicates import KINDS, DuplicateGroup
 from fastretina.audit.survey import AuditResult
 from fastretina.formatting import format_count, format_interval
+from fastretina.metrics.fellow_agreement import describe_chance_agreement
 from loaders.grades import GRADES
 
 # fault: scores or labels can't be trusted. warning: mind it. note: good to know.
@@ -233,6 +234,13 @@ def _left_and_right(result: AuditResult) -> Iterator[Finding]:
             f"{format_count(pairs.pairs, 'pair')}, and are within one grade in "
             f"{pairs.near / pairs.pairs:.1%} (QWK "
             f"{format_interval(pairs.qwk, None, '.3f')}).",
+        )
+    for split, (found, first) in result.chance_agreements().items():
+        yield Finding(
+            "warning",
+            "left and right",
+            f"In {split}, {describe_chance_agreement(found, first.name)}.",
+            "Compare some photographs with their grades.",
         )
 
 

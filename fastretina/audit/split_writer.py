@@ -26,8 +26,10 @@ from loaders.files import (
     sync_folder,
     write_atomically,
 )
+from loaders.formulas import GUARDED, guarded
 from loaders.leftovers import remove_leftovers
 from loaders.shards import SPLITS
+from loaders.untrusted import read_json
 
 LINKS = "data"
 
@@ -107,7 +109,7 @@ def write_split(
         AuditError: a name can't be written into a CSV, or OUT/data is in the way.
         OSError: OUT can't be written.
     """
-    columns = {}
+    columns, some_guarded = {}, False
     for split in SPLITS:
         part = [eye for eye in eyes if eye.split == split]
         if not part:
@@ -115,11 +117,15 @@ def write_split(
                 f"the {split} split would be empty: more patients, or patients that "
                 "share no photograph, are needed"
             )
-        columns[f"{split}_img.csv"] = [_cell(eye.name) for eye in part]
+        names = [_cell(eye.name) for eye in part]
+        columns[f"{split}_img.csv"] = list(map(guarded, names))
+        some_guarded |= columns[f"{split}_img.csv"] != names
         columns[f"{split}_label.csv"] = [str(eye.grade) for eye in part]
         _refuse_header(part[0].name)
     make_folder(out)
     content = {"made_by": _MADE_BY, **asdict(note)}
+    if some_guarded:
+        content[GUARDED] = True
     with _links_to_images(out / LINKS, data_set) as put_in_place:
         for name in COURSE_FILES:
             (out / name).unlink(missing_ok=True)
@@ -133,7 +139,7 @@ def write_split(
 
 def _is_ours(out: Path) -> bool:
     try:
-        note = json.loads((out / SPLIT_NOTE).read_bytes())
+        note = read_json(out / SPLIT_NOTE)
     except (OSError, ValueError):
         return False
     return isinstance(note, dict) and note.get("made_by") == _MADE_BY

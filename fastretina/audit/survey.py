@@ -9,7 +9,7 @@ images --> fingerprints --> duplicates: same bytes, pixels, look --------'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,10 +25,13 @@ from fastretina.audit.headers import LabelFiles, read_label_files
 from fastretina.audit.split_counts import (
     FellowEyes,
     SplitNumbers,
+    as_columns,
     compare_fellow_eyes,
     split_numbers,
 )
 from fastretina.formatting import format_count
+from fastretina.metrics.fellow_agreement import ChanceAgreement, find_chance_agreement
+from loaders.shards import SPLITS
 
 
 class BestBaseline(NamedTuple):
@@ -55,6 +58,7 @@ class AuditResult:
         data_set: the data set that was audited.
         numbers: train and test in numbers.
         fellows: how left and right agree; None where no patient has both.
+        by_chance: split to its fellow eyes that agree by chance, where there are some.
         files: the course's label files; empty for other layouts.
         duplicates: photographs that are there twice; None if no image was looked at.
         unreadable: an image's place to the reason why it can't be decoded.
@@ -63,6 +67,7 @@ class AuditResult:
     data_set: AuditedDataSet
     numbers: SplitNumbers
     fellows: FellowEyes | None
+    by_chance: Mapping[str, ChanceAgreement] = field(default_factory=dict)
     files: Sequence[LabelFiles] = ()
     duplicates: Duplicates | None = None
     unreadable: Mapping[int, str] = field(default_factory=dict)
@@ -70,6 +75,14 @@ class AuditResult:
     def eyes(self, group: DuplicateGroup) -> list[Eye]:
         """The images of a group, as the labels have them."""
         return [self.data_set.eyes[place] for place in group.places]
+
+    def chance_agreements(self) -> dict[str, tuple[ChanceAgreement, Eye]]:
+        """Split to its fellow eyes that agree by chance, and the first of them."""
+        parts = _by_split(self.data_set.eyes)
+        return {
+            split: (found, parts[split][found.first])
+            for split, found in self.by_chance.items()
+        }
 
     @property
     def across(self) -> list[DuplicateGroup]:
@@ -160,6 +173,10 @@ class AuditResult:
         return {
             **self.numbers.details(),
             "left_and_right": self.fellows._asdict() if self.fellows else None,
+            "agree_by_chance": {
+                split: {**found._asdict(), "first": first.name}
+                for split, (found, first) in self.chance_agreements().items()
+            },
             "label_files": [files.summary() for files in self.files],
             "missing": self.data_set.missing,
             "left_out": {e.reason: list(e.names) for e in self.data_set.left_out},
@@ -213,7 +230,21 @@ def audit_data_set(
         data_set=data_set,
         numbers=split_numbers(data_set.eyes),
         fellows=compare_fellow_eyes(data_set.eyes),
+        by_chance=dict(_find_by_chance(data_set.eyes)),
         files=read_label_files(data_set.data, data_set.layout),
         duplicates=duplicates,
         unreadable=prints.unreadable,
     )
+
+
+def _find_by_chance(eyes: Sequence[Eye]) -> Iterator[tuple[str, ChanceAgreement]]:
+    for split, part in _by_split(eyes).items():
+        columns = as_columns(part)
+        found = find_chance_agreement(columns.patients, columns.sides, columns.labels)
+        if found is not None:
+            yield split, found
+
+
+def _by_split(eyes: Sequence[Eye]) -> dict[str, list[Eye]]:
+    """Each split's photographs, in the order of their file."""
+    return {split: [eye for eye in eyes if eye.split == split] for split in SPLITS}

@@ -149,10 +149,10 @@ def _layout_of_file(labels: Path, layout: str | None) -> str:
     found = _table_layout(labels, wanted)
     if found is None:
         columns = " or ".join(" and ".join(_COLUMNS[layout]) for layout in wanted)
+        got = ", ".join(read_header(labels)[1])[:200]
         raise LabelError(
             f"{labels}, line 1: must be a header with the columns {columns}, got "
-            f"{', '.join(read_header(labels)[1])!r}; name the columns so, or choose "
-            "another file with --labels"
+            f"{got!r}; name the columns so, or choose another file with --labels"
         )
     return found
 

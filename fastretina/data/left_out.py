@@ -8,10 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastretina.terminal import printable
 from loaders.course import IMAGE_SUFFIXES
 from loaders.shards import MANIFEST
+from loaders.untrusted import is_file, is_folder
 
 _NAMED = 5
+_LETTERS = 255  # of a name; a file's has no more, what a list holds may have
 # Suffixes of images that nothing here reads.
 _UNREAD = frozenset(
     {".bmp", ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif"}
@@ -58,7 +61,8 @@ class LeftOutFiles:
 
 def first_names(names: Sequence[str], limit: int = _NAMED) -> str:
     """Join the first names by commas, with dots where there are more."""
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    shown = ", ".join(printable(name[:_LETTERS]) for name in names[:limit])
+    return shown + (", ..." if len(names) > limit else "")
 
 
 def find_left_out(
@@ -132,7 +136,7 @@ def _files_below(
     for entry in entries:
         if entry.name.startswith(".") or entry.path in passed_over:
             continue
-        if entry.is_dir():
+        if is_folder(entry):
             yield from _files_below(entry.path, passed_over, seen)
-        elif entry.is_file() or entry.is_symlink():
+        elif is_file(entry) or entry.is_symlink():
             yield entry.path

@@ -20,6 +20,7 @@ from tyro.conf import arg
 from fastretina.data.training_config import training_config
 from fastretina.recipe import Recipe
 from fastretina.run_config import RecordedLoading, RunConfig
+from fastretina.terminal import printable
 from loaders import (
     LOADERS,
     Loader,
@@ -312,7 +313,7 @@ class Loading:
         for error in errors:
             if (error.shard, error.key) not in self._named:
                 self._named.add((error.shard, error.key))
-                print(f"skipped: {error}", file=sys.stderr)
+                print(f"skipped: {printable(str(error))}", file=sys.stderr)
         return len(errors)
 
     def hw_decoder_load(self) -> float | None:

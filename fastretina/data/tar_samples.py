@@ -8,7 +8,6 @@ beside 1.2.841.jpg, all of these are one sample to it, and are told apart here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from loaders.course import IMAGE_SUFFIXES
 from loaders.errors import LabelError
 from loaders.files import naming
 from loaders.grades import GRADES
+from loaders.untrusted import parse_json
 
 _GRADES = {str(grade): grade for grade in range(len(GRADES))}
 _GRADE_NAMES = ("grade", "label", "level")  # in a sample's JSON; the first counts
@@ -57,7 +57,7 @@ class TarSample:
             LabelError: that is no JSON.
         """
         try:
-            record = json.loads(self.members.get("json", b"{}"))
+            record = parse_json(self.members.get("json", b"{}"))
         except ValueError as error:
             raise LabelError(
                 f"{self.place}: its .json is none ({error}); correct it or leave it out"

@@ -17,6 +17,7 @@ from loaders.errors import RunError
 from loaders.files import write_atomically
 from loaders.place import place
 from loaders.shards import read_manifest
+from loaders.untrusted import read_json
 
 
 class _Asked(TypedDict):
@@ -89,8 +90,8 @@ def keep_settings(folder: Path, settings: Settings) -> None:
 
 def _read(path: Path) -> Settings:
     try:
-        return as_record(json.loads(path.read_text()), Settings, path)
-    except ValueError as error:
+        return as_record(read_json(path), Settings, path)
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}): choose another --out") from error
     except RunError as error:
         raise RunError(f"{error}; choose another --out") from error

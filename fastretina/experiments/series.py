@@ -31,12 +31,13 @@ from fastretina.report.experiment_file import (
     Reference,
     ReferenceRow,
 )
-from fastretina.run import Run
+from fastretina.run import Run, as_record
 from fastretina.train.options import TrainOptions
 from loaders.errors import DataError, NoShards, RunError
 from loaders.files import make_folder, write_atomically
 from loaders.place import place
 from loaders.shards import read_manifest
+from loaders.untrusted import read_json
 
 # The end of a run is not its training: a start, predictions and intervals.
 _AROUND_A_RUN = 20.0  # seconds
@@ -206,8 +207,12 @@ class Series:
     def _times(self) -> dict[str, float]:
         """Wall seconds of each run, evaluations included; a killed one's are lost."""
         path = self._folder / "times.json"
-        times: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-        return times
+        if not path.exists():
+            return {}
+        try:
+            return as_record(read_json(path), dict[str, float], path)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged ({error}): remove it") from error
 
     def _add_time(self, name: str, seconds: float) -> None:
         times = self._times()

@@ -27,6 +27,7 @@ from loaders.errors import RunError
 from loaders.files import make_folder, write_atomically
 from loaders.place import place
 from loaders.shards import MANIFEST, SPLITS, ShardSplit, open_split, read_manifest
+from loaders.untrusted import read_json
 
 CLAHE = "clahe"
 BY_PATIENT, BY_IMAGE = "by-patient", "by-image"
@@ -96,7 +97,7 @@ def _made_from(variant: Path) -> str | None:
     """
     path = _record_of(variant)
     try:
-        saved = json.loads(path.read_text())
+        saved = read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from msgspec import Meta
 
 from fastretina.progress import progress_bar
 from fastretina.run import as_record
@@ -22,6 +23,7 @@ from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.files import write_atomically
 from loaders.grades import GRADES
+from loaders.untrusted import MOST_PARQUET, parse_json, parse_parquet, read_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 
 PROBABILITIES = [f"p{grade}" for grade in range(len(GRADES))]
+_Chance = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +55,30 @@ class PredictionSource:
     checkpoint: str | None = None
     checkpoint_epoch: int | None = None
     weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Columns:
+    """The columns of the file, each value checked."""
+
+    row: list[Annotated[int, Meta(ge=0, le=2**62)]]
+    key: list[str]
+    patient: list[str]
+    eye: list[str]
+    label: list[Annotated[int, Meta(ge=0, lt=len(GRADES))]]
+    p0: list[_Chance]
+    p1: list[_Chance]
+    p2: list[_Chance]
+    p3: list[_Chance]
+    p4: list[_Chance]
+    patient_known: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Skipped:
+    """What else the file's record says; of an older version, nothing."""
+
+    skipped: Annotated[int, Meta(ge=0)] = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +178,8 @@ class Predictions:
         about = {**asdict(self.source), "skipped": self.skipped}
         metadata = {"fastretina": json.dumps(about)}
         buffer = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(metadata), buffer)
+        table = table.replace_schema_metadata(metadata)
+        pq.write_table(table, buffer, write_page_checksum=True)
         write_atomically(path, buffer.getvalue())
 
     @classmethod
@@ -162,23 +190,27 @@ class Predictions:
             RunError: it is not there, or damaged.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(pa.BufferReader(path.read_bytes()))
-            columns = table.to_pydict()
-            about = json.loads(table.schema.metadata[b"fastretina"])
-            return cls(
-                rows=np.array(columns["row"], np.int64),
-                keys=columns["key"],
-                patients=columns["patient"],
-                eyes=columns["eye"],
-                labels=np.array(columns["label"], np.int64),
-                probabilities=np.array([columns[name] for name in PROBABILITIES]).T,
+            table = parse_parquet(read_file(path, MOST_PARQUET))
+            about = parse_json(table.schema.metadata[b"fastretina"])
+            columns = as_record(table.to_pydict(), _Columns, path)
+            rest = as_record(about, _Skipped, path)
+            chances = [getattr(columns, name) for name in PROBABILITIES]
+            found = cls(
+                rows=np.array(columns.row, np.int64),
+                keys=columns.key,
+                patients=columns.patient,
+                eyes=columns.eye,
+                labels=np.array(columns.label, np.int64),
+                probabilities=np.array(chances, np.float64).T,
                 source=as_record(about, PredictionSource, path),
-                skipped=about.get("skipped", 0),  # of an older version, unknown
-                patient_known=columns.get("patient_known", ()),
+                skipped=rest.skipped,
+                patient_known=columns.patient_known,
             )
+            if not np.isfinite(found.probabilities).all():
+                raise ValueError("a probability is no number")
+            return found
         except FileNotFoundError:
             raise RunError(
                 f"{path.parent} has no predictions of {path.stem}: it is not finished, "

@@ -22,6 +22,7 @@ from torch import Tensor
 from fastretina.nn.model import weights_sha256
 from loaders.errors import RunError
 from loaders.files import write_atomically
+from loaders.untrusted import MOST_TENSORS, parse_json, read_file
 
 NamedTensors = dict[str, Tensor]
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -54,11 +55,12 @@ def load(path: Path) -> tuple[NamedTensors, dict[str, Any]]:
         RunError: it is not there, or damaged.
     """
     try:
-        content = path.read_bytes()
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        about = header["__metadata__"]
-        tensors = load_tensors(content)
-        state = json.loads(about["state"])
+        content = read_file(path, MOST_TENSORS)
+        tensors = load_tensors(content)  # which checks the header, and its length
+        about = read_metadata(content)
+        state = parse_json(about["state"])
+        if not isinstance(state, dict):
+            raise ValueError("its state is none")
     except FileNotFoundError:
         raise RunError(f"{path} is not there: no checkpoint was saved yet") from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -66,6 +68,18 @@ def load(path: Path) -> tuple[NamedTensors, dict[str, Any]]:
     if _checksum(tensors, about["state"]) != about.get("sha256"):
         raise RunError(f"{path} is damaged and can't be used (its checksum differs)")
     return tensors, state
+
+
+def read_metadata(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file; its header must have been checked.
+
+    Raises:
+        KeyError, TypeError: it has none.
+        ValueError: the header is no JSON.
+    """
+    header: Any = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    about: dict[str, str] = header["__metadata__"]
+    return about
 
 
 def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -67,20 +68,36 @@ class CompiledForward:
 def use_user_cache() -> None:
     """Keep compiled graphs in the user's cache from run to run, if it can be written.
 
-    Without, torch keeps them in the folder for temporary files. Variables that the user
-    has set stay as they are.
+    Without, or where the folder is another user's, torch keeps them in the folder for
+    temporary files. Variables that the user has set stay as they are.
     """
     folder = user_cache()
     if folder is None or "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
     path = folder / "inductor"
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ours = _made_ours_alone(path)
     except OSError:
         return
-    if os.access(path, os.W_OK):
+    if ours and os.access(path, os.W_OK):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path)
         os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")  # torch 2.4: off
+
+
+def _made_ours_alone(folder: Path) -> bool:
+    """Let no other user write to a folder of ours: torch unpickles what lies there.
+
+    False where it belongs to another.
+    """
+    if not hasattr(os, "getuid"):  # Windows
+        return True
+    about = folder.stat()
+    if about.st_uid != os.getuid():
+        return False
+    if about.st_mode & 0o022:
+        folder.chmod(0o700)
+    return True
 
 
 def seconds_saved(recipe: Recipe, images: int, shape: tuple[int, int]) -> float:

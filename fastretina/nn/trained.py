@@ -77,7 +77,8 @@ def load_trained(run: Run, device: torch.device) -> Trained:
     """
     config = run.config()
     files = (run.weights, run.old_best, run.last)
-    file = next((path for path in files if path.exists()), run.last)
+    there = (path for path in files if path.exists() or path.is_symlink())
+    file = next(there, run.last)  # a link to nothing is no reason to take another
     tensors, saved = checkpoint.load(file)
     state = evaluated_weights(tensors)
     network = build_model(config.recipe.arch, "none", config.recipe.seed)

@@ -23,6 +23,7 @@ from fastretina.run_config import RunConfig
 from loaders.contents import look_into
 from loaders.errors import DataError
 from loaders.grades import GRADES
+from loaders.untrusted import MOST_TENSORS, read_file
 
 _HASHED_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 _TEXT = 512  # bytes that tell a text from weights
@@ -65,7 +66,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         raise WeightsError(_describe_folder(path))
     try:
-        content = path.read_bytes()
+        content = read_file(path, MOST_TENSORS)
     except OSError as error:
         raise WeightsError(
             f"weights must be none, imagenet or a file, got {path}: {error.strerror}"
@@ -122,13 +123,24 @@ def _model_part(state: object, path: Path) -> dict[str, Tensor]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
+        isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value)
+        for name, value in state.items()
     ):
         raise WeightsError(
             f"{path} holds no weights, but something else: save a network's "
             "state_dict()"
         )
     return evaluated_weights(state)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it holds all of its numbers, each in a place of its own or a copy."""
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and tensor.numel() * tensor.element_size() <= MOST_TENSORS
+    )
 
 
 def evaluated_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from tyro.conf import Positional, arg
 from fastretina import cli
 from fastretina.formatting import NOTICE
 from fastretina.outputs import ask_for_file, ask_for_folder
+from fastretina.terminal import printable
 from fastretina.wall_clock import part
 from loaders.grades import GRADES
 
@@ -214,7 +215,7 @@ def _write(
     else:
         write_atomically(options.out, text)
     for line in notes(predictions):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     print(NOTICE, file=sys.stderr)
 
 

@@ -83,7 +83,8 @@ def find_photographs(named: Sequence[Path]) -> FoundPhotographs:
             paths.append(path)
             continue
         files = map(Path, files_below(str(path)))
-        inside = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and f.exists()]
+        images = (f for f in files if f.suffix.lower() in IMAGE_SUFFIXES)
+        inside = [file for file in images if file.is_file()]  # no link to a pipe
         paths += inside or [path]
         rest = find_left_out(path, inside, nowhere="as they can't be read")
         left_out += [(path, each) for each in rest]

@@ -18,6 +18,7 @@ from fastretina.metrics.predictions import PROBABILITIES
 from fastretina.predict.network import Graded, calibrated
 from loaders.arrays import Float64
 from loaders.errors import DataError
+from loaders.formulas import guarded
 from loaders.grades import GRADES
 
 Row = dict[str, object]  # by the name of the column
@@ -181,11 +182,13 @@ def refuse_failed(predictions: Sequence[Prediction]) -> None:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A header and a line for each row."""
+    """A header and a line for each row; no text is one that a spreadsheet computes."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        cells = row.items()
+        writer.writerow({n: guarded(c) if isinstance(c, str) else c for n, c in cells})
     return text.getvalue()
 
 

@@ -10,6 +10,9 @@ from PIL import Image, UnidentifiedImageError
 
 from fastretina.report.experiment_file import Figure
 from fastretina.report.picture import Picture
+from loaders.untrusted import read_file
+
+_MOST = 64 << 20  # bytes of a figure
 
 
 def read_pictures(
@@ -29,7 +32,7 @@ def _read(folder: Path, figure: Figure) -> Picture:
     path = folder / figure.file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise OSError("it lies outside of the experiment's folder")
-    png = path.read_bytes()
+    png = read_file(path, _MOST)
     with Image.open(io.BytesIO(png)) as image:
         if image.format != "PNG":
             raise OSError("it is no PNG")

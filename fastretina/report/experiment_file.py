@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal
 
 from fastretina.run import as_record
 from loaders.errors import RunError
+from loaders.untrusted import read_json
 
 FILE = "experiment.json"
 State = Literal["waiting", "begun", "done", "failed"]
@@ -193,7 +193,7 @@ def read_experiment(folder: Path) -> ExperimentResult:
     """
     path = folder / FILE
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_json(path)
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from error
     return as_record(saved, ExperimentResult, path)

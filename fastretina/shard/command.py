@@ -44,6 +44,7 @@ from fastretina.data.layout_names import TEST_SHARE
 from fastretina.data.patient_names import PatientSource, patient_source
 from fastretina.data.preprocess_steps import STEPS
 from fastretina.outputs import ask_for_folder
+from fastretina.terminal import printable
 from fastretina.wall_clock import part
 from loaders.shards import MANIFEST
 
@@ -256,7 +257,8 @@ def _report(folder: Path, data_set: DataSet, seconds: float) -> dict[str, object
     """Print what the data set holds; returns what the JSON line holds."""
     manifest, quarantined = data_set.manifest, data_set.quarantined
     for image in quarantined[:10]:
-        print(f"quarantined {image.source}: {image.reason}", file=sys.stderr)
+        line = printable(f"quarantined {image.source}: {image.reason}")
+        print(line, file=sys.stderr)
     if quarantined:
         print(
             f"{len(quarantined):,} images are quarantined: they are listed with their "

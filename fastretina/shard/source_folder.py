@@ -11,7 +11,7 @@ from fastretina.data.labels import LabelOptions, SampleTable, layout_in, read_ta
 from fastretina.data.patient_names import PatientSource
 from fastretina.shard.plan import PROGRESS
 from loaders.errors import LabelError
-from loaders.shards import MANIFEST, Origin
+from loaders.shards import MANIFEST, SPLITS, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class SourceFolder:
         table = self.table
         yield from table.warnings
         yield from (each.describe(self.data) for each in table.left_out)
+        for split in SPLITS:
+            yield from self._chance_agreement(split)
         if unknown := table.patients_unknown:
             total = len(table.samples)
             some = f"{unknown:,} of " if unknown < total else "all "
@@ -105,6 +107,22 @@ class SourceFolder:
                 f"are in train, too, so a score is partly memory; {remedy} a split by "
                 "patient"
             )
+
+    def _chance_agreement(self, split: str) -> Iterator[str]:
+        from fastretina.metrics.fellow_agreement import (
+            describe_chance_agreement,
+            find_chance_agreement,
+        )
+
+        eyes = [sample for sample in self.table.samples if sample.split == split]
+        found = find_chance_agreement(
+            [eye.patient for eye in eyes],
+            [eye.eye for eye in eyes],
+            [eye.grade for eye in eyes],
+        )
+        if found is not None:
+            text = describe_chance_agreement(found, eyes[found.first].name)
+            yield f"in {split}, {text}"
 
     def _patients_from(self) -> str:
         """What identifies the patients, in words that follow "from"."""

@@ -26,6 +26,7 @@ from fastretina.data.prepare import Preparer, Rejected
 from fastretina.processes import in_processes
 from fastretina.progress import hidden
 from fastretina.shard.writer import IndexRow
+from fastretina.terminal import printable
 from loaders.cores import granted_cores
 from loaders.errors import ShardError
 from loaders.files import hash_file
@@ -59,7 +60,7 @@ def verify(folder: Path, workers: int | None = None) -> dict[str, object]:
     # Once each: an index is read for each of its shards.
     problems = list(dict.fromkeys([*_check_folder(folder, manifest), *found]))
     for problem in problems:
-        print(problem)
+        print(printable(problem))
     if problems:
         more = f" (and {len(problems) - 1:,} more)" if problems[1:] else ""
         raise ShardError(f"{folder} is damaged: {problems[0]}{more}; shard it again")

@@ -17,6 +17,7 @@ from fastretina.interrupts import Interrupted
 from fastretina.outputs import ask_for_folder
 from fastretina.recipe import RECIPES, STRONG
 from fastretina.run import RUNS, Run, refuse_taken
+from fastretina.terminal import printable
 from fastretina.train.options import TrainOptions
 from fastretina.wall_clock import part
 from loaders import LOADERS
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROG) -> int:
         default = _defaults(words)
     except RunError as error:
         if cli.is_first_rank():
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     return cli.run(
         command, TrainOptions, words, prog=prog, about=ABOUT, default=default

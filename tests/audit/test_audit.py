@@ -43,8 +43,11 @@ from fastretina.audit.split_counts import (
 )
 from fastretina.audit.split_writer import SplitNote, write_split
 from fastretina.audit.survey import AuditResult
+from fastretina.data.labels import read_table
 from fastretina.metrics.baselines import Leak
 from loaders.course import COURSE_FILES, IMAGE_WORDS, read_course_split
+from loaders.folder import RetinopathyDataset
+from loaders.shards import SPLITS
 
 UInt8 = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -697,6 +700,28 @@ def test_a_header_in_one_file_of_two_is_a_fault(
     assert "train_img.csv has no header line and its counterpart has" in flat(report)
 
 
+def test_grades_that_have_slid_by_a_row_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    names = pairs_of(400)
+    grades = [n // 2 % 5 for n in range(800)]
+    rows = [("train", *row) for row in zip(names, grades, strict=True)]
+    shifted = zip(names, [*grades[1:], 0], strict=True)
+    rest = [("test", "999_left", 0), ("test", "999_right", 0)]
+    right = write_course(tmp_path / "right", [*rows, *rest])
+    wrong = write_course(
+        tmp_path / "wrong", [*(("train", *row) for row in shifted), *rest]
+    )
+    _, report, found, _ = run(capsys, right)
+    assert "by chance" not in report
+    assert found["agree_by_chance"] == {}
+    _, report, found, _ = run(capsys, wrong)
+    text = flat(report)
+    assert "warning left and right: In train, fellow eyes agree by chance alone" in text
+    assert found["agree_by_chance"]["train"]["pairs"] == 400
+    assert found["agree_by_chance"]["train"]["first"] == "0_left"
+
+
 # --- layouts -----------------------------------------------------------------------
 
 
@@ -830,6 +855,48 @@ def test_fix_repeated_gives_the_same_bytes(
         code, *_ = run(capsys, leaking, "--fix", out, "--seed", 3)
         assert code == 0
         assert read_folder(out) == before
+
+
+FORMULAS = ["=cmd|' C calc'!A0", "+1", "-2", "@SUM(A1)", "'=3", "''-4", "'plain"]
+
+
+def test_fix_writes_no_formula_and_names_are_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], run_shard: Any
+):
+    """Into the table of sharding, and by a second --fix, too."""
+    names = [*FORMULAS, *pairs_of(6)]
+    graded = {name: n % 5 for n, name in enumerate(names)}
+    rows = ["image,level", *(f'"{name}",{grade}' for name, grade in graded.items())]
+    images = {name: jpeg(fundus(n, 48)) for n, name in enumerate(names)}
+    write_images(tmp_path / "set" / "images", images)
+    (tmp_path / "set" / "trainLabels.csv").write_text("\n".join(rows) + "\n")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for data, out in ((tmp_path / "set", first), (first, second)):
+        assert run(capsys, data, "--fix", out)[0] == 0
+        cells = [
+            cell
+            for split in ("train", "test")
+            for cell in (out / f"{split}_img.csv").read_text().splitlines()
+        ]
+        assert len(cells) == len(names)
+        assert not [cell for cell in cells if cell[0] in "=+-@\t\r"]
+        table = read_table(out)
+        assert {sample.name: sample.grade for sample in table.samples} == graded
+    dataset = RetinopathyDataset(second / "data", "train")
+    assert set(dataset.img_name) <= set(names)
+    code, *_ = run_shard(second, tmp_path / "shards")
+    assert code == 0
+
+
+def test_names_in_files_of_others_are_taken_at_their_word(tmp_path: Path):
+    names = ["'-1", "-1", "'=2"]
+    rows = [(split, f"{name}{split}", 0) for split in SPLITS for name in names]
+    root = write_course(tmp_path, rows)
+    for note in (None, "{", "[]", '{"names_guarded": false}', "[" * 100_000):
+        if note is not None:
+            (root / "split.json").write_text(note)
+        listed = [sample.name for sample in read_table(root, images=False).samples]
+        assert listed == [name for _, name, _ in rows]
 
 
 def test_fix_stratifies_by_grade(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -240,6 +240,24 @@ def test_graphs_are_kept_in_the_users_cache(
     assert os.environ.pop("TORCHINDUCTOR_FX_GRAPH_CACHE") == "1"
 
 
+def test_cache_is_open_to_no_other_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """What lies there is unpickled."""
+    folder = tmp_path / "fastretina" / "inductor"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with monkeypatch.context() as other:
+        other.setattr("os.getuid", lambda: os.geteuid() + 1)
+        compilation.use_user_cache()
+        assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    compilation.use_user_cache()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    assert not folder.stat().st_mode & 0o077
+
+
 @pytest.mark.parametrize("case", ["chosen", "a file", "no home", "unwritable"])
 def test_cache_that_cannot_be_had_is_torchs_own(
     case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -13,6 +13,8 @@ CAMPAIGNS: dict[str, str] = {
     "power": "power:Power",
     "kills": "kills:Kills",
     "signals": "signals:Signals",
+    "runs": "runs:Runs",
+    "text_files": "text_files:TextFiles",
 }
 
 

@@ -1,0 +1,397 @@
+"""Files of strangers: nothing that they hold is run, and none leads elsewhere."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import photograph
+from hypothesis import given
+from hypothesis import strategies as st
+from torture.odd_values import Bait, baits
+
+from fastretina.data.labels import read_table
+from fastretina.experiments.variants import make_variant
+from fastretina.metrics.predictions import Predictions
+from fastretina.nn import checkpoint
+from fastretina.nn.weights_file import read_weights
+from fastretina.predict.reading import find_photographs
+from fastretina.predict.table import as_csv
+from fastretina.report.experiment_file import read_experiment
+from fastretina.run import Run
+from fastretina.shard import command as shard
+from loaders import untrusted
+from loaders.errors import DataError, LabelError, ShardError
+from loaders.formulas import guarded, unguarded
+from loaders.shards import open_split, read_manifest
+
+ROOT = Path(__file__).parents[1]
+
+# --- what our own source calls -------------------------------------------------------
+
+# Calls that run what they are given. ``eval`` as a method is torch's, of a network.
+FORBIDDEN = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "pty.spawn"),
+    *("subprocess.getoutput", "subprocess.getstatusoutput", "np.load", "numpy.load"),
+    *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "shelve.open"),
+    *("marshal.loads", "dill.load", "dill.loads", "cloudpickle.load", "joblib.load"),
+    *("cloudpickle.loads", "yaml.load", "yaml.full_load", "yaml.unsafe_load"),
+    *("torch.hub.load", "torch.jit.load", "torch.package.PackageImporter"),
+    *("pd.read_pickle", "pandas.read_pickle", "pq.read_pandas", "cv2.FileStorage"),
+}
+KNOWN = {
+    # What the GPU check has written itself, in a folder that nobody hands to it.
+    ("bench/gpu/check_state.py", "pickle.loads"),
+}
+
+
+def sources() -> Iterator[Path]:
+    for folder in ("fastretina", "loaders", "bench", "scripts", ".ci"):
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def named(function: ast.expr) -> str:
+    """A called function's dotted name, e.g. ``os.system``; empty for others."""
+    if isinstance(function, ast.Name):
+        return function.id
+    if isinstance(function, ast.Attribute):
+        owner = named(function.value)
+        return f"{owner}.{function.attr}" if owner else ""
+    return ""
+
+
+def imported(tree: ast.Module) -> dict[str, str]:
+    """What a module calls each thing that it takes from another: ``from os import``."""
+    return {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def dangers(text: str) -> set[str]:
+    """The calls in a source text that run what they are given, or ask a shell to."""
+    tree, found = ast.parse(text), set()
+    names = imported(tree)
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        name = named(call.func)
+        name = names.get(name, name)
+        given = {each.arg: ast.unparse(each.value) for each in call.keywords}
+        if name in FORBIDDEN:
+            found.add(name)
+        if given.get("shell", "False") != "False" or "allow_pickle" in given:
+            found.add(f"{name} by a shell or pickle")
+        if name == "torch.load" and given.get("weights_only") != "True":
+            found.add(name)
+    return found
+
+
+def test_our_source_runs_nothing_that_a_file_holds() -> None:
+    found = {
+        (str(path.relative_to(ROOT)), danger)
+        for path in sources()
+        for danger in dangers(path.read_text())
+    }
+    assert found == KNOWN
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os; os.system(x)",
+        "from os import system as run; run(x)",
+        "import subprocess; subprocess.run(x, shell=True)",
+        "subprocess.Popen(x, shell=not False)",
+        "pickle.load(file)",
+        "from pickle import loads; loads(x)",
+        "torch.load(x)",
+        "torch.load(x, weights_only=False)",
+        "np.load(x)",
+        "yaml.load(x)",
+        "eval(x)",
+    ],
+)
+def test_such_calls_are_found(text: str) -> None:
+    assert dangers(text)
+
+
+def test_other_calls_are_none() -> None:
+    text = "network.eval(); subprocess.run(['a'], shell=False); re.compile(x)"
+    assert not dangers(f"{text}; torch.load(x, weights_only=True); json.loads(x)")
+
+
+# --- formulas ------------------------------------------------------------------------
+
+NAMES = st.text(alphabet=st.sampled_from("'=+-@\t\r\nax\""), max_size=6) | st.text()
+
+
+@given(NAMES)
+def test_guarded_text_begins_no_formula_and_can_be_read_back(text: str) -> None:
+    cell = guarded(text)
+    assert cell[:1] not in tuple("=+-@\t\r")
+    assert unguarded(cell) == text
+
+
+@given(NAMES, NAMES)
+def test_guarded_texts_stay_apart(one: str, other: str) -> None:
+    assert (guarded(one) == guarded(other)) == (one == other)
+
+
+def test_predictions_in_a_csv_hold_no_formula_and_numbers_stay() -> None:
+    row = {"image": "=1+1", "grade": 2, "p0": -0.5, "error": "@x", "fellow": None}
+    ordinary = {**row, "image": "10_left.jpeg", "error": "it's - so"}
+    cells = list(csv.DictReader(io.StringIO(as_csv([row, ordinary]))))
+    assert cells[0].pop("p0") == "-0.5"
+    assert cells[0] == {"image": "'=1+1", "grade": "2", "error": "'@x", "fellow": ""}
+    assert cells[1]["image"] == "10_left.jpeg"
+    assert cells[1]["error"] == "it's - so"
+
+
+# --- pickles -------------------------------------------------------------------------
+
+
+def saved_by_torch(bait: Path, path: Path, *, new: bool) -> bytes:
+    """What torch.save makes of it, as a zip or as it was before."""
+    weights = {"conv1.weight": torch.zeros(1), "more": Bait(bait)}
+    torch.save(weights, path, _use_new_zipfile_serialization=new)
+    return path.read_bytes()
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "w.pth": read_weights,
+    "w.pt": read_weights,
+    "w.safetensors": read_weights,
+    "last.safetensors": checkpoint.load,
+    "test.parquet": Predictions.load,
+    "config.json": lambda path: Run(path.parent).config(),
+    "log.csv": lambda path: Run(path.parent).log(),
+    "experiment.json": lambda path: read_experiment(path.parent),
+    "manifest.json": lambda path: read_manifest(path.parent),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_no_file_is_unpickled(name: str, tmp_path: Path) -> None:
+    bait, file = tmp_path / "bait", tmp_path / name
+    contents = baits(bait)
+    contents += [saved_by_torch(bait, tmp_path / "x", new=n) for n in (True, False)]
+    for content in contents:
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            READERS[name](file)
+        assert not bait.exists()
+
+
+def test_the_bait_is_one(tmp_path: Path) -> None:
+    """Or the tests above would say nothing."""
+    bait = tmp_path / "bait"
+    saved_by_torch(bait, tmp_path / "x", new=True)
+    assert not bait.exists()
+    torch.load(tmp_path / "x", weights_only=False)["more"].close()
+    assert bait.exists()
+
+
+def with_baits(table: pa.Table, bait: Path) -> pa.Table:
+    """The same with pickles where Arrow and pandas have had theirs."""
+    fields = [
+        pa.field(
+            f"odd {number}",
+            pa.binary(),
+            metadata={
+                "ARROW:extension:name": "arrow.py_extension_type",
+                "ARROW:extension:metadata": content,
+            },
+        )
+        for number, content in enumerate(baits(bait))
+    ]
+    about = dict(table.schema.metadata or {}) | {b"pandas": baits(bait)[0]}
+    table = table.replace_schema_metadata(about)
+    for field in fields:
+        table = table.append_column(field, pa.array([b""] * len(table), pa.binary()))
+    return table
+
+
+def test_no_index_is_unpickled(shards: Path, tmp_path: Path) -> None:
+    copied = copy_of(shards, tmp_path)
+    index = copied / "test.parquet"
+    pq.write_table(with_baits(pq.read_table(index), tmp_path / "bait"), index)
+    with suppress(ShardError):
+        open_split(copied, "test").close()
+    assert not (tmp_path / "bait").exists()
+
+
+# --- names that lead elsewhere -------------------------------------------------------
+
+PATHS = [
+    "../../x",
+    "/etc/passwd",
+    "..",
+    ".",
+    "a/b",
+    "",
+    "a\0b",
+    "a\nb",
+    "a,b",
+    "x" * 91,
+]
+
+
+def copy_of(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("key", [*PATHS, None])
+def test_key_in_an_index_is_a_name(
+    key: str | None, shards: Path, tmp_path: Path
+) -> None:
+    copied = copy_of(shards, tmp_path)
+    index = copied / "test.parquet"
+    table = pq.read_table(index)
+    keys = [key, *table["key"].to_pylist()[1:]]
+    place = table.column_names.index("key")
+    pq.write_table(table.set_column(place, "key", pa.array(keys, pa.string())), index)
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    with pytest.raises(ShardError, match=r"test\.parquet"):
+        open_split(copied, "test")
+    with pytest.raises(ShardError, match=r"test\.parquet"):  # which unpacks all of it
+        make_variant("by-image", str(copied), tmp_path / "made")
+    after = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert [path for path in after if path.parent.name != "made"] == before
+
+
+@pytest.mark.parametrize(
+    "name", [*PATHS, "../../train-000000.tar", "/train-000000.tar", 7]
+)
+def test_shard_in_a_manifest_is_a_name(name: Any, shards: Path, tmp_path: Path) -> None:
+    copied = copy_of(shards, tmp_path)
+    manifest = copied / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["splits"]["test"]["shards"][0]["name"] = name
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ShardError, match=r"manifest\.json"):
+        open_split(copied, "test")
+
+
+def test_tar_leads_nowhere(tmp_path: Path) -> None:
+    """Names that climb or are absolute are unpacked inside; links are no members."""
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(photograph(0))
+    root, folder = tmp_path / "set", tmp_path / "unpacked"
+    root.mkdir()
+    folder.mkdir()
+    with tarfile.open(root / "a.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for n, key in enumerate(
+            ("../../x_left", f"{tmp_path}/y_right", "a/../../z_left")
+        ):
+            for suffix, content in (("jpg", photograph(n)), ("cls", b"1")):
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        for kind, key in ((tarfile.SYMTYPE, "s_left"), (tarfile.LNKTYPE, "h_left")):
+            link = tarfile.TarInfo(f"{key}.jpg")
+            link.type, link.linkname = kind, str(secret)
+            tar.addfile(link)
+            label = tarfile.TarInfo(f"{key}.cls")
+            label.size = 1
+            tar.addfile(label, io.BytesIO(b"1"))
+    table = read_table(root, unpack_to=lambda: folder)
+    assert len(table.samples) == 3
+    assert all(sample.path.parent == folder for sample in table.samples)
+    assert sorted(tmp_path.iterdir()) == sorted([secret, root, folder])
+    code = shard.main([str(root), str(tmp_path / "shards"), "--workers", "1"])
+    assert code == 0
+    assert sorted(tmp_path.iterdir()) == sorted(
+        [secret, root, folder, tmp_path / "shards"]
+    )
+
+
+def test_links_that_loop_end(course: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(course, tmp_path / "set"))
+    (root / "up").symlink_to(root)
+    (root / "data" / "self").symlink_to("self")
+    (root / "data" / "there").symlink_to("back")
+    (root / "data" / "back").symlink_to("there")
+    (root / "data" / "loop.jpeg").symlink_to("loop.jpeg")
+    (root / "data" / "endless.jpeg").symlink_to("/dev/zero")
+    os.mkfifo(root / "data" / "pipe.jpeg")
+    table = read_table(root)
+    assert len(table.samples) == 48
+    found = find_photographs([root])
+    assert len(found.paths) == 48
+    assert found.left_out
+
+
+# --- limits --------------------------------------------------------------------------
+
+
+def test_files_without_an_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "self").symlink_to("self")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    for name in ("link", "pipe", "self", "huge", "nothing", "."):
+        with pytest.raises(OSError, match=name if name != "." else str(tmp_path)):
+            untrusted.read_file(tmp_path / name, 1000)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "{", ""]
+)
+def test_json_of_any_depth_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"."):
+        untrusted.parse_json(text)
+    with pytest.raises(DataError, match=r"config\.json"):
+        Run(tmp_path).config()
+
+
+def test_a_text_that_stands_in_every_row_is_no_bomb() -> None:
+    """47 kB that would be 3 GB."""
+    once = pa.array(["a" * 1_000_000])
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 3000), once)
+    file = io.BytesIO()
+    pq.write_table(pa.table({"key": column}), file)
+    assert len(file.getvalue()) < 100_000
+    with pytest.raises(ValueError, match="1,000,000 bytes"):
+        untrusted.parse_parquet(file.getvalue())
+
+
+def test_many_rows_in_few_bytes_are_no_bomb() -> None:
+    rows = pa.nulls(untrusted.MOST_ROWS + 1, pa.int8())
+    file = io.BytesIO()
+    pq.write_table(pa.table({"label": rows}), file)
+    with pytest.raises(ValueError, match="rows"):
+        untrusted.parse_parquet(file.getvalue())
+
+
+def test_tables_within_the_limits_are_read_as_they_are(shards: Path) -> None:
+    for name in ("train", "test"):
+        file = shards / f"{name}.parquet"
+        table = untrusted.parse_parquet(file.read_bytes())
+        assert table.equals(pq.read_table(file))
+        assert table.schema.equals(pq.read_table(file).schema)
+
+
+def test_label_file_of_any_length_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, course: Path
+) -> None:
+    monkeypatch.setattr("loaders.course.MOST_CSV", 100)
+    with pytest.raises(LabelError, match=r"train_img\.csv has more than 100 bytes"):
+        read_table(course)
