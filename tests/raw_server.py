@@ -24,6 +24,13 @@ def whole(body: bytes, **headers: object) -> Iterable[Word]:
     return [head(content_length=len(body), **headers), body]
 
 
+def chunked(body: bytes, size: int) -> Iterable[Word]:
+    """The same without a length, in chunks of some bytes."""
+    pieces = [body[place : place + size] for place in range(0, len(body), size)]
+    chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
+    return [head(transfer_encoding="chunked"), *chunks, b"0\r\n\r\n"]
+
+
 class RawServer:
     """Answers each request with the words that ``answer`` gives for its path.
 
