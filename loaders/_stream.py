@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
-from http.client import HTTPException
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from loaders.tar import BLOCK
 
 _PIECE = 1 << 20  # bytes
 _ATTEMPTS, _PAUSE = 3, 0.5  # for a shard from a server; seconds before the second
+_MOST_WAIT = 1.0  # seconds for a thread to end that may be connecting to a server
 
 
 class EpochStream:
@@ -49,6 +49,7 @@ class EpochStream:
             ahead: places that are read ahead of.
         """
         self._split, self._ahead = split, ahead
+        self._remote = isinstance(split.folder, Url)
         shards = _needed_shards(split, rows)
         self._shards = {shard.number: shard for shard in shards}
         self._todo = deque(shards)
@@ -68,14 +69,17 @@ class EpochStream:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads after the piece that they are at; let go of the bytes."""
+        """End the threads after the piece that they are at; let go of the bytes.
+
+        One that waits for a server is not waited for for long, and ends by itself.
+        """
         with self._lock:
             self._stopped.set()
             self._may_begin.notify_all()
             self._let_go(list(self._waiting))
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join()
+                thread.join(_MOST_WAIT if self._remote else None)
         self._todo.clear()
         self._shards.clear()
 
@@ -186,19 +190,24 @@ class EpochStream:
         path = self._split.folder / info.name
         if not 0 <= shard.start <= shard.end <= info.bytes:
             raise ShardError(f"{path}: the index points out of it; shard again")
-        remote = isinstance(self._split.folder, Url)
-        for attempt in range(_ATTEMPTS if remote else 1):
+        for attempt in range(_ATTEMPTS if self._remote else 1):
             if attempt and self._stopped.wait(_PAUSE * attempt):
                 return
             try:
-                with self._split.open_shard(shard.number) as stream:
+                number, stopped = shard.number, self._stopped
+                with self._split.open_shard(number, stopped=stopped) as stream:
                     self._read_pieces(stream, shard)
                 return
             except ShardError as error:
                 failure = error
-            except (OSError, HTTPException) as error:
-                reason = getattr(error, "strerror", None) or str(error)
-                failure = ShardError(f"{path} cannot be read ({reason})")
+            except OSError as error:
+                failure = ShardError(
+                    f"{path} cannot be read ({error.strerror or error})"
+                )
+            except MemoryError:
+                needed = shard.end - shard.start
+                reason = f"there is no memory for {needed:,} bytes of it"
+                raise ShardError(f"{path} cannot be read ({reason})") from None
         raise failure
 
     def _read_pieces(self, stream: BinaryIO, shard: _StreamedShard) -> None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
 from dataclasses import dataclass
-from http.client import HTTPException, IncompleteRead
 from pathlib import Path
-from typing import BinaryIO
-from urllib.error import HTTPError
+from typing import BinaryIO, cast
 from urllib.parse import quote
-from urllib.request import urlopen
 
-_TIMEOUT = 30  # seconds without a byte
+from loaders._http import Response, get, without_secrets
+
+_MOST_TEXT = 1 << 26  # bytes: a manifest's; 500,000 shards are listed in fewer
+_MOST_BYTES = 1 << 30  # an index's; 6,000,000 samples are listed in fewer
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Url:
     """As much of ``pathlib.Path`` as reading shards takes, over http or https.
 
-    The standard library's, as fsspec's http needs aiohttp and six more packages.
+    The server is not trusted: what it takes too long for, or sends without end, is an
+    error. As text it is without a user, a password and a query.
     """
 
     text: str
@@ -28,7 +29,7 @@ class Url:
         return Url(f"{self.text.rstrip('/')}/{quote(name)}")
 
     def __str__(self) -> str:
-        return self.text
+        return without_secrets(self.text)
 
     def exists(self) -> bool:
         """Whether the server answers to it."""
@@ -38,54 +39,65 @@ class Url:
             return False
         return True
 
-    def open(self, mode: str = "rb") -> BinaryIO:
-        """The response, a stream that can't seek.
+    def open(
+        self, mode: str = "rb", *, stopped: threading.Event | None = None
+    ) -> BinaryIO:
+        """The response, a stream that can't seek, to be read by ``readinto``.
+
+        Args:
+            mode: for reading.
+            stopped: is set once nobody waits for it any longer.
 
         Raises:
             OSError: the server can't be reached, or the URL is none;
                 FileNotFoundError where it has no such file.
         """
+        return cast(BinaryIO, self._get(mode, stopped))
+
+    def _get(self, mode: str, stopped: threading.Event | None = None) -> Response:
         assert mode == "rb", mode
         try:
-            with _as_os_errors():
-                response: BinaryIO = urlopen(self.text, timeout=_TIMEOUT)
-        except HTTPError as error:
-            error.close()
-            if error.code == 404:
-                raise FileNotFoundError(f"no such file on the server: {self}") from None
-            raise OSError(f"the server says {error.code} {error.reason}") from None
-        return response
+            return get(self.text, stopped)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such file on the server: {self}") from None
 
     def read_bytes(self) -> bytes:
-        """The whole body of the response.
+        """The whole body of the response, 1 GiB at most.
 
         Raises:
-            OSError: as in ``open``, or the connection breaks off.
+            OSError: as in ``open``, the connection breaks off, or the body is larger.
         """
-        with self.open() as response, _as_os_errors():
-            return response.read()
+        return self._read(_MOST_BYTES)
 
     def read_text(self, encoding: str) -> str:
-        """The whole body of the response, decoded.
+        """The whole body of the response, decoded, 64 MiB at most.
 
         Raises:
             OSError: as in ``read_bytes``.
             UnicodeDecodeError: it is in another encoding.
         """
-        return self.read_bytes().decode(encoding)
+        return self._read(_MOST_TEXT).decode(encoding)
 
-
-@contextmanager
-def _as_os_errors() -> Iterator[None]:
-    """Raise what ``http.client`` has of its own as an ``OSError`` of one line."""
-    try:
-        yield
-    except IncompleteRead as error:
-        got = len(error.partial)
-        raise ConnectionError(f"the connection broke off after {got:,} bytes") from None
-    except (HTTPException, ValueError) as error:  # ValueError: of a URL that is none
-        text = " ".join(str(error).split())
-        raise ConnectionError(text or type(error).__name__) from None
+    def _read(self, most: int) -> bytes:
+        pieces, num_read = [], 0
+        room = memoryview(bytearray(_PIECE))
+        with self._get("rb") as response:
+            left = response.length or 0
+            while num_read + left <= most:
+                try:
+                    got = response.readinto(room)
+                except ConnectionError as error:
+                    raise ConnectionError(f"{error} after {num_read:,} bytes") from None
+                if not got:
+                    break
+                pieces.append(bytes(room[:got]))
+                num_read += got
+                left = response.length or 0
+        if num_read + left > most:
+            raise ConnectionError(f"it is larger than {most:,} bytes")
+        if left:
+            raise ConnectionError(f"the connection broke off after {num_read:,} bytes")
+        return b"".join(pieces)
 
 
 Place = Path | Url
@@ -105,6 +117,4 @@ def is_url(name: str) -> bool:
 
 def stream_size(stream: BinaryIO) -> int | None:
     """Bytes that an http response announces; None where it doesn't."""
-    headers = getattr(stream, "headers", None)
-    length = headers.get("Content-Length") if headers else None
-    return int(length) if length else None
+    return stream.length if isinstance(stream, Response) else None

@@ -15,6 +15,7 @@ ends the process with a SIGBUS.
 from __future__ import annotations
 
 import os
+import threading
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -232,8 +233,14 @@ class ShardSplit:
         shard = self.folder / self.shards[int(self._shard[row])].name
         return ShardError(f"{shard}, sample {self.key(row)}: the shard {reason}")
 
-    def open_shard(self, number: int) -> BinaryIO:
+    def open_shard(
+        self, number: int, *, stopped: threading.Event | None = None
+    ) -> BinaryIO:
         """The bytes of a tar, from a file or a web server, to be read in sequence.
+
+        Args:
+            number: the shard's.
+            stopped: is set once nobody waits for a server any longer.
 
         Raises:
             ShardError: it can't be read, or has another size than the manifest says.
@@ -241,7 +248,9 @@ class ShardSplit:
         info = self.shards[number]
         path = self.folder / info.name
         try:
-            stream: BinaryIO = path.open("rb")
+            stream: BinaryIO = (
+                path.open(stopped=stopped) if isinstance(path, Url) else path.open("rb")
+            )
         except OSError as error:
             raise ShardError(f"{path} cannot be read ({error})") from error
         local = isinstance(path, Path)

@@ -406,7 +406,7 @@ def gated(shards, monkeypatch):
     gate = threading.Semaphore(0)
     content = (shards / "train-000000.tar").read_bytes()
     with open_split(shards, "train") as split:
-        split.open_shard = lambda number: Gated(content, gate)
+        split.open_shard = lambda number, stopped: Gated(content, gate)
         stream = EpochStream(split, np.arange(10), threads=1, ahead=10)
         stream.start()
         yield split, stream, gate
