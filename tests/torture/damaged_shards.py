@@ -21,6 +21,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from conftest import course_folder
 from fork_server import server
@@ -41,6 +43,7 @@ Way = Literal["plain", "older", "forged"]
 _SECONDS = 60
 _FILE = re.compile(r"(train|test)(-\d{6,}\.(tar|idx)|\.parquet)|manifest\.json")
 _TRAIN_EVERY = 12  # cases, as it takes seconds
+_ALONE = 20  # further manifests and indices of a case
 
 
 class DamagedShards:
@@ -92,6 +95,7 @@ class DamagedShards:
         if case.number % _TRAIN_EVERY == 0:
             found["train"] = self._train(damaged, case.folder)
         self._judge(kind, way, found, damaged)
+        more = self._opened_alone(case)
         refused = sum(text.startswith("error: ") for text in found.values())
         return {
             kind.partition(":")[0]: 1,
@@ -99,10 +103,20 @@ class DamagedShards:
             "read": len(found),
             "refused": refused,
             "unchanged": sum(text == "same" for text in found.values()),
+            "opened alone": more,
         }
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _opened_alone(self, case: Case) -> int:
+        """Damage manifests and indices by the dozen, and open them alone."""
+        folder = case.folder / "alone"
+        shutil.copytree(self.shards, folder)
+        seed = [case.seed, case.number]
+        if fault := in_child(open_damaged, self.shards, folder, seed, seconds=_SECONDS):
+            raise Fault(fault)
+        return _ALONE
 
     def _train(self, damaged: Path, folder: Path) -> str:
         if self.trained is None:
@@ -242,6 +256,40 @@ def outcomes(
         except BaseException:
             found[name] = f"fault: {traceback.format_exc()}"
     return found
+
+
+def open_damaged(shards: Path, folder: Path, seed: list[int]) -> str:
+    """Open many damaged manifests and indices; returns what may not be, if anything."""
+    rng = np.random.default_rng(seed)
+    kinds = [
+        kind
+        for kind in DAMAGES
+        if kind.startswith(("manifest", "index")) and not kind.endswith("gone")
+    ]
+    whole = [_table(shards, split) for split in SPLITS]
+    for _ in range(_ALONE):
+        kind = kinds[int(rng.integers(len(kinds)))]
+        DAMAGES[kind](folder, rng)
+        way: Way = "plain" if rng.random() < 0.5 else "older"
+        if not _disguised(folder, way):
+            way = "plain"
+        try:
+            same = [_table(folder, split) for split in SPLITS] == whole
+            if way == "plain" and not same:
+                return f"{kind}, opened: another index, in silence"
+        except DataError as error:
+            if not _names_a_file(str(error), folder):
+                return f"{kind} ({way}), opened: no file is named: {error}"
+        except BaseException:
+            return f"{kind} ({way}), opened: {traceback.format_exc()}"
+        for path in (*shards.glob("*.parquet"), shards / "manifest.json"):
+            shutil.copy(path, folder)
+    return ""
+
+
+def _table(folder: Path, split: str) -> pa.Table:
+    with open_split(folder, split) as opened:
+        return opened.table
 
 
 def verified(folder: Path) -> str:
