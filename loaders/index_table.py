@@ -165,6 +165,8 @@ def _fault_in(table: pa.Table, shard_sizes: Int64) -> str | None:
     if pc.count_distinct(table["key"]).as_py() != table.num_rows:
         return "a key comes twice"
     start, size = numbers(table, "offset"), numbers(table, "size")
+    if (start % BLOCK).any():
+        return "a row's offset is none of a tar's members"
     if (start > shard_sizes - size).any():
         return "a row points out of its shard"
     shard = numbers(table, "shard")

@@ -21,6 +21,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from conftest import course_folder
 from fork_server import server
@@ -41,6 +43,7 @@ Way = Literal["plain", "older", "forged"]
 _SECONDS = 60
 _FILE = re.compile(r"(train|test)(-\d{6,}\.(tar|idx)|\.parquet)|manifest\.json")
 _TRAIN_EVERY = 12  # cases, as it takes seconds
+_ALONE = 20  # further manifests and indices of a case
 
 
 class DamagedShards:
@@ -65,27 +68,34 @@ class DamagedShards:
     def run(self, case: Case) -> Counts:
         """Damage a copy, and let every loader and command have it."""
         rng = case.rng()
-        names = list(DAMAGES)
-        kind = names[case.number % len(names)]
+        kinds = list(DAMAGES)
+        kind = kinds[case.number % len(kinds)]
         damaged = case.folder / "shards"
         shutil.copytree(self.shards, damaged)
         DAMAGES[kind](damaged, rng)
         way: Way = "plain"
-        if case.number // len(names) % 3 == 2:
+        if case.number // len(kinds) % 3 == 2:
             way = "older" if rng.random() < 0.5 else "forged"
         if not _disguised(damaged, way):
             way = "plain"
         found: dict[str, str] = {}
-        for group in (["pil", "turbo", "webdataset"], ["dali"], ["dali-reader"]):
-            loaders = [name for name in group if name in available()]
-            if loaders:
+        for group in (
+            ["pil", "turbo", "webdataset", "--verify"],
+            ["dali", "dali-reader"],
+        ):
+            names = [
+                name for name in group if name == "--verify" or name in available()
+            ]
+            try:
                 found |= in_child(
-                    outcomes, damaged, loaders, self.images, seconds=_SECONDS
+                    outcomes, damaged, names, self.images, seconds=_SECONDS
                 )
-        found["--verify"] = in_child(verified, damaged, seconds=_SECONDS)
+            except Fault as fault:
+                raise Fault(f"{kind} ({way}), one of {names}: {fault}") from None
         if case.number % _TRAIN_EVERY == 0:
             found["train"] = self._train(damaged, case.folder)
         self._judge(kind, way, found, damaged)
+        more = self._opened_alone(case)
         refused = sum(text.startswith("error: ") for text in found.values())
         return {
             kind.partition(":")[0]: 1,
@@ -93,10 +103,20 @@ class DamagedShards:
             "read": len(found),
             "refused": refused,
             "unchanged": sum(text == "same" for text in found.values()),
+            "opened alone": more,
         }
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _opened_alone(self, case: Case) -> int:
+        """Damage manifests and indices by the dozen, and open them alone."""
+        folder = case.folder / "alone"
+        shutil.copytree(self.shards, folder)
+        seed = [case.seed, case.number]
+        if fault := in_child(open_damaged, self.shards, folder, seed, seconds=_SECONDS):
+            raise Fault(fault)
+        return _ALONE
 
     def _train(self, damaged: Path, folder: Path) -> str:
         if self.trained is None:
@@ -189,16 +209,15 @@ def _said(path: Path, way: Way) -> object:
 
 
 def _names_a_file(text: str, folder: Path) -> bool:
-    text = text.removeprefix("error: ")
-    return (
-        "\n" not in text
-        and str(folder) in text
-        and (
-            _FILE.search(text) is not None
-            or "no data set in" in text
-            or "no split" in text
-        )
-    )
+    if _FORGED_SIZES in text:
+        return True
+    whole = ("not shards: ", "no data set in", "has no split")
+    named = _FILE.search(text) or any(about in text for about in whole)
+    return "\n" not in text and str(folder) in text and bool(named)
+
+
+# What loaders say of an index whose widths and heights were forged.
+_FORGED_SIZES = "so they do not fit in one batch"
 
 
 # ------------------------------------------------------------- in a process of its own
@@ -226,6 +245,9 @@ def outcomes(
     """What comes of a data set under each loader: same, other, error or fault."""
     found = {}
     for name in names:
+        if name == "--verify":
+            found[name] = verified(folder)
+            continue
         try:
             same = all(read(folder, name, split) == wanted[split] for split in SPLITS)
             found[name] = "same" if same else "other"
@@ -234,6 +256,40 @@ def outcomes(
         except BaseException:
             found[name] = f"fault: {traceback.format_exc()}"
     return found
+
+
+def open_damaged(shards: Path, folder: Path, seed: list[int]) -> str:
+    """Open many damaged manifests and indices; returns what may not be, if anything."""
+    rng = np.random.default_rng(seed)
+    kinds = [
+        kind
+        for kind in DAMAGES
+        if kind.startswith(("manifest", "index")) and not kind.endswith("gone")
+    ]
+    whole = [_table(shards, split) for split in SPLITS]
+    for _ in range(_ALONE):
+        kind = kinds[int(rng.integers(len(kinds)))]
+        DAMAGES[kind](folder, rng)
+        way: Way = "plain" if rng.random() < 0.5 else "older"
+        if not _disguised(folder, way):
+            way = "plain"
+        try:
+            same = [_table(folder, split) for split in SPLITS] == whole
+            if way == "plain" and not same:
+                return f"{kind}, opened: another index, in silence"
+        except DataError as error:
+            if not _names_a_file(str(error), folder):
+                return f"{kind} ({way}), opened: no file is named: {error}"
+        except BaseException:
+            return f"{kind} ({way}), opened: {traceback.format_exc()}"
+        for path in (*shards.glob("*.parquet"), shards / "manifest.json"):
+            shutil.copy(path, folder)
+    return ""
+
+
+def _table(folder: Path, split: str) -> pa.Table:
+    with open_split(folder, split) as opened:
+        return opened.table
 
 
 def verified(folder: Path) -> str:

@@ -217,21 +217,24 @@ def other_columns(folder: Path, rng: Rng) -> Path:
             [f"{n}x" if n == name else n for n in table.schema.names]
         )
     else:
-        kinds = [pa.float64(), pa.string(), pa.int64(), pa.large_string(), pa.bool_()]
-        values = [
-            _as(value, kinds[int(rng.integers(5))]) for value in table[name].to_pylist()
-        ]
-        table = table.set_column(place, name, pa.array(values))
+        make, other = _OTHER_TYPES[int(rng.integers(len(_OTHER_TYPES)))]
+        values = [make(value) for value in table[name].to_pylist()]
+        table = table.set_column(place, name, pa.array(values, other))
     pq.write_table(table, path)
     return path
 
 
-def _as(value: Any, kind: pa.DataType) -> Any:
-    if pa.types.is_float64(kind):
-        return float("nan") if isinstance(value, str) else float(value)
-    if pa.types.is_boolean(kind):
-        return bool(value)
-    return str(value) if not pa.types.is_integer(kind) else [value]
+_OTHER_TYPES: tuple[tuple[Callable[[Any], Any], pa.DataType], ...] = (
+    (lambda value: float("nan") if isinstance(value, str) else value, pa.float64()),
+    (lambda value: len(str(value)), pa.int64()),
+    (lambda value: len(str(value)), pa.uint64()),
+    (lambda value: bool(value), pa.bool_()),
+    (str, pa.string()),
+    (str, pa.large_string()),
+    (lambda value: str(value).encode(), pa.binary()),
+    (lambda value: [str(value)], pa.list_(pa.string())),
+    (lambda value: None, pa.null()),
+)
 
 
 def write_anew(folder: Path, rng: Rng) -> Path:
