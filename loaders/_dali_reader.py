@@ -285,7 +285,7 @@ class _Reading:
         if self._checks is not None:
             self._checks.close()
         order = np.concatenate([*wanted.values(), np.empty(0, np.int64)])
-        self._checks = _Checks(self._split, order, verify=config.verify_reads)
+        self._checks = _Checks(self._schedule, order)
         seed = stream_key(config.seed, self._epoch, _SHUFFLE) & 0x7FFFFFFF
         with new_pipeline(config, batch_size, device) as pipeline:
             jpegs = fn.readers.webdataset(
@@ -344,15 +344,15 @@ class _Checks:
     page cache: 0.01 ms an image.
     """
 
-    def __init__(self, split: ShardSplit, rows: Int64, *, verify: bool) -> None:
+    def __init__(self, schedule: Schedule, rows: Int64) -> None:
         """Take int64[n] rows, in the order in which DALI reads them.
 
         Args:
-            split: where they are.
+            schedule: the loader's.
             rows: to look at.
-            verify: whether to compare them with their checksums.
         """
-        self._split, self._verify = split, verify
+        self._source, self._verify = schedule.source, schedule.config.verify_reads
+        self._shape = schedule.decoded_shape
         pieces = np.split(rows, range(_CHECKED_AT_ONCE, len(rows), _CHECKED_AT_ONCE))
         self._num_rows, self._num_checked = len(rows), 0
         self._results = Prefetcher(map(self._check, pieces), depth=4)
@@ -377,10 +377,10 @@ class _Checks:
 
     def _check(self, rows: Int64) -> dict[int, SampleError | None]:
         found: dict[int, SampleError | None] = {}
-        read = self._split.reading(rows, verify=self._verify).read
+        read = self._source.reading(rows, verify=self._verify).read
         for place, row in enumerate(rows.tolist()):
             try:
-                if not is_plain(read(place)):
+                if not is_plain(read(place), self._shape):
                     found[row] = None
             except SampleError as error:
                 found[row] = error.with_traceback(None)

@@ -8,7 +8,9 @@ from typing import cast
 from torture.campaign import Campaign
 
 # Name, module and class. In this order they are run.
-CAMPAIGNS: dict[str, str] = {}
+CAMPAIGNS: dict[str, str] = {
+    "images": "images:Images",
+}
 
 
 def make_campaign(name: str) -> Campaign:
