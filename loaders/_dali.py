@@ -102,7 +102,8 @@ class DaliLoader(EpochLoader):
             return _Feed(plan, [])  # for the host, which names the image
         except Exception as error:  # for its turn, behind the batches under way
             return _Feed(plan, [], error)
-        if not all(map(is_plain, read)):  # DALI may end the process for it
+        size = self._schedule.decoded_shape
+        if not all(is_plain(jpeg, size) for jpeg in read):  # DALI might end the process
             return _Feed(plan, [], plain=False)
         return _Feed(plan, [np.frombuffer(jpeg, np.uint8) for jpeg in read])
 

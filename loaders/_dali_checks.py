@@ -8,7 +8,7 @@ from loaders._prefetcher import Prefetcher
 from loaders.arrays import Int64
 from loaders.errors import SampleError
 from loaders.jpeg_structure import is_plain
-from loaders.shards import ShardSplit
+from loaders.schedule import Schedule
 
 _AT_ONCE = 64  # images
 
@@ -21,15 +21,15 @@ class DaliChecks:
     page cache: 0.01 ms an image.
     """
 
-    def __init__(self, split: ShardSplit, rows: Int64, *, verify: bool) -> None:
+    def __init__(self, schedule: Schedule, rows: Int64) -> None:
         """Take int64[n] rows, in the order in which DALI reads them.
 
         Args:
-            split: where they are.
+            schedule: the loader's.
             rows: to look at.
-            verify: whether to compare them with their checksums.
         """
-        self._split, self._verify = split, verify
+        self._source, self._verify = schedule.source, schedule.config.verify_reads
+        self._shape = schedule.decoded_shape
         pieces = np.split(rows, range(_AT_ONCE, len(rows), _AT_ONCE))
         self._num_rows, self._num_checked = len(rows), 0
         self._results = Prefetcher(map(self._check, pieces), depth=4)
@@ -54,10 +54,10 @@ class DaliChecks:
 
     def _check(self, rows: Int64) -> dict[int, SampleError | None]:
         found: dict[int, SampleError | None] = {}
-        read = self._split.reading(rows, verify=self._verify).read
+        read = self._source.reading(rows, verify=self._verify).read
         for place, row in enumerate(rows.tolist()):
             try:
-                if not is_plain(read(place)):
+                if not is_plain(read(place), self._shape):
                     found[row] = None
             except SampleError as error:
                 found[row] = error.with_traceback(None)

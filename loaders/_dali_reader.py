@@ -290,7 +290,7 @@ class _Reading:
         if self._checks is not None:
             self._checks.close()
         order = np.concatenate([*wanted.values(), np.empty(0, np.int64)])
-        self._checks = DaliChecks(self._split, order, verify=config.verify_reads)
+        self._checks = DaliChecks(self._schedule, order)
         seed = stream_key(config.seed, self._epoch, _SHUFFLE) & 0x7FFFFFFF
         with new_pipeline(config, batch_size, device) as pipeline:
             jpegs = fn.readers.webdataset(

@@ -182,10 +182,15 @@ def check_bounds(jpeg: Jpeg, height: int, width: int) -> None:
         )
 
 
-def is_plain(jpeg: Jpeg) -> bool:
-    """Whether all decoders make the same of a JPEG, and none takes long over it."""
+def is_plain(jpeg: Jpeg, shape: tuple[int, int] | None = None) -> bool:
+    """Whether all decoders make the same of a JPEG, and none takes long over it.
+
+    Args:
+        jpeg: the bytes.
+        shape: the height and width that it must have, pixels; any by default.
+    """
     plain = read_plain(jpeg)
-    if plain is None:
+    if plain is None or shape not in (None, (plain.height, plain.width)):
         return False
     try:
         check_bounds(jpeg, plain.height, plain.width)

@@ -92,6 +92,11 @@ class Schedule:
         return any(size != self.shape for size in self.source.dimensions)
 
     @property
+    def decoded_shape(self) -> tuple[int, int] | None:
+        """What a JPEG must have for its size to fit unresized; None if any fits."""
+        return None if self.resizes else self.shape
+
+    @property
     def local_size(self) -> int:
         """Samples in a full batch of this rank."""
         return self.config.batch_size // self.config.world_size

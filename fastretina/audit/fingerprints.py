@@ -10,8 +10,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from fastretina.audit.phash import Int8, as_jpeg, detail, signs, thumbnail, zoomed
+from fastretina.data.prepare import Rejected
 from fastretina.progress import hidden
-from loaders.errors import DataError
+from loaders.decode import describe_failure
 
 
 class Fingerprint(NamedTuple):
@@ -86,12 +87,14 @@ def fingerprint(content: bytes) -> Fingerprint:
 def _attempt(read: Callable[[int], bytes], place: int) -> Fingerprint | str:
     """The fingerprint, or the reason why there is none."""
     try:
-        return fingerprint(read(place))
-    except DataError:
-        raise
-    except MemoryError:
-        return "it takes more memory than there is"
+        content = read(place)
     except OSError as error:
         return error.strerror or str(error)
+    try:
+        return fingerprint(content)
+    except MemoryError:
+        return "it takes more memory than there is"
+    except Rejected as error:
+        return str(error)
     except Exception as error:  # decoders have no common base for what they raise
-        return " ".join(str(error).split()) or type(error).__name__
+        return describe_failure(error, content)

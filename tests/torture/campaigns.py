@@ -16,6 +16,7 @@ CAMPAIGNS: dict[str, str] = {
     "runs": "runs:Runs",
     "text_files": "text_files:TextFiles",
     "servers": "servers:Servers",
+    "images": "images:Images",
 }
 
 
