@@ -276,7 +276,7 @@ def read_through_cache(shards: str, cache: str, room: int) -> list[Any]:
 
 
 class Caching:
-    """Decoded images that are kept, in a folder that has room for some, then for all."""
+    """Decoded images, kept in a folder that has room for some, then for all."""
 
     name = "decoded images"
     in_place = re.compile(r"cache/.*")  # images count by their checksums alone
