@@ -71,6 +71,7 @@ def record(
     flags += ["-e", f"trace={_CALLS}", "-e", "signal=none"]
     ran = subprocess.run(
         ["strace", *flags, "-o", str(trace), *words],
+        cwd=root.parent,
         env=dict(environment),
         capture_output=True,
         text=True,
