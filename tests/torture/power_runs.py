@@ -91,7 +91,8 @@ class Sharding:
     """Shards, their index and their manifest, in a new folder."""
 
     name = "shards"
-    in_place = re.compile(r"out/\.progress/lock")
+    # What markers say is compared with the shards.
+    in_place = re.compile(r"out/\.progress/(lock|.*\.tar\.json)")
     seldom = 4
     more: tuple[str, ...] = ("--samples-per-shard", "10")
 
