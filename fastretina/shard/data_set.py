@@ -221,12 +221,14 @@ def _claim(folder: Path, plan: Path, identity: str, overwrite: bool) -> None:
         raise ShardError(
             f"{folder} holds shards without a manifest ({ours[0].name}); {_REMEDY}"
         )
-    (folder / MANIFEST).unlink(missing_ok=True)  # first: from here on, no data set
-    sync_folder(folder)
-    for path in [*ours, *plan.parent.glob("*.json")]:
+    if (folder / MANIFEST).exists():
+        (folder / MANIFEST).unlink()  # first: from here on, no data set
+        sync_folder(folder)
+    old = [*ours, *plan.parent.glob("*.json")]
+    for path in old:
         path.unlink()
-    for each in (folder, plan.parent):  # or old shards might be taken for new ones
-        sync_folder(each)
+    for each in (folder, plan.parent) if old else ():
+        sync_folder(each)  # or old shards might be taken for new ones
     with naming(plan):
         write_atomically(plan, json.dumps({"fingerprint": identity}))
 

@@ -102,21 +102,27 @@ class UnnamedShard:
 
     Attributes:
         outcome: what became of the task.
-        parts: temporary and final names of index, tar and marker, in the order in
-            which they are to be named.
+        parts: temporary and final names of index and tar.
+        marker: the same of the marker.
     """
 
     outcome: WrittenShard
     parts: tuple[tuple[Path, Path], ...]
+    marker: tuple[Path, Path]
 
     def put_in_place(self) -> None:
-        """Give the files their names, each once its bytes are on the disk.
+        """Give the files their names, index and tar once their bytes are on the disk.
+
+        A marker that a power cut has torn can't be read, or names other hashes.
 
         Raises:
             OSError: the disk is full, or fails.
         """
         for part, path in self.parts:
             put_in_place(part, path)
+        part, path = self.marker
+        with naming(path):
+            part.replace(path)
 
 
 def write_shard(task: ShardTask, threads: int = 1) -> UnnamedShard:
@@ -163,7 +169,7 @@ def write_shard(task: ShardTask, threads: int = 1) -> UnnamedShard:
     marker_part = partial_name(task.marker)
     with naming(task.marker):
         marker_part.write_text(json.dumps({"outcome": asdict(written), "rows": rows}))
-    return UnnamedShard(written, (*shard.parts, (marker_part, task.marker)))
+    return UnnamedShard(written, shard.parts, (marker_part, task.marker))
 
 
 def _checker(options: ShardOptions) -> Callable[[Sample], _Checked]:

@@ -4,8 +4,8 @@
                                           '--> what may be there or not: its subsets
 
 A file's bytes are there for sure after its own ``fsync``, a name after that of its
-folder. ``strict`` is all that POSIX promises. ``ordered`` is ext4's journal: names reach
-the disk in their order, and any ``fsync`` takes all before it along.
+folder, and that is all that POSIX promises. Beside it, ext4's journal is tried: names
+reach the disk in their order, and any ``fsync`` takes all before it along.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Cut(NamedTuple):
 
 
 class Sync(NamedTuple):
-    """Of a file's bytes or a folder's names, as they were after ``reach`` operations."""
+    """Of a file's bytes or a folder's names, those of ``reach`` operations."""
 
     node: int
     reach: int

@@ -22,7 +22,7 @@ _STATES = 8  # of a case
 
 
 @dataclass(frozen=True, slots=True)
-class _Recorded:
+class Recorded:
     """A run, and what may be found of it.
 
     Attributes:
@@ -52,7 +52,7 @@ class Power:
 
     def prepare(self, folder: Path) -> None:
         self._folder = folder.resolve()
-        self._recorded: dict[int, _Recorded] = {}
+        self._recorded: dict[int, Recorded] = {}
         self._skip = ""
         try:
             require_strace()
@@ -77,7 +77,7 @@ class Power:
             folder = case.folder / str(place)
             again = (batch * _STATES + place) % recorded.run.seldom == 0
             try:
-                _check(recorded, choice, folder, again)
+                check(recorded, choice, folder, again)
             except Exception as error:
                 about = recorded.recording.describe_choice(choice)
                 kept = f"{recorded.run.name}, power lost {about}"
@@ -87,14 +87,14 @@ class Power:
             counts["run again"] += again
         return counts
 
-    def _record(self, kind: int) -> _Recorded:
+    def _record(self, kind: int) -> Recorded:
         run = RUNS[kind]()
         shared = self._folder / str(kind)
         disk = shared / "disk"
         disk.mkdir(parents=True)
         words = run.prepare(shared, disk)
         recording = record(words, disk, shared / "trace", environment())
-        return _Recorded(
+        return Recorded(
             run,
             recording,
             recording.choices(),
@@ -107,7 +107,7 @@ class Power:
         pass
 
 
-def _check(recorded: _Recorded, choice: Choice, folder: Path, again: bool) -> None:
+def check(recorded: Recorded, choice: Choice, folder: Path, again: bool) -> None:
     """Write a state down, and make sure that it is one of those that may be.
 
     Raises:

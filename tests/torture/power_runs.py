@@ -91,7 +91,8 @@ class Sharding:
     """Shards, their index and their manifest, in a new folder."""
 
     name = "shards"
-    in_place = re.compile(r"out/\.progress/lock")
+    # What markers say is compared with the shards.
+    in_place = re.compile(r"out/\.progress/(lock|.*\.tar\.json)")
     seldom = 4
     more: tuple[str, ...] = ("--samples-per-shard", "10")
 
@@ -276,7 +277,7 @@ def read_through_cache(shards: str, cache: str, room: int) -> list[Any]:
 
 
 class Caching:
-    """Decoded images that are kept, in a folder that has room for some, then for all."""
+    """Decoded images, kept in a folder that has room for some, then for all."""
 
     name = "decoded images"
     in_place = re.compile(r"cache/.*")  # images count by their checksums alone

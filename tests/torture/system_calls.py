@@ -68,9 +68,10 @@ def record(
     """
     before = read_disk(root)
     flags = ["-f", "-y", "-xx", "-qq", "-s", "100000000", "--seccomp-bpf"]
+    flags += ["-e", f"trace={_CALLS}", "-e", "signal=none"]
     ran = subprocess.run(
-        ["strace", *flags, "-e", f"trace={_CALLS}", "-e", "signal=none"]
-        + ["-o", str(trace), *words],
+        ["strace", *flags, "-o", str(trace), *words],
+        cwd=root.parent,
         env=dict(environment),
         capture_output=True,
         text=True,
