@@ -258,7 +258,11 @@ def _refuse_rest(what: str, folder: Path) -> None:
                 json.loads(path.read_text())
             elif path.suffix == ".png":
                 Image.open(path).verify()
-            elif path.suffix == ".html" and not path.read_text().endswith("</html>\n"):
+            elif path.suffix == ".html" and not _has_end(path):
                 raise ValueError("it has no end")
         except (OSError, ValueError, SyntaxError) as error:
             raise Fault(f"{what} leaves a torn {path.name}: {error}") from error
+
+
+def _has_end(page: Path) -> bool:
+    return page.read_text().rstrip().endswith("</html>")
