@@ -18,6 +18,7 @@ import pytest
 
 from fastretina.processes import in_processes
 from fastretina.shard import command as shard
+from loaders.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "shard.py"
@@ -211,6 +212,14 @@ def test_workers_are_not_waited_for(end: str) -> None:
     else:
         with pytest.raises(ValueError, match="non-negative"):
             next(run)
+    assert time.monotonic() - began < 20
+
+
+def test_worker_that_is_killed_ends_all() -> None:
+    began = time.monotonic()
+    texts = ["import os; os.kill(os.getpid(), 9)", "import time; time.sleep(60)"]
+    with pytest.raises(DataError, match="perhaps for want of memory"):
+        list(in_processes(exec, texts, 2))
     assert time.monotonic() - began < 20
 
 
