@@ -10,7 +10,7 @@ import numpy as np
 from loaders.arrays import Int64
 from loaders.errors import ShardError
 from loaders.place import Place
-from loaders.untrusted import parse_parquet
+from loaders.untrusted import MOST_PARQUET, parse_parquet, read_place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +55,7 @@ def read_index(path: Place, shards: Sequence[ShardInfo]) -> pa.Table:
     import pyarrow as pa
 
     try:
-        table = _with_known(parse_parquet(path.read_bytes()))
+        table = _with_known(parse_parquet(read_place(path, MOST_PARQUET)))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path} cannot be read ({error})") from error
     have = {*table.column_names, *_ADDED_LATER}

@@ -30,7 +30,7 @@ from loaders.contents import describe_mistake, look_into
 from loaders.errors import NoShards, SampleError, ShardError
 from loaders.index_table import numbers, numbers_if_there, read_index
 from loaders.place import Place, Url, place, stream_size
-from loaders.untrusted import check_shard_names
+from loaders.untrusted import MOST_MANIFEST, check_shard_names, read_place
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -121,7 +121,7 @@ def read_manifest(folder: Place) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(read_place(path, MOST_MANIFEST).decode())
     except (FileNotFoundError, NotADirectoryError):
         if isinstance(folder, Path) and (mistake := _describe_mistake(folder)):
             raise NoShards(mistake) from None

@@ -337,6 +337,29 @@ def test_links_that_loop_end(course: Path, tmp_path: Path) -> None:
     assert found.left_out
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "test.parquet"])
+@pytest.mark.parametrize("kind", ["pipe", "endless", "loop"])
+def test_nothing_without_an_end_is_waited_for(
+    name: str, kind: str, shards: Path, tmp_path: Path
+) -> None:
+    copied = copy_of(shards, tmp_path)
+    (copied / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(copied / name)
+    else:
+        to = "/dev/zero" if kind == "endless" else name
+        (copied / name).symlink_to(to)
+    with pytest.raises(ShardError, match=name):
+        open_split(copied, "test")
+
+
+def test_no_note_of_the_demo_is_waited_for(course: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(course, tmp_path / "set"))
+    os.mkfifo(root / "demo.json")
+    code = shard.main([str(root), str(tmp_path / "shards"), "--workers", "1"])
+    assert code == 0
+
+
 # --- limits --------------------------------------------------------------------------
 
 
