@@ -67,6 +67,15 @@ class RecordedLoading:
     cache: str | None = None
     cache_gb: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what no flag can have been."""
+        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
+            raise ValueError(f"hw_decoder_load can't be {self.hw_decoder_load}")
+        if self.cache == "":
+            raise ValueError("cache can't be empty")
+        if self.cache_gb is not None and not self.cache_gb > 0:
+            raise ValueError(f"cache_gb can't be {self.cache_gb}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:

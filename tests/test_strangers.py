@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 from torture.odd_values import Bait, baits
 
 from fastretina.data.labels import read_table
+from fastretina.data.loading import LoadingOptions
+from fastretina.evaluate.command import _loading_of
 from fastretina.experiments.variants import make_variant
 from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
@@ -369,9 +371,15 @@ def test_no_note_of_the_demo_is_waited_for(course: Path, tmp_path: Path) -> None
 
 def described(**changes: object) -> RunConfig:
     recorded = {
-        "recipe": asdict(RECIPES["seed"]), "weights": "none", "shards": "shards",
-        "data": {}, "image_shape": [64, 64], "square": True, "loader": "pil",
-        "precision": "fp32", "threads": 1,
+        "recipe": asdict(RECIPES["seed"]),
+        "weights": "none",
+        "shards": "shards",
+        "data": {},
+        "image_shape": [64, 64],
+        "square": True,
+        "loader": "pil",
+        "precision": "fp32",
+        "threads": 1,
     }
     return as_record({**recorded, **changes}, RunConfig, Path("config.json"))
 
@@ -381,6 +389,9 @@ def described(**changes: object) -> RunConfig:
     [
         *(("image_shape", shape) for shape in ([0, 9], [9, -1], [10**9, 10**9], [9])),
         *(("threads", number) for number in (0, -1, 10**9, 2**70)),
+        *(("loading", {"loader": "pil", "cache_gb": most}) for most in (0, -1)),
+        *(("loading", {"loader": "pil", "hw_decoder_load": n}) for n in (-1, 2)),
+        ("loading", {"loader": "pil", "cache": ""}),
         *(("data", {"preprocessing": {"size": size}}) for size in (0, 7, 10**9)),
     ],
 )
@@ -388,6 +399,17 @@ def test_run_of_impossible_sizes_is_refused(key: str, value: object) -> None:
     described()
     with pytest.raises(RunError, match=r"config\.json is damaged"):
         described(**{key: value})
+
+
+def test_no_folder_is_made_where_a_run_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    recorded = described(loading={"loader": "pil", "cache": str(folder)})
+    assert _loading_of(recorded, LoadingOptions()).cache == "none"
+    assert _loading_of(recorded, LoadingOptions(cache="memory")).cache == "memory"
+    asked = LoadingOptions(cache=str(folder))
+    assert _loading_of(recorded, asked).cache == str(folder)
+    folder.mkdir()
+    assert _loading_of(recorded, LoadingOptions()).cache == str(folder)
 
 
 def test_steps_that_are_not_known_are_not_left_out_in_silence(tmp_path: Path) -> None:
