@@ -15,6 +15,9 @@ from loaders.base import Decoding
 from loaders.place import is_url
 from loaders.shards import Origin, Preprocessing
 
+_MOST_PIXELS = 200_000_000  # of an image; 0.6 GB
+_MOST_THREADS = 4096
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunData:
@@ -63,6 +66,15 @@ class RecordedLoading:
     verify_reads: bool | None = None
     cache: str | None = None
     cache_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no flag can have been."""
+        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
+            raise ValueError(f"hw_decoder_load can't be {self.hw_decoder_load}")
+        if self.cache == "":
+            raise ValueError("cache can't be empty")
+        if self.cache_gb is not None and not self.cache_gb > 0:
+            raise ValueError(f"cache_gb can't be {self.cache_gb}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +125,17 @@ class RunConfig:
     compile: bool = False
     cache_features: bool = False
     decoding_before: tuple[Decoding, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no run is made with, and no machine could do."""
+        height, width = self.image_shape
+        if min(height, width) < 1 or height * width > _MOST_PIXELS:
+            raise ValueError(f"image_shape can't be {height} x {width}")
+        if not 1 <= self.threads <= _MOST_THREADS:
+            raise ValueError(f"threads can't be {self.threads}")
+        done = self.data.preprocessing
+        if done is not None and done.size is not None and not 8 <= done.size <= 8192:
+            raise ValueError(f"preprocessing can't have size {done.size}")
 
     def shards_of(self, split: str) -> str:
         """Folder or URL of the data set that the run takes a split from."""

@@ -14,7 +14,7 @@ from loaders.errors import ShardError
 from loaders.grades import GRADES
 from loaders.place import Place
 from loaders.tar import BLOCK, KEY
-from loaders.untrusted import parse_parquet
+from loaders.untrusted import MOST_PARQUET, parse_parquet, read_place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,7 +71,7 @@ def read_index(
             value in it is none that sharding writes.
     """
     try:
-        content = path.read_bytes()
+        content = read_place(path, MOST_PARQUET)
     except OSError as error:
         raise ShardError(f"{path} cannot be read ({error})") from error
     if written is not None and _sha256(content) != written.sha256:

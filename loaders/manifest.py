@@ -19,6 +19,7 @@ import msgspec
 from loaders.contents import describe_mistake, look_into
 from loaders.errors import NoShards, ShardError
 from loaders.place import Place, Url
+from loaders.untrusted import MOST_MANIFEST, read_place
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -26,7 +27,6 @@ SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 _SEAL = "sha256"  # the manifest's checksum of itself
-_MOST_BYTES = 1 << 28  # a million quarantined images take 200 MB
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -177,9 +177,7 @@ def read_manifest(folder: Place) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        if isinstance(path, Path) and path.stat().st_size > _MOST_BYTES:
-            raise ShardError(f"{path} is larger than any manifest; shard again")
-        content = path.read_bytes()
+        content = read_place(path, MOST_MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         if isinstance(folder, Path) and (mistake := _describe_mistake(folder)):
             raise NoShards(mistake) from None

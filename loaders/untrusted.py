@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loaders.files import naming
+from loaders.place import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+MOST_MANIFEST = 256 << 20  # bytes; a million images set aside
 MOST_JSON = 64 << 20  # bytes; Python's lists and dicts take up to 25 times as many
 MOST_CSV = 256 << 20  # 10 million rows
 MOST_TENSORS = 8 << 30  # ResNet-50 with its optimizer and averages takes 0.4
@@ -46,6 +48,15 @@ def read_file(path: Path, most: int) -> bytes:
             what = f"Has {about.st_size:,} bytes, and {most:,} may be read"
             raise OSError(errno.EFBIG, what, str(path))
         return file.read(most)
+
+
+def read_place(path: Place, most: int) -> bytes:
+    """All bytes of a regular file, or of what a server sends.
+
+    Raises:
+        OSError: as in ``read_file``, or the server has no such thing.
+    """
+    return read_file(path, most) if isinstance(path, Path) else path.read_bytes()
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:

@@ -11,6 +11,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,25 @@ from hypothesis import strategies as st
 from torture.odd_values import Bait, baits
 
 from fastretina.data.labels import read_table
+from fastretina.data.loading import LoadingOptions
+from fastretina.evaluate.command import _loading_of
 from fastretina.experiments.variants import make_variant
 from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
 from fastretina.nn.weights_file import read_weights
-from fastretina.predict.reading import find_photographs
+from fastretina.predict.reading import (
+    Preparation,
+    find_photographs,
+    refuse_unknown_steps,
+)
 from fastretina.predict.table import as_csv
+from fastretina.recipe import RECIPES
 from fastretina.report.experiment_file import read_experiment
-from fastretina.run import Run
+from fastretina.run import Run, as_record
+from fastretina.run_config import RunConfig
 from fastretina.shard import command as shard
 from loaders import untrusted
-from loaders.errors import DataError, LabelError, ShardError
+from loaders.errors import DataError, LabelError, RunError, ShardError
 from loaders.formulas import guarded, unguarded
 from loaders.shards import open_split, read_manifest
 
@@ -335,6 +344,78 @@ def test_links_that_loop_end(course: Path, tmp_path: Path) -> None:
     found = find_photographs([root])
     assert len(found.paths) == 48
     assert found.left_out
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "test.parquet"])
+@pytest.mark.parametrize("kind", ["pipe", "endless", "loop"])
+def test_nothing_without_an_end_is_waited_for(
+    name: str, kind: str, shards: Path, tmp_path: Path
+) -> None:
+    copied = copy_of(shards, tmp_path)
+    (copied / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(copied / name)
+    else:
+        to = "/dev/zero" if kind == "endless" else name
+        (copied / name).symlink_to(to)
+    with pytest.raises(ShardError, match=name):
+        open_split(copied, "test")
+
+
+def test_no_note_of_the_demo_is_waited_for(course: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(course, tmp_path / "set"))
+    os.mkfifo(root / "demo.json")
+    code = shard.main([str(root), str(tmp_path / "shards"), "--workers", "1"])
+    assert code == 0
+
+
+def described(**changes: object) -> RunConfig:
+    recorded = {
+        "recipe": asdict(RECIPES["seed"]),
+        "weights": "none",
+        "shards": "shards",
+        "data": {},
+        "image_shape": [64, 64],
+        "square": True,
+        "loader": "pil",
+        "precision": "fp32",
+        "threads": 1,
+    }
+    return as_record({**recorded, **changes}, RunConfig, Path("config.json"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("image_shape", shape) for shape in ([0, 9], [9, -1], [10**9, 10**9], [9])),
+        *(("threads", number) for number in (0, -1, 10**9, 2**70)),
+        *(("loading", {"loader": "pil", "cache_gb": most}) for most in (0, -1)),
+        *(("loading", {"loader": "pil", "hw_decoder_load": n}) for n in (-1, 2)),
+        ("loading", {"loader": "pil", "cache": ""}),
+        *(("data", {"preprocessing": {"size": size}}) for size in (0, 7, 10**9)),
+    ],
+)
+def test_run_of_impossible_sizes_is_refused(key: str, value: object) -> None:
+    described()
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
+        described(**{key: value})
+
+
+def test_no_folder_is_made_where_a_run_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    recorded = described(loading={"loader": "pil", "cache": str(folder)})
+    assert _loading_of(recorded, LoadingOptions()).cache == "none"
+    assert _loading_of(recorded, LoadingOptions(cache="memory")).cache == "memory"
+    asked = LoadingOptions(cache=str(folder))
+    assert _loading_of(recorded, asked).cache == str(folder)
+    folder.mkdir()
+    assert _loading_of(recorded, LoadingOptions()).cache == str(folder)
+
+
+def test_steps_that_are_not_known_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    odd = described(data={"preprocessing": {"steps": ["crop", "denoise"]}})
+    with pytest.raises(RunError, match=r"config\.json.*denoise"):
+        refuse_unknown_steps(Run(tmp_path), Preparation.of_run(odd))
 
 
 # --- limits --------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from loaders.untrusted import MOST_JSON, read_file
+
 DEMO_NOTE = "demo.json"
 NOTE_ABOUT = "made-up fundus photographs of made-up patients"
 
@@ -14,7 +16,7 @@ NOTE_ABOUT = "made-up fundus photographs of made-up patients"
 def read_note(path: Path) -> str | None:
     """What a demo run left there; another program's file of that name is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, MOST_JSON).decode()
     except (OSError, UnicodeDecodeError):
         return None
     return text if NOTE_ABOUT in text else None

@@ -113,9 +113,7 @@ def command(options: Options) -> dict[str, object]:
         trained = load_trained(run, compute.device)
     warn_if_unfinished(run, trained)
     shards = options.shards or shards_of_run(run, options.split)
-    loading = options.loading.filled_from_run(config).resolve(
-        str(compute.device), ALONE
-    )
+    loading = _loading_of(config, options.loading).resolve(str(compute.device), ALONE)
     loads = replace(config, loader=loading.loader, loading=loading.recorded())
     for change in config.changes_to(loads):
         print(f"note: {change}", file=sys.stderr)
@@ -166,6 +164,18 @@ def _compute_of(config: RunConfig, device: str) -> Compute:
             file=sys.stderr,
         )
     return compute
+
+
+def _loading_of(config: RunConfig, flags: LoadingOptions) -> LoadingOptions:
+    """The flags, and the run's own loading; no folder is made where the run names it.
+
+    Its decoded images are used where they are. Somebody else's run could name any.
+    """
+    loading = flags.filled_from_run(config)
+    folder = loading.cache_folder
+    if flags.cache is None and folder is not None and not Path(folder).is_dir():
+        return replace(loading, cache="none")
+    return loading
 
 
 def _open(shards: str, split: str, recipe: Recipe) -> ShardSplit:

@@ -185,12 +185,14 @@ def _load(options: Options) -> _Grader:
         from fastretina.nn.device import choose_again
         from fastretina.nn.trained import load_trained, warn_if_unfinished
         from fastretina.predict.network import calibration_of, fusion_of
+        from fastretina.predict.reading import Preparation, refuse_unknown_steps
         from fastretina.run import Run
 
     with part("start"):
         run = Run(options.run)
         compute = choose_again(options.device, run.config().precision)
         trained = load_trained(run, compute.device)
+        refuse_unknown_steps(run, Preparation.of_run(trained.config))
         grader = _Grader(
             trained,
             compute,

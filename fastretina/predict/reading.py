@@ -10,12 +10,14 @@ import numpy as np
 
 from fastretina.data.left_out import LeftOutFiles, files_below, find_left_out
 from fastretina.data.prepare import Preparer, Rejected
+from fastretina.data.preprocess_steps import STEPS
 from fastretina.predict.gradability import gradability
+from fastretina.run import Run
 from fastretina.run_config import RunConfig
 from loaders.arrays import UInt8
 from loaders.course import IMAGE_SUFFIXES, list_images
 from loaders.decode import Decoder
-from loaders.errors import LabelError
+from loaders.errors import LabelError, RunError
 from loaders.shards import Preprocessing
 
 
@@ -69,6 +71,16 @@ class FoundPhotographs(NamedTuple):
     paths: list[Path]
     left_out: int
     notes: list[str]
+
+
+def refuse_unknown_steps(run: Run, how: Preparation) -> None:
+    """Raise ``RunError`` where photographs can't be prepared as the run's were."""
+    for step in how.steps:
+        if step not in STEPS:
+            raise RunError(
+                f"{run.path / 'config.json'}: its photographs were preprocessed by "
+                f"{step[:40]!r}, which this version does not know: update fastretina"
+            )
 
 
 def find_photographs(named: Sequence[Path]) -> FoundPhotographs:

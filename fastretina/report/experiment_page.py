@@ -244,8 +244,8 @@ def _links(folder: Path, cell: CellResult, out: Path) -> list[tuple[str, str]]:
         page = folder / run / "report.html"
         if page.is_file():
             path = os.path.relpath(page.resolve(), out.parent.resolve())
-            known = cell.seeds is not None and place < len(cell.seeds)
-            name = f"seed {cell.seeds[place]}" if known else f"run {place + 1}"
+            seed = cell.seeds[place : place + 1] if cell.seeds else ()
+            name = f"seed {seed[0]}" if seed else f"run {place + 1}"
             links.append((name, quote(Path(path).as_posix())))
     return links
 

@@ -56,6 +56,40 @@ def touch(folder, *names):
     return folder
 
 
+@pytest.mark.parametrize("column", ["image", "level"])
+def test_a_column_that_stands_twice_is_refused(tmp_path, column):
+    """Nobody can tell which is meant."""
+    extra = {"image": "1_right", "level": "4"}[column]
+    write(tmp_path / "a.csv", f"image,level,{column}", f"1_left,0,{extra}")
+    with raises("a.csv, line 1", f"column {column} once", "2 times"):
+        read_table(tmp_path, images=False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le"])
+def test_other_encodings_are_named(tmp_path, encoding):
+    text = "1_left\n1_right\n"
+    for split in ("train", "test"):
+        (tmp_path / f"{split}_img.csv").write_bytes(text.encode(encoding))
+        write(tmp_path / f"{split}_label.csv", 0, 1)
+    with raises("train_img.csv", "save it as 'CSV UTF-8'"):
+        read_table(tmp_path, images=False)
+
+
+def test_a_nul_is_named_with_its_line(tmp_path):
+    write(tmp_path / "a.csv", "image,level", "1_left,0", "1_ri\0ght,1")
+    with raises("a.csv, line 3", "NUL"):
+        read_table(tmp_path, images=False)
+
+
+@pytest.mark.parametrize("cell", ["x" * 100_000, "," * 100_000])
+def test_messages_show_no_endless_cell(tmp_path, cell):
+    course(tmp_path)
+    write(tmp_path / "train_label.csv", cell, 2)
+    with pytest.raises(LabelError, match=r"train_label\.csv") as found:
+        read_table(tmp_path, images=False)
+    assert len(str(found.value)) < 1000
+
+
 def course(folder, train=(("1_left", 0), ("1_right", 2)), test=(("2_left", 4),)):
     """The four CSVs without images."""
     for mode, rows in (("train", train), ("test", test)):

@@ -546,7 +546,7 @@ def test_manifest_in_another_encoding_is_refused(copied, encoding):
 
 def test_manifest_of_a_terabyte_is_not_read(copied):
     os.truncate(copied / "manifest.json", 1 << 40)  # a hole
-    with pytest.raises(ShardError, match="larger than any manifest"):
+    with pytest.raises(ShardError, match="may be read"):
         open_split(copied, "train")
 
 

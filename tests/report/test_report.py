@@ -46,8 +46,11 @@ from fastretina.report.remarks import (
 from fastretina.report.run_page import Figures, ShownMistakes, run_page
 from fastretina.report.samples import pack_samples
 from fastretina.report.tables import environment
-from fastretina.run import Run
+from fastretina.run import Run, as_record
+from fastretina.run_config import RunConfig
+from fastretina.run_result import RunResult
 from loaders import open_split
+from loaders.errors import RunError
 from loaders.shards import Origin
 
 Reports = Callable[..., Outcome]
@@ -635,6 +638,62 @@ def test_names_of_samples_are_shown_and_never_run(tmp_path: Path, reports: Repor
     assert data is not None
     assert json.loads(data[1])["rows"][0][:2] == [HOSTILE, HOSTILE]
     assert "<b>" not in (run / "model_card.md").read_text()
+
+
+def hostile(saved: Any, kind: Any, path: Path) -> tuple[Any, int]:
+    """The same with every text that may be any, another one; and how many were."""
+    content, count = json.loads(json.dumps(saved)), 0
+
+    def walk(node: Any) -> None:
+        nonlocal count
+        for key, value in list(
+            node.items() if isinstance(node, dict) else enumerate(node)
+        ):
+            if isinstance(value, dict | list):
+                walk(value)
+            elif isinstance(value, str):
+                node[key] = HOSTILE
+                try:
+                    as_record(content, kind, path)
+                    count += 1
+                except RunError:  # one of a few words
+                    node[key] = value
+
+    walk(content)
+    return content, count
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_text_of_a_run_is_run_as_a_script(tmp_path: Path, reports: Reports):
+    run = write_run(tmp_path / "run", predicted(30))
+    edit(
+        run / "config.json",
+        versions={"torch": "1", HOSTILE: "2"},
+        data={
+            **json.loads((run / "config.json").read_text())["data"],
+            "preprocessing": {"steps": ["crop"], "size": 64},
+            "origin": {"source": "me", "layout": "course", "patients": "names"},
+        },
+    )
+    for name, kind, least in (
+        ("config.json", RunConfig, 8),
+        ("metrics.json", RunResult, 1),
+    ):
+        content, count = hostile(json.loads((run / name).read_text()), kind, run / name)
+        assert count >= least
+        if name == "metrics.json":
+            content["weights_sha256"] = SHA256
+        (run / name).write_text(json.dumps(content))
+    outcome = reports(run)
+    assert outcome.code == 0, outcome.err
+    page = Page(run / "report.html")
+    assert len(page.all("script")) == 2
+    assert not any(set(attrs) & {"onerror", "onload"} for _, attrs in page.tags)
+    assert all((each["src"] or "").startswith("data:") for each in page.all("img"))
+    assert HOSTILE in page.words
+    card = (run / "model_card.md").read_text()
+    assert "<script" not in card
+    assert "<img" not in card
 
 
 ODD_NAMES = ["$x$ $\\frac{ \u7f51\u819c a'\"&b", os.fsdecode(b"\xff\xfe") + 90 * "x"]
