@@ -9,6 +9,7 @@ from torture.campaign import Campaign
 
 # Name, module and class. In this order they are run.
 CAMPAIGNS: dict[str, str] = {
+    "machine": "machine:MachineFaults",
     "servers": "servers:Servers",
 }
 
