@@ -11,7 +11,8 @@ _MEMORY = (
 
 # Texts of torch's, DALI's and Python's errors, which have no class of their own.
 _TOLD_BY = {
-    r"can't allocate memory|bad_?alloc|out of memory|cannot allocate memory": _MEMORY,
+    r"can't allocate memory|bad_?alloc|out of memory|cannot allocate memory|"
+    r"unable to mmap": _MEMORY,
     r"can't start new thread|Resource temporarily unavailable": (
         "no further thread or process can be started: there is not enough memory, or "
         "too many run (ulimit -u)"
@@ -19,7 +20,7 @@ _TOLD_BY = {
     r"Too many open files": (
         "too many files are open: allow more (ulimit -n 1024), or take fewer --workers"
     ),
-    r"unable to (?:open|mmap|allocate) shared memory|unable to write to file </torch_|"
+    r"unable to (?:open|allocate) shared memory|unable to write to file </torch_|"
     r"unable to resize file </torch_|insufficient shared memory": (
         "there is not enough shared memory (/dev/shm): allow more, e.g. docker's "
         "--shm-size, or take a --loader of threads, such as turbo"
