@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastretina import __version__
 from fastretina.interrupts import Heeding, interrupts_heeded
+from fastretina.lack import describe_lack
 from fastretina.progress import hushed
 from fastretina.terminal import plain_output, printable
 from fastretina.wall_clock import part, wall_clock, with_wall_seconds
@@ -150,7 +151,13 @@ def _outcome(work: Callable[[], Mapping[str, Any] | None], heeding: Heeding) -> 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"error: {printable(describe_os_error(error))}", file=sys.stderr)
+        lack = describe_lack(error)
+        print(f"error: {printable(lack or describe_os_error(error))}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if (lack := describe_lack(error)) is None:
+            raise
+        print(f"error: {printable(lack)}", file=sys.stderr)
         return 1
     return 0
 

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from loaders._epoch import Decoded, EpochLoader, Failure, Made, to_device
 from loaders._runs import Plans
+from loaders._worker_faults import hand_over_errors, worker_faults_told
 from loaders.arrays import UInt8
 from loaders.base import Decoding, Jpeg, LoaderConfig, Source
 from loaders.cores import granted_cores
@@ -64,10 +65,15 @@ class PilLoader(EpochLoader):
             worker_init_fn=partial(_start_worker, os.getpid()),
             generator=torch.Generator(),  # or it would draw from the global one
         )
-        for decoded in images:
+        for decoded in worker_faults_told(_iterated(images)):
             if isinstance(decoded, Exception):
                 raise decoded
             yield Decoded(taken.popleft(), *decoded)
+
+
+def _iterated(images: DataLoader[ImagesOrError]) -> Iterator[ImagesOrError]:
+    """Its batches; workers begin with the first that is asked for."""
+    yield from images
 
 
 class _Taken(Sampler[Plan]):
@@ -96,6 +102,7 @@ def _start_worker(owner: int, worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    hand_over_errors()
     if hasattr(os, "pidfd_open"):
         threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
 

@@ -61,24 +61,12 @@ class Url:
         except FileNotFoundError:
             raise FileNotFoundError(f"no such file on the server: {self}") from None
 
-    def read_bytes(self) -> bytes:
-        """The whole body of the response, 1 GiB at most.
+    def read_bytes(self, most: int = _MOST_BYTES) -> bytes:
+        """The whole body of the response, so many bytes at most.
 
         Raises:
             OSError: as in ``open``, the connection breaks off, or the body is larger.
         """
-        return self._read(_MOST_BYTES)
-
-    def read_text(self, encoding: str) -> str:
-        """The whole body of the response, decoded, 64 MiB at most.
-
-        Raises:
-            OSError: as in ``read_bytes``.
-            UnicodeDecodeError: it is in another encoding.
-        """
-        return self._read(_MOST_TEXT).decode(encoding)
-
-    def _read(self, most: int) -> bytes:
         pieces, num_read = [], 0
         room = memoryview(bytearray(_PIECE))
         with self._get("rb") as response:

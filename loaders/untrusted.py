@@ -56,7 +56,9 @@ def read_place(path: Place, most: int) -> bytes:
     Raises:
         OSError: as in ``read_file``, or the server has no such thing.
     """
-    return read_file(path, most) if isinstance(path, Path) else path.read_bytes()
+    return (
+        read_file(path, most) if isinstance(path, Path) else path.read_bytes(most)
+    )
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:

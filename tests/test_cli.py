@@ -99,7 +99,38 @@ def test_failure_is_one_line_and_an_exit_code(
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("ours"), KeyError("ours"), AssertionError("ours")]
+    ("error", "part"),
+    [
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("x: can't allocate memory: you tried\nto"), "not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried to"), "not enough memory"),
+        (RuntimeError("can't start new thread"), "no further thread"),
+        (OSError(errno.EMFILE, "Too many open files", "a"), "(ulimit -n 1024)"),
+        (ImportError("libx.so: cannot allocate memory"), "not enough memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by"), "a worker process"),
+        (
+            RuntimeError("unable to mmap 99 bytes from file </torch_7>: x (12)"),
+            "not enough memory",
+        ),
+        (
+            RuntimeError("unable to allocate shared memory(shm) for file </torch_1>"),
+            "not enough shared memory",
+        ),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(
+    error: Exception, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(raising(error)) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert part in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("ours"), KeyError("ours"), AssertionError("ours")]
 )
 def test_bug_of_ours_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error), match="ours"):

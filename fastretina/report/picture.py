@@ -130,7 +130,11 @@ def _render(figure: Figure) -> Image.Image:
 def _encode(image: Image.Image) -> bytes:
     """A PNG of 128 colours, which no eye tells from all: a third of the bytes."""
     buffer = io.BytesIO()
-    image.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    try:
+        few_colours = image.quantize(128, dither=Image.Dither.NONE)
+    except ValueError as error:  # which Pillow raises for lack of memory alone
+        raise MemoryError from error
+    few_colours.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

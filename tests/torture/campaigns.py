@@ -15,6 +15,7 @@ CAMPAIGNS: dict[str, str] = {
     "signals": "signals:Signals",
     "runs": "runs:Runs",
     "text_files": "text_files:TextFiles",
+    "machine": "machine:MachineFaults",
     "servers": "servers:Servers",
     "images": "images:Images",
 }
