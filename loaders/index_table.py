@@ -12,7 +12,7 @@ import numpy as np
 from loaders.arrays import Int64
 from loaders.errors import ShardError
 from loaders.grades import GRADES
-from loaders.place import Place
+from loaders.place import Place, Url
 from loaders.tar import BLOCK, KEY
 from loaders.untrusted import MOST_PARQUET, parse_parquet, read_place
 
@@ -70,15 +70,18 @@ def read_index(
         ShardError: it can't be read, is not what was written, lacks a column, or a
             value in it is none that sharding writes.
     """
+    damaged = ShardError(
+        f"{path} is damaged: it is not what was written, as its checksum tells; "
+        "shard again"
+    )
     try:
+        if _has_other_size(path, written):  # it may be larger than memory
+            raise damaged
         content = read_place(path, MOST_PARQUET)
     except OSError as error:
         raise ShardError(f"{path} cannot be read ({error})") from error
     if written is not None and _sha256(content) != written.sha256:
-        raise ShardError(
-            f"{path} is damaged: it is not what was written, as its checksum tells; "
-            "shard again"
-        )
+        raise damaged
     table = _read_table(path, content, sum(shard.samples for shard in shards))
     samples = np.array([shard.samples for shard in shards], np.int64)
     expected = np.repeat(np.arange(len(samples)), samples)
@@ -90,6 +93,12 @@ def read_index(
     if fault := _fault_in(table, sizes):
         raise ShardError(f"{path}: {fault}; shard again")
     return table
+
+
+def _has_other_size(path: Place, written: IndexFile | None) -> bool:
+    if written is None or isinstance(path, Url):
+        return False
+    return path.stat().st_size != written.bytes
 
 
 def _sha256(content: bytes) -> str:
@@ -126,6 +135,9 @@ def _read_table(path: Place, content: bytes, listed: int) -> pa.Table:
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise ShardError(f"{path} cannot be read ({reason})") from error
+    for name in table.column_names:
+        if table[name].null_count:
+            raise ShardError(f"{path}: a row lacks its {name}; shard again")
     return _with_known(table)
 
 
@@ -153,9 +165,6 @@ def _fault_in(table: pa.Table, shard_sizes: Int64) -> str | None:
     """
     import pyarrow.compute as pc
 
-    for name in table.column_names:
-        if table[name].null_count:
-            return f"a row lacks its {name}"
     for name, (low, high) in _BOUNDS.items():
         if name in table.column_names and not _lie_in(table[name], low, high):
             return f"a row's {name} is not within {low} to {high}"

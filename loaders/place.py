@@ -10,8 +10,6 @@ from urllib.parse import quote
 
 from loaders._http import Response, get, without_secrets
 
-_MOST_TEXT = 1 << 26  # bytes: a manifest's; 500,000 shards are listed in fewer
-_MOST_BYTES = 1 << 30  # an index's; 6,000,000 samples are listed in fewer
 _PIECE = 1 << 20
 
 
@@ -61,7 +59,7 @@ class Url:
         except FileNotFoundError:
             raise FileNotFoundError(f"no such file on the server: {self}") from None
 
-    def read_bytes(self, most: int = _MOST_BYTES) -> bytes:
+    def read_bytes(self, most: int) -> bytes:
         """The whole body of the response, so many bytes at most.
 
         Raises:

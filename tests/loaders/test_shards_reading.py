@@ -550,6 +550,13 @@ def test_manifest_of_a_terabyte_is_not_read(copied):
         open_split(copied, "train")
 
 
+@pytest.mark.parametrize("name", ["train.parquet", "train-000001.idx"])
+def test_index_of_a_terabyte_is_not_read(copied, name):
+    os.truncate(copied / name, 1 << 40)
+    with pytest.raises(ShardError, match=f"{name} is damaged"):
+        open_split(copied, "train")
+
+
 def test_format_of_many_letters_is_shortened(copied):
     rewrite_manifest(copied, format="x" * 9999)
     with pytest.raises(ShardError, match=r"got 'xxx.*\.\.\.; shard again") as caught:
@@ -578,6 +585,7 @@ def as_type(name, kind):
         ),
         (as_type("key", "large_string"), "has large_string in the column 'key', where"),
         (as_type("offset", "null"), "a row lacks its offset"),
+        (as_type("shard", "null"), "a row lacks its shard"),
         (as_type("components", "null"), "a row lacks its components"),
         (lambda t: t.append_column("key", t["key"]), "has the column 'key' 2 times"),
     ],

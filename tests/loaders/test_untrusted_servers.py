@@ -156,7 +156,7 @@ BAD_MANIFESTS = {
 
 @pytest.mark.parametrize("what", BAD_MANIFESTS)
 def test_manifest_that(what, serving, monkeypatch):
-    monkeypatch.setattr("loaders.place._MOST_TEXT", 1 << 22)
+    monkeypatch.setattr("loaders.manifest.MOST_MANIFEST", 1 << 22)
     answer, expected = BAD_MANIFESTS[what]
     server = serving(manifest_json=answer)
     text = complaint(opened, server.url)
@@ -166,7 +166,7 @@ def test_manifest_that(what, serving, monkeypatch):
 
 
 def test_index_that_never_ends_takes_bounded_memory(serving, monkeypatch):
-    monkeypatch.setattr("loaders.place._MOST_BYTES", 1 << 22)
+    monkeypatch.setattr("loaders.index_table.MOST_PARQUET", 1 << 22)
     server = serving(train_parquet=chain([head()], repeat(b"x" * 65536)))
     tracemalloc.start()
     try:

@@ -57,8 +57,8 @@ def read(url: str) -> Outcome:
     patch.setattr("loaders._http._SILENCE", _SILENCE)
     patch.setattr("loaders._http._MOMENT", 0.05)
     patch.setattr("loaders._stream._PAUSE", 0.01)
-    patch.setattr("loaders.place._MOST_TEXT", 1 << 24)
-    patch.setattr("loaders.place._MOST_BYTES", 1 << 24)
+    patch.setattr("loaders.manifest.MOST_MANIFEST", 1 << 24)
+    patch.setattr("loaders.index_table.MOST_PARQUET", 1 << 24)
     for name in ("http_proxy", "all_proxy"):
         patch.delenv(name, raising=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
