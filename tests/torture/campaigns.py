@@ -8,7 +8,10 @@ from typing import cast
 from torture.campaign import Campaign
 
 # Name, module and class. In this order they are run.
-CAMPAIGNS: dict[str, str] = {}
+CAMPAIGNS: dict[str, str] = {
+    "fuzz": "fuzz:Fuzz",
+    "soak": "soak:Soaking",
+}
 
 
 def make_campaign(name: str) -> Campaign:
