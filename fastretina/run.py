@@ -255,7 +255,7 @@ def as_record(
     """
     try:
         return msgspec.convert(saved, kind, strict=not text)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec's, and Unicode's of half a pair of surrogates
         raise RunError(f"{path} is damaged, or of an older version: {error}") from error
 
 

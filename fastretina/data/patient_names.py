@@ -24,14 +24,17 @@ _EYES = {
 _EYE_OF = {word: eye for eye, words in _EYES.items() for word in words.split()}
 _ANY = "|".join(sorted(map(re.escape, _EYE_OF), key=len, reverse=True))
 _GAP = r"[ _.\-]+"
+# From its first character on, or a name of many gaps would take the square of its
+# length; but what a name begins with is its patient's.
+_WHOLE_GAP = rf"(?:(?<![ _.\-])|(?<=\A[ _.\-])){_GAP}"
 _FORMS = tuple(
     re.compile(form, re.IGNORECASE | re.DOTALL)
     for form in (
-        rf"(?P<patient>.+?){_GAP}(?P<eye>{_ANY})",
+        rf"(?P<patient>.+?){_WHOLE_GAP}(?P<eye>{_ANY})",
         rf"(?P<eye>{_ANY}){_GAP}(?P<patient>.+)",
         # A photograph's number or field follows: of a patient whose name has a digit,
         # as "scan_R_1" and "scan_R_2" need not be of one.
-        rf"(?P<patient>.*\d.*?){_GAP}(?P<eye>{_ANY}){_GAP}[a-z]*\d{{0,2}}",
+        rf"(?P<patient>\D*\d.*?){_WHOLE_GAP}(?P<eye>{_ANY}){_GAP}[a-z]*\d{{0,2}}",
         r"(?P<patient>.*\d)(?P<eye>left|right|od|os|(?-i:[LR]))",
     )
 )

@@ -113,9 +113,16 @@ def _describe_content(content: bytes) -> str:
         return "is a web page, and holds no weights: fetch the file itself"
     if all(byte >= 32 or byte in b"\t\n\r" for byte in begin):
         return "is a text, and holds no weights: name a file .pth or .safetensors"
-    if zipfile.is_zipfile(io.BytesIO(content)):  # whole, so it is what it holds
+    if _is_zip(content):  # whole, so it is what it holds
         return "holds no weights, but something else: save a network's state_dict()"
     return "holds no weights, or is damaged or cut short: fetch it again"
+
+
+def _is_zip(content: bytes) -> bool:
+    try:
+        return zipfile.is_zipfile(io.BytesIO(content))
+    except zipfile.BadZipFile:  # of several disks, as damage may have it
+        return False
 
 
 def _model_part(state: object, path: Path) -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ CAMPAIGNS: dict[str, str] = {
     "machine": "machine:MachineFaults",
     "servers": "servers:Servers",
     "images": "images:Images",
+    "fuzz": "fuzz:Fuzz",
+    "soak": "soak:Soaking",
 }
 
 
