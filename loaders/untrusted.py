@@ -56,9 +56,7 @@ def read_place(path: Place, most: int) -> bytes:
     Raises:
         OSError: as in ``read_file``, or the server has no such thing.
     """
-    return (
-        read_file(path, most) if isinstance(path, Path) else path.read_bytes(most)
-    )
+    return read_file(path, most) if isinstance(path, Path) else path.read_bytes(most)
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:
