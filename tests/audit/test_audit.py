@@ -1009,6 +1009,19 @@ def test_fix_that_fails_at_last_leaves_no_half_of_a_split(
     assert run(capsys, leaking, "--fix", out)[0] == 0
 
 
+def test_fix_goes_on_where_its_first_attempt_was_killed(
+    leaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Found by cutting the power: it took its own temporary files for somebody's."""
+    out = tmp_path / "fixed"
+    out.mkdir()
+    (out / ".split.json.4194303.part").write_text("{")
+    (out / ".data.4194303.part").symlink_to(tmp_path)
+    code, _, _, err = run(capsys, leaking, "--fix", out)
+    assert (code, err) == (0, "")
+    assert not list(out.glob(".*"))
+
+
 def test_fix_refuses_shards(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -1,13 +1,14 @@
 """Shards as other programs read them: tarfile, DALI's index, the webdataset library."""
 
 import hashlib
+import os
 import tarfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loaders.files import write_atomically
+from loaders.files import put_in_place, write_atomically
 from loaders.tar import ShardWriter, member_header
 
 ALPHABET = "ABCXYZabcxyz0189_-"
@@ -148,6 +149,19 @@ def test_failure_inside_leaves_no_file(tmp_path):
     with pytest.raises(OSError, match="no space"):
         fail_half_way()
     assert not list(tmp_path.iterdir())
+
+
+def test_ended_shard_has_no_names_until_it_is_given_them(tmp_path):
+    with ShardWriter(tmp_path / "a.tar") as shard:
+        shard.add("a", {"jpg": b"x"})
+        shard.end()
+    names = [f".a.idx.{os.getpid()}.part", f".a.tar.{os.getpid()}.part"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert [part.name for part, _ in shard.parts] == names
+    for part, path in shard.parts:
+        put_in_place(part, path)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert tar.getnames() == ["a.jpg"]
 
 
 def test_failure_leaves_the_shard_of_before(tmp_path):
