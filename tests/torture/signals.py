@@ -100,7 +100,7 @@ class Signals:
     name = "signals"
     share = 8.0
     least = 60
-    in_tests = 3
+    in_tests = 2
 
     def prepare(self, folder: Path) -> None:
         """Make photographs and shards; whole runs are made when they are needed."""
