@@ -444,14 +444,23 @@ def test_json_of_any_depth_is_an_error(text: str, tmp_path: Path) -> None:
         Run(tmp_path).config()
 
 
-def test_a_text_that_stands_in_every_row_is_no_bomb() -> None:
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_a_text_that_stands_in_every_row_is_no_bomb(kind: pa.DataType) -> None:
     """47 kB that would be 3 GB."""
-    once = pa.array(["a" * 1_000_000])
+    once = pa.array(["a" * 1_000_000]).cast(kind)
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 3000), once)
     file = io.BytesIO()
     pq.write_table(pa.table({"key": column}), file)
     assert len(file.getvalue()) < 100_000
     with pytest.raises(ValueError, match="1,000,000 bytes"):
+        untrusted.parse_parquet(file.getvalue())
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.binary(100_000)])
+def test_columns_of_columns_and_of_wide_bytes_are_refused(kind: pa.DataType) -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"key": pa.nulls(3, kind)}), file)
+    with pytest.raises(ValueError, match="of a type that is not read"):
         untrusted.parse_parquet(file.getvalue())
 
 
