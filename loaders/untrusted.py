@@ -115,7 +115,11 @@ def parse_parquet(content: bytes) -> pa.Table:
             f"{about.metadata.num_rows:,} rows of {num_bytes:,} bytes are more than "
             f"{MOST_ROWS:,} of {MOST_PARQUET:,}"
         )
-    text = [f.name for f in about.schema_arrow if f.type in (pa.string(), pa.binary())]
+    columns = [about.schema.column(place) for place in range(len(about.schema))]
+    for column in columns:
+        if column.physical_type == "FIXED_LEN_BYTE_ARRAY" or "." in column.path:
+            raise ValueError(f"{column.path} is of a type that is not read")
+    text = [each.path for each in columns if each.physical_type == "BYTE_ARRAY"]
     file = pq.ParquetFile(
         pa.BufferReader(content), read_dictionary=text, page_checksum_verification=True
     )

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -30,7 +31,7 @@ from fastretina.evaluate.command import _loading_of
 from fastretina.experiments.variants import make_variant
 from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
-from fastretina.nn.weights_file import read_weights
+from fastretina.nn.weights_file import WeightsError, read_weights
 from fastretina.predict.reading import (
     Preparation,
     find_photographs,
@@ -443,15 +444,43 @@ def test_json_of_any_depth_is_an_error(text: str, tmp_path: Path) -> None:
         Run(tmp_path).config()
 
 
-def test_a_text_that_stands_in_every_row_is_no_bomb() -> None:
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_a_text_that_stands_in_every_row_is_no_bomb(kind: pa.DataType) -> None:
     """47 kB that would be 3 GB."""
-    once = pa.array(["a" * 1_000_000])
+    once = pa.array(["a" * 1_000_000]).cast(kind)
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 3000), once)
     file = io.BytesIO()
     pq.write_table(pa.table({"key": column}), file)
     assert len(file.getvalue()) < 100_000
     with pytest.raises(ValueError, match="1,000,000 bytes"):
         untrusted.parse_parquet(file.getvalue())
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.binary(100_000)])
+def test_columns_of_columns_and_of_wide_bytes_are_refused(kind: pa.DataType) -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"key": pa.nulls(3, kind)}), file)
+    with pytest.raises(ValueError, match="of a type that is not read"):
+        untrusted.parse_parquet(file.getvalue())
+
+
+def test_weights_that_are_too_much_unpacked_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A .pth is a zip, whose entries may be compressed."""
+    plain, packed = tmp_path / "plain.pth", tmp_path / "packed.pth"
+    torch.save({"conv1.weight": torch.zeros(1_000_000)}, plain)
+    with (
+        zipfile.ZipFile(plain) as one,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as other,
+    ):
+        for entry in one.infolist():
+            other.writestr(entry.filename, one.read(entry))
+    assert packed.stat().st_size < 10_000
+    monkeypatch.setattr("fastretina.nn.weights_file.MOST_TENSORS", 1_000_000)
+    monkeypatch.setattr(torch, "load", None)  # is not even asked
+    with pytest.raises(WeightsError, match=r"packed\.pth holds no weights"):
+        read_weights(packed)
 
 
 def test_many_rows_in_few_bytes_are_no_bomb() -> None:

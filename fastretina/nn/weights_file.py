@@ -83,12 +83,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
             state = load(content)
         else:
+            _refuse_bomb(content)
             state = torch.load(
                 io.BytesIO(content), map_location="cpu", weights_only=True
             )
     except Exception as error:  # torch.load raises half a dozen kinds
         raise WeightsError(f"{path} {_describe_content(content)}") from error
     return _model_part(state, path)
+
+
+def _refuse_bomb(content: bytes) -> None:
+    """Raise ``ValueError`` for a zip, as .pth files are, that is too much unpacked."""
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            if sum(entry.file_size for entry in packed.infolist()) > MOST_TENSORS:
+                raise ValueError("it is too much when it is unpacked")
 
 
 def hash_in_name(path: Path) -> str | None:
