@@ -51,8 +51,9 @@ class Level:
 
     Attributes:
         round: rounds done.
-        memory_mb: its resident memory, MB.
-        children_mb: memory of its worker processes, shared pages shared out (PSS), MB.
+        memory_mb: its memory, resident or swapped out, less that of files, MB: pages of
+            libraries come and go as the system has room.
+        children_mb: the same of its worker processes, shared pages shared out (PSS).
         children: number of these.
         descriptors: number of its open files, sockets and so on.
         threads: number of its threads.
@@ -145,13 +146,23 @@ def look(done: int) -> Level:
         mappings = sum(1 for _ in file)
     return Level(
         round=done,
-        memory_mb=me.memory_info().rss / _MB,
-        children_mb=sum(child.memory_full_info().pss for child in children) / _MB,
+        memory_mb=_listed("self/status", "RssAnon", "RssShmem", "VmSwap"),
+        children_mb=sum(
+            _listed(f"{child.pid}/smaps_rollup", "Pss_Anon", "Pss_Shmem", "SwapPss")
+            for child in children
+        ),
         children=len(children),
         descriptors=me.num_fds(),
         threads=me.num_threads(),
         mappings=mappings,
     )
+
+
+def _listed(name: str, *wanted: str) -> float:
+    """The sum of some lines of a file of /proc, MB."""
+    with open(f"/proc/{name}") as file:
+        found = dict(line.split(":", 1) for line in file if ":" in line)
+    return sum(int(found[name].split()[0]) for name in wanted) * 1024 / _MB
 
 
 def soak(what: Soak, shards: Path, kept: Path) -> list[Level]:

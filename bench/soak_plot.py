@@ -46,12 +46,6 @@ def draw(results: SoakResults, path: Path) -> None:
             if axes in grid[0]:
                 axes.set_title(label, fontsize=10, fontweight="bold")
         line[0].set_ylabel(title, fontsize=9)
-    figure.suptitle(
-        "What a process holds after each epoch, beside what it held once warm",
-        x=0.01,
-        ha="left",
-        fontweight="bold",
-    )
     loaders = [
         name for name in _COLOURS if any(s.what.loader == name for s in results.soaks)
     ]
@@ -68,13 +62,14 @@ def draw(results: SoakResults, path: Path) -> None:
         fontsize=8,
         frameon=False,
     )
-    figure.supxlabel(
-        f"{results.about}, {results.date}",
-        fontsize=7,
-        x=0.99,
-        ha="right",
-        color="#666666",
+    figure.suptitle(
+        "What a process holds after each epoch, beside what it held once warm",
+        x=0.01,
+        ha="left",
+        fontweight="bold",
     )
+    about = f"{results.about}, {results.date}"
+    figure.text(0.99, 0.985, about, fontsize=7, ha="right", va="top", color="#666666")
     figure.savefig(path, dpi=130)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import tyro
 
-from bench.soak import SOAKS, Soak, soak, soak_shards
+from bench.soak import LARGE, SOAKS, Soak, soak, soak_shards
 from bench.soak_plot import draw
 from bench.soak_results import Soaked, SoakResults, read_results, write_results
 from fastretina.measure.machine import host_facts, package_facts
@@ -38,6 +38,7 @@ class Options:
         out: file for the numbers, as JSON.
         only: loaders; all by default.
         rounds: the most of each soak.
+        images: the most of a data set; less than 28,100 leaves out what takes longest.
         jobs: soaks at once; one per granted core by default.
         draw: numbers to draw again, in place of a run.
         plot: the plot's file.
@@ -47,6 +48,7 @@ class Options:
     out: Path | None = None
     only: tuple[str, ...] = ()
     rounds: int = 1000
+    images: int = LARGE
     jobs: int | None = None
     draw: Path | None = None
     plot: Path = Path("docs/images/soak.png")
@@ -65,6 +67,7 @@ def run(options: Options) -> SoakResults:
         replace(what, rounds=min(what.rounds, options.rounds))
         for what in SOAKS
         if what.loader in (options.only or (what.loader,))
+        and what.images <= options.images
         and missing(what.loader) is None
     ]
     with (
