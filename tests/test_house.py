@@ -20,6 +20,7 @@ SHARED = {"recipe", "run", "run_config", "run_result", "versions", "cli"} | {
     "formatting",
     "processes",
     "interrupts",
+    "lack",
     "progress",
     "wall_clock",
     "user_cache",
