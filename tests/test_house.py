@@ -21,6 +21,7 @@ SHARED = {"recipe", "run", "run_config", "run_result", "versions", "cli"} | {
     "processes",
     "interrupts",
     "outputs",
+    "lack",
     "progress",
     "terminal",
     "wall_clock",

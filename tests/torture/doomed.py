@@ -66,7 +66,7 @@ class Job:
 
     words: Sequence[str]
     folder: str
-    seconds: float = 60
+    seconds: float = 240
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     spare_memory: int | None = None

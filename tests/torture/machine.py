@@ -43,14 +43,14 @@ class Work:
         out: what it leaves there, which is compared; None where it writes nothing.
         on_run: whether a finished run lies there already, which it works on.
         workers: whether its DataLoader's workers share memory.
-        seconds: that it may take.
+        seconds: that it may take: 60, on a machine that is four times as busy.
     """
 
     words: tuple[str, ...]
     out: str | None = "out"
     on_run: bool = False
     workers: bool = False
-    seconds: float = 60
+    seconds: float = 240
 
     def at(self, disk: Path, given: Path) -> list[str]:
         """Its words for this disk, and the folder of what all cases are given."""
@@ -231,7 +231,7 @@ class MachineFaults:
         shutil.rmtree(seen, ignore_errors=True)
         self.server.call("cp", "-a", str(disk), str(seen))
         files = contents(seen)
-        places = {str(disk): "DISK", str(given): "GIVEN"}
+        places = {str(disk): "DISK", str(given): "GIVEN", str(self._given): "GIVEN"}
         found = {name: _lasting(name, body, places) for name, body in files.items()}
         return Right(
             {name: value for name, value in found.items() if value is not None},
