@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.arrays import UInt8
+from loaders.jpeg_structure import MOST_PIXELS
 
 # Grey value: a photograph's black border is 0 to 10 after JPEG compression, the fundus
 # above 15.
@@ -49,6 +50,10 @@ def crop_fundus(image: UInt8) -> UInt8:
 
     An image without a fundus stays as it is: one that is all as dark as the border, or
     lit in a spot only, which is a reflection.
+
+    Raises:
+        ValueError: the square would have more pixels than are decoded: the image is a
+            strip.
     """
     lit = cv2.medianBlur(image.max(axis=2), 5) > BORDER
     rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
@@ -59,6 +64,8 @@ def crop_fundus(image: UInt8) -> UInt8:
     side = max(bottom - top, right - left)
     if side < max(8, min(image.shape[:2]) // 4):
         return image
+    if side**2 > MOST_PIXELS:
+        raise ValueError(f"the square around the fundus has {side}x{side} pixels")
     square = np.zeros((side, side, 3), np.uint8)
     y, x = (side - (bottom - top)) // 2, (side - (right - left)) // 2
     square[y : y + bottom - top, x : x + right - left] = image[top:bottom, left:right]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,6 +15,17 @@ from conftest import photograph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from torture.jpeg_mutants import (
+    ICC,
+    XMP,
+    bomb,
+    exif,
+    frame,
+    insert,
+    of_other_names,
+    segment,
+    with_byte,
+)
 
 from fastretina.data.prepare import (
     Prepared,
@@ -412,3 +424,132 @@ def decodes(jpeg: bytes, colorspace: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+# ------------------------------------------------- what decoders don't agree on
+
+
+PLAIN = encoded(picture(), quality=100, subsampling="4:4:4")
+XMP_6 = segment(0xE1, XMP % 6)
+UPRIGHT_6 = np.asarray(picture().transpose(Image.Transpose.ROTATE_270))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(picture("CMYK"), quality=100, subsampling="4:4:4"),
+        encoded(picture(), quality=100, keep_rgb=True),
+        insert(PLAIN, b"\xff" * 9),
+        insert(PLAIN, b"\xff\xd0"),
+        insert(PLAIN, b"\xff\xfe\0\1"),
+        of_other_names(PLAIN, b"\0\1\2"),
+        with_byte(PLAIN, frame(PLAIN) + 1, 0xC1),
+        insert(PLAIN, exif(1) + exif(6)),
+        insert(PLAIN, exif(1) + XMP_6),
+    ],
+    ids=["cmyk", "rgb", "fill", "rst", "length", "names", "extended", "exifs", "xmp"],
+)
+def test_what_decoders_see_differently_is_written_anew(content: bytes) -> None:
+    ready = Preparer()(content)
+    assert ready[1:] == (48, 32, "normalised", 3)
+    assert ready.jpeg == encode_prepared(decoded(content))
+    assert is_kept(ready.jpeg)
+    assert not is_kept(content)
+    assert Preparer()(ready.jpeg) == ready._replace(change="")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        XMP_6,
+        exif(9) + exif(6),
+        exif(6) + exif(1),
+        exif(6) + XMP_6,
+        segment(0xE1, b"Exif\0\0rubbish") + exif(6),
+        exif(6).replace(b"Exif\0\0", b"EXIF\0\1"),
+        segment(0xE1, b"another of the kind") + b"\xff\xff" + exif(6),
+        segment(0xE1, XMP[:29]) + XMP_6,
+        segment(0xE1, XMP[:29] + b"<tiff:Orientation>6</tiff:Orientation>"),
+    ],
+    ids=[
+        "xmp",
+        "second",
+        "first",
+        "both",
+        "broken",
+        "odd",
+        "fill",
+        "second-xmp",
+        "element",
+    ],
+)
+def test_orientation_is_followed_wherever_it_stands(pieces: bytes) -> None:
+    ready = Preparer()(insert(PLAIN, pieces))
+    assert ready[1:] == (32, 48, "upright", 3)
+    assert np.abs(decoded(ready.jpeg).astype(int) - UPRIGHT_6).max() <= 12
+    assert is_kept(ready.jpeg)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (insert(PLAIN, segment(0xE2, ICC)), "Pillow can't read it"),
+        (insert(PLAIN, segment(0xEE, b"Adobe")), "Pillow can't read it"),
+        (insert(PLAIN, segment(0xE0, b"JFIF\0")), "Pillow can't read it"),
+        (insert(PLAIN, b"\xff\x01"), "Pillow can't read it"),
+        (insert(PLAIN, b"\x12\x34", 20), "header can't be read"),
+        (with_byte(PLAIN, frame(PLAIN) + 1, 0xC3), ""),
+        (with_byte(PLAIN, frame(PLAIN) + 1, 0xC9), ""),
+        (with_byte(PLAIN, frame(PLAIN) + 4, 12), "precision 12"),
+        (with_byte(PLAIN, frame(PLAIN) + 9, 2), ""),
+    ],
+    ids=[
+        "profile",
+        "adobe",
+        "jfif",
+        "tem",
+        "junk",
+        "lossless",
+        "arithmetic",
+        "bits",
+        "two",
+    ],
+)
+def test_what_pillow_or_libjpeg_cannot_read_is_rejected(
+    content: bytes, why: str
+) -> None:
+    text = reason(content)
+    assert why in text
+    assert "0x" not in text
+
+
+def test_scans_without_end_are_rejected_before_they_are_decoded() -> None:
+    assert "2,506 scans of 1024x1024 pixels" in reason(bomb(1024, 2500))
+
+
+def test_memory_that_a_giant_lacks_is_its_own_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that it stops no other; an image of the usual size is not to blame."""
+
+    def greedy(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    giant = bytearray(encoded(picture()))
+    place = giant.index(b"\xff\xc0")
+    giant[place + 5 : place + 9] = (9000).to_bytes(2, "big") * 2
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", greedy)
+    assert reason(bytes(giant)) == "9000x9000 pixels take more memory than there is"
+
+
+def test_strip_is_not_made_a_square_of_gigabytes() -> None:
+    strip = np.full((64, 16_704, 3), 200, np.uint8)
+    with pytest.raises(Rejected, match="16704x16704 pixels"):
+        Preparer(("crop",))(encode_prepared(strip))
+
+
+def test_plain_photographs_keep_their_bytes(real_data: Path) -> None:
+    prepare = Preparer()
+    for path in sorted((real_data / "retina512" / "data").glob("*.jpeg"))[::9]:
+        content = path.read_bytes()
+        assert prepare(content).jpeg is content

@@ -94,6 +94,21 @@ def of_other_names(jpeg: bytes, names: bytes) -> bytes:
     return bare
 
 
+def bomb(side: int, scans: int) -> bytes:
+    """A progressive JPEG with a scan that comes again and again: 10 bytes and more."""
+    black = Image.fromarray(np.zeros((side, side), np.uint8))
+    jpeg = encoded(black, progressive=True)
+    begins = [found.start() for found in re.finditer(rb"\xff\xda", jpeg)]
+    # The end of scan 1, which tables may follow before scan 2 begins.
+    end = re.compile(rb"\xff[\xc4\xda]").search(jpeg, begins[1] + 8)
+    assert end is not None
+    return (
+        jpeg[: end.start()]
+        + jpeg[begins[1] : end.start()] * scans
+        + jpeg[end.start() :]
+    )
+
+
 @cache
 def kinds() -> dict[str, bytes]:
     """Whole JPEGs, each of another kind."""
