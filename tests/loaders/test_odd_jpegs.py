@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import mmap
+import multiprocessing
 import resource
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def test_dali_does_not_die_of_a_marker_without_length(
     odd = {"rst": DELIVERED["rst"], "fill": DELIVERED["fill"], "tem": REFUSED["tem"]}
     folder = write_older(tmp_path, odd)
     options = {"batch_size": 8, "shuffle": True}
-    images, left_out = in_child(read, name, folder, options, 25)
+    images, left_out = in_child(read, name, folder, options, 12, seconds=120)
     assert (len(images), left_out) == (BESIDE + len(odd), [])
 
 
@@ -177,6 +178,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def count_with_few_files(name: str, folder: Path, most: int) -> tuple[int, int]:
+    multiprocessing.set_start_method(None, force=True)  # or a server starts workers
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     options = {"batch_size": 16, "shuffle": True, "on_corrupt": "skip", "workers": 2}
     images, left_out = read(name, folder, options)
@@ -185,7 +187,8 @@ def count_with_few_files(name: str, folder: Path, most: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", available())
 def test_few_file_descriptors_are_enough_for_many_shards(name: str, many: Path) -> None:
-    assert in_child(count_with_few_files, name, many, 80) == (160, 0)
+    counts = in_child(count_with_few_files, name, many, 80, seconds=120)
+    assert counts == (160, 0)
 
 
 def test_maps_that_cannot_be_had_are_done_without(
