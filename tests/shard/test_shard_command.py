@@ -442,7 +442,7 @@ def test_real_odd_photographs(real_data: Path, tmp_path: Path, run_shard: Run) -
     manifest = manifest_of(tmp_path / "out")
     bad = {entry["source"] for entry in manifest["quarantine"]}
     assert bad == {"derived_truncated60.jpg", "real_truncated_skimage_testfile.jpg"}
-    assert manifest["changed"] == {"upright": 1}
+    assert manifest["changed"] == {"normalised": 1, "upright": 1}
 
 
 @pytest.mark.parametrize(
