@@ -157,7 +157,14 @@ def slow() -> bytes:
     return bomb(1024, 2500)
 
 
-def test_scans_without_end_are_refused_before_they_are_decoded(slow: bytes) -> None:
+def test_scans_without_end_are_refused_before_they_are_decoded(
+    slow: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode_jpeg(jpeg: bytes, **named: object) -> None:
+        assert named["buffer"].size < 3 << 20, "decoded"
+        raise ValueError("no room")
+
+    monkeypatch.setattr("simplejpeg.decode_jpeg", decode_jpeg)
     assert len(slow) < 100_000
     out = np.empty((64, 64, 3), np.uint8)
     begun = time.monotonic()

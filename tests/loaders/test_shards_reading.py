@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import pyarrow as pa
@@ -359,6 +360,17 @@ def test_more_shards_than_maps_are_read_with_few_open(course, shards, monkeypatc
 
 def test_maps_of_two_splits_fit_the_usual_limit_of_open_files():
     assert 2 * _tar_maps.MOST + 256 <= 1024
+
+
+def test_half_of_the_descriptors_are_left_to_others(shards, monkeypatch):
+    monkeypatch.setattr(_tar_maps, "_most_files", lambda: 4)
+    monkeypatch.setattr(_tar_maps, "_in_use", WeakSet())
+    with open_split(shards, "train") as split:
+        views = [split.read(row) for row in (0, 10, 20, 30)]
+        assert len(maps_of(shards)) == 2
+        del views
+        assert split.read(36)
+        assert len(maps_of(shards)) == 1
 
 
 def test_threads_read_the_same(course, shards, monkeypatch):

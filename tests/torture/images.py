@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from conftest import REAL_DATA
 from fork_server import server
 from PIL import Image
 from small_runs import PRELOADED
+from tqdm import tqdm
 
 from fastretina.audit.fingerprints import take_fingerprints
 from fastretina.data.prepare import Prepared, Rejected
@@ -136,6 +139,7 @@ def quiet(function: object, folder: Path, *args: object) -> Counter[str]:
     os.dup2(log, 2)
     os.dup2(log, 1)
     warnings.simplefilter("ignore")
+    tqdm.set_lock(threading.RLock())  # its own would outlive this process
     counts: Counter[str] = function(folder, *args)  # type: ignore[operator]
     return counts
 
@@ -143,6 +147,11 @@ def quiet(function: object, folder: Path, *args: object) -> Counter[str]:
 def note(folder: Path, text: str) -> None:
     """Say what is being done, for whom finds this process dead."""
     (folder / "step").write_text(text)
+
+
+def is_plain_text(reason: str) -> bool:
+    """Whether a reason is one line that says something, and holds no address."""
+    return bool(reason) and "\n" not in reason and not re.search(r"\b0x", reason)
 
 
 # --------------------------------------------------------------- sharded as a user does
@@ -175,7 +184,7 @@ def _check_accepted(
     if sorted([*split.keys, *aside]) != sorted(named):
         raise Fault("accepted and quarantined images are not those that were given")
     for key, reason in aside.items():
-        if not reason or "\n" in reason or "0x" in reason or key in good:
+        if not is_plain_text(reason) or key in good:
             raise Fault(f"{key} is quarantined: {reason!r}")
     kept = 0
     for row, key in enumerate(split.keys):
@@ -359,14 +368,14 @@ def check_commands(folder: Path, data: Path, named: dict[str, bytes]) -> Counter
         path = data / "data" / f"{name}.jpeg"
         note(folder, f"predict, {name}")
         photograph = read_photograph(path, how)
-        if "0x" in photograph.error:
+        if photograph.error and not is_plain_text(photograph.error):
             raise Fault(f"predict: {name}: {photograph.error}")
         reads["predicted"] += not photograph.error
         note(folder, f"audit, {name}")
         prints = take_fingerprints(lambda _: content, [0], 1)  # noqa: B023
         reads["audited"] += len(prints.by_place)
         for reason in prints.unreadable.values():
-            if not photograph.error or not reason or "0x" in reason:
+            if not photograph.error or not is_plain_text(reason):
                 raise Fault(f"audit: {name}: {reason!r}")
         note(folder, f"parity, {name}")
         try:
