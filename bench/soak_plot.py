@@ -46,6 +46,8 @@ def draw(results: SoakResults, path: Path) -> None:
             if axes in grid[0]:
                 axes.set_title(label, fontsize=10, fontweight="bold")
         line[0].set_ylabel(title, fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("rounds", fontsize=8)
     loaders = [
         name for name in _COLOURS if any(s.what.loader == name for s in results.soaks)
     ]
