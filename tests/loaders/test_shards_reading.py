@@ -9,7 +9,6 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from weakref import WeakSet
 
 import numpy as np
 import pyarrow as pa
@@ -379,17 +378,6 @@ def test_most_of_the_descriptors_are_left_to_others(shards, monkeypatch):
         for row in (0, 10, 20, 30):
             split.read(row)
         assert len(os.listdir("/proc/self/fd")) == before + 2
-
-
-def test_half_of_the_descriptors_are_left_to_others(shards, monkeypatch):
-    monkeypatch.setattr(_tar_maps, "_most_files", lambda: 4)
-    monkeypatch.setattr(_tar_maps, "_in_use", WeakSet())
-    with open_split(shards, "train") as split:
-        views = [split.read(row) for row in (0, 10, 20, 30)]
-        assert len(maps_of(shards)) == 2
-        del views
-        assert split.read(36)
-        assert len(maps_of(shards)) == 1
 
 
 def test_threads_read_the_same(course, shards, monkeypatch):

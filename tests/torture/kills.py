@@ -13,7 +13,6 @@ from loaders import available
 from torture.campaign import Case, Counts, Fault, Skip
 from torture.processes import Rest, Running
 from torture.victims import (
-    TOLERATED,
     Data,
     Outcome,
     Victim,
@@ -224,7 +223,6 @@ def _compare(kind: str, found: Outcome, whole: Outcome) -> None:
     Raises:
         Fault: something does.
     """
-    found, whole = _without_rest(found), _without_rest(whole)
     names = sorted(k for k in {*found, *whole} if found.get(k) != whole.get(k))
     if names:
         shown = [
@@ -234,23 +232,12 @@ def _compare(kind: str, found: Outcome, whole: Outcome) -> None:
         raise Fault(f"{kind}: {len(names)} things differ, as {shown}")
 
 
-def _without_rest(outcome: Outcome) -> Outcome:
-    """Less what is tolerated."""
-    kept = {name: each for name, each in outcome.items() if not TOLERATED.search(name)}
-    for name in ("files", "names", "half of a cache"):
-        listed = kept.get(name)
-        if isinstance(listed, list):
-            kept[name] = [each for each in listed if not TOLERATED.search(each)]
-    return kept
-
-
 def _refuse_rest(folder: Path, kind: str) -> None:
     """Make sure that no temporary file is left.
 
     Raises:
         Fault: one is.
     """
-    found = [p.relative_to(folder) for p in folder.glob("said*/tmp/**/*")]
-    left = [str(p) for p in found if not TOLERATED.search(str(p))]
-    if left:
+    found = folder.glob("said*/tmp/**/*")
+    if left := [str(path.relative_to(folder)) for path in found]:
         raise Fault(f"{kind} leaves temporary files: {left[:5]}")

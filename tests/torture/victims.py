@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,6 @@ from small_runs import words as run_words
 
 Words = list[object]
 Outcome = dict[str, object]
-
-# What a killed process may leave, as long as starts don't remove it: files that were
-# being written, and dali-reader's folder. To be emptied once they do.
-TOLERATED = re.compile(r"(^|/)\.[^/]*\.part$|^said[^/]*/tmp/fastretina-[^/]*(/|$)")
 
 _STEP = "fastretina.train.loop:TrainingLoop._step"
 _EVALUATE = "fastretina.train.loop:predict_split"
