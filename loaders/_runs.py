@@ -149,6 +149,8 @@ class SeparateRuns(Generic[T]):
     def follow_with(self, number: int) -> None:
         """Go on with an epoch."""
         self.then = number
+        if not self._left:  # no batch will be asked for that could begin it
+            self._begin_next()
 
     def close(self) -> None:
         """End both epochs."""

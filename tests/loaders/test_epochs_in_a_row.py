@@ -85,6 +85,14 @@ def test_epoch_that_was_left_early_is_not_gone_on_with(name, shards, taken):
         assert same(collect(loader.epoch(2)), collect(plain.epoch(2)))
 
 
+def test_epoch_of_which_nothing_is_left_is_followed(name, shards):
+    """As after a kill between an epoch's last batch and what comes behind it."""
+    with opened(name, shards) as plain, opened(name, shards) as loader:
+        assert collect(loader.epoch(0, len(loader), then=1)) == []
+        assert same(collect(loader.epoch(1, then=2)), collect(plain.epoch(1)))
+        assert same(collect(loader.epoch(2)), collect(plain.epoch(2)))
+
+
 def test_epochs_shorter_than_what_is_made_ahead(name, shards):
     with (
         opened(name, shards, batch_size=32) as plain,
