@@ -31,9 +31,9 @@ from torch.utils.dlpack import from_dlpack
 from loaders._dali_pipeline import (
     built,
     consumer,
+    dali_reason,
     decode_operator,
     describe_decoding,
-    first_line,
     new_pipeline,
 )
 from loaders._epoch import EpochLoader, Made
@@ -123,7 +123,7 @@ class DaliLoader(EpochLoader):
             except RuntimeError as error:
                 feed.jpegs.clear()  # or whoever keeps the error would keep them
                 self._start_anew()
-                reason = first_line(error)
+                reason = dali_reason(error)
             else:
                 if self._flips and not self._feeder.flips:
                     flip_batch(images, feed.plan.flips)

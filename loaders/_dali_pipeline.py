@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import torch
@@ -50,14 +51,18 @@ def built(pipeline: Pipeline, device: torch.device) -> Pipeline:
         pipeline.build()
     except RuntimeError as error:
         raise LoaderUnavailable(
-            f"DALI can't use {device} ({first_line(error)}); pass --loader turbo"
+            f"DALI can't use {device} ({dali_reason(error)}); pass --loader turbo"
         ) from error
     return pipeline
 
 
-def first_line(error: RuntimeError) -> str:
-    """What DALI says, without its stack; never empty."""
-    return str(error).strip().partition("\n")[0] or "it doesn't say why"
+def dali_reason(error: RuntimeError) -> str:
+    """What DALI says, in one line without its stacks; never empty."""
+    text = str(error).rpartition("\nencountered:\n")[2].strip().partition("\n")[0]
+    return _ASSERT.sub("", text) or "it doesn't say why"
+
+
+_ASSERT = re.compile(r'^Assert on ".*" failed: ')
 
 
 def describe_decoding(schedule: Schedule, *, fancy: bool) -> Decoding:

@@ -23,13 +23,14 @@ from loaders._dali_checks import DaliChecks
 from loaders._dali_pipeline import (
     built,
     consumer,
+    dali_reason,
     decode_operator,
     describe_decoding,
-    first_line,
     new_pipeline,
 )
 from loaders._epoch import EpochLoader, Made
 from loaders._flips import flip_batch
+from loaders._open_tar import allow_files
 from loaders._runs import BatchRun, SeparateRuns
 from loaders._threads import decode_plan
 from loaders.arrays import Int64
@@ -47,6 +48,7 @@ from loaders.schedule import (
 )
 from loaders.shards import ShardSplit
 
+_OTHER_FILES = 64  # of a pipeline, and spare ones
 _SHUFFLE = 100  # keeps DALI's draws apart from the streams of order.py
 
 
@@ -210,7 +212,7 @@ class _Reading:
             pipeline.schedule_run()
             made, places = pipeline.outputs(cuda_stream=consumer(self._device))
         except RuntimeError as error:
-            reason = first_line(error)
+            reason = dali_reason(error)
         else:
             self._pipeline = pipeline
             # DALI pads the last batch, and names a sample as "TAR:OFFSET:MEMBER".
@@ -325,8 +327,14 @@ class _Reading:
 
         Raises:
             ShardError: a tar is missing, or has another size than the manifest says.
+            LoaderError: they are more than may be open.
         """
         self._check_sizes(wanted)
+        if not allow_files(len(wanted) + _OTHER_FILES):
+            raise LoaderError(
+                f"DALI keeps all {len(wanted):,} tars open (Too many open files): "
+                "allow more (ulimit -n), or pass --loader turbo"
+            )
         folder = Path(str(self._split.folder))
         tars = [folder / self._split.shards[number].name for number in wanted]
         indices = [

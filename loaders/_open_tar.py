@@ -6,6 +6,7 @@ import os
 import threading
 from typing import BinaryIO
 
+_USUALLY_OPEN = 128
 _WITHOUT_PREAD = threading.Lock()  # on Windows a place is a file's, not a call's
 
 
@@ -56,3 +57,22 @@ def most_files() -> int:
         return 512
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 16 if most == resource.RLIM_INFINITY else most
+
+
+def allow_files(number: int) -> bool:
+    """Let this process open so many more files; False where the system refuses."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return number < most_files()
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except OSError:  # not Linux
+        used = _USUALLY_OPEN
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if used + number <= most_files():
+        return True
+    if hard != resource.RLIM_INFINITY and used + number > hard:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + number, hard))
+    return True

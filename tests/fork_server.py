@@ -9,6 +9,7 @@ from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
+from fastretina.interrupts import SIGNALS
 from fastretina.processes import end_with
 
 
@@ -24,6 +25,8 @@ class _Process(ForkServerProcess):
         self._parent_lives = _pipe()[0]
 
     def run(self) -> None:
+        # An experiment in this process may have begun the server, with signals held.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         end_with(self._parent_lives)
         super().run()
 

@@ -1086,7 +1086,7 @@ def test_a_pattern_names_the_patients(root):
         (
             "nobody",
             None,
-            "must name the column 'nobody', got id_code, diagnosis, patie",
+            "must name the column 'nobody', got 'id_code, diagnosis, patie",
         ),
         (
             None,

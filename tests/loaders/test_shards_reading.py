@@ -429,7 +429,7 @@ def test_older_data_set_opens_without_checksums(older, change):
 def test_index_over_http_is_held_against_its_checksum(copied, monkeypatch):
     from loaders.place import Url
 
-    def read_bytes(url):
+    def read_bytes(url, most):
         return (copied / url.text.rpartition("/")[2]).read_bytes()
 
     monkeypatch.setattr(Url, "read_bytes", read_bytes)

@@ -179,8 +179,8 @@ def _check_accepted(
 ) -> Counter[str]:
     """Whether each file is accepted as it should be, or quarantined with a reason."""
     note(folder, "plain PIL")
-    raw = split.manifest.raw
-    aside = {bad["key"]: bad["reason"] for bad in raw["quarantine"]}
+    manifest = split.manifest
+    aside = {bad.key: bad.reason for bad in manifest.quarantine}
     if sorted([*split.keys, *aside]) != sorted(named):
         raise Fault("accepted and quarantined images are not those that were given")
     for key, reason in aside.items():
@@ -199,7 +199,7 @@ def _check_accepted(
             raise Fault(f"{key} is accepted with other pixels than Pillow's")
         if jpeg != named[key] and key in good:
             raise Fault(f"{key} has lost its own bytes")
-    changed = raw["changed"]
+    changed = manifest.changed
     if kept + sum(changed.values()) != len(split.keys):
         raise Fault(f"{changed} images are changed, and {kept} of {len(split)} are not")
     return Counter(
