@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import msgspec
 
 from bench.soak import LIMITS, Level, Soak, excess, growth
+from fastretina.measure.machine import host_facts, package_facts
 from loaders.files import write_atomically
 
 
@@ -84,6 +87,29 @@ class SoakResults:
             most["memory_mb"],
             most["children_mb"],
         )
+
+
+def new_results(soaks: Sequence[Soaked] = ()) -> SoakResults:
+    """Those of soaks of today, on this machine."""
+    host, packages = host_facts(), package_facts()
+    about = (
+        f"{host.processor}, {host.cores_granted} cores, torch {packages.torch}, "
+        f"DALI {packages.dali}"
+    )
+    return SoakResults(about, str(date.today()), [*soaks])
+
+
+def gather_results(folder: Path) -> SoakResults:
+    """Put the files of a folder together, each of which holds the results of a run.
+
+    Raises:
+        ValueError: there are none, or they are of different days or machines.
+    """
+    parts = [read_results(path) for path in sorted(folder.glob("*.json"))]
+    if len({(part.about, part.date) for part in parts}) != 1:
+        raise ValueError(f"{folder} must hold soaks of one day and machine")
+    soaks = [soaked for part in parts for soaked in part.soaks]
+    return SoakResults(parts[0].about, parts[0].date, soaks)
 
 
 def write_results(path: Path, results: SoakResults) -> None:

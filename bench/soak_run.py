@@ -3,6 +3,7 @@
 python -m bench.soak_run --out bench/results/soak.json         # the long form
 python -m bench.soak_run --only dali-reader --rounds 100
 python -m bench.soak_run --draw bench/results/soak.json        # the plot again
+python -m bench.soak_run --gather build/soak --out bench/results/soak.json
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from concurrent.futures import (
     as_completed,
 )
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,8 +24,14 @@ import tyro
 
 from bench.soak import LARGE, SOAKS, Soak, soak, soak_shards
 from bench.soak_plot import draw
-from bench.soak_results import Soaked, SoakResults, read_results, write_results
-from fastretina.measure.machine import host_facts, package_facts
+from bench.soak_results import (
+    Soaked,
+    SoakResults,
+    gather_results,
+    new_results,
+    read_results,
+    write_results,
+)
 from loaders import missing
 from loaders.cores import granted_cores
 
@@ -41,6 +47,8 @@ class Options:
         images: the most of a data set; less than 28,100 leaves out what takes longest.
         jobs: soaks at once; one per granted core by default.
         draw: numbers to draw again, in place of a run.
+        gather: folder of what ``make torture`` has kept of its soaks, to be taken in
+            place of a run.
         plot: the plot's file.
         cache: folder where the photographs are kept between runs.
     """
@@ -51,18 +59,14 @@ class Options:
     images: int = LARGE
     jobs: int | None = None
     draw: Path | None = None
+    gather: Path | None = None
     plot: Path = Path("docs/images/soak.png")
     cache: Path | None = None
 
 
 def run(options: Options) -> SoakResults:
     """Run soaks side by side, each in a process of its own, and print what they do."""
-    host, packages = host_facts(), package_facts()
-    about = (
-        f"{host.processor}, {host.cores_granted} cores, torch {packages.torch}, "
-        f"DALI {packages.dali}"
-    )
-    results = SoakResults(about=about, date=str(date.today()), soaks=[])
+    results = new_results()
     chosen = [
         replace(what, rounds=min(what.rounds, options.rounds))
         for what in SOAKS
@@ -103,7 +107,7 @@ def main() -> int:
     if options.draw is not None:
         draw(read_results(options.draw), options.plot)
         return 0
-    results = run(options)
+    results = gather_results(options.gather) if options.gather else run(options)
     if options.out is not None:
         write_results(options.out, results)
         draw(results, options.plot)

@@ -1,7 +1,7 @@
 """The figures of docs/reliability.md, from what ``make torture`` and the soaks printed.
 
     make torture | tee /tmp/said; tail -1 /tmp/said > bench/results/torture.json
-    python -m bench.soak_run --out bench/results/soak.json
+    python -m bench.soak_run --gather build/soak --out bench/results/soak.json
     cd tests; python -m torture.page        # writes them into the page
 
 Each part stands between two comments, which name it.

@@ -15,7 +15,13 @@ import pytest
 from bench import soak
 from bench.soak import LIMITS, SOAKS, Level, Soak, excess, growth, soak_shards
 from bench.soak_plot import draw
-from bench.soak_results import Soaked, SoakResults, read_results, write_results
+from bench.soak_results import (
+    Soaked,
+    SoakResults,
+    gather_results,
+    read_results,
+    write_results,
+)
 from loaders import LOADERS, available
 from torture.campaign import Case
 from torture.child import in_child
@@ -194,3 +200,20 @@ def test_results_are_read_back_and_drawn(tmp_path: Path) -> None:
     assert again.totals().images == 16_000
     draw(again, tmp_path / "soak.png")
     assert (tmp_path / "soak.png").stat().st_size > 10_000
+
+
+def test_campaign_keeps_its_soaks_and_they_are_gathered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign, kept = Soaking(), tmp_path / "kept"
+    campaign.prepare(tmp_path)
+    monkeypatch.setattr("torture.soak.KEPT", kept)
+    monkeypatch.setattr("torture.soak.soak_shards", lambda *_: tmp_path)
+    monkeypatch.setattr("torture.soak.in_child", lambda *_, **__: levels())
+    for number in (1, 0, 1):
+        campaign.run(Case(1, "soak", number, tmp_path))
+    assert [each.what for each in gather_results(kept).soaks] == list(SOAKS[:2])
+    other = SoakResults("another machine", "2026-11-30", [Soaked(SOAKS[2], levels())])
+    write_results(kept / "02.json", other)
+    with pytest.raises(ValueError, match="of one day and machine"):
+        gather_results(kept)
