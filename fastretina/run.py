@@ -19,6 +19,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -33,7 +35,7 @@ from fastretina.run_result import RunResult
 from fastretina.wall_clock import part
 from loaders.contents import describe_mistake, look_into
 from loaders.errors import RunError
-from loaders.files import make_durable, make_folder, sync_folder, write_atomically
+from loaders.files import make_folder, write_atomically, writing
 from loaders.leftovers import remove_leftovers
 from loaders.untrusted import MOST_JSON, read_file, read_json
 
@@ -160,20 +162,31 @@ class Run:
         then replaces its file.
         """
         with part("imports"):
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.summary.writer.record_writer import RecordWriter
+            from torch.utils.tensorboard.summary import scalar
 
         folder = self.path / "tensorboard"
+        make_folder(folder)
+        now = time.time()
         suffix = f".epoch-{row.epoch:03d}"
-        for stale in folder.glob(f"*{suffix}"):
-            stale.unlink()
-        with SummaryWriter(str(folder), filename_suffix=suffix) as events:
-            for name, value in list(asdict(row).items())[2:]:  # less epoch and phase
-                if value is not None:
-                    events.add_scalar(name.replace("_", "/", 1), value, step)
-        for written in folder.glob(f"*{suffix}"):
-            make_durable(written)
-        for each in (folder, self.path):
-            sync_folder(each)
+        stale = list(folder.glob(f"*{suffix}"))
+        path = folder / f"events.out.tfevents.{now:.0f}.{os.getpid()}{suffix}"
+        events = [Event(wall_time=now, file_version="brain.Event:2")]
+        for name, value in list(asdict(row).items())[2:]:  # less epoch and phase
+            if value is not None:
+                summary = scalar(  # type: ignore[no-untyped-call]
+                    name.replace("_", "/", 1), value
+                )
+                events.append(Event(wall_time=now, step=step, summary=summary))
+        # Not by SummaryWriter, whose thread prints a traceback where a disk is full.
+        with writing(path) as file:
+            records = RecordWriter(file)
+            for event in events:
+                records.write(event.SerializeToString())
+        for each in stale:
+            if each != path:
+                each.unlink()
 
     def config(self) -> RunConfig:
         """What ``write_config`` has recorded.

@@ -330,7 +330,7 @@ class _IndexedSample(NamedTuple):
             return f"its size is another than the {size:,} bytes of the index"
         grade = shard.byte(self.end - 1)
         if grade != _ZERO + self.grade:
-            return f"its grade is {chr(grade)}, the index says {self.grade}"
+            return f"its grade is {chr(grade)!a}, the index says {self.grade}"
         return None
 
 

@@ -98,7 +98,7 @@ class RawServer:
 
     def _say(self, connection: socket.socket, word: Word) -> bool:
         """Send it, or wait; False where nobody listens any longer."""
-        if isinstance(word, bytes):
+        if isinstance(word, bytes | bytearray):
             view = memoryview(word)
             while view and not self._closed.is_set():
                 with contextlib.suppress(TimeoutError):

@@ -18,7 +18,7 @@ from fastretina import cli
 from fastretina.data.loading import DEFAULT_LOADING, LoadingOptions
 from fastretina.outputs import ask_for_file
 from fastretina.wall_clock import part
-from loaders.errors import DataError
+from loaders.errors import NoShards, RunError
 from loaders.shards import SplitName
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _known_eyes(run: Run, trained: Trained, options: Options) -> Eyes | None:
             if not data.is_one_cohort():
                 return None
             return Eyes.of(data.train, data.known_rows())
-    except DataError as error:
+    except (NoShards, RunError) as error:  # one that is there and damaged is an error
         print(f"warning: no baselines, as {error}", file=sys.stderr)
         return None
 

@@ -139,9 +139,24 @@ def test_tar_that_the_index_does_not_describe_is_noticed(shards, tmp_path):
     column = pa.array(labels, table.schema.field("label").type)
     pq.write_table(table.set_column(place, "label", column), folder / "train.parquet")
     reseal(folder)
-    with pytest.raises(SampleError, match=r"its grade is \d, the index says") as caught:
+    with pytest.raises(
+        SampleError, match=r"its grade is '\d', the index says"
+    ) as caught:
         epoch(folder)
     assert caught.value.key == table["key"][12].as_py()
+
+
+def test_grade_that_is_no_text_is_shown_as_one(shards, tmp_path):
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    tar = folder / "train-000001.tar"
+    with tarfile.open(tar) as members:
+        place = next(m for m in members if m.name.endswith(".cls")).offset_data
+    with tar.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\x11")
+    with pytest.raises(SampleError, match=r"its grade is '\\x11', the") as caught:
+        epoch(folder)
+    assert str(caught.value).isprintable()
 
 
 def test_sample_missing_from_its_tar_is_named(shards, tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -253,6 +255,23 @@ def test_train_writes_events_that_tensorboard_reads(trains: Trains, tmp_path: Pa
     assert losses == pytest.approx([float(row["train_loss"]) for row in rows])
     assert [step for step, _ in sorted(found["validation/qwk"])] == [4, 8, 12]
     assert {"lr", "train/accuracy", "images/per_second", "wait/seconds"} <= set(found)
+
+
+def test_events_that_cannot_be_written_are_one_line(
+    trains: Trains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """TensorBoard's own writer prints a traceback from its thread."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    record = "tensorboard.summary.writer.record_writer.RecordWriter.write"
+    monkeypatch.setattr(record, full)
+    outcome = trains("run")
+    assert outcome.code == 1
+    assert outcome.complaint.endswith(".epoch-001: No space left on device")
+    assert not any("Traceback" in line for line in outcome.err)
+    assert list((tmp_path / "run" / "tensorboard").iterdir()) == []
 
 
 @pytest.mark.parametrize("recipe", ["strong", "seed"])
