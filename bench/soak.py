@@ -237,11 +237,12 @@ def growth(levels: list[Level]) -> dict[str, float]:
     """What a soak has grown by over its rounds, those of the warm-up left out.
 
     Of memory and mappings, the Theil-Sen slope times the rounds, as no few samples sway
-    that; of what is counted, the median of the last tenth less that of the first.
+    that; of what is counted, the median of the last third beyond the most of the first,
+    as a thread that is about to end may be seen at any look.
     """
     warm = levels[int(WARM * len(levels)) :]
     rounds = np.array([level.round for level in warm], np.float64)
-    tenth = max(len(warm) // 10, 1)
+    third = max(len(warm) // 3, 1)
     grown = {}
     for name in LIMITS:
         values = np.array([getattr(level, name) for level in warm], np.float64)
@@ -249,7 +250,8 @@ def growth(levels: list[Level]) -> dict[str, float]:
             slope = theilslopes(values, rounds).slope
             grown[name] = float(slope * (rounds[-1] - rounds[0]))
         else:
-            grown[name] = float(np.median(values[-tenth:]) - np.median(values[:tenth]))
+            beyond = np.median(values[-third:]) - values[:third].max()
+            grown[name] = max(float(beyond), 0.0)
     return grown
 
 

@@ -65,7 +65,7 @@ def test_warm_up_and_noise_are_no_growth() -> None:
         ("children_mb", 0.01),
         ("descriptors", 0.005),
         ("threads", 0.005),
-        ("children", 0.002),
+        ("children", 0.004),
         ("mappings", 0.02),
     ],
 )
