@@ -1,7 +1,7 @@
 """Web servers that lie, stall, never end or lead elsewhere: one line, and soon."""
 
 import gzip
-import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +12,12 @@ from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from raw_server import RawServer, chunked, head, whole
+from resealed import read_json, reseal, write_sealed
 
 from loaders import LoaderConfig, make_loader, open_split
 from loaders.errors import NoShards, ShardError
@@ -237,34 +240,28 @@ def test_samples_are_right_where_the_tar(what, shards, serving):
     assert labels(server.url) == labels(shards)
 
 
-def test_shard_that_the_manifest_makes_larger_than_memory_is_one_line(shards, serving):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    manifest = json.loads((shards / "manifest.json").read_text())
-    manifest["splits"]["train"]["shards"][1]["bytes"] = 1 << 60
-    table = pq.read_table(shards / "train.parquet")
+def test_shard_that_the_manifest_makes_larger_than_memory_is_one_line(
+    shards, serving, tmp_path
+):
+    """By a manifest and an index whose checksums fit."""
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    table = pq.read_table(folder / "train.parquet")
     offsets = table["offset"].to_pylist()
     offsets[19] = 1 << 59
     place = table.column_names.index("offset")
     table = table.set_column(place, "offset", pa.array(offsets, pa.int64()))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    server = serving()
-    right = server.answer
-    server.answer = lambda path: (
-        {
-            "manifest.json": whole(json.dumps(manifest).encode()),
-            "train.parquet": whole(sink.getvalue().to_pybytes()),
-            "train-000001.tar": [
-                head(transfer_encoding="chunked"),
-                b"1\r\nx\r\n",
-                60.0,
-            ],
-        }.get(path[1:])
-        or right(path)
+    pq.write_table(table, folder / "train.parquet")
+    manifest = read_json(folder)
+    manifest["splits"]["train"]["shards"][1]["bytes"] = 1 << 60
+    write_sealed(folder, manifest)
+    reseal(folder)
+    server = serving(
+        manifest_json=whole((folder / "manifest.json").read_bytes()),
+        train_parquet=whole((folder / "train.parquet").read_bytes()),
+        train_000001_tar=[head(transfer_encoding="chunked"), b"1\r\nx\r\n", 60.0],
     )
-    complaint(labels, server.url)
+    text = complaint(labels, server.url)
+    assert "train-000001.tar cannot be read (there is no memory for" in text
 
 
 def test_redirect_within_the_server_is_followed(shards, serving):

@@ -11,13 +11,11 @@ import io
 import json
 import os
 import shutil
-import signal
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from torture.campaign import Case, Counts, Fault
+from torture.deadline import in_time
 from torture.odd_values import Bait, Rng, baits, odd_bytes, odd_json, pick
 
 SECONDS = 30  # for a command; most take less than one
@@ -348,22 +347,6 @@ def quiet() -> Iterator[tuple[io.StringIO, io.StringIO]]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield out, err
-
-
-@contextlib.contextmanager
-def in_time(seconds: int) -> Iterator[None]:
-    """Raise ``Fault`` where it takes longer."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Fault(f"hangs: no end within {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _run(command: Callable[[], int]) -> Ended:

@@ -11,12 +11,11 @@ import csv
 import io
 import os
 import re
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from torture.campaign import Case, Counts, Fault
+from torture.deadline import in_time
 from torture.odd_values import Rng, odd_bytes, pick
 
 SECONDS = 30
@@ -336,7 +335,7 @@ def _judge(root: Path, files: list[Path], layout: str, how: str) -> bool:
     from loaders.errors import LabelError
 
     what = f"{layout}, {how}"
-    with _in_time():
+    with in_time(SECONDS):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = audit.main([str(root), "--no-images"])
@@ -401,17 +400,3 @@ def _bare(cell: str) -> str:
     if cell[:1] == '"' == cell[-1:] and len(cell) > 1:
         cell = cell[1:-1].strip()
     return strip_suffix(cell.replace('""', '"'))
-
-
-@contextlib.contextmanager
-def _in_time() -> Iterator[None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Fault(f"hangs: no end within {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
