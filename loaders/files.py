@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -267,10 +268,26 @@ def _lock(descriptor: int, path: Path) -> bool:
         return False
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read; a pipe or a device, which would be waited for, is refused.
+
+    Raises:
+        OSError: it can't be read, or is no regular file; the error names it.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "Is no regular file", str(path))
+    return file
+
+
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, as hex digits."""
+    """SHA-256 of a regular file, as hex digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

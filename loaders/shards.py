@@ -28,7 +28,7 @@ from loaders._open_tar import OpenTar, most_files
 from loaders.arrays import Int64
 from loaders.base import Reading
 from loaders.errors import SampleError, ShardError
-from loaders.files import hash_file
+from loaders.files import hash_file, open_regular
 from loaders.index_table import check_grades, numbers, numbers_if_there, read_index
 from loaders.manifest import (
     FORMAT,
@@ -251,7 +251,9 @@ class ShardSplit:
         path = self.folder / info.name
         try:
             stream: BinaryIO = (
-                path.open(stopped=stopped) if isinstance(path, Url) else path.open("rb")
+                path.open(stopped=stopped)
+                if isinstance(path, Url)
+                else open_regular(path)
             )
         except OSError as error:
             raise ShardError(f"{path} cannot be read ({error})") from error

@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loaders.files import naming
+from loaders.files import naming, open_regular
 from loaders.place import Place
 
 if TYPE_CHECKING:
@@ -37,13 +36,8 @@ def read_file(path: Path, most: int) -> bytes:
     Raises:
         OSError: it can't be read, is no file or too long; the error names it.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # or a pipe would be waited for
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with naming(path), open(os.open(path, flags), "rb") as file:
+    with naming(path), open_regular(path) as file:
         about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "Is no regular file", str(path))
         if about.st_size > most:
             what = f"Has {about.st_size:,} bytes, and {most:,} may be read"
             raise OSError(errno.EFBIG, what, str(path))

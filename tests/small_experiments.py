@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from multiprocessing import connection
@@ -17,6 +16,7 @@ from small_runs import PRELOADED, make_small
 
 from fastretina.experiments import command as experiments
 from fastretina.experiments import worker
+from fastretina.interrupts import Stopper
 from fastretina.metrics.predictions import Predictions, PredictionSource
 from fastretina.nn import checkpoint
 from fastretina.recipe import RECIPES
@@ -34,22 +34,19 @@ def hold_after_checkpoint(patch: pytest.MonkeyPatch) -> None:
 
     So a test has all the time it needs to stop a run half-way, on a busy machine, too.
     """
-    save = checkpoint.save
+    save, heed = checkpoint.save, Stopper._note
+    came = threading.Event()
 
-    def save_and_hold(*parts: Any) -> None:
+    def note(stopper: Stopper, number: int, frame: FrameType | None) -> None:
+        came.set()
+        heed(stopper, number, frame)
+
+    def save_and_hold(*parts: Any) -> None:  # in the thread that writes checkpoints
         patch.setattr(checkpoint, "save", save)  # this time only
         save(*parts)
-        before, came = signal.getsignal(signal.SIGTERM), threading.Event()
-        assert callable(before), "a run notes SIGTERM"
-
-        def note(number: int, frame: FrameType | None) -> None:
-            came.set()
-            before(number, frame)
-
-        signal.signal(signal.SIGTERM, note)
         came.wait(LONG)
-        signal.signal(signal.SIGTERM, before)
 
+    patch.setattr(Stopper, "_note", note)
     patch.setattr(checkpoint, "save", save_and_hold)
 
 

@@ -43,6 +43,7 @@ from fastretina.report.experiment_file import read_experiment
 from fastretina.run import Run, as_record
 from fastretina.run_config import RunConfig
 from fastretina.shard import command as shard
+from fastretina.shard.verify import verify
 from loaders import untrusted
 from loaders.errors import DataError, LabelError, RunError, ShardError
 from loaders.formulas import guarded, unguarded
@@ -347,7 +348,9 @@ def test_links_that_loop_end(course: Path, tmp_path: Path) -> None:
     assert found.left_out
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "test.parquet"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "test.parquet", "test-000000.idx", "test-000000.tar"]
+)
 @pytest.mark.parametrize("kind", ["pipe", "endless", "loop"])
 def test_nothing_without_an_end_is_waited_for(
     name: str, kind: str, shards: Path, tmp_path: Path
@@ -360,7 +363,9 @@ def test_nothing_without_an_end_is_waited_for(
         to = "/dev/zero" if kind == "endless" else name
         (copied / name).symlink_to(to)
     with pytest.raises(ShardError, match=name):
-        open_split(copied, "test")
+        open_split(copied, "test").read(0)
+    with pytest.raises(ShardError, match=name):
+        verify(copied, workers=1)
 
 
 def test_no_note_of_the_demo_is_waited_for(course: Path, tmp_path: Path) -> None:

@@ -128,6 +128,9 @@ def _check_shard(folder: Path, split: ShardSplit, number: int) -> Iterator[str]:
     if not path.exists():
         yield f"{info.name} is missing"
         return
+    if not path.is_file():  # a pipe would be waited for, a device has no end
+        yield f"{info.name} is no regular file"
+        return
     if (size := path.stat().st_size) != info.bytes:
         yield f"{info.name} has {size:,} bytes, the manifest says {info.bytes:,}"
     elif hash_file(path) != info.sha256:

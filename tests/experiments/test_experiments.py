@@ -372,7 +372,7 @@ def test_stopped_experiment_leaves_no_process_and_goes_on_to_the_same_weights(
     with experiment_held_at(first, shards) as process:
         os.kill(process.pid, signal.SIGINT)
         process.join(LONG)
-        assert process.exitcode == 130
+        assert process.exitcode == 130, (tmp_path / "output").read_text()
     output = (tmp_path / "output").read_text().splitlines()
     assert output[-1] == "interrupted: the same command goes on where it was"
     assert not (first / "metrics.json").exists()

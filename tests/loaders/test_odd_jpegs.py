@@ -212,7 +212,7 @@ def test_shard_that_cannot_be_opened_ends_the_epoch(
     options = config(name, on_corrupt="skip")
     with make_loader(name, many, "train", options) as loader:
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "open", no_more_files)
+            patch.setattr("loaders.shards.open_regular", no_more_files)
             with pytest.raises(ShardError, match="Too many open files") as caught:
                 list(loader.epoch(0))
         assert not isinstance(caught.value, SampleError)
