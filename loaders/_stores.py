@@ -7,7 +7,7 @@ room. So it depends on no timing, and a row that has no room never takes another
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -44,8 +44,11 @@ class HostStore(ImageStore):
     """A store that the processor copies from and to, in any thread."""
 
     @abstractmethod
-    def images(self, rows: Int64) -> Sequence[UInt8 | None]:
-        """Images of rows that are here, uint8[H, W, 3]; None for a damaged one."""
+    def images(self, rows: Int64) -> Iterator[UInt8 | None]:
+        """Images of rows that are here, uint8[H, W, 3]; None for a damaged one.
+
+        Each may be looked at until the next is asked for.
+        """
 
     @abstractmethod
     def keep(self, row: int, image: UInt8) -> None:
@@ -75,11 +78,10 @@ class MemoryStore(HostStore):
         wanted: Bool = (self._slot_of[rows] >= 0) & ~self._here[rows]
         return wanted
 
-    def images(self, rows: Int64) -> Sequence[UInt8 | None]:
+    def images(self, rows: Int64) -> Iterator[UInt8 | None]:
         """See ``HostStore.images``; nothing is damaged here."""
         assert self._images is not None
-        images = self._images
-        return [images[slot] for slot in self._slot_of[rows].tolist()]
+        return map(self._images.__getitem__, self._slot_of[rows].tolist())
 
     def keep(self, row: int, image: UInt8) -> None:
         """See ``HostStore.keep``."""

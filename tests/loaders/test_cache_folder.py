@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,11 +334,11 @@ def test_share_of_the_disk_does_not_creep_up(open_kept, kept, monkeypatch):
 def test_full_disk_ends_the_keeping_and_nothing_else(open_kept, wanted, monkeypatch):
     left = [6]
 
-    def fill_up(file, image, offset):
-        left[0] -= 1
+    def fill_up(file, values, offset):
+        left[0] -= values.nbytes == IMAGE
         if left[0] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.pwrite(file, image.data, offset)
+        os.pwrite(file, values.data, offset)
 
     monkeypatch.setattr(_folder_store, "write_at", fill_up)
     tried = open_kept(workers=1)
@@ -348,6 +349,43 @@ def test_full_disk_ends_the_keeping_and_nothing_else(open_kept, wanted, monkeypa
     batches, asked, spoilt = tried.run(1)
     assert same(batches, wanted[1])
     assert (len(asked), spoilt) == (TRAIN - 6, [])
+
+
+def test_disk_that_fails_under_kept_images_is_warned_of_once(
+    open_kept, filled, wanted, monkeypatch
+):
+    """Of a map the system would have ended the process."""
+    read_at = _folder_store.read_at
+
+    def fail(file, values, offset):
+        if values.nbytes == IMAGE and offset >= 20 * IMAGE:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_at(file, values, offset)
+
+    monkeypatch.setattr(_folder_store, "read_at", fail)
+    tried = open_kept()
+    with pytest.warns(RuntimeWarning, match="Input/output error") as warned:
+        batches, _, spoilt = tried.run()
+    assert len(warned) == 1
+    assert same(batches, wanted[0])
+    assert spoilt == sorted(np.flatnonzero(slots(filled)[1] > 20).tolist())
+
+
+@pytest.mark.parametrize("checked", [False, True])
+@pytest.mark.parametrize("name", ["images", "index"])
+def test_file_cut_short_while_it_is_in_use_is_no_end(
+    name, checked, open_kept, filled, wanted
+):
+    """Nothing is mapped: so there is no SIGBUS, and what is lost is decoded."""
+    tried = open_kept()
+    if checked:
+        assert same(tried.run()[0], wanted[0])
+    assert str(filled) not in Path("/proc/self/maps").read_text()
+    os.truncate(filled / name, 0)
+    for number in range(2):
+        batches, asked, spoilt = tried.run(number)
+        assert same(batches, wanted[number])
+        assert (asked or spoilt) == ([*range(TRAIN)] if number == 0 else [])
 
 
 def test_folder_that_cannot_be_used_is_one_line(shards, tmp_path):
@@ -384,12 +422,12 @@ def die(*words, **options):
 def after_half_an_image(patch):
     writes = []
 
-    def write_half(file, image, offset):
+    def write_half(file, values, offset):
         writes.append(offset)
-        if len(writes) == 7:
-            os.pwrite(file, image.data.cast("B")[: IMAGE // 2], offset)
+        if len(writes) > 7 and values.nbytes == IMAGE:
+            os.pwrite(file, values.data.cast("B")[: IMAGE // 2], offset)
             die()
-        os.pwrite(file, image.data, offset)
+        os.pwrite(file, values.data, offset)
 
     patch(_folder_store, "write_at", write_half)
 
