@@ -100,7 +100,8 @@ class Options:
         size: Resize to this many pixels square; without crop, other shapes are
             distorted.
         allow_missing: Go on without listed images that are missing.
-        overwrite: Replace the data set that SHARDS holds.
+        overwrite: Replace the data set that SHARDS holds, once the new one is whole;
+            until then both take their room.
     """
 
     data: Annotated[

@@ -12,12 +12,11 @@ SHARDS/manifest.json                     last; then .progress goes
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +24,11 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fastretina import __version__
-from fastretina.data.left_out import first_names
 from fastretina.processes import in_processes
 from fastretina.progress import hidden
+from fastretina.shard.own_files import data_files, refuse_other_folder, remove_partial
 from fastretina.shard.plan import PROGRESS, ShardTask, plan_fingerprint
+from fastretina.shard.replacing import aside_of, go_on, put_in_place, replacement_of
 from fastretina.shard.writer import (
     WrittenShard,
     read_index_rows,
@@ -62,12 +62,6 @@ _REMEDY = "pass --overwrite to replace it, or name another folder"
 # Threads of a process, where there are shards enough: decoding and hashing release the
 # GIL, so a process can keep some cores busy; starting it takes 0.3 s.
 _THREADS = 4
-
-# Files that we write, and may remove; whatever else lies in SHARDS is the user's.
-_NAMES = rf"(?:{'|'.join(SPLITS)})(?:-\d{{6,}}\.(?:tar|idx)|\.parquet)"
-_OURS = re.compile(_NAMES)
-_SHARD = re.compile(rf"(?:{'|'.join(SPLITS)})-\d{{6,}}\.(?:tar|idx)")
-_PARTIAL = re.compile(rf"\.(?:{_NAMES}|{re.escape(MANIFEST)})(?:\.\d+)?\.part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +103,7 @@ def write_data_set(
         source: the manifest's part on the folder that they are made of.
         workers: number of threads, four to a process, or more where there are fewer
             shards to write than that takes; ``None`` for one per granted core.
-        overwrite: replace a different data set.
+        overwrite: replace the data set that is there, once the new one is whole.
 
     Raises:
         ShardError: the folder holds another data set, or another process writes here.
@@ -118,7 +112,7 @@ def write_data_set(
     folder = tasks[0].folder
     progress = folder / PROGRESS
     identity = plan_fingerprint(tasks)
-    if not overwrite and not progress.exists():
+    if not overwrite and not progress.exists() and not aside_of(folder).exists():
         manifest = _finished(folder, identity)  # which may be on a read-only disk
         if manifest is not None:
             return DataSet(manifest, 0, 0)
@@ -142,48 +136,83 @@ def _write(
 ) -> DataSet:
     """Write the data set, in a folder where no other process is at work."""
     folder = tasks[0].folder
-    plan = folder / PROGRESS / "plan.json"
+    progress, replacement = folder / PROGRESS, replacement_of(folder)
     try:
-        _remove_partial(folder)  # of a run that was killed
-        if not overwrite and (manifest := _finished(folder, identity)) is not None:
-            plan.unlink(missing_ok=True)
+        remove_partial(folder)  # of a run that was killed
+        replaced = go_on(folder)
+        manifest = _finished(folder, identity, raises=not overwrite)
+        if manifest is not None and (replaced or not overwrite):
+            (progress / "plan.json").unlink(missing_ok=True)
+            shutil.rmtree(replacement, ignore_errors=True)  # that nobody asks for now
             return DataSet(manifest, 0, 0)
-        _claim(folder, plan, identity, overwrite)
-        shards, new = _write_shards(tasks, workers or granted_cores())
-        _write_index(tasks, shards, source, identity)
-        plan.unlink()
-        images = sum(len(tasks[number].samples) for number in new)
-        return DataSet(read_manifest(folder), len(new), images)
+        if (folder / MANIFEST).exists():
+            return _replace(tasks, identity, source, workers)
+        return _write_here(tasks, identity, source, workers, overwrite)
     finally:
-        _remove_partial(folder)
-        if not plan.exists():  # nothing is begun here
-            shutil.rmtree(folder / PROGRESS)
+        remove_partial(folder)
+        begun = (progress / "plan.json").exists() or replacement.exists()
+        if progress.exists() and not begun:
+            shutil.rmtree(progress)
 
 
-def refuse_other_folder(folder: Path) -> None:
-    """Let shards be written only to what is new, empty, or a folder of shards.
+def _replace(
+    tasks: Sequence[ShardTask],
+    identity: str,
+    source: Mapping[str, object],
+    workers: int | None,
+) -> DataSet:
+    """Write the data set beside the one that is there, then put it in its place."""
+    folder = tasks[0].folder
+    replacement = replacement_of(folder)
+    make_folder(replacement / PROGRESS)
+    try:
+        remove_partial(replacement)
+        manifest = _finished(replacement, identity, raises=False)
+        if manifest is not None:  # but not in its place
+            data_set = DataSet(manifest, 0, 0)
+        else:
+            beside = [replace(task, folder=replacement) for task in tasks]
+            data_set = _write_here(beside, identity, source, workers, True)
+    finally:
+        remove_partial(replacement)
+    shutil.rmtree(replacement / PROGRESS)
+    put_in_place(folder)
+    return data_set
 
-    A run has a ``test.parquet``, too, so an index without shards is somebody else's.
+
+def _write_here(
+    tasks: Sequence[ShardTask],
+    identity: str,
+    source: Mapping[str, object],
+    workers: int | None,
+    overwrite: bool,
+) -> DataSet:
+    """Write the data set into its folder, or what a killed process has left to do."""
+    folder = tasks[0].folder
+    plan = folder / PROGRESS / "plan.json"
+    _claim(folder, plan, identity, overwrite)
+    shards, new = _write_shards(tasks, workers or granted_cores())
+    _write_index(tasks, shards, source, identity)
+    plan.unlink()
+    images = sum(len(tasks[number].samples) for number in new)
+    return DataSet(read_manifest(folder), len(new), images)
+
+
+def _finished(folder: Path, identity: str, *, raises: bool = True) -> Manifest | None:
+    """The manifest of the very data set that is asked for, if it is complete.
 
     Raises:
-        ShardError: it is a file, or holds nothing but files of other kinds.
+        ShardError: another is there, or a damaged one, where ``raises``.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ShardError(f"SHARDS must be a folder, got the file {folder}")
-    if not folder.is_dir():
-        return
-    names = sorted(path.name for path in folder.iterdir())
-    if PROGRESS in names or MANIFEST in names or any(map(_SHARD.fullmatch, names)):
-        return
-    if others := [name for name in names if not name.startswith(".")]:
-        raise ShardError(
-            f"{folder} holds other files ({first_names(others, 3)}): name a new or an "
-            "empty folder for the shards"
-        )
+    try:
+        return _check_finished(folder, identity)
+    except ShardError:
+        if raises:
+            raise
+        return None
 
 
-def _finished(folder: Path, identity: str) -> Manifest | None:
-    """The manifest of the very data set that is asked for, if it is complete."""
+def _check_finished(folder: Path, identity: str) -> Manifest | None:
     if not (folder / MANIFEST).exists():
         return None
     manifest = read_manifest(folder)
@@ -214,7 +243,7 @@ def _claim(folder: Path, plan: Path, identity: str, overwrite: bool) -> None:
     begun = _begun(plan)
     if begun == identity and not (folder / MANIFEST).exists():
         return
-    ours = [path for path in sorted(folder.iterdir()) if _OURS.fullmatch(path.name)]
+    ours = data_files(folder)
     if begun is not None and not overwrite:
         raise ShardError(f"{folder} holds a different, unfinished data set; {_REMEDY}")
     if ours and not overwrite:
@@ -241,12 +270,6 @@ def _begun(plan: Path) -> str | None:
         return None
     except (ValueError, TypeError, KeyError):
         return ""
-
-
-def _remove_partial(folder: Path) -> None:
-    ours = [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)]
-    for path in [*ours, *(folder / PROGRESS).glob(".*.part")]:
-        path.unlink()
 
 
 def _write_shards(

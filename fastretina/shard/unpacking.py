@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from fastretina.shard.data_set import refuse_other_folder
+from fastretina.shard.own_files import refuse_other_folder
 from loaders.errors import ShardError
 
 if TYPE_CHECKING:

@@ -284,17 +284,33 @@ CRASHER = """
 import os, shutil, sys
 from pathlib import Path
 from fastretina.shard import command as shard, data_set, verify  # before the forks
+from fastretina.shard import replacing
 import pyarrow.parquet
 import webdataset
 
-start, folder, data, overwrite = sys.argv[1:]
+start, folder, data, overwrite, exchange = sys.argv[1:]
 start, folder = Path(start), Path(folder)
+above = folder.parent  # of nothing else
+aside = replacing.aside_of(folder)
 options = shard.Options(
     data=Path(data), shards=folder, samples_per_shard=3, workers=1,
     overwrite=bool(overwrite),
 )
 os.fsync = lambda file: None  # slow, and for power cuts only
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
+exchange_names = replacing.exchange_names
+
+
+def told(one, other):
+    sys.audit("exchange", str(one))
+    if not exchange:
+        raise OSError("a mount point")
+    exchange_names(one, other)
+    sys.audit("exchange", str(one))
+
+
+replacing.exchange_names = told
+EVENTS.add("exchange")
 
 
 def die_before(number):
@@ -302,7 +318,7 @@ def die_before(number):
 
     def hook(event, args):
         nonlocal seen
-        if event not in EVENTS or not str(args[0]).startswith(str(folder)):
+        if event not in EVENTS or not str(args[0]).startswith(str(above)):
             return
         if event == "open" and args[1] in ("r", "rb"):
             return
@@ -333,12 +349,14 @@ def look():
 
 def reset():
     shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
     if start.exists():
         shutil.copytree(start, folder)
 
 
 reset()
 old = look()
+mine = "notes.txt" in old
 assert run(0) == 0
 new = look()
 assert "manifest.json" in new
@@ -350,11 +368,17 @@ for number in range(1, 1000):
         assert left == new
         break
     assert code == 77, code
+    beside = {str(p.relative_to(aside)) for p in aside.rglob("*")}
+    assert mine == ("notes.txt" in left.keys() | beside), number
+    left.pop("notes.txt", None)
+    old.pop("notes.txt", None)
     known = {name for name in left if not name.startswith(".")}
     if "manifest.json" in left:
         whole = old if left["manifest.json"] == old.get("manifest.json") else new
+        whole = {name: whole[name] for name in whole if name != "notes.txt"}
         assert {name: left[name] for name in known} == whole, number
     else:
+        assert not (old and exchange), (number, "neither the old nor the new")
         for name in known:
             assert left[name] in (old.get(name), new.get(name)), (number, name)
     markers = [name for name in left if name.startswith(".progress/t")]
@@ -362,12 +386,16 @@ for number in range(1, 1000):
     assert code == 0, (number, code)
     again = look()
     assert again == new, (number, again.keys() ^ new.keys())
+    assert not aside.exists(), number
 print("points:", number - 1)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["nothing", "another data set", "tars"])
+@pytest.mark.parametrize(
+    "before",
+    ["nothing", "another data set", "another that can't be exchanged", "tars"],
+)
 def test_killed_before_every_single_step(
     before: str, make_course, tmp_path: Path
 ) -> None:
@@ -378,14 +406,16 @@ def test_killed_before_every_single_step(
         data.mkdir()
         for tar in tars(tmp_path / "shards"):
             shutil.copy(tar, data)
-    if before == "another data set":
+    if before.startswith("another"):
         other = make_course(tmp_path / "other", 14, 3, 16)
         flags = ["--workers=1", "--samples-per-shard=3"]
         assert shard.main([str(other), str(start), *flags]) == 0
         (start / "notes.txt").write_text("mine")
-    folder, overwrite = tmp_path / "out", "yes" * start.exists()
+    folder, overwrite = tmp_path / "above" / "out", "yes" * start.exists()
+    folder.parent.mkdir()
+    exchange = "yes" * (before == "another data set")
     done = subprocess.run(
-        [sys.executable, "-c", CRASHER, start, folder, data, overwrite],
+        [sys.executable, "-c", CRASHER, start, folder, data, overwrite, exchange],
         capture_output=True,
         text=True,
     )

@@ -54,6 +54,14 @@ class Leave(NamedTuple):
     name: str
 
 
+class Exchange(NamedTuple):
+    """Two names of a folder are exchanged, at once."""
+
+    folder: int
+    name: str
+    other: str
+
+
 class Write(NamedTuple):
     """Bytes at a place of a file."""
 
@@ -76,7 +84,8 @@ class Sync(NamedTuple):
     reach: int
 
 
-Operation = Enter | Leave | Write | Cut | Sync
+Operation = Enter | Leave | Exchange | Write | Cut | Sync
+_NAMES = Enter | Leave | Exchange
 
 
 class Choice(NamedTuple):
@@ -122,7 +131,7 @@ class Recording:
                     found += [Choice(moment, how, one) for how in ("half", "only half")]
             pending = self._pending(moment, certain[True])
             data = any(isinstance(self.operations[p], Write | Cut) for p in pending)
-            names = sum(isinstance(self.operations[p], Enter | Leave) for p in pending)
+            names = sum(isinstance(self.operations[p], _NAMES) for p in pending)
             for count in range(names + 1):
                 found.append(Choice(moment, "ext4, no bytes", count))
                 if data:
@@ -136,10 +145,7 @@ class Recording:
             place
             for place, each in enumerate(self.operations[: sync.reach])
             if (isinstance(each, Write | Cut) and each.node == sync.node)
-            or (
-                isinstance(each, Enter | Leave)
-                and (ordered or each.folder == sync.node)
-            )
+            or (isinstance(each, _NAMES) and (ordered or each.folder == sync.node))
         }
 
     def _pending(self, moment: int, certain: set[int]) -> list[int]:
@@ -208,6 +214,8 @@ class Recording:
             return f"{word} {each.name} ({place})"
         if isinstance(each, Leave):
             return f"the removal of {each.name} ({place})"
+        if isinstance(each, Exchange):
+            return f"the exchange of {each.name} and {each.other} ({place})"
         return f"the bytes {place} of {self.name_of(each.node)}"
 
     def name_of(self, node: int) -> str:
@@ -230,6 +238,10 @@ def apply(nodes: dict[int, Node], operation: Operation) -> None:
         nodes[operation.folder].names[operation.name] = operation.node
     elif isinstance(operation, Leave):
         nodes[operation.folder].names.pop(operation.name, None)
+    elif isinstance(operation, Exchange):
+        names = nodes[operation.folder].names
+        one, other = operation.name, operation.other
+        names[one], names[other] = names[other], names[one]
     elif isinstance(operation, Write):
         content = nodes[operation.node].content
         end = operation.offset + len(operation.content)
@@ -301,6 +313,7 @@ def versions(recording: Recording) -> dict[str, set[bytes | None]]:
     note()
     for operation in recording.operations:
         apply(nodes, operation)
-        if isinstance(operation, Enter) and operation.before is not None:
+        moved = isinstance(operation, Enter) and operation.before is not None
+        if moved or isinstance(operation, Exchange):
             note()
     return found

@@ -147,6 +147,9 @@ class Resharding(Sharding):
     """Other shards in place of those that are there."""
 
     name = "shards in place of others"
+    in_place = re.compile(
+        r"out/\.progress/(replacement/\.progress/)?(lock|.*\.tar\.json)"
+    )
     more = ("--samples-per-shard", "13", "--seed", "5", "--overwrite")
     _old: Content
 
@@ -159,10 +162,38 @@ class Resharding(Sharding):
         self._old = content_of(read_disk(disk))
         return words
 
+    def check(self, disk: Path, content: Content, whole: Content) -> None:
+        if "out/manifest.json" not in content:
+            raise Fault("neither the old set nor the new is there")
+        super().check(disk, content, whole)
+
     def _set_of(self, manifest: bytes, whole: Content) -> Content:
         if manifest == self._old["out/manifest.json"]:
             return self._old
         return super()._set_of(manifest, whole)
+
+
+_MOVING_ONE_BY_ONE = """
+import sys
+from fastretina.shard import command, replacing
+def refuse(one, other):
+    raise OSError("a mount point")
+replacing.exchange_names = refuse
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+class Moving(Resharding):
+    """The same where folders can't be exchanged: then files are moved one by one."""
+
+    name = "shards in place of others, one by one"
+
+    def prepare(self, shared: Path, disk: Path) -> list[str]:
+        words = super().prepare(shared, disk)[3:]
+        return [sys.executable, "-c", _MOVING_ONE_BY_ONE, *words]
+
+    def check(self, disk: Path, content: Content, whole: Content) -> None:
+        Sharding.check(self, disk, content, whole)
 
 
 _TRAINING = """
@@ -425,4 +456,5 @@ RUNS: tuple[Callable[[], WatchedRun], ...] = (
     FirstSplitting,
     Drawing,
     Reporting,
+    Moving,
 )

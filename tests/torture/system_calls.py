@@ -13,6 +13,7 @@ from torture.disk import (
     ROOT,
     Cut,
     Enter,
+    Exchange,
     Leave,
     Node,
     Operation,
@@ -203,6 +204,10 @@ class _Reader:
             source, target = self._place(paths[0]), self._place(paths[1])
             if source is None or target is None:
                 raise Fault(f"moved into or out of what is watched: {paths}")
+            if "RENAME_EXCHANGE" in given:
+                assert source[0] == target[0], paths
+                self._do(Exchange(*source, target[1]))
+                return
             node = self._now[source[0]].names[source[1]]
             for at, (old, offset) in list(self._open.items()):
                 if at[0] == paths[0]:
