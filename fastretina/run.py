@@ -35,7 +35,7 @@ from fastretina.run_result import RunResult
 from fastretina.wall_clock import part
 from loaders.contents import describe_mistake, look_into
 from loaders.errors import RunError
-from loaders.files import make_folder, write_atomically, writing
+from loaders.files import make_folder, sync_folder, write_atomically, writing
 from loaders.leftovers import remove_leftovers
 from loaders.untrusted import MOST_JSON, read_file, read_json
 
@@ -187,6 +187,8 @@ class Run:
         for each in stale:
             if each != path:
                 each.unlink()
+        if stale:  # or a loss of power brings them back beside the new one, for good
+            sync_folder(folder)
 
     def config(self) -> RunConfig:
         """What ``write_config`` has recorded.
