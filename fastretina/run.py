@@ -141,6 +141,13 @@ class Run:
         Raises:
             RunError: it is not there, or damaged.
         """
+        rows = self._logged()
+        if not rows:
+            raise RunError(f"{self.path / 'log.csv'} is damaged: it holds no epoch")
+        return rows
+
+    def _logged(self) -> list[LoggedEpoch]:
+        """The epochs of ``log.csv``: none, where a run goes on within its first one."""
         path = self.path / "log.csv"
         try:
             text = read_file(path, MOST_JSON).decode()
@@ -150,10 +157,7 @@ class Run:
         if any(None in row for row in lines):
             raise RunError(f"{path} is damaged: a line has too many cells")
         cells = [{name: cell or None for name, cell in row.items()} for row in lines]
-        rows = as_record(cells, list[LoggedEpoch], path, text=True)
-        if not rows:
-            raise RunError(f"{path} is damaged: it holds no epoch")
-        return rows
+        return as_record(cells, list[LoggedEpoch], path, text=True)
 
     def write_events(self, row: LoggedEpoch, step: int) -> None:
         """Add an epoch's numbers to the TensorBoard events.
@@ -229,7 +233,7 @@ class Run:
 
     def describe_unfinished(self) -> str:
         """How far an unfinished run is, as the end of a sentence, and what ends it."""
-        done = len(self.log()) if (self.path / "log.csv").exists() else 0
+        done = len(self._logged()) if (self.path / "log.csv").exists() else 0
         epochs = format_count(self.config().recipe.epochs, "epoch")
         return (
             f"is not finished: it has trained {done} of {epochs}; "

@@ -117,9 +117,10 @@ def check_run(folder: Path, name: str, content: Content, whole: Content) -> None
     for path in (run.last, run.weights):
         if path.exists():
             checkpoint.load(path)
-    if (run.path / "log.csv").exists():
-        run.log()
+    if written and not run.finished:
+        run.describe_unfinished()
     if run.finished:
+        run.log()
         for each, data in whole.items():
             named = each.startswith(f"{name}/") and not each.endswith("/.lock")
             if named and data is not None and content.get(each) != data:
