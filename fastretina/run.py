@@ -41,6 +41,7 @@ from loaders.untrusted import MOST_JSON, read_file, read_json
 
 _Record = TypeVar("_Record")
 _CONFIG = "config.json"
+_EVENTS = "tensorboard"
 _NO_FOLDER = "--out must be a folder for the run, got {}, where a file lies"
 RUNS = Path("runs")  # where runs lie that are not given a folder
 
@@ -170,7 +171,7 @@ class Run:
             from tensorboard.summary.writer.record_writer import RecordWriter
             from torch.utils.tensorboard.summary import scalar
 
-        folder = self.path / "tensorboard"
+        folder = self.path / _EVENTS
         make_folder(folder)
         now = time.time()
         suffix = f".epoch-{row.epoch:03d}"
@@ -212,7 +213,8 @@ class Run:
 
     def remove_partial_files(self) -> None:
         """Remove what a killed process has left half-written."""
-        remove_leftovers(self.path)
+        for folder in (self.path, self.path / _EVENTS):
+            remove_leftovers(folder)
 
     def metrics(self) -> dict[str, object]:
         """What ``write_metrics`` has recorded."""

@@ -275,6 +275,14 @@ def test_events_of_an_epoch_again_replace_the_old_ones_for_good(
     assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == [name]
 
 
+def test_events_half_written_by_a_killed_process_are_removed(tmp_path: Path):
+    part = tmp_path / "tensorboard" / f".events.epoch-003.{(1 << 22) - 1}.part"
+    part.parent.mkdir()
+    part.touch()
+    Run(tmp_path).remove_partial_files()
+    assert not part.exists()
+
+
 def test_events_that_cannot_be_written_are_one_line(
     trains: Trains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
