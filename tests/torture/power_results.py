@@ -144,7 +144,7 @@ class Predicting:
 
 
 class Examining:
-    """The doctor's chart, and the loader that it remembers."""
+    """The doctor's chart, and the loader that it remembers where nobody was busy."""
 
     name = "charts"
     in_place = re.compile("$^")
