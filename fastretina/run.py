@@ -35,12 +35,13 @@ from fastretina.run_result import RunResult
 from fastretina.wall_clock import part
 from loaders.contents import describe_mistake, look_into
 from loaders.errors import RunError
-from loaders.files import make_folder, write_atomically, writing
+from loaders.files import make_folder, sync_folder, write_atomically, writing
 from loaders.leftovers import remove_leftovers
 from loaders.untrusted import MOST_JSON, read_file, read_json
 
 _Record = TypeVar("_Record")
 _CONFIG = "config.json"
+_EVENTS = "tensorboard"
 _NO_FOLDER = "--out must be a folder for the run, got {}, where a file lies"
 RUNS = Path("runs")  # where runs lie that are not given a folder
 
@@ -141,6 +142,13 @@ class Run:
         Raises:
             RunError: it is not there, or damaged.
         """
+        rows = self._logged()
+        if not rows:
+            raise RunError(f"{self.path / 'log.csv'} is damaged: it holds no epoch")
+        return rows
+
+    def _logged(self) -> list[LoggedEpoch]:
+        """The epochs of ``log.csv``: none, where a run goes on within its first one."""
         path = self.path / "log.csv"
         try:
             text = read_file(path, MOST_JSON).decode()
@@ -150,10 +158,7 @@ class Run:
         if any(None in row for row in lines):
             raise RunError(f"{path} is damaged: a line has too many cells")
         cells = [{name: cell or None for name, cell in row.items()} for row in lines]
-        rows = as_record(cells, list[LoggedEpoch], path, text=True)
-        if not rows:
-            raise RunError(f"{path} is damaged: it holds no epoch")
-        return rows
+        return as_record(cells, list[LoggedEpoch], path, text=True)
 
     def write_events(self, row: LoggedEpoch, step: int) -> None:
         """Add an epoch's numbers to the TensorBoard events.
@@ -166,7 +171,7 @@ class Run:
             from tensorboard.summary.writer.record_writer import RecordWriter
             from torch.utils.tensorboard.summary import scalar
 
-        folder = self.path / "tensorboard"
+        folder = self.path / _EVENTS
         make_folder(folder)
         now = time.time()
         suffix = f".epoch-{row.epoch:03d}"
@@ -187,6 +192,8 @@ class Run:
         for each in stale:
             if each != path:
                 each.unlink()
+        if stale:  # or a loss of power brings them back beside the new one, for good
+            sync_folder(folder)
 
     def config(self) -> RunConfig:
         """What ``write_config`` has recorded.
@@ -206,7 +213,8 @@ class Run:
 
     def remove_partial_files(self) -> None:
         """Remove what a killed process has left half-written."""
-        remove_leftovers(self.path)
+        for folder in (self.path, self.path / _EVENTS):
+            remove_leftovers(folder)
 
     def metrics(self) -> dict[str, object]:
         """What ``write_metrics`` has recorded."""
@@ -227,7 +235,7 @@ class Run:
 
     def describe_unfinished(self) -> str:
         """How far an unfinished run is, as the end of a sentence, and what ends it."""
-        done = len(self.log()) if (self.path / "log.csv").exists() else 0
+        done = len(self._logged()) if (self.path / "log.csv").exists() else 0
         epochs = format_count(self.config().recipe.epochs, "epoch")
         return (
             f"is not finished: it has trained {done} of {epochs}; "

@@ -22,9 +22,10 @@ import numpy as np
 from fastretina.data.patients import group_split
 from fastretina.run import as_record
 from fastretina.shard import command as shard
+from fastretina.shard.plan import PROGRESS
 from loaders.arrays import Bool
 from loaders.errors import RunError
-from loaders.files import make_folder, write_atomically
+from loaders.files import make_folder, sync_folder, write_atomically
 from loaders.place import place
 from loaders.shards import MANIFEST, SPLITS, ShardSplit, open_split, read_manifest
 from loaders.untrusted import read_json
@@ -57,21 +58,21 @@ def make_variant(name: str, shards: str, folder: Path) -> Path:
         RunError: the variant was made from other data than there is now.
         OSError: the disk is full.
     """
-    target = folder / name
+    target, unpacked = folder / name, folder / f".{name}"
     fingerprint = read_manifest(place(shards)).fingerprint
+    shutil.rmtree(unpacked, ignore_errors=True)  # left where power or process was lost
     if (target / MANIFEST).exists():
         if _made_from(target) not in (None, fingerprint):
             raise RunError(
                 f"{target} was made from other data than {shards} has now: choose "
                 "another --out"
             )
+        shutil.rmtree(target / PROGRESS, ignore_errors=True)  # that of finished shards
         return target
     make_folder(folder)
     record = json.dumps({"fingerprint": fingerprint}) + "\n"
     write_atomically(_record_of(target), record)  # before it is one
     print(f"making shards: {VARIANTS[name]}", file=sys.stderr)
-    unpacked = folder / f".{name}"
-    shutil.rmtree(unpacked, ignore_errors=True)  # left by a run that was killed
     try:
         with ExitStack() as opened:
             splits = [opened.enter_context(open_split(shards, s)) for s in SPLITS]
@@ -82,6 +83,7 @@ def make_variant(name: str, shards: str, folder: Path) -> Path:
             shard.write(options)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
+    sync_folder(folder)  # once all runs are finished, nobody would remove it
     return target
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import simplejpeg
+from conftest import contents
 from resealed import read_json, write_sealed
 from small_experiments import LABELS, LONG, made_run, small_experiment, use_small
 from small_runs import Outcome, call, server
@@ -588,6 +589,30 @@ def test_variant_clahe_is_clahe_of_every_image(shards: Path, tmp_path: Path):
     before = (folder / "manifest.json").stat().st_mtime_ns
     assert make_variant(CLAHE, str(shards), tmp_path) == folder
     assert (folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_variant_leaves_nothing_that_a_loss_of_power_has_brought_back(
+    shards: Path, tmp_path: Path
+):
+    folder = make_variant(BY_PATIENT, str(shards), tmp_path)
+    before = contents(tmp_path)
+    for back in (tmp_path / f".{BY_PATIENT}" / "data", folder / ".progress"):
+        back.mkdir(parents=True)
+        (back / "10_left.jpeg").touch()
+    assert make_variant(BY_PATIENT, str(shards), tmp_path) == folder
+    assert contents(tmp_path) == before
+
+
+def test_variant_is_there_for_good_without_what_it_was_made_of(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found: list[list[str]] = []
+    monkeypatch.setattr(
+        "fastretina.experiments.variants.sync_folder",
+        lambda folder: found.append(sorted(path.name for path in folder.iterdir())),
+    )
+    make_variant(BY_PATIENT, str(shards), tmp_path)
+    assert found == [[BY_PATIENT, f"{BY_PATIENT}.json"]]
 
 
 def test_variant_of_other_data_is_refused(own_shards: Path, tmp_path: Path):

@@ -86,6 +86,18 @@ def test_run_without_an_epoch_is_told_to_be_as_it_started(
     assert outcome.err[0].endswith("its weights are those that it started from")
 
 
+def test_run_that_went_on_within_its_first_epoch_has_trained_none(
+    unfinished: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Its log, written anew from the checkpoint, holds a header alone."""
+    Run(unfinished).write_log([])
+    outcome = call(evaluate.main, [str(unfinished)], capsys)
+    assert outcome.code == 0
+    assert "it has trained 0 of 3 epochs" in outcome.err[0]
+    complaint = call(report.main, [str(unfinished)], capsys).complaint
+    assert "has trained 0 of 3 epochs" in complaint
+
+
 def test_report_of_an_unfinished_run_says_how_far_it_is(
     unfinished: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,54 @@ import numpy as np
 
 from torture.campaign import Case, Counts, Fault, Skip
 from torture.disk import Choice, Content, Recording, put_down, versions
-from torture.power_runs import RUNS, WatchedRun, environment
+from torture.power_results import (
+    Evaluating,
+    Examining,
+    Exporting,
+    Predicting,
+    Reporting,
+)
+from torture.power_runs import (
+    Caching,
+    Drawing,
+    FirstSplitting,
+    Moving,
+    Resharding,
+    Sharding,
+    Splitting,
+    WatchedRun,
+    environment,
+)
+from torture.power_training import (
+    Ending,
+    Experimenting,
+    Resuming,
+    Training,
+    VariantMaking,
+)
 from torture.system_calls import record, require_strace
 
 _STATES = 8  # of a case
+# The first ones are those of the short form, which takes the cheapest.
+RUNS: tuple[Callable[[], WatchedRun], ...] = (
+    Sharding,
+    Splitting,
+    Caching,
+    Training,
+    Resharding,
+    FirstSplitting,
+    Drawing,
+    Reporting,
+    Evaluating,
+    Exporting,
+    Predicting,
+    Resuming,
+    Ending,
+    VariantMaking,
+    Experimenting,
+    Examining,
+    Moving,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +138,7 @@ class Power:
         run = RUNS[kind]()
         shared = self._folder / str(kind)
         disk = shared / "disk"
-        disk.mkdir(parents=True)
+        disk.mkdir(parents=True, exist_ok=True)  # a run that is skipped comes again
         words = run.prepare(shared, disk)
         recording = record(words, disk, shared / "trace", environment())
         return Recorded(

@@ -196,96 +196,6 @@ class Moving(Resharding):
         Sharding.check(self, disk, content, whole)
 
 
-_TRAINING = """
-import sys, pytest
-from small_runs import small_network
-patch = pytest.MonkeyPatch()
-patch.setattr("torchvision.models.resnet18", small_network)
-patch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 2)
-from fastretina.train.command import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-class Training:
-    """A run from its folder to its metrics, with a checkpoint after every step."""
-
-    name = "runs"
-    in_place = re.compile(r"run/(\.lock|tensorboard/.*)")
-    seldom = 64
-
-    def prepare(self, shared: Path, disk: Path) -> list[str]:
-        from fastretina.shard.command import main
-
-        course = course_folder(shared / "course", 37, 11)
-        quietly(main, course, shared / "shards", "--workers", 1)
-        return [sys.executable, "-c", _TRAINING, *self._words(shared, disk)]
-
-    def _words(self, shared: Path, disk: Path) -> list[str]:
-        from small_runs import words
-
-        more = ["--checkpoint-every", 0, "--device", "cpu", "--loader", "turbo"]
-        more += ["--workers", 1, "--threads", 1, "--validation", 0.3]
-        return words(shared / "shards", disk / "run", *more)
-
-    def check(self, disk: Path, content: Content, whole: Content) -> None:
-        from fastretina.nn import checkpoint
-        from fastretina.run import Run
-
-        run = Run(disk / "run")
-        written = {
-            path
-            for path, data in content.items()
-            if data is not None
-            and not re.search(r"\.part$|/\.lock|/tensorboard/", path)
-        }
-        if written and "run/config.json" not in written:
-            raise Fault(f"{sorted(written)} without config.json")
-        if written:
-            run.config()
-        for path in (run.last, run.weights):
-            if path.exists():
-                checkpoint.load(path)
-        if (run.path / "log.csv").exists():
-            run.log()
-        if run.finished:
-            for path, data in whole.items():
-                named = data is not None and not self.in_place.fullmatch(path)
-                if named and content.get(path) != data:
-                    raise Fault(f"the run is finished, and {path} is not what it has")
-
-    def again(self, shared: Path, disk: Path, scratch: Path, whole: Content) -> None:
-        import small_runs
-
-        from fastretina.nn import checkpoint
-        from fastretina.run import Run
-        from torture.disk import put_down
-
-        words = self._words(shared, disk)
-        if (disk / "run" / "config.json").exists():
-            words = ["--resume", str(disk / "run")]
-        process = small_runs.start(words, scratch, environment={"OMP_NUM_THREADS": "1"})
-        ended = small_runs.finish(process, scratch)
-        if ended.code:
-            raise Fault(f"train {words[0]} ends with {ended.code}: {ended.err[-1:]}")
-        reference = scratch / "undisturbed"
-        reference.mkdir()
-        put_down(whole, reference)
-        one, other = disk / "run", reference / "run"
-        (now, _), (then, _) = (
-            checkpoint.load(Run(each).weights) for each in (one, other)
-        )
-        if {n: t.tolist() for n, t in now.items()} != {
-            n: t.tolist() for n, t in then.items()
-        }:
-            raise Fault("the same command ends with other weights")
-        for what in (small_runs.log, small_runs.metrics):
-            if what(one) != what(other):
-                raise Fault(f"the same command ends with other {what.__name__}")
-        if left := [path.name for path in one.glob(".*")]:
-            raise Fault(f"the same command leaves {left[0]}")
-
-
 _CACHING = """
 import sys
 from torture.power_runs import read_through_cache
@@ -329,30 +239,6 @@ class Caching:
         images = read_through_cache(self._shards, str(disk / "cache"), 37)
         if not all(map(np.array_equal, images, self._images)):
             raise Fault("the folder for decoded images gives other pixels")
-
-    def again(self, shared: Path, disk: Path, scratch: Path, whole: Content) -> None:
-        pass
-
-
-class Reporting:
-    """A run's page, its figures and its model card, in place of older ones."""
-
-    name = "pages"
-    in_place = re.compile("$^")
-    seldom = 1 << 30
-
-    def prepare(self, shared: Path, disk: Path) -> list[str]:
-        from reported_runs import made_up_run
-
-        from fastretina.report.command import main
-
-        run = made_up_run(disk / "run")
-        quietly(main, run, "--mistakes", 5)
-        (run / "figures" / "roc.png").write_bytes(b"an older one")
-        return [sys.executable, "-m", "fastretina.report", str(run), "--mistakes", "3"]
-
-    def check(self, disk: Path, content: Content, whole: Content) -> None:
-        pass  # each of its files stands alone
 
     def again(self, shared: Path, disk: Path, scratch: Path, whole: Content) -> None:
         pass
@@ -445,16 +331,3 @@ class Drawing:
 
         quietly(main, *self._words(disk), "--overwrite")
         compare(disk, whole)
-
-
-RUNS: tuple[Callable[[], WatchedRun], ...] = (
-    Sharding,
-    Splitting,
-    Caching,
-    Training,
-    Resharding,
-    FirstSplitting,
-    Drawing,
-    Reporting,
-    Moving,
-)

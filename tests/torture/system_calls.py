@@ -28,7 +28,8 @@ from torture.disk import (
 _CALLS = (
     "open,openat,creat,close,write,pwrite64,writev,pwritev,ftruncate,truncate,"
     "fallocate,rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,symlink,"
-    "symlinkat,link,linkat,fsync,fdatasync,copy_file_range,sendfile"
+    "symlinkat,link,linkat,fsync,fdatasync,copy_file_range,sendfile,"
+    "dup,dup2,dup3"
 )
 _PAGE = 4096
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+)(?:<([^>]*)>)?.*")
@@ -170,6 +171,10 @@ class _Reader:
             node = self._find(folders[0])
             if node is not None:
                 self._do(Sync(node, reach))
+        elif call in ("dup", "dup2", "dup3"):  # a log, written to as stdout
+            at = (folders[0], given[: given.index("<")])
+            if at in self._open:
+                self._open[folders[0], str(result)] = self._open[at]
         elif call in ("copy_file_range", "sendfile", "link", "linkat"):
             raise Fault(f"{call} is not understood: {folders} {strings!r}")
         elif call != "close":

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from reported_runs import log_rows
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import (
@@ -255,6 +256,31 @@ def test_train_writes_events_that_tensorboard_reads(trains: Trains, tmp_path: Pa
     assert losses == pytest.approx([float(row["train_loss"]) for row in rows])
     assert [step for step, _ in sorted(found["validation/qwk"])] == [4, 8, 12]
     assert {"lr", "train/accuracy", "images/per_second", "wait/seconds"} <= set(found)
+
+
+def test_events_of_an_epoch_again_replace_the_old_ones_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found: list[list[str]] = []
+    monkeypatch.setattr(
+        "fastretina.run.sync_folder",
+        lambda folder: found.append([path.name for path in folder.iterdir()]),
+    )
+    run = Run(tmp_path)
+    for second in (1.0, 2.0):
+        monkeypatch.setattr("time.time", lambda second=second: second)
+        run.write_events(log_rows()[0], 1)
+    name = f"events.out.tfevents.2.{os.getpid()}.epoch-001"
+    assert found == [[name]]
+    assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == [name]
+
+
+def test_events_half_written_by_a_killed_process_are_removed(tmp_path: Path):
+    part = tmp_path / "tensorboard" / f".events.epoch-003.{(1 << 22) - 1}.part"
+    part.parent.mkdir()
+    part.touch()
+    Run(tmp_path).remove_partial_files()
+    assert not part.exists()
 
 
 def test_events_that_cannot_be_written_are_one_line(
