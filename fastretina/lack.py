@@ -36,7 +36,10 @@ def describe_lack(error: BaseException) -> str | None:
     """What was too little for what failed; None where it failed for another reason."""
     if isinstance(error, MemoryError):
         return _MEMORY
+    said = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        said = error.strerror  # without the file's name, which may say anything
     for text, lack in _TOLD_BY.items():
-        if re.search(text, str(error), re.IGNORECASE):
+        if re.search(text, said, re.IGNORECASE):
             return lack
     return None

@@ -35,7 +35,7 @@ _SILENCE = 30.0  # seconds without a byte, or to connect
 _RATE = 1 << 14  # bytes/s that must come on average, from 30 s of waiting on
 _MOMENT = 0.25  # seconds within which it is noticed that nobody waits any longer
 _SPARE = 1 << 22  # bytes beside the body: the head, and what is read of it ahead
-_PER_BYTE = 8  # and for each of the body's; chunks of one byte have 6
+_PER_BYTE = 8  # and for each of the body's that is asked for; chunks of one have 6
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
@@ -61,9 +61,11 @@ class Response(HTTPResponse):
         Raises:
             OSError: the connection breaks off, is too slow, or sends what is no http.
         """
+        asked = memoryview(room).nbytes
+        self._wire.allowed += _PER_BYTE * asked
         with as_os_errors():
             num_read = super().readinto(room)
-        self._wire.allowed += _PER_BYTE * num_read
+        self._wire.allowed -= _PER_BYTE * (asked - num_read)
         return num_read
 
 

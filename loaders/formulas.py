@@ -1,8 +1,10 @@
 """Text in a CSV that a spreadsheet would compute; an apostrophe keeps it text.
 
-Spreadsheets take a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a
-carriage return for a formula, which may start programs or send off what stands beside
-it. A photograph may be called anything.
+Spreadsheets take a cell that begins with ``=``, ``+``, ``-`` or ``@`` (some also their
+full-width forms), a tab or the end of a line for a formula, which may start programs or
+send off what stands beside it. A photograph may be called anything. That holds where
+the file is read with its own separator, the comma: one that cuts cells elsewhere makes
+other cells of them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ GUARDED = "names_guarded"  # its key
 
 # Text that begins with apostrophes and such a character gets one more, so that all can
 # be read back.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def guarded(text: str) -> str:

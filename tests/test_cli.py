@@ -129,6 +129,13 @@ def test_what_the_machine_lacks_is_one_line(
     assert err.count("\n") == 1
 
 
+def test_name_of_a_file_is_no_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = FileNotFoundError(errno.ENOENT, "No such file", "/out of memory.csv")
+    assert run(raising(missing)) == 1
+    err = capsys.readouterr().err
+    assert err == "error: /out of memory.csv: No such file\n"
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("ours"), KeyError("ours"), AssertionError("ours")]
 )

@@ -34,14 +34,15 @@ class ChanceAgreement(NamedTuple):
         pairs: their number.
         qwk: quadratic weighted kappa of left against right.
         high: what it is below, as sure as 99.9 %.
-        first: place of the first photograph among all that were given; 0 where all
-            pairs agree by chance.
+        first: place of the first photograph among all that were given.
+        everywhere: whether all pairs do, and not only some from ``first`` on.
     """
 
     pairs: int
     qwk: float
     high: float
     first: int
+    everywhere: bool
 
 
 def find_chance_agreement(
@@ -63,12 +64,13 @@ def find_chance_agreement(
     labels = np.asarray(grades, np.int64)[places]
     found = _by_chance(labels)
     if found is not None:
-        return ChanceAgreement(len(places), *found, 0)
+        return ChanceAgreement(len(places), *found, 0, everywhere=True)
     for first in range(0, len(places) - _BLOCK + 1, _BLOCK):
         # The last block takes what is left.
         last = first + _BLOCK if first + 2 * _BLOCK <= len(places) else len(places)
         if found := _by_chance(labels[first:last]):
-            return ChanceAgreement(last - first, *found, int(places[first].min()))
+            start = int(places[first].min())
+            return ChanceAgreement(last - first, *found, start, everywhere=False)
     return None
 
 
@@ -79,7 +81,7 @@ def describe_chance_agreement(found: ChanceAgreement, first: str) -> str:
         found: the pairs.
         first: name of the first photograph.
     """
-    where = f"from about {first} on, " if found.first else ""
+    where = "" if found.everywhere else f"from about {first} on, "
     return (
         f"{where}fellow eyes agree by chance alone: QWK {found.qwk:.2f}, surely below "
         f"{found.high:.2f}, of {found.pairs:,} pairs, where it is 0.85 in the Kaggle "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache
@@ -82,8 +83,9 @@ def _card_environment() -> Environment:
 
 
 def _escape_markdown(value: object) -> object:
-    """Text on one line, without what begins a tag or ends a table's cell."""
+    """Text on one line, without what begins a tag, makes a link or ends a cell."""
     if not isinstance(value, str):
         return value
-    one_line = " ".join(value.split())
-    return one_line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    text = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;")
+    # Of [a](b), ![a](b), [a][b] and of what they refer to, [b]: c.
+    return re.sub(r"\](?=[(\[:])", "&#93;", text).replace("|", "\\|")

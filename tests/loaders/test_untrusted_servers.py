@@ -1,6 +1,7 @@
 """Web servers that lie, stall, never end or lead elsewhere: one line, and soon."""
 
 import gzip
+import random
 import shutil
 import signal
 import subprocess
@@ -228,6 +229,14 @@ GOOD_TARS = {
     "goes on behind its end": lambda t: chain([head(), t], repeat(b"x" * 65536)),
     "is said to be in no encoding": lambda t: whole(t, content_encoding="identity"),
 }
+
+
+def test_body_in_chunks_of_one_byte_is_read(shards, serving):
+    """Six bytes come for each of the body's, and more in all than is spare."""
+    server = serving()
+    body = random.Random(0).randbytes(800_000)
+    server.answer = lambda path: chunked(body, 1)
+    assert Url(f"{server.url}/a").read_bytes(1 << 20) == body
 
 
 @pytest.mark.parametrize("what", GOOD_TARS)

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastretina.metrics.fellow_agreement import find_chance_agreement
+from fastretina.metrics.fellow_agreement import (
+    describe_chance_agreement,
+    find_chance_agreement,
+)
 
 SIDES = ("left", "right")
 
@@ -38,7 +41,7 @@ def test_grades_that_have_slid_are_found(pairs: int) -> None:
     assert find_chance_agreement(patients, sides, grades) is None
     found = find_chance_agreement(patients, sides, slid(grades))
     assert found is not None
-    assert (found.pairs, found.first) == (pairs, 0)
+    assert (found.pairs, found.first, found.everywhere) == (pairs, 0, True)
     assert abs(found.qwk) < 0.2 < 0.42
     assert found.qwk < found.high < 0.42
 
@@ -49,6 +52,17 @@ def test_the_row_from_which_grades_have_slid_is_told_about() -> None:
     assert found is not None
     assert 3500 <= found.first <= 4500
     assert found.pairs < 1000
+
+
+def test_first_photographs_alone_are_not_taken_for_all() -> None:
+    patients, sides, grades = cohort(1000)
+    rng = np.random.default_rng(3)
+    mixed = [*rng.permutation(grades[:500]).tolist(), *grades[500:]]
+    found = find_chance_agreement(patients, sides, mixed)
+    assert found is not None
+    assert (found.pairs, found.first, found.everywhere) == (250, 0, False)
+    said = describe_chance_agreement(found, "0_left")
+    assert said.startswith("from about 0_left on, fellow eyes agree by chance")
 
 
 @pytest.mark.parametrize("pairs", [1, 5, 20, 60, 100])

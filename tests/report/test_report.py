@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import markdown
 import numpy as np
 import pytest
 from PIL import Image
@@ -287,6 +289,21 @@ def of_origin(finished: FinishedRun, **origins: Origin) -> FinishedRun:
     """The same, of photographs that come from somewhere else."""
     data = replace(finished.config.data, **origins)
     return replace(finished, config=replace(finished.config, data=data))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["![x](http://a.b/x.png)", "[x](javascript:1)", "[x][y]", "[y]: http://a.b", "<b>"],
+)
+def test_model_card_has_no_link_of_a_strangers(run: Path, text: str):
+    finished = of_origin(read_finished_run(Run(run)), origin=Origin(source=text))
+    card = model_card(finished)
+    shown = html.unescape(card)
+    assert text in shown
+    assert text not in card
+    rendered = markdown.markdown(card)
+    for tag in ("<img", "<a ", 'javascript:1)"', "<b>"):
+        assert tag not in rendered
 
 
 def test_drawn_photographs_are_called_so(run: Path, figures: Figures):
