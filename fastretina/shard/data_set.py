@@ -153,6 +153,7 @@ def _write(
         begun = (progress / "plan.json").exists() or replacement.exists()
         if progress.exists() and not begun:
             shutil.rmtree(progress)
+            sync_folder(folder)
 
 
 def _replace(
