@@ -27,7 +27,7 @@ from loaders.course import (
     parent_of,
     read_course_split,
 )
-from loaders.decode import describe_failure
+from loaders.decode import PHOTOGRAPHS, describe_failure
 from loaders.errors import LabelError, SampleError
 from loaders.files import naming
 from loaders.shards import SplitName
@@ -84,7 +84,7 @@ class RetinopathyDataset(Dataset[tuple[Any, int]]):
         return len(self.img_name)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = Image.open(self.paths[index]).convert("RGB")
+        image = Image.open(self.paths[index], formats=PHOTOGRAPHS).convert("RGB")
         return (self.transform(image) if self.transform else image), self.label[index]
 
 
@@ -131,7 +131,7 @@ class FolderSource:
         path = self._dataset.paths[row]
         with naming(path), path.open("rb") as file:
             try:
-                with Image.open(file) as image:
+                with Image.open(file, formats=PHOTOGRAPHS) as image:
                     return image.height, image.width
             except Exception as error:  # of many kinds, with no common base
                 if getattr(error, "errno", None) is not None:  # of reading

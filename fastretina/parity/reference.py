@@ -24,6 +24,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from fastretina.data.preprocess import preprocess
 from loaders.arrays import UInt8
+from loaders.decode import JPEG, PHOTOGRAPHS
 from loaders.errors import DataError
 from loaders.files import naming
 from loaders.jpeg_structure import check_bounds, is_plain
@@ -83,7 +84,7 @@ class PilReference:
         with naming(path):
             content = path.read_bytes()
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=PHOTOGRAPHS) as image:
                 check_bounds(content, image.height, image.width)
                 kept = is_plain(content) and set(_orientations(image)) <= {1}
                 pixels = _upright(image)
@@ -105,7 +106,7 @@ class PilReference:
         pixels = simplejpeg.decode_jpeg(
             content, colorspace="RGB", fastupsample=nearest_chroma, fastdct=fast_dct
         )
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=JPEG) as image:
             turn = _UPRIGHT.get(_orientation(image))
         return self._finish(pixels if turn is None else turn(pixels))
 
