@@ -31,6 +31,7 @@ from loaders.decode import PHOTOGRAPHS, describe_failure
 from loaders.errors import LabelError, SampleError
 from loaders.files import naming
 from loaders.shards import SplitName
+from loaders.untrusted import MOST_PHOTOGRAPH, read_file
 
 _REPLACE = (
     "replace that file, or take it out of the CSV files; shards of this folder leave "
@@ -100,8 +101,7 @@ def _missing_csvs(root: Path) -> str:
 
 
 def _read(path: Path) -> bytes:
-    with naming(path):
-        return path.read_bytes()
+    return read_file(path, MOST_PHOTOGRAPH)
 
 
 class FolderSource:

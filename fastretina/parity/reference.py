@@ -26,8 +26,8 @@ from fastretina.data.preprocess import preprocess
 from loaders.arrays import UInt8
 from loaders.decode import JPEG, PHOTOGRAPHS
 from loaders.errors import DataError
-from loaders.files import naming
 from loaders.jpeg_structure import check_bounds, is_plain
+from loaders.untrusted import MOST_PHOTOGRAPH, read_file
 
 _ORIENTATION = 0x0112
 _IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
@@ -81,8 +81,7 @@ class PilReference:
             ParityError: Pillow can't.
             OSError: the file can't be read.
         """
-        with naming(path):
-            content = path.read_bytes()
+        content = read_file(path, MOST_PHOTOGRAPH)
         try:
             with Image.open(io.BytesIO(content), formats=PHOTOGRAPHS) as image:
                 check_bounds(content, image.height, image.width)
@@ -100,7 +99,7 @@ class PilReference:
 
         ``None`` where it is no JPEG in YCbCr, the only kind that decoders differ on.
         """
-        content = path.read_bytes()
+        content = read_file(path, MOST_PHOTOGRAPH)
         if not is_plain(content) or simplejpeg.decode_jpeg_header(content)[2] == "Gray":
             return None
         pixels = simplejpeg.decode_jpeg(
