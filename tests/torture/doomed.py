@@ -23,7 +23,9 @@ from pathlib import Path
 
 from torture.campaign import Skip
 
-COMMANDS = "shard train evaluate predict report export audit parity doctor demo"
+COMMANDS = (
+    "shard train evaluate predict report export audit parity doctor demo experiments"
+)
 _MORE = (
     "fastretina.train.finish",
     "fastretina.train.loop",
@@ -66,7 +68,7 @@ class Job:
 
     words: Sequence[str]
     folder: str
-    seconds: float = 240
+    seconds: float = 60
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     spare_memory: int | None = None
@@ -147,7 +149,10 @@ class DoomedServer:
 def _serve() -> int | None:
     """Answer questions to their end; in a job's process, what it is to exit with."""
     import pytest
+    import small_experiments
     import small_runs
+
+    from fastretina.experiments import worker
 
     for name in COMMANDS.split():
         import_module(f"fastretina.{name}.command")
@@ -156,6 +161,8 @@ def _serve() -> int | None:
     patch = pytest.MonkeyPatch()
     patch.setattr("torchvision.models.resnet18", small_runs.small_network)
     patch.setattr("fastretina.metrics.bootstrap.RESAMPLES", 2)
+    patch.setattr(worker, "_child", small_experiments.small_child)
+    patch.setattr(worker, "_IMPORTED", small_runs.PRELOADED)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         question = json.loads(line)
