@@ -73,9 +73,7 @@ class _Decoding:
         mean = largest = 0.0
         number = 0
         for number, image in enumerate(self._decode(self._jpegs), 1):
-            plain = Image.open(
-                io.BytesIO(self._jpegs[number - 1]), formats=("JPEG",)
-            ).convert("RGB")
+            plain = Image.open(io.BytesIO(self._jpegs[number - 1])).convert("RGB")
             if self._resize:
                 plain = plain.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
             image = np.asarray(image)
@@ -112,7 +110,7 @@ def _in_threads(decode: Decode, threads: int) -> DecodeAll:
 
 def _pil(resize: bool, threads: int) -> DecodeAll:
     def decode(jpeg: bytes) -> UInt8:
-        image = Image.open(io.BytesIO(jpeg), formats=("JPEG",)).convert("RGB")
+        image = Image.open(io.BytesIO(jpeg)).convert("RGB")
         if resize:
             image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         return np.asarray(image)

@@ -28,9 +28,6 @@ FLIP_CODE = {(True, False): 1, (False, True): 0, (True, True): -1}
 _FLIP_CODES = np.array([None, 0, 1, -1], dtype=object)
 _FLIP_WEIGHTS = np.array([2, 1], np.int8)
 
-# What Pillow may take a file for: of others, EPS alone is a program, and is run.
-JPEG = ("JPEG",)
-PHOTOGRAPHS = (*JPEG, "PNG", "TIFF", "WEBP")
 UNIDENTIFIED = "Pillow can't read it"
 _MARKER = re.compile(r"\b0x(?=[0-9a-f]{2}\b)")  # as libjpeg-turbo writes a byte
 
@@ -108,7 +105,7 @@ def read_with_pillow(jpeg: Jpeg) -> Image.Image:
         ValueError: Pillow can't, or it is beyond the bounds of ``check_bounds``.
     """
     try:
-        image = Image.open(io.BytesIO(jpeg), formats=JPEG)
+        image = Image.open(io.BytesIO(jpeg))
         check_bounds(jpeg, image.height, image.width)
         return image.convert("RGB")
     except UnidentifiedImageError as error:  # its text holds an object's address

@@ -27,11 +27,10 @@ from loaders.course import (
     parent_of,
     read_course_split,
 )
-from loaders.decode import PHOTOGRAPHS, describe_failure
+from loaders.decode import describe_failure
 from loaders.errors import LabelError, SampleError
 from loaders.files import naming
 from loaders.shards import SplitName
-from loaders.untrusted import MOST_PHOTOGRAPH, read_file
 
 _REPLACE = (
     "replace that file, or take it out of the CSV files; shards of this folder leave "
@@ -85,7 +84,7 @@ class RetinopathyDataset(Dataset[tuple[Any, int]]):
         return len(self.img_name)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = Image.open(self.paths[index], formats=PHOTOGRAPHS).convert("RGB")
+        image = Image.open(self.paths[index]).convert("RGB")
         return (self.transform(image) if self.transform else image), self.label[index]
 
 
@@ -101,7 +100,8 @@ def _missing_csvs(root: Path) -> str:
 
 
 def _read(path: Path) -> bytes:
-    return read_file(path, MOST_PHOTOGRAPH)
+    with naming(path):
+        return path.read_bytes()
 
 
 class FolderSource:
@@ -131,7 +131,7 @@ class FolderSource:
         path = self._dataset.paths[row]
         with naming(path), path.open("rb") as file:
             try:
-                with Image.open(file, formats=PHOTOGRAPHS) as image:
+                with Image.open(file) as image:
                     return image.height, image.width
             except Exception as error:  # of many kinds, with no common base
                 if getattr(error, "errno", None) is not None:  # of reading

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MOST_MANIFEST = 256 << 20  # bytes; a million images set aside
 MOST_JSON = 64 << 20  # bytes; Python's lists and dicts take up to 25 times as many
 MOST_CSV = 256 << 20  # 10 million rows
-MOST_PHOTOGRAPH = 1 << 30  # bytes; as many pixels as Pillow takes, in 16 bits a colour
 MOST_TENSORS = 8 << 30  # ResNet-50 with its optimizer and averages takes 0.4
 MOST_PARQUET = 1 << 30  # 28,100 samples take 2.5 MB
 MOST_ROWS = 10_000_000  # of Parquet
@@ -42,7 +41,7 @@ def read_file(path: Path, most: int) -> bytes:
         if about.st_size > most:
             what = f"Has {about.st_size:,} bytes, and {most:,} may be read"
             raise OSError(errno.EFBIG, what, str(path))
-        return file.read(about.st_size or most)  # what is asked for is allocated
+        return file.read(most)
 
 
 def read_place(path: Place, most: int) -> bytes:

@@ -21,7 +21,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from loaders.arrays import UInt8
-from loaders.decode import PHOTOGRAPHS, describe_failure
+from loaders.decode import describe_failure
 from loaders.jpeg_structure import MOST_PIXELS, PlainJpeg, check_bounds, read_plain
 
 QUALITY = 95
@@ -30,6 +30,7 @@ _EXIF_HEADER = 6  # bytes, "Exif" and two more
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([0-9])")
 _SMALLEST = 8  # pixels; a smaller image is an icon or a mistake
+_KINDS = ("PNG", "TIFF", "WEBP")
 _MODES = frozenset(
     {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
     | {"I;16", "I;16B", "I;16L"}
@@ -253,7 +254,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     """An image of Pillow's, without its warnings about broken metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(content), formats=PHOTOGRAPHS) as image:
+        with Image.open(io.BytesIO(content)) as image:
             yield image
 
 
@@ -297,12 +298,14 @@ def encode_prepared(image: UInt8) -> bytes:
 
 def _decode_other(content: bytes) -> tuple[UInt8, str]:
     """uint8[H, W, 3] of a PNG, TIFF or WebP, and what to call the change to JPEG."""
-    if (other := _other_kind(content)) is not None:
-        raise Rejected(f"the file is {other}, none of {', '.join(PHOTOGRAPHS)}")
     with _opened(content) as image:
         kind = image.format or "of no kind"
-        if _holds_more(image):
-            raise Rejected("the file holds several images, and which is meant is open")
+        if kind not in _KINDS:
+            raise Rejected(f"the file is {kind}, none of JPEG, {', '.join(_KINDS)}")
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise Rejected(
+                f"the file holds {frames} images, and which is meant is open"
+            )
         _check_size(image.height, image.width)
         bits = _bits(image, content)
         if image.mode not in _MODES or bits not in (1, 2, 4, 8, 16):
@@ -310,27 +313,6 @@ def _decode_other(content: bytes) -> tuple[UInt8, str]:
         if bits == 16:
             return _upper_bits(image), f"from {kind.lower()}"
         return _upright(image), f"from {kind.lower()}"
-
-
-def _other_kind(content: bytes) -> str | None:
-    """What the file is by its first bytes, where it is none that we take.
-
-    Without opening it: of some kinds Pillow starts another program.
-    """
-    Image.init()
-    for kind, (_, begins) in Image.OPEN.items():
-        if kind not in PHOTOGRAPHS and begins and begins(content[:16]) is True:
-            return kind
-    return None
-
-
-def _holds_more(image: Image.Image) -> bool:
-    """Whether a file has a second image; counting all of a TIFF may take minutes."""
-    try:
-        image.seek(1)
-    except EOFError:
-        return False
-    return True
 
 
 def _bits(image: Image.Image, content: bytes) -> int:

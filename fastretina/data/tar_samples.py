@@ -18,7 +18,7 @@ from loaders.course import IMAGE_SUFFIXES
 from loaders.errors import LabelError
 from loaders.files import naming
 from loaders.grades import GRADES
-from loaders.untrusted import MOST_JSON, parse_json
+from loaders.untrusted import parse_json
 
 _GRADES = {str(grade): grade for grade in range(len(GRADES))}
 _GRADE_NAMES = ("grade", "label", "level")  # in a sample's JSON; the first counts
@@ -56,11 +56,8 @@ class TarSample:
         Raises:
             LabelError: that is no JSON.
         """
-        text = self.members.get("json", b"{}")
         try:
-            if len(text) > MOST_JSON:
-                raise ValueError(f"it has {len(text):,} bytes")
-            record = parse_json(text)
+            record = parse_json(self.members.get("json", b"{}"))
         except ValueError as error:
             raise LabelError(
                 f"{self.place}: its .json is none ({error}); correct it or leave it out"

@@ -106,7 +106,6 @@ class _TarReader:
         self._left_out: dict[str, list[str]] = {reason: [] for reason in IN_TARS}
         self.samples: list[tuple[Listed, PatientEye, Path]] = []
         self.paths: dict[str, Path] = {}
-        self._unpacked = Counter[tuple[str, str]]()
 
     def read(self, tar: Path) -> None:
         """Read one more."""
@@ -136,10 +135,9 @@ class _TarReader:
 
     def _unpack(self, name: str, suffix: str, content: bytes) -> Path:
         stem = assign_keys([name])[name]  # which holds neither dots nor slashes
-        number = self._unpacked[stem, suffix]  # whose names differ in what no key holds
-        self._unpacked[stem, suffix] += 1
-        numbered = f".{number}" if number else ""
-        path = self._folder / f"{stem}{numbered}.{suffix}"
+        path, number = self._folder / f"{stem}.{suffix}", 1
+        while path.exists():  # of a name that differs in what a key can't hold
+            path, number = self._folder / f"{stem}.{number}.{suffix}", number + 1
         with naming(path), path.open("xb") as file:
             file.write(content)
         return path

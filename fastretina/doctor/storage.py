@@ -15,7 +15,6 @@ from PIL import Image
 
 from fastretina.doctor.jpeg_header import JpegHeader, read_jpeg_header
 from fastretina.measure.ceilings import decode_only
-from loaders.decode import JPEG
 
 _TRIED = 16  # images that are encoded anew: a second for 2,592 x 1,944 pixels
 _DECODED = 32  # in a round, so that the start of threads does not count
@@ -155,7 +154,7 @@ def _is_oversized(header: JpegHeader, shape: tuple[int, int]) -> bool:
 def _baseline(jpeg: bytes) -> bytes:
     """The image in one scan, with the same quantisation tables and chroma."""
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(jpeg), formats=JPEG) as image:
+    with Image.open(io.BytesIO(jpeg)) as image:
         image.save(stream, "JPEG", quality="keep", progressive=False)
     return stream.getvalue()
 
@@ -173,7 +172,7 @@ def _encoded(
 ) -> bytes:
     """The image encoded anew, with the quantisation tables that it came with."""
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(jpeg), formats=JPEG) as image:
+    with Image.open(io.BytesIO(jpeg)) as image:
         tables = image.quantization
         chroma = subsampling or _pillows_chroma(read_jpeg_header(jpeg))
         picture = image.convert("RGB")

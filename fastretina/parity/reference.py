@@ -24,10 +24,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from fastretina.data.preprocess import preprocess
 from loaders.arrays import UInt8
-from loaders.decode import JPEG, PHOTOGRAPHS
 from loaders.errors import DataError
+from loaders.files import naming
 from loaders.jpeg_structure import check_bounds, is_plain
-from loaders.untrusted import MOST_PHOTOGRAPH, read_file
 
 _ORIENTATION = 0x0112
 _IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
@@ -81,9 +80,10 @@ class PilReference:
             ParityError: Pillow can't.
             OSError: the file can't be read.
         """
-        content = read_file(path, MOST_PHOTOGRAPH)
+        with naming(path):
+            content = path.read_bytes()
         try:
-            with Image.open(io.BytesIO(content), formats=PHOTOGRAPHS) as image:
+            with Image.open(io.BytesIO(content)) as image:
                 check_bounds(content, image.height, image.width)
                 kept = is_plain(content) and set(_orientations(image)) <= {1}
                 pixels = _upright(image)
@@ -99,13 +99,13 @@ class PilReference:
 
         ``None`` where it is no JPEG in YCbCr, the only kind that decoders differ on.
         """
-        content = read_file(path, MOST_PHOTOGRAPH)
+        content = path.read_bytes()
         if not is_plain(content) or simplejpeg.decode_jpeg_header(content)[2] == "Gray":
             return None
         pixels = simplejpeg.decode_jpeg(
             content, colorspace="RGB", fastupsample=nearest_chroma, fastdct=fast_dct
         )
-        with Image.open(io.BytesIO(content), formats=JPEG) as image:
+        with Image.open(io.BytesIO(content)) as image:
             turn = _UPRIGHT.get(_orientation(image))
         return self._finish(pixels if turn is None else turn(pixels))
 

@@ -19,7 +19,6 @@ from loaders.course import IMAGE_SUFFIXES, list_images
 from loaders.decode import Decoder
 from loaders.errors import LabelError, RunError
 from loaders.shards import Preprocessing
-from loaders.untrusted import MOST_PHOTOGRAPH, read_file
 
 
 class Preparation(NamedTuple):
@@ -122,7 +121,7 @@ def read_photograph(path: Path, how: Preparation) -> Photograph:
     try:
         if path.is_dir():
             return Photograph(path, image, "", _why_nothing_is_in(path))
-        content = read_file(path, MOST_PHOTOGRAPH)
+        content = path.read_bytes()
         plain = ready = Preparer()(content)
         if how.steps or how.size is not None:
             ready = Preparer(how.steps, how.size)(content)

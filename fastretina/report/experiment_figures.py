@@ -33,7 +33,9 @@ def _read(folder: Path, figure: Figure) -> Picture:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise OSError("it lies outside of the experiment's folder")
     png = read_file(path, _MOST)
-    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+    with Image.open(io.BytesIO(png)) as image:
+        if image.format != "PNG":
+            raise OSError("it is no PNG")
         width, height = image.size
     return Picture(
         name=Path(figure.file).stem,

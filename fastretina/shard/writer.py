@@ -6,7 +6,6 @@ it, in any order, and again after a kill.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import threading
@@ -27,7 +26,6 @@ from loaders.files import hash_file, naming, partial_name, put_in_place
 from loaders.grades import GRADES
 from loaders.manifest import QuarantinedImage
 from loaders.tar import ShardWriter
-from loaders.untrusted import MOST_PHOTOGRAPH, read_file
 
 
 class IndexRow(NamedTuple):
@@ -181,8 +179,9 @@ def _checker(options: ShardOptions) -> Callable[[Sample], _Checked]:
     def check(sample: Sample) -> _Checked:
         if not hasattr(own, "prepare"):
             own.prepare = Preparer(options.steps, options.size)
+        content = read_source(sample.path)
         try:
-            image: Prepared = own.prepare(read_source(sample.path))
+            image: Prepared = own.prepare(content)
         except Rejected as rejected:
             return _Checked(rejected)
         sha256 = hashlib.sha256(image.jpeg).hexdigest()
@@ -192,18 +191,9 @@ def _checker(options: ShardOptions) -> Callable[[Sample], _Checked]:
 
 
 def read_source(path: Path) -> bytes:
-    """A source file's bytes.
-
-    Raises:
-        Rejected: it is larger than any photograph.
-        OSError: it can't be read; the error names it.
-    """
-    try:
-        return read_file(path, MOST_PHOTOGRAPH)
-    except OSError as error:
-        if error.errno != errno.EFBIG:
-            raise
-        raise Rejected(f"the file is too large ({error.strerror})") from None
+    """A source file's bytes; an ``OSError`` names it."""
+    with naming(path), path.open("rb", buffering=0) as file:
+        return file.readall()
 
 
 def read_written(task: ShardTask) -> WrittenShard | None:

@@ -114,56 +114,6 @@ def test_names_that_fall_together_as_files(tmp_path: Path) -> None:
     assert len({sample.key for sample in table.samples}) == 4
 
 
-def test_names_of_one_key_are_counted_and_not_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """4,000 names in another script than Latin took 37 s, each of them all before."""
-    asked = []
-    exists = Path.exists
-
-    def count(path: Path) -> bool:
-        asked.append(path)
-        return exists(path)
-
-    monkeypatch.setattr(Path, "exists", count)
-    names = [chr(0x4E00 + number) for number in range(100)]
-    members = [(f"{name}.{suffix}", "1") for name in names for suffix in ("cls", "jpg")]
-    found = by_name(read(tmp_path, members))
-    stem = found[names[0]].path.stem
-    assert found[names[7]].path.name == f"{stem}.7.jpg"
-    assert len(asked) < 50
-
-
-def sparse_member(name: str, size: int) -> bytes:
-    """A header of GNU's for a file that is nothing but a hole."""
-    header = bytearray(512)
-    header[: len(name)] = name.encode()
-    header[100:107], header[124:135], header[136:147] = b"0000644", b"0" * 11, b"0" * 11
-    header[156:157], header[257:265] = b"S", b"ustar  \0"
-    header[386:398] = header[483:495] = b"%011o\0" % size
-    header[398:410] = b"%011o\0" % 0
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header)
-
-
-@pytest.mark.parametrize("size", [1000, 3 << 30])
-def test_sparse_member_is_refused(size: int, tmp_path: Path) -> None:
-    write_members(tmp_path / "x.tar", [("1_left.cls", "0")])
-    tar = (tmp_path / "x.tar").read_bytes()
-    (tmp_path / "x.tar").write_bytes(sparse_member("1_left.jpg", size) + tar)
-    with pytest.raises(LabelError, match=f"'1_left.jpg' would take {size:,} bytes"):
-        list(read_samples(tmp_path / "x.tar"))
-
-
-def test_json_beyond_bounds_is_not_parsed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fastretina.data.tar_samples.MOST_JSON", 10)
-    with pytest.raises(LabelError, match=r"its \.json is none \(it has 12 bytes\)"):
-        read(tmp_path, [("1.jpg", "x"), ("1.json", '{"grade": 1}')])
-
-
 @pytest.mark.parametrize(
     ("about", "grade"),
     [

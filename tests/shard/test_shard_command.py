@@ -31,8 +31,7 @@ from fastretina.processes import in_threads
 from fastretina.shard import writer
 from loaders.files import naming
 from loaders.index_table import COLUMNS
-from loaders.shards import open_split, read_manifest
-from loaders.untrusted import MOST_PHOTOGRAPH
+from loaders.shards import open_split
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "shard.py"
@@ -817,19 +816,6 @@ def test_unreadable_image(
     assert not (out / "manifest.json").exists()
     assert run_shard(*words)[0] == 0
     assert read_folder(out) == read_folder(shards)
-
-
-def test_photograph_larger_than_any_is_set_aside_unread(
-    course: Path, tmp_path: Path, run_shard: Run
-) -> None:
-    data = Path(shutil.copytree(course, tmp_path / "data"))
-    os.truncate(data / "data" / "20_left.jpeg", MOST_PHOTOGRAPH + 1)  # a hole
-    assert run_shard(data, tmp_path / "out", "--workers", 1)[0] == 0
-    (quarantined,) = read_manifest(tmp_path / "out").quarantine
-    assert quarantined.source.endswith("20_left.jpeg")
-    assert quarantined.reason == (
-        "the file is too large (Has 1,073,741,825 bytes, and 1,073,741,824 may be read)"
-    )
 
 
 def test_image_that_is_a_folder_is_missing(
