@@ -73,7 +73,9 @@ class _Decoding:
         mean = largest = 0.0
         number = 0
         for number, image in enumerate(self._decode(self._jpegs), 1):
-            plain = Image.open(io.BytesIO(self._jpegs[number - 1])).convert("RGB")
+            plain = Image.open(
+                io.BytesIO(self._jpegs[number - 1]), formats=("JPEG",)
+            ).convert("RGB")
             if self._resize:
                 plain = plain.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
             image = np.asarray(image)
@@ -110,7 +112,7 @@ def _in_threads(decode: Decode, threads: int) -> DecodeAll:
 
 def _pil(resize: bool, threads: int) -> DecodeAll:
     def decode(jpeg: bytes) -> UInt8:
-        image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+        image = Image.open(io.BytesIO(jpeg), formats=("JPEG",)).convert("RGB")
         if resize:
             image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         return np.asarray(image)

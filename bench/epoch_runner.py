@@ -122,7 +122,9 @@ class EpochRunner(Generic[Labels]):
         if isinstance(image, bytes):
             assert image == jpeg, "other bytes"
             return ImageDifference(0.0, 0.0)
-        plain: Pixels = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+        plain: Pixels = np.asarray(
+            Image.open(io.BytesIO(jpeg), formats=("JPEG",)).convert("RGB")
+        )
         if self._line == "ready":
             ready = self._normalise(torch.from_numpy(plain.copy())[None])
             plain = ready[0].permute(1, 2, 0).numpy()

@@ -235,7 +235,7 @@ class _Pictures:
         from PIL import Image
 
         file = self._files[index]
-        return Image.open(file), number_of(file.name)
+        return Image.open(file, formats=("JPEG",)), number_of(file.name)
 
 
 # ---- SPDL
@@ -322,7 +322,7 @@ def _optimize(data: BenchData, folder: Path) -> None:
 def _litdata_sample(path: str) -> dict[str, Any]:
     from PIL import Image
 
-    return {"image": Image.open(path), "number": number_of(path)}
+    return {"image": Image.open(path, formats=("JPEG",)), "number": number_of(path)}
 
 
 @contextmanager
@@ -355,7 +355,7 @@ def _write_mds(data: BenchData, folder: Path) -> None:
 
     with MDSWriter(out=str(folder), columns={"image": "jpeg", "number": "int"}) as out:
         for file in data.files:
-            with Image.open(io.BytesIO(file.read_bytes())) as image:
+            with Image.open(io.BytesIO(file.read_bytes()), formats=("JPEG",)) as image:
                 image.filename = str(file)  # of which it takes the bytes as they are
                 out.write({"image": image, "number": number_of(file.name)})
 

@@ -108,7 +108,7 @@ class EpochStream:
                 raise split.failure(int(rows[place]), fault)
             return jpeg
 
-        return Reading(read, split.components(rows))
+        return Reading(read)
 
     def _ask_for(self, numbers: list[int]) -> list[_StreamedShard]:
         """The shards of the next rows, by their numbers; each is begun by now."""

@@ -242,9 +242,8 @@ class _Job:
         size = len(plan.rows)
         self.plan, self.images = plan, slot.tensor[:size]
         self._source, self._places = source, slot.places
-        self._read, components = source.reading(plan.rows, verify=verify)
+        self._read = source.reading(plan.rows, verify=verify).read
         self._flips = flip_codes(plan.flips)
-        self._components: Sequence[int | None] = components or [None] * size
         self._num_parts = 0
         self._parts_made = count(1)  # counts in C: no two threads get the same number
         self._failures: list[Failure] = []
@@ -262,13 +261,12 @@ class _Job:
 
     def make(self, part: range, decode: Decoder) -> None:
         """Make a part of the batch."""
-        read, places = self._read, self._places
-        flips, components = self._flips, self._components
+        read, places, flips = self._read, self._places, self._flips
         for place in part:
             jpeg: Jpeg | None = None
             try:
                 jpeg = read(place)
-                decode(jpeg, places[place], flips[place], components[place])
+                decode(jpeg, places[place], flips[place])
             except Exception as raised:  # a bug, too: not to be waited for
                 failure = self._failure(place, raised, jpeg)
                 if isinstance(failure, SampleError):

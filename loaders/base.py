@@ -18,7 +18,7 @@ no torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -42,12 +42,9 @@ class Reading(NamedTuple):
     Attributes:
         read: the bytes of the batch's n-th image. It raises ``SampleError`` where they
             are not those that the source's checksum is of.
-        components: of each image's JPEG, as ``loaders.index_table`` has them; ``None``
-            where only its header tells.
     """
 
     read: Callable[[int], Jpeg]
-    components: Sequence[int] | None = None
 
 
 class Batch(NamedTuple):

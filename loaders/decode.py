@@ -29,6 +29,12 @@ _FLIP_CODES = np.array([None, 0, 1, -1], dtype=object)
 _FLIP_WEIGHTS = np.array([2, 1], np.int8)
 
 UNIDENTIFIED = "Pillow can't read it"
+NO_JPEG = "it is no JPEG"
+# What a photograph in a folder may be, in Pillow's names. It is asked for these alone:
+# of its others, EPS starts Ghostscript, on a program that the file holds.
+IMAGE_KINDS = ("JPEG", "PNG", "TIFF", "WEBP")
+_JPEG_ALONE = ("JPEG",)
+_BEGIN = b"\xff\xd8"  # of every JPEG
 _MARKER = re.compile(r"\b0x(?=[0-9a-f]{2}\b)")  # as libjpeg-turbo writes a byte
 
 
@@ -51,7 +57,6 @@ class Decoder:
         jpeg: Jpeg,
         out: UInt8,
         flip: int | None = None,
-        components: int | None = None,
     ) -> None:
         """Decode ``jpeg`` into ``out``, uint8[H, W, 3] RGB, contiguous.
 
@@ -59,16 +64,13 @@ class Decoder:
             jpeg: the bytes of one image.
             out: filled with the image, resized where it has another size.
             flip: how to mirror it; one of ``FLIP_CODE``'s values.
-            components: of the JPEG; read from its header by default.
 
         Raises:
             ValueError: it is truncated, corrupt, no JPEG, or beyond the bounds of
                 ``jpeg_structure.check_bounds``.
         """
-        if components is None:
-            colorspace = simplejpeg.decode_jpeg_header(jpeg)[2]
-            components = 4 if colorspace in ("CMYK", "YCCK") else 3
-        if components == 4:
+        # By its own header, 1 us: an index may lie, and CMYK as RGB has other colours.
+        if simplejpeg.decode_jpeg_header(jpeg)[2] in ("CMYK", "YCCK"):
             image = np.array(read_with_pillow(jpeg))
         else:
             image = self._decode(jpeg, out)
@@ -99,13 +101,16 @@ class Decoder:
 
 
 def read_with_pillow(jpeg: Jpeg) -> Image.Image:
-    """An image in RGB, decoded by Pillow.
+    """A JPEG in RGB, decoded by Pillow, which is asked for no other kind.
 
     Raises:
-        ValueError: Pillow can't, or it is beyond the bounds of ``check_bounds``.
+        ValueError: Pillow can't, it is no JPEG, or it is beyond the bounds of
+            ``check_bounds``.
     """
+    if bytes(jpeg[:2]) != _BEGIN:
+        raise ValueError(NO_JPEG)
     try:
-        image = Image.open(io.BytesIO(jpeg))
+        image = Image.open(io.BytesIO(jpeg), formats=_JPEG_ALONE)
         check_bounds(jpeg, image.height, image.width)
         return image.convert("RGB")
     except UnidentifiedImageError as error:  # its text holds an object's address
@@ -127,8 +132,8 @@ def describe_failure(error: Exception, jpeg: Jpeg) -> str:
     """
     if not len(jpeg):
         return "it is empty"
-    if bytes(jpeg[:2]) != b"\xff\xd8":
-        return "it is no JPEG"
+    if bytes(jpeg[:2]) != _BEGIN:
+        return NO_JPEG
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(jpeg)
     except ValueError:  # its text is of chroma subsampling, whatever is wrong
@@ -143,6 +148,22 @@ def describe_failure(error: Exception, jpeg: Jpeg) -> str:
     if isinstance(error, UnidentifiedImageError):
         return UNIDENTIFIED
     return _MARKER.sub("", str(error))
+
+
+def describe_unreadable(error: Exception, content: bytes) -> str:
+    """Why a photograph of any kind that is taken can't be decoded, in one line.
+
+    Args:
+        error: what its decoder raised.
+        content: the bytes of the file.
+    """
+    if content.startswith(_BEGIN):
+        reason = describe_failure(error, content)  # as the loaders would say it
+    elif isinstance(error, UnidentifiedImageError):  # its text holds an address
+        reason = "the file is no JPEG, PNG, TIFF or WebP that can be read"
+    else:
+        reason = str(error)
+    return " ".join(reason.split()) or type(error).__name__
 
 
 def flip_codes(flips: Bool) -> list[int | None]:

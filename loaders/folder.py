@@ -9,6 +9,7 @@ this module imports torch, as the Dataset is one of torch's.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +28,12 @@ from loaders.course import (
     parent_of,
     read_course_split,
 )
-from loaders.decode import describe_failure
+from loaders.decode import IMAGE_KINDS, describe_failure, describe_unreadable
 from loaders.errors import LabelError, SampleError
 from loaders.files import naming
+from loaders.jpeg_structure import MOST_PHOTOGRAPH
 from loaders.shards import SplitName
+from loaders.untrusted import read_file
 
 _REPLACE = (
     "replace that file, or take it out of the CSV files; shards of this folder leave "
@@ -84,7 +87,22 @@ class RetinopathyDataset(Dataset[tuple[Any, int]]):
         return len(self.img_name)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = Image.open(self.paths[index]).convert("RGB")
+        """An image and its grade.
+
+        Raises:
+            SampleError: it can't be decoded.
+            OSError: its file can't be read.
+        """
+        content = _read(self.paths[index])
+        try:
+            with Image.open(io.BytesIO(content), formats=IMAGE_KINDS) as opened:
+                image = opened.convert("RGB")
+        except MemoryError:
+            raise
+        except Exception as error:  # of many kinds, with no common base
+            reason = describe_unreadable(error, content)
+            path, name = str(self.paths[index]), self.img_name[index]
+            raise SampleError(path, name, reason, _REPLACE) from None
         return (self.transform(image) if self.transform else image), self.label[index]
 
 
@@ -100,8 +118,7 @@ def _missing_csvs(root: Path) -> str:
 
 
 def _read(path: Path) -> bytes:
-    with naming(path):
-        return path.read_bytes()
+    return read_file(path, MOST_PHOTOGRAPH)
 
 
 class FolderSource:
@@ -131,7 +148,7 @@ class FolderSource:
         path = self._dataset.paths[row]
         with naming(path), path.open("rb") as file:
             try:
-                with Image.open(file) as image:
+                with Image.open(file, formats=IMAGE_KINDS) as image:
                     return image.height, image.width
             except Exception as error:  # of many kinds, with no common base
                 if getattr(error, "errno", None) is not None:  # of reading

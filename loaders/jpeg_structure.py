@@ -20,6 +20,8 @@ from typing import NamedTuple
 from loaders.base import Jpeg
 
 MOST_PIXELS = 178_956_970  # Pillow's own limit: damage may claim 65,535 x 65,535
+# Bytes of a file: MOST_PIXELS of 8-bit colour without compression, as in a TIFF.
+MOST_PHOTOGRAPH = 512 << 20
 MOST_SCANNED = 2_000_000_000  # pixels times scans: about 10 s of one core at most
 
 _BASELINE, _PROGRESSIVE = 0xC0, 0xC2
@@ -183,7 +185,10 @@ def check_bounds(jpeg: Jpeg, height: int, width: int) -> None:
 
 
 def is_plain(jpeg: Jpeg, shape: tuple[int, int] | None = None) -> bool:
-    """Whether all decoders make the same of a JPEG, and none takes long over it.
+    """Whether a JPEG is plain by its structure, and none takes long to decode it.
+
+    All decoders make the same of a whole plain JPEG. Its entropy-coded data are not
+    looked at: of damage in there each makes what it will, or an error.
 
     Args:
         jpeg: the bytes.

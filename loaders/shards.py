@@ -115,7 +115,6 @@ class ShardSplit:
         self._offset = numbers(self.table, "offset")
         self._size = numbers(self.table, "size")
         self._checksum = numbers_if_there(self.table, "crc32c")
-        self._components = numbers_if_there(self.table, "components")
         most = min(_OPEN_TARS, most_files() // 4)
         self._tar = lru_cache(maxsize=most)(self._open_tar)
 
@@ -191,11 +190,7 @@ class ShardSplit:
                 raise self.failure(int(rows[place]), DAMAGED)
             return jpeg
 
-        return Reading(read, self.components(rows))
-
-    def components(self, rows: Int64) -> list[int] | None:
-        """Of these rows' JPEGs; ``None`` for data sets of older versions."""
-        return None if self._components is None else self._components[rows].tolist()
+        return Reading(read)
 
     def checksums(self, rows: Int64) -> list[int] | None:
         """CRC-32C of these rows' JPEGs; ``None`` for data sets of older versions."""

@@ -108,6 +108,10 @@ def dangers(text: str) -> set[str]:
             found.add(name)
         if given.get("shell", "False") != "False" or "allow_pickle" in given:
             found.add(f"{name} by a shell or pickle")
+        owner, _, called = name.rpartition(".")
+        pillow = names.get(owner, owner) in ("Image", "PIL.Image") and called == "open"
+        if pillow and "formats" not in given:
+            found.add(f"{name} of any kind, and so by Ghostscript")
         if name == "torch.load" and given.get("weights_only") != "True":
             found.add(name)
     return found
@@ -136,6 +140,11 @@ def test_our_source_runs_nothing_that_a_file_holds() -> None:
         "np.load(x)",
         "yaml.load(x)",
         "eval(x)",
+        "Image.open(x)",
+        "from PIL import Image; Image.open(x, 'r')",
+        "from PIL import Image as pillow; pillow.open(x)",
+        "import PIL; PIL.Image.open(x)",
+        "from PIL.Image import open as opened; opened(x)",
     ],
 )
 def test_such_calls_are_found(text: str) -> None:
@@ -145,6 +154,7 @@ def test_such_calls_are_found(text: str) -> None:
 def test_other_calls_are_none() -> None:
     text = "network.eval(); subprocess.run(['a'], shell=False); re.compile(x)"
     assert not dangers(f"{text}; torch.load(x, weights_only=True); json.loads(x)")
+    assert not dangers("Image.open(x, formats=('JPEG',)); open(x); tarfile.open(x)")
 
 
 # --- formulas ------------------------------------------------------------------------

@@ -30,7 +30,7 @@ IMAGES = 3 * BATCH
 
 def _png(jpeg: bytes) -> bytes:
     png = io.BytesIO()
-    Image.open(io.BytesIO(jpeg)).convert("RGB").save(png, "PNG")
+    Image.open(io.BytesIO(jpeg), formats=("JPEG",)).convert("RGB").save(png, "PNG")
     return png.getvalue()
 
 

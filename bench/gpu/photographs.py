@@ -94,7 +94,7 @@ def odd_jpegs(shards: Path, folder: Path) -> Path:
     """Shards of one photograph, encoded anew as each of ``ODD_KINDS``."""
     with usual_size(shards, 1) as split:
         jpeg = bytes(split.read(int(split.rows[0])))
-    picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    picture = Image.open(io.BytesIO(jpeg), formats=("JPEG",)).convert("RGB")
     odd = [
         LabelledJpeg(f"{number}_left", encoded(picture, kind), 0)
         for number, kind in ODD_KINDS.items()

@@ -13,8 +13,9 @@ from fastretina.data.left_out import LeftOutFiles
 from fastretina.data.patient_names import PatientSource
 from loaders.course import find_images
 from loaders.errors import DataError
-from loaders.files import naming
+from loaders.jpeg_structure import MOST_PHOTOGRAPH
 from loaders.shards import MANIFEST, SPLITS, ShardSplit, open_split, read_manifest
+from loaders.untrusted import read_file
 
 
 class AuditError(DataError):
@@ -164,8 +165,7 @@ def _from_folder(
         left_out = list_left_out(data, table, paths.values()) if paths else ()
 
     def read(place: int) -> bytes:
-        with naming(paths[place]):
-            return paths[place].read_bytes()
+        return read_file(paths[place], MOST_PHOTOGRAPH)
 
     return AuditedDataSet(
         data=data,

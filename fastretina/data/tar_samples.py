@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fastretina.data.patient_names import PatientEye, PatientSource, read_name
@@ -18,7 +19,7 @@ from loaders.course import IMAGE_SUFFIXES
 from loaders.errors import LabelError
 from loaders.files import naming
 from loaders.grades import GRADES
-from loaders.untrusted import parse_json
+from loaders.untrusted import MOST_JSON, parse_json
 
 _GRADES = {str(grade): grade for grade in range(len(GRADES))}
 _GRADE_NAMES = ("grade", "label", "level")  # in a sample's JSON; the first counts
@@ -26,7 +27,7 @@ _IMAGES = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 _LABELS = frozenset({"cls", "json"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, as what its .json says is kept
 class TarSample:
     """One sample of a tar.
 
@@ -50,14 +51,18 @@ class TarSample:
         """Its images, by suffix: one, if nothing is wrong."""
         return {s: self.members[s] for s in self.members if s in _IMAGES}
 
+    @cached_property
     def about(self) -> dict[str, object]:
         """What its ``.json`` says; empty where it has none, or no record.
 
         Raises:
-            LabelError: that is no JSON.
+            LabelError: that is no JSON, or too long.
         """
+        content = self.members.get("json", b"{}")
         try:
-            record = parse_json(self.members.get("json", b"{}"))
+            if len(content) > MOST_JSON:
+                raise ValueError(f"{len(content):,} bytes are more than {MOST_JSON:,}")
+            record = parse_json(content)
         except ValueError as error:
             raise LabelError(
                 f"{self.place}: its .json is none ({error}); correct it or leave it out"
@@ -70,7 +75,7 @@ class TarSample:
         Raises:
             LabelError: that is no grade, or the two contradict each other.
         """
-        about = self.about()
+        about = self.about
         listed = [about[name] for name in _GRADE_NAMES if about.get(name) is not None]
         text = _as_text(listed[0]) if listed else None
         if "cls" in self.members:
@@ -96,7 +101,7 @@ class TarSample:
         Where a pattern is given, that finds the patient in the name. A column is a name
         in the JSON.
         """
-        about = self.about()
+        about = self.about
         base = self.name.rpartition("/")[2]  # folders may be the grades'
         by_name = read_name(base)
         if patients.pattern is not None:

@@ -104,6 +104,7 @@ class _TarReader:
         self._folder = folder
         self._patients = patients
         self._left_out: dict[str, list[str]] = {reason: [] for reason in IN_TARS}
+        self._numbers: Counter[tuple[str, str]] = Counter()  # taken, by stem and suffix
         self.samples: list[tuple[Listed, PatientEye, Path]] = []
         self.paths: dict[str, Path] = {}
 
@@ -135,12 +136,18 @@ class _TarReader:
 
     def _unpack(self, name: str, suffix: str, content: bytes) -> Path:
         stem = assign_keys([name])[name]  # which holds neither dots nor slashes
-        path, number = self._folder / f"{stem}.{suffix}", 1
-        while path.exists():  # of a name that differs in what a key can't hold
-            path, number = self._folder / f"{stem}.{number}.{suffix}", number + 1
+        path = self._place(stem, suffix)
+        while path.exists():  # where A and a are one name
+            path = self._place(stem, suffix)
         with naming(path), path.open("xb") as file:
             file.write(content)
         return path
+
+    def _place(self, stem: str, suffix: str) -> Path:
+        """Another one for each name that differs in what a key can't hold."""
+        number = self._numbers[stem, suffix]
+        self._numbers[stem, suffix] += 1
+        return self._folder / f"{stem}.{f'{number}.' if number else ''}{suffix}"
 
     def left_out(self) -> tuple[LeftOutFiles, ...]:
         """What is not taken, by reason."""

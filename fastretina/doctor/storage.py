@@ -154,7 +154,7 @@ def _is_oversized(header: JpegHeader, shape: tuple[int, int]) -> bool:
 def _baseline(jpeg: bytes) -> bytes:
     """The image in one scan, with the same quantisation tables and chroma."""
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(jpeg)) as image:
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
         image.save(stream, "JPEG", quality="keep", progressive=False)
     return stream.getvalue()
 
@@ -172,7 +172,7 @@ def _encoded(
 ) -> bytes:
     """The image encoded anew, with the quantisation tables that it came with."""
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(jpeg)) as image:
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
         tables = image.quantization
         chroma = subsampling or _pillows_chroma(read_jpeg_header(jpeg))
         picture = image.convert("RGB")

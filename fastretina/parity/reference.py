@@ -24,9 +24,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from fastretina.data.preprocess import preprocess
 from loaders.arrays import UInt8
+from loaders.decode import IMAGE_KINDS, describe_unreadable
 from loaders.errors import DataError
-from loaders.files import naming
-from loaders.jpeg_structure import check_bounds, is_plain
+from loaders.jpeg_structure import MOST_PHOTOGRAPH, check_bounds, is_plain
+from loaders.untrusted import read_file
 
 _ORIENTATION = 0x0112
 _IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
@@ -80,15 +81,15 @@ class PilReference:
             ParityError: Pillow can't.
             OSError: the file can't be read.
         """
-        with naming(path):
-            content = path.read_bytes()
+        content = read_file(path, MOST_PHOTOGRAPH)
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=IMAGE_KINDS) as image:
                 check_bounds(content, image.height, image.width)
                 kept = is_plain(content) and set(_orientations(image)) <= {1}
                 pixels = _upright(image)
         except Exception as bad:  # of many kinds, with no common base, for rubbish
-            raise ParityError(f"{path} can't be decoded by Pillow: {bad}") from bad
+            reason = describe_unreadable(bad, content)
+            raise ParityError(f"{path} can't be decoded by Pillow: {reason}") from bad
         changes = bool(self.steps) or self._resizes(pixels)
         return Original(self._finish(pixels), changes or not kept)
 
@@ -99,13 +100,13 @@ class PilReference:
 
         ``None`` where it is no JPEG in YCbCr, the only kind that decoders differ on.
         """
-        content = path.read_bytes()
+        content = read_file(path, MOST_PHOTOGRAPH)
         if not is_plain(content) or simplejpeg.decode_jpeg_header(content)[2] == "Gray":
             return None
         pixels = simplejpeg.decode_jpeg(
             content, colorspace="RGB", fastupsample=nearest_chroma, fastdct=fast_dct
         )
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=IMAGE_KINDS) as image:
             turn = _UPRIGHT.get(_orientation(image))
         return self._finish(pixels if turn is None else turn(pixels))
 

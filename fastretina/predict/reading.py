@@ -18,7 +18,9 @@ from loaders.arrays import UInt8
 from loaders.course import IMAGE_SUFFIXES, list_images
 from loaders.decode import Decoder
 from loaders.errors import LabelError, RunError
+from loaders.jpeg_structure import MOST_PHOTOGRAPH
 from loaders.shards import Preprocessing
+from loaders.untrusted import read_file
 
 
 class Preparation(NamedTuple):
@@ -121,7 +123,7 @@ def read_photograph(path: Path, how: Preparation) -> Photograph:
     try:
         if path.is_dir():
             return Photograph(path, image, "", _why_nothing_is_in(path))
-        content = path.read_bytes()
+        content = read_file(path, MOST_PHOTOGRAPH)
         plain = ready = Preparer()(content)
         if how.steps or how.size is not None:
             ready = Preparer(how.steps, how.size)(content)

@@ -33,9 +33,7 @@ def _read(folder: Path, figure: Figure) -> Picture:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise OSError("it lies outside of the experiment's folder")
     png = read_file(path, _MOST)
-    with Image.open(io.BytesIO(png)) as image:
-        if image.format != "PNG":
-            raise OSError("it is no PNG")
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
         width, height = image.size
     return Picture(
         name=Path(figure.file).stem,
@@ -49,7 +47,7 @@ def _read(folder: Path, figure: Figure) -> Picture:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image"
+        return "it is no PNG"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error)

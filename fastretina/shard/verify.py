@@ -23,6 +23,7 @@ from crc32c import crc32c
 from tqdm import tqdm
 
 from fastretina.data.prepare import Preparer, Rejected
+from fastretina.data.whole_tar import BoundedHeader, UnfitMember, bounded_members
 from fastretina.processes import in_processes
 from fastretina.progress import hidden
 from fastretina.shard.writer import IndexRow
@@ -37,6 +38,7 @@ from loaders.shards import (
     read_manifest,
     shard_name,
 )
+from loaders.untrusted import MOST_JSON
 
 
 def verify(folder: Path, workers: int | None = None) -> dict[str, object]:
@@ -103,6 +105,8 @@ def _check(work: tuple[Path, str, int]) -> list[str]:
             return list(_check_shard(folder, split, number))
     except ShardError as error:
         return [str(error)]
+    except UnfitMember as error:
+        return [f"{shard_name(name, number)}: {error}"]
     except Exception as error:  # rubbish can break tar, Parquet and JSON in any way
         return [f"{shard_name(name, number)} cannot be read: {error!r}"]
 
@@ -144,8 +148,8 @@ def _check_tar(path: Path, info: ShardInfo, rows: list[IndexRow]) -> Iterator[st
     """Compare the tar's members with the index, the DALI index and the decoder."""
     prepare = Preparer()
     lines = [f"v1.2 {len(rows)}"]
-    with tarfile.open(path, "r:") as tar:
-        members = {member.name: member for member in tar}
+    with tarfile.open(path, "r:", tarinfo=BoundedHeader) as tar:
+        members = {member.name: member for member in bounded_members(tar)}
         if len(members) != 3 * len(rows):
             yield f"{info.name}: {len(members)} members for {len(rows)} samples"
         for row in rows:
@@ -200,7 +204,7 @@ def _check_sample(row: IndexRow, content: list[bytes]) -> Iterator[str]:
         yield f"grade {label!r} in the tar, {row.label} in the index"
     known = {"patient": row.patient, "eye": row.eye, "grade": row.label}
     try:
-        listed = json.loads(about)
+        listed = json.loads(about[:MOST_JSON])
         listed = {name: listed.get(name) for name in known}
     except (ValueError, AttributeError):
         listed = {}

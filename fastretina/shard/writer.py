@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from fastretina.processes import in_threads
 from fastretina.shard.plan import ShardOptions, ShardTask
 from loaders.files import hash_file, naming, partial_name, put_in_place
 from loaders.grades import GRADES
+from loaders.jpeg_structure import MOST_PHOTOGRAPH
 from loaders.manifest import QuarantinedImage
 from loaders.tar import ShardWriter
 
@@ -179,9 +181,8 @@ def _checker(options: ShardOptions) -> Callable[[Sample], _Checked]:
     def check(sample: Sample) -> _Checked:
         if not hasattr(own, "prepare"):
             own.prepare = Preparer(options.steps, options.size)
-        content = read_source(sample.path)
         try:
-            image: Prepared = own.prepare(content)
+            image: Prepared = own.prepare(read_source(sample.path))
         except Rejected as rejected:
             return _Checked(rejected)
         sha256 = hashlib.sha256(image.jpeg).hexdigest()
@@ -191,8 +192,14 @@ def _checker(options: ShardOptions) -> Callable[[Sample], _Checked]:
 
 
 def read_source(path: Path) -> bytes:
-    """A source file's bytes; an ``OSError`` names it."""
+    """A source file's bytes; an ``OSError`` names it.
+
+    Raises:
+        Rejected: they are more than a photograph may have.
+    """
     with naming(path), path.open("rb", buffering=0) as file:
+        if (size := os.fstat(file.fileno()).st_size) > MOST_PHOTOGRAPH:
+            raise Rejected(f"{size:,} bytes, and {MOST_PHOTOGRAPH:,} may be read")
         return file.readall()
 
 

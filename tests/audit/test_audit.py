@@ -519,7 +519,7 @@ def test_unreadable_images_are_counted_and_named(
     assert found["duplicates"]["images"] == 6
     assert "3 images can't be decoded" in report
     assert "4_left: Premature end of JPEG file" in report
-    assert "4_right: the file is no image that can be read" in report
+    assert "4_right: the file is no JPEG, PNG, TIFF or WebP" in report
 
 
 def test_odd_files_are_told_apart(real_data: Path, tmp_path: Path, capsys: Any):

@@ -36,18 +36,16 @@ def test_sizes_may_come_in_any_order(order: tuple[str, ...]):
     decode = Decoder()
     for name in order:
         content, out = jpeg(SIZES[name]), np.zeros((*SHAPE, 3), np.uint8)
-        decode(content, out, components=3)
+        decode(content, out)
         expected = decode_with_pillow(content, (False, False), SHAPE)
         difference = np.abs(out.astype(int) - expected)
         assert difference.max() <= (0 if name == "equal" else 2), name
 
 
-@pytest.mark.parametrize("components", [None, 4])
 @pytest.mark.parametrize("flip", [None, *FLIP_CODE])
-def test_cmyk_is_left_to_pillow(components: int | None, flip: tuple[bool, bool] | None):
-    """Whether the index tells of it, or its header alone."""
+def test_cmyk_is_left_to_pillow(flip: tuple[bool, bool] | None):
     content, out = jpeg(SIZES["equal"], "CMYK"), np.zeros((*SHAPE, 3), np.uint8)
-    Decoder()(content, out, FLIP_CODE[flip] if flip else None, components)
+    Decoder()(content, out, FLIP_CODE[flip] if flip else None)
     expected = decode_with_pillow(content, flip or (False, False), SHAPE)
     assert np.array_equal(out, expected)
 
@@ -56,6 +54,6 @@ def test_damaged_image_changes_nothing_for_the_next():
     decode, whole = Decoder(), jpeg(SIZES["equal"])
     out = np.zeros((*SHAPE, 3), np.uint8)
     with pytest.raises(ValueError, match="Premature end"):
-        decode(whole[: len(whole) // 2], out, components=3)
-    decode(whole, out, components=3)
+        decode(whole[: len(whole) // 2], out)
+    decode(whole, out)
     assert np.array_equal(out, decode_with_pillow(whole, (False, False), SHAPE))

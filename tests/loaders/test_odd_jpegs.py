@@ -22,6 +22,7 @@ from fastretina.shard import command as shard
 from loaders import LOADERS, LoaderConfig, available, make_loader, open_split
 from loaders.errors import LoaderError, SampleError, ShardError
 from loaders.folder import FolderSource, RetinopathyDataset
+from loaders.untrusted import read_file
 
 server.set_forkserver_preload(PRELOADED)
 
@@ -226,15 +227,14 @@ def test_file_that_cannot_be_read_ends_the_epoch(
     name: str, number: int, course: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = FolderSource(RetinopathyDataset(course / "data", "train"))
-    plain = Path.read_bytes
 
-    def fail(path: Path) -> bytes:
+    def fail(path: Path, most: int) -> bytes:
         if path.stem == "15_left":
-            raise OSError(number, "any reason")
-        return plain(path)
+            raise OSError(number, "any reason", str(path))
+        return read_file(path, most)
 
     with make_loader(name, source, "train", config(name, on_corrupt="skip")) as loader:
-        monkeypatch.setattr(Path, "read_bytes", fail)
+        monkeypatch.setattr("loaders.folder.read_file", fail)
         with pytest.raises(OSError, match="15_left") as caught:
             list(loader.epoch(0))
         assert caught.value.errno == number
