@@ -119,7 +119,7 @@ def _child(
     end_with(parent)
     # Which the server has not heeded; from here on it is how the parent stops a run.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
+    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW), 1)
     from fastretina.train.command import command
 
     try:
