@@ -174,6 +174,7 @@ def test_only_our_names_of_the_file_that_is_asked_for_go(tmp_path):
     kept = [
         *("a", "a.part", ".a.part", ".film.part", ".a.x.part", ours[1:]),
         *(f".a.{DEAD}.part", ".a.20241231.part"),  # an older version's, or the user's
+        *(".a.fastretina-2024.part", ".a.fastretina-2024-backup.part"),
     ]
     for name in [ours, others, *kept]:
         (tmp_path / name).touch()
@@ -282,6 +283,25 @@ def test_file_that_is_taken_for_a_leftover_before_its_lock_is_made_anew(
         file.write(b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such locks there")
+def test_file_that_is_removed_while_it_is_locked_is_made_anew(tmp_path, monkeypatch):
+    import fcntl
+
+    flock, calls = fcntl.flock, []
+
+    def late(*words):
+        calls.append(words)
+        if len(calls) == 1:
+            (part,) = tmp_path.iterdir()
+            part.unlink()
+        flock(*words)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_atomically(tmp_path / "a", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOLCK])
