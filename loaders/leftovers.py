@@ -29,18 +29,29 @@ from typing import BinaryIO
 _ENDING = r"\.fastretina-(?P<pid>[0-9]{1,10})-[0-9a-f]{8}\.part"
 _PARTIAL = re.compile(rf"\.(?P<name>.+){_ENDING}", re.DOTALL)
 _TEMPORARY = "temporary"
+_LONGEST = 200  # bytes of a file's name
 _GRACE = 60  # seconds in which a living process is given what it has not locked
 _ATTEMPTS = 9  # to lock what was made; a file system may say that others lock it all
 
 
 def partial_name(path: Path) -> Path:
-    """A new temporary name beside ``path``: no file's, and another at each call."""
+    """A new temporary name beside ``path``: no file's, and another at each call.
+
+    Of a long name only the first 200 bytes are in it, as 255 is what most disks allow.
+    """
     number = os.urandom(4).hex()
-    return path.with_name(f".{path.name}.fastretina-{os.getpid()}-{number}.part")
+    return path.with_name(f".{_cut(path.name)}.fastretina-{os.getpid()}-{number}.part")
+
+
+def _cut(name: str) -> str:
+    return os.fsdecode(os.fsencode(name)[:_LONGEST])
 
 
 def final_name(path: Path) -> str | None:
-    """What a file of a temporary name was to be called; None of any other name."""
+    """What a file of a temporary name was to be called, if that is not too long.
+
+    None of any other name.
+    """
     found = _PARTIAL.fullmatch(path.name)
     return found["name"] if found else None
 
@@ -99,7 +110,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         name: the final name of what they were writing; None for any.
     """
     for each, parts in _partials(folder).items():
-        if name in (None, each):
+        if name is None or _cut(name) == each:
             _remove_all(parts)
 
 
@@ -108,7 +119,8 @@ def remove_leftovers_of(path: Path) -> None:
 
     Each folder is looked through once in a process.
     """
-    _remove_all(_partials_once(path.parent.absolute()).pop(path.name, []))
+    parts = _partials_once(path.parent.absolute()).pop(_cut(path.name), [])
+    _remove_all(parts)
 
 
 def _partials(folder: Path) -> dict[str, list[tuple[Path, int]]]:

@@ -13,6 +13,7 @@ from filelock import FileLock
 from fastretina.demo import command as demo
 from fastretina.experiments.variants import BY_IMAGE, make_variant
 from fastretina.recipe import STRONG
+from fastretina.report import command as report
 from fastretina.report.picture import Picture, save_all
 from fastretina.run import LoggedEpoch, Run, create_run
 from fastretina.shard import command as shard
@@ -117,6 +118,15 @@ def test_figures_of_a_run_are_in_it(
     with pytest.raises(OSError, match=f"{REFUSED}.*figures'"):
         save_all([picture], tmp_path / "figures")
     assert untouched()
+
+
+def test_report_asks_before_it_works(
+    tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "figures").symlink_to(elsewhere)
+    assert report.main([str(tmp_path)]) == 1
+    assert REFUSED in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,16 @@ def test_links_in_a_strangers_folder_lead_nowhere(tmp_path, monkeypatch):
     assert not path.is_symlink()
 
 
+@pytest.mark.parametrize("letter", ["a", "ä"])
+def test_file_of_the_longest_name_is_written(letter, tmp_path):
+    path = tmp_path / (letter * (255 // len(letter.encode())))
+    part = leftovers.partial_name(path)
+    part.touch()
+    part = part.rename(tmp_path / part.name.replace(str(os.getpid()), str(DEAD)))
+    write_atomically(path, "new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_temporary_names_are_never_twice_the_same(tmp_path):
     names = {leftovers.partial_name(tmp_path / "a").name for _ in range(1000)}
     assert len(names) == 1000
