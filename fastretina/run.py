@@ -35,7 +35,14 @@ from fastretina.run_result import RunResult
 from fastretina.wall_clock import part
 from loaders.contents import describe_mistake, look_into
 from loaders.errors import RunError
-from loaders.files import make_folder, sync_folder, write_atomically, writing
+from loaders.files import (
+    make_folder,
+    make_inner_folder,
+    refuse_link,
+    sync_folder,
+    write_atomically,
+    writing,
+)
 from loaders.leftovers import remove_leftovers
 from loaders.untrusted import MOST_JSON, read_file, read_json
 
@@ -172,10 +179,10 @@ class Run:
             from torch.utils.tensorboard.summary import scalar
 
         folder = self.path / _EVENTS
-        make_folder(folder)
+        make_inner_folder(folder)
         now = time.time()
         suffix = f".epoch-{row.epoch:03d}"
-        stale = list(folder.glob(f"*{suffix}"))
+        stale = list(folder.glob(f"events.out.tfevents.*{suffix}"))
         path = folder / f"events.out.tfevents.{now:.0f}.{os.getpid()}{suffix}"
         events = [Event(wall_time=now, file_version="brain.Event:2")]
         for name, value in list(asdict(row).items())[2:]:  # less epoch and phase
@@ -212,8 +219,14 @@ class Run:
         return as_record(content, RunConfig, path)
 
     def remove_partial_files(self) -> None:
-        """Remove what a killed process has left half-written."""
-        for folder in (self.path, self.path / _EVENTS):
+        """Remove what a killed process has left half-written.
+
+        Raises:
+            OSError: ``tensorboard`` is a link, and so what lies there is not the run's.
+        """
+        events = self.path / _EVENTS
+        refuse_link(events)
+        for folder in (self.path, events):
             remove_leftovers(folder)
 
     def metrics(self) -> dict[str, object]:
@@ -290,6 +303,7 @@ def create_run(out: Path | None, recipe: Recipe) -> Run:
     refuse_taken(path)
     try:
         make_folder(path)
+        refuse_link(path / _EVENTS)  # or training would end with its first epoch
     except (FileExistsError, NotADirectoryError):
         raise RunError(_NO_FOLDER.format(path)) from None
     return Run(path)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from loaders.schedule import Schedule
 from loaders.shards import ShardSplit
 
 _FORMAT = 1
+_REST = re.compile(r"\..+-\d+x\d+-[0-9a-f]{16}\.(?:new|old)\.part")
 _CHECKSUM, _SLOT = np.dtype(np.uint64), np.dtype(np.uint32)
 
 AnyArray = npt.NDArray[np.generic]
@@ -187,11 +189,11 @@ class FolderStore(HostStore):
             self._remove_rest()
             if not self._is_sound():
                 self._make_part()
-            self._index = os.open(self._part / "index", os.O_RDWR)
+            self._index = os.open(self._part / "index", os.O_RDWR | os.O_NOFOLLOW)
             self._read_index()
             self._give_slots()
             self._slots = self._given.copy()
-            self._file = os.open(self._part / "images", os.O_RDWR)
+            self._file = os.open(self._part / "images", os.O_RDWR | os.O_NOFOLLOW)
         self._checked[:], self._spoilt[:] = False, False
 
     def _read_index(self) -> None:
@@ -207,8 +209,9 @@ class FolderStore(HostStore):
 
     def _remove_rest(self) -> None:
         """Remove what a process has left behind that ended while it held the lock."""
-        for path in self._folder.glob(".*.part"):
-            shutil.rmtree(path)
+        for path in self._folder.iterdir():
+            if _REST.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
 
     def _make_part(self) -> None:
         """Make an empty part, in place of one that is not sound, if there is one."""
@@ -218,14 +221,22 @@ class FolderStore(HostStore):
         with (fresh / "index").open("wb") as file:
             file.truncate(self._samples * (_CHECKSUM.itemsize + _SLOT.itemsize))
         (fresh / "images").touch()
-        if self._part.exists():  # others go on with the files that they hold open
+        if self._part.is_symlink():
+            self._part.unlink()
+        elif self._part.exists():  # others go on with the files that they hold open
             old = self._folder / f".{self._part.name}.old.part"
             self._part.rename(old)
             shutil.rmtree(old)
         fresh.rename(self._part)
 
     def _is_sound(self) -> bool:
-        """Whether the part has an index that can be; images that it lacks are zeros."""
+        """Whether the part has an index that can be; images that it lacks are zeros.
+
+        A link in it is not sound: it would be written to.
+        """
+        files = [self._part / name for name in ("about.json", "index", "images")]
+        if any(path.is_symlink() for path in (self._part, *files)):
+            return False
         try:
             if (self._part / "about.json").read_text() != self._about:
                 return False

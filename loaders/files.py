@@ -7,25 +7,15 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from loaders.leftovers import remove_leftovers, remove_leftovers_of
+from loaders.leftovers import create_partial, remove_leftovers, remove_leftovers_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-def partial_name(path: Path) -> Path:
-    """A temporary name beside ``path`` that no other process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
-def is_partial(path: Path) -> bool:
-    """Whether a file has such a name: what a killed process has left behind."""
-    return path.name.startswith(".") and path.name.endswith(".part")
 
 
 def make_durable(path: Path) -> None:
@@ -76,6 +66,30 @@ def make_folder(folder: Path) -> None:
         sync_folder(each.parent)
 
 
+def make_inner_folder(folder: Path) -> None:
+    """Make a folder inside of a run's or another of ours; a link there is refused.
+
+    What is written to a link would lie elsewhere, and what is removed there would be
+    somebody else's: the folder around it may be a stranger's.
+
+    Raises:
+        OSError: it is a link or a file, or can't be made.
+    """
+    refuse_link(folder)
+    make_folder(folder)
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a link in the place of what a command writes into; nothing is all right.
+
+    Raises:
+        OSError: it is one.
+    """
+    if path.is_symlink():
+        reason = "Is a link, and what is written there would lie elsewhere: remove it"
+        raise OSError(errno.ELOOP, reason, str(path))
+
+
 def put_in_place(part: Path, path: Path) -> None:
     """Give a written file its name, once its bytes are on the disk.
 
@@ -90,6 +104,9 @@ def put_in_place(part: Path, path: Path) -> None:
 def writing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which gets its name only when the block ends, as a whole.
 
+    Nothing outside of the folder is written, whatever lies in it: until then the file
+    is a new one, and where ``path`` is a link, the link is what it replaces.
+
     Args:
         path: the file; there is the old one or the new, whatever happens.
         durable: whether to wait for the disk, so that a power cut changes nothing.
@@ -98,25 +115,29 @@ def writing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         OSError: it can't be written; the error names ``path``.
     """
     remove_leftovers_of(path)
-    part = partial_name(path)
-    try:
-        with ExitStack() as held:
-            with part.open("wb") as file:
-                _hold(file.fileno(), held)
+    with ExitStack() as held:
+        part, opened = create_partial(path, held)
+        with _naming_instead(part, path):
+            with opened as file:
                 yield file
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
             part.replace(path)
-        if durable:
-            sync_folder(path.parent)
-    except OSError as error:  # of the part, which nobody knows of
+            if durable:
+                sync_folder(path.parent)
+
+
+@contextmanager
+def _naming_instead(part: Path, path: Path) -> Iterator[None]:
+    """Name ``path`` in an error of the part, which nobody knows of, or of no file."""
+    try:
+        yield
+    except OSError as error:
         if error.filename not in (None, str(part)):
             raise
         reason = error.strerror or str(error)
         raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
@@ -134,19 +155,6 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def _hold(descriptor: int, held: ExitStack) -> None:
-    """Lock a file until the stack ends: ``remove_leftovers`` then leaves it alone."""
-    try:
-        import fcntl
-
-        own = os.dup(descriptor)
-    except (ImportError, OSError):  # Windows
-        return
-    held.callback(os.close, own)
-    with suppress(OSError):  # a file system without such locks
-        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 def check_writable(path: Path) -> None:
     """Make sure that ``write_atomically`` could write a file, and leave nothing behind.
 
@@ -157,16 +165,9 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    part = partial_name(path)
-    try:
-        part.touch()
-        part.unlink()
-    except OSError as error:  # of the part, which nobody knows of
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    with ExitStack() as held:
+        _, file = create_partial(path, held)
+        file.close()
     remove_leftovers(path.parent, path.name)
 
 
@@ -208,8 +209,8 @@ class ProcessLock:
 
     It belongs to the whole process, which must not take it twice: letting go of one
     would let go of both. It is a record lock and not ``flock``'s, which a worker
-    process forked off would go on holding after its parent was killed. Use it in a
-    ``with``.
+    process forked off would go on holding after its parent was killed. A link in the
+    file's place is refused. Use it in a ``with``.
     """
 
     _held: ClassVar[set[tuple[int, str]]] = set()  # by process, as forks copy it
@@ -219,13 +220,15 @@ class ProcessLock:
 
         Raises:
             BlockingIOError: another process has it.
-            OSError: the system or the file system has no such locks.
+            OSError: the system or the file system has no such locks, or it is a link.
         """
         self._path = path
         self._entry = (os.getpid(), os.path.realpath(path))
         assert self._entry not in self._held, f"{path} is locked by this process"
+        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
         while True:
-            self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+            refuse_link(path)
+            self._descriptor = os.open(path, flags, 0o666)
             try:
                 if _lock(self._descriptor, path):
                     break
@@ -263,7 +266,7 @@ def _lock(descriptor: int, path: Path) -> bool:
     with naming(path):
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
 

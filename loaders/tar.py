@@ -18,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from loaders.files import partial_name, put_in_place, sync_folder
+from loaders.files import put_in_place, sync_folder
+from loaders.leftovers import partial_name
 
 BLOCK = 512
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # 90 + ".json" fits USTAR's 100 bytes
@@ -46,7 +47,7 @@ class ShardWriter:
         self._part = partial_name(path)
         self._index_part = partial_name(path.with_suffix(".idx"))
         self._ended = False
-        self._file = self._part.open("wb", buffering=0)  # a sample a write
+        self._file = self._part.open("xb", buffering=0)  # a sample a write
         self._sha = hashlib.sha256()
         self._end = 0
         self._index: list[str] = []
@@ -107,7 +108,8 @@ class ShardWriter:
         self._write(bytes(2 * BLOCK))
         self._file.close()
         lines = [f"v1.2 {len(self._index)}", *self._index]
-        self._index_part.write_text("\n".join(lines) + "\n")
+        with self._index_part.open("x") as file:
+            file.write("\n".join(lines) + "\n")
         self._ended = True
         return Written(len(self._index), self._end, self._sha.hexdigest())
 

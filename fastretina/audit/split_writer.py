@@ -19,15 +19,9 @@ from pathlib import Path
 from fastretina.audit.audited_data_set import AuditedDataSet, AuditError, Eye
 from fastretina.data.layout_names import SPLIT_NOTE
 from loaders.course import COURSE_FILES, IMAGE_WORDS, find_course_csvs, strip_suffix
-from loaders.files import (
-    is_partial,
-    make_folder,
-    partial_name,
-    sync_folder,
-    write_atomically,
-)
+from loaders.files import make_folder, sync_folder, write_atomically
 from loaders.formulas import GUARDED, guarded
-from loaders.leftovers import remove_leftovers
+from loaders.leftovers import is_partial, partial_name, remove_leftovers
 from loaders.shards import SPLITS
 from loaders.untrusted import read_json
 
@@ -194,7 +188,6 @@ def _links_to_images(
     _refuse_own_files(links)
     remove_leftovers(links.parent, links.name)
     made = partial_name(links)
-    _clear(made)
     try:
         _link_images(made, data_set)
 

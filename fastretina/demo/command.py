@@ -24,8 +24,15 @@ from fastretina.data.drawn import DEMO_NOTE, NOTE_ABOUT, read_note
 from fastretina.wall_clock import part
 from loaders.cores import granted_cores
 from loaders.errors import DataError
-from loaders.files import is_partial, make_folder, sync_folder, write_atomically
+from loaders.files import (
+    make_folder,
+    make_inner_folder,
+    refuse_link,
+    sync_folder,
+    write_atomically,
+)
 from loaders.grades import GRADES
+from loaders.leftovers import is_partial
 from loaders.shards import SPLITS
 
 if TYPE_CHECKING:
@@ -130,6 +137,7 @@ def _claim(options: Options, names: set[str]) -> None:
     out, data, note = options.out, options.out / "data", _note(options)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; name a folder")
+    refuse_link(data)
     written = read_note(out / DEMO_NOTE)
     taken = out.is_dir() and any(not is_partial(path) for path in out.iterdir())
     if taken and written != note and not options.overwrite:
@@ -150,7 +158,7 @@ def _claim(options: Options, names: set[str]) -> None:
     leftover = [path for path in data.glob(".*") if is_partial(path)]
     for path in [*strays, *leftover]:
         path.unlink(missing_ok=True)
-    make_folder(data)
+    make_inner_folder(data)
 
 
 def _note(options: Options) -> str:

@@ -34,7 +34,7 @@ from fastretina.report.experiment_file import (
 from fastretina.run import Run, as_record
 from fastretina.train.options import TrainOptions
 from loaders.errors import DataError, NoShards, RunError
-from loaders.files import make_folder, write_atomically
+from loaders.files import make_inner_folder, refuse_link, write_atomically
 from loaders.place import place
 from loaders.shards import read_manifest
 from loaders.untrusted import read_json
@@ -184,7 +184,10 @@ class Series:
             return str(error)
         except OSError as error:
             return cli.describe_os_error(error)
-        make_folder(path.parent)
+        make_inner_folder(path.parent)
+        log = path.with_suffix(".log")
+        for each in (path, log):
+            refuse_link(each)
         begun = (path / "config.json").exists()
         options = TrainOptions(
             recipe=replace(cell.recipe, seed=number),
@@ -198,7 +201,7 @@ class Series:
         )
         begun_at = time.monotonic()
         try:
-            return run_in_process(options, path.with_suffix(".log"), Stopper())
+            return run_in_process(options, log, Stopper())
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on where it was") from None
         finally:

@@ -25,7 +25,12 @@ from fastretina.shard import command as shard
 from fastretina.shard.plan import PROGRESS
 from loaders.arrays import Bool
 from loaders.errors import RunError
-from loaders.files import make_folder, sync_folder, write_atomically
+from loaders.files import (
+    make_inner_folder,
+    refuse_link,
+    sync_folder,
+    write_atomically,
+)
 from loaders.place import place
 from loaders.shards import MANIFEST, SPLITS, ShardSplit, open_split, read_manifest
 from loaders.untrusted import read_json
@@ -60,6 +65,8 @@ def make_variant(name: str, shards: str, folder: Path) -> Path:
     """
     target, unpacked = folder / name, folder / f".{name}"
     fingerprint = read_manifest(place(shards)).fingerprint
+    for each in (folder, target, unpacked):
+        refuse_link(each)
     shutil.rmtree(unpacked, ignore_errors=True)  # left where power or process was lost
     if (target / MANIFEST).exists():
         if _made_from(target) not in (None, fingerprint):
@@ -69,7 +76,7 @@ def make_variant(name: str, shards: str, folder: Path) -> Path:
             )
         shutil.rmtree(target / PROGRESS, ignore_errors=True)  # that of finished shards
         return target
-    make_folder(folder)
+    make_inner_folder(folder)
     record = json.dumps({"fingerprint": fingerprint}) + "\n"
     write_atomically(_record_of(target), record)  # before it is one
     print(f"making shards: {VARIANTS[name]}", file=sys.stderr)

@@ -107,6 +107,11 @@ def _describe_death(code: int) -> str:
     return f"its process ended {how}"
 
 
+def _open_log(path: Path) -> int:
+    """Open a file to append to; a link, which may lead out of the folder, is none."""
+    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+
+
 def _child(
     options: TrainOptions,
     log: Path,
@@ -119,7 +124,7 @@ def _child(
     end_with(parent)
     # Which the server has not heeded; from here on it is how the parent stops a run.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
+    os.dup2(_open_log(log), 1)
     from fastretina.train.command import command
 
     try:

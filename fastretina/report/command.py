@@ -17,6 +17,7 @@ from fastretina import cli
 from fastretina.outputs import ask_for_file, ask_for_folder
 from fastretina.wall_clock import part
 from loaders.errors import DataError, RunError
+from loaders.files import refuse_link
 
 if TYPE_CHECKING:
     from fastretina.report.finished_run import FinishedRun
@@ -86,6 +87,7 @@ def command(options: Options) -> dict[str, object]:
         ask_for_file(options.out or folder / _PAGE)
         return _write_experiment(options)
     if (folder / "config.json").is_file():
+        refuse_link(folder / _FIGURES)
         ask_for_folder(folder / _FIGURES, "RUN", "make the run's folder writable")
         ask_for_file(options.out or folder / _PAGE)
         return _write_run(options)

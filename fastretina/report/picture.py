@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from PIL import Image
 
-from loaders.files import make_folder, write_atomically
+from loaders.files import make_inner_folder, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def to_picture(
 
 def save_all(pictures: Sequence[Picture], folder: Path) -> None:
     """Write each picture as ``FOLDER/NAME.png``."""
-    make_folder(folder)
+    make_inner_folder(folder)
     for picture in pictures:
         write_atomically(folder / f"{picture.name}.png", picture.png)
 

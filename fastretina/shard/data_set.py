@@ -40,7 +40,9 @@ from loaders.errors import ShardError
 from loaders.files import (
     hash_file,
     make_folder,
+    make_inner_folder,
     naming,
+    refuse_link,
     sync_folder,
     write_atomically,
     writing,
@@ -117,6 +119,9 @@ def write_data_set(
         if manifest is not None:
             return DataSet(manifest, 0, 0)
     refuse_other_folder(folder)
+    aside = aside_of(folder)
+    for each in (progress, replacement_of(folder), aside, aside / PROGRESS):
+        refuse_link(each)
     make_folder(progress)
     try:
         with FileLock(progress / "lock", timeout=0):
@@ -165,7 +170,7 @@ def _replace(
     """Write the data set beside the one that is there, then put it in its place."""
     folder = tasks[0].folder
     replacement = replacement_of(folder)
-    make_folder(replacement / PROGRESS)
+    make_inner_folder(replacement / PROGRESS)
     try:
         remove_partial(replacement)
         manifest = _finished(replacement, identity, raises=False)

@@ -8,12 +8,12 @@ from pathlib import Path
 from fastretina.data.left_out import first_names
 from fastretina.shard.plan import PROGRESS
 from loaders.errors import ShardError
+from loaders.leftovers import final_name, is_partial
 from loaders.manifest import MANIFEST, SPLITS, Manifest
 
 _SPLIT = "|".join(SPLITS)
 _SHARD = re.compile(rf"(?:{_SPLIT})-\d{{6,}}\.(?:tar|idx)")
 _DATA = re.compile(rf"{_SHARD.pattern}|(?:{_SPLIT})\.parquet")
-_PARTIAL = re.compile(rf"\.(?:{_DATA.pattern}|{re.escape(MANIFEST)})(?:\.\d+)?\.part")
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -37,15 +37,21 @@ def others_files(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.name not in (MANIFEST, PROGRESS)
         and not _DATA.fullmatch(path.name)
-        and not _PARTIAL.fullmatch(path.name)
+        and not _is_partial(path)
     ]
 
 
 def remove_partial(folder: Path) -> None:
     """Remove files without a final name, which a process that has ended was writing."""
-    partial = [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)]
-    for path in [*partial, *(folder / PROGRESS).glob(".*.part")]:
+    partial = [path for path in folder.iterdir() if _is_partial(path)]
+    markers = (path for path in (folder / PROGRESS).glob(".*") if is_partial(path))
+    for path in [*partial, *markers]:
         path.unlink()
+
+
+def _is_partial(path: Path) -> bool:
+    name = final_name(path)
+    return name is not None and (name == MANIFEST or bool(_DATA.fullmatch(name)))
 
 
 def refuse_other_folder(folder: Path) -> None:

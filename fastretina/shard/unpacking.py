@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from fastretina.shard.own_files import refuse_other_folder
 from loaders.errors import ShardError
+from loaders.files import refuse_link
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,6 +38,7 @@ class UnpackFolder:
         self._made: list[Path] = []
 
     def __enter__(self) -> Self:
+        refuse_link(self._folder)
         if self._folder.is_dir():
             try:
                 self._lock.acquire()

@@ -23,9 +23,10 @@ from fastretina.data.labels import Sample
 from fastretina.data.prepare import Prepared, Preparer, Rejected
 from fastretina.processes import in_threads
 from fastretina.shard.plan import ShardOptions, ShardTask
-from loaders.files import hash_file, naming, partial_name, put_in_place
+from loaders.files import hash_file, naming, put_in_place
 from loaders.grades import GRADES
 from loaders.jpeg_structure import MOST_PHOTOGRAPH
+from loaders.leftovers import partial_name
 from loaders.manifest import QuarantinedImage
 from loaders.tar import ShardWriter
 
@@ -169,8 +170,8 @@ def write_shard(task: ShardTask, threads: int = 1) -> UnnamedShard:
         changed=dict(sorted(changed.items())),
     )
     marker_part = partial_name(task.marker)
-    with naming(task.marker):
-        marker_part.write_text(json.dumps({"outcome": asdict(written), "rows": rows}))
+    with naming(task.marker), marker_part.open("x") as file:  # never through a link
+        file.write(json.dumps({"outcome": asdict(written), "rows": rows}))
     return UnnamedShard(written, shard.parts, (marker_part, task.marker))
 
 

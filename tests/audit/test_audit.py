@@ -1015,8 +1015,8 @@ def test_fix_goes_on_where_its_first_attempt_was_killed(
     """Found by cutting the power: it took its own temporary files for somebody's."""
     out = tmp_path / "fixed"
     out.mkdir()
-    (out / ".split.json.4194303.part").write_text("{")
-    (out / ".data.4194303.part").symlink_to(tmp_path)
+    (out / ".split.json.fastretina-4194303-0123abcd.part").write_text("{")
+    (out / ".data.fastretina-4194303-0123abcd.part").symlink_to(tmp_path)
     code, _, _, err = run(capsys, leaking, "--fix", out)
     assert (code, err) == (0, "")
     assert not list(out.glob(".*"))

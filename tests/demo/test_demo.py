@@ -15,6 +15,7 @@ from fastretina.demo import command as demo
 from fastretina.demo.camera import encode_photograph
 from fastretina.demo.cohort import PlannedEye, plan_cohort
 from fastretina.demo.fundus import draw_eye
+from loaders.leftovers import partial_name
 
 # patient, eye and grade
 DRAWN = [(1, "left", 0), (2, "right", 2), (3, "left", 3), (4, "right", 4)]
@@ -80,7 +81,7 @@ def test_killed_run_is_completed_by_running_it_again(
     whole = contents(out)
     (out / "train_img.csv").unlink()
     killed = sorted((out / "data").iterdir())[3]
-    killed.rename(killed.with_name(f".{killed.name}.1.part"))
+    killed.rename(partial_name(killed))
     assert make(out) == 0
     assert contents(out) == whole == contents(made)
 

@@ -416,6 +416,39 @@ def test_two_experiments_dont_share_a_folder(
     assert "another process is at work in" in outcome.complaint
 
 
+@pytest.mark.parametrize("name", ["runs", "runs/seed-given-seed0", ".lock"])
+def test_links_in_an_experiment_are_refused(
+    name: str, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "run_in_process", lambda *_: "not today")
+    runs("strong")
+    elsewhere, link = tmp_path / "elsewhere", tmp_path / "out" / name
+    elsewhere.mkdir()
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(elsewhere)
+    outcome = runs("strong")
+    assert outcome.code == 1
+    assert outcome.complaint.startswith(f"error: {link}: ")
+    assert "link" in outcome.complaint
+    assert not list(elsewhere.iterdir())
+
+
+def test_log_of_a_run_in_an_experiment_is_no_link(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "run_in_process", lambda *_: "not today")
+    log, victim = tmp_path / "out/runs/seed-given-seed0.log", tmp_path / "victim"
+    victim.write_text("precious")
+    log.parent.mkdir(parents=True)
+    log.symlink_to(victim)
+    assert runs("strong").complaint.startswith(f"error: {log}: Is a link")
+    with pytest.raises(OSError, match="symbolic link"):
+        worker._open_log(log)
+    assert victim.read_text() == "precious"
+
+
 def test_other_settings_need_another_folder(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ):

@@ -399,6 +399,33 @@ def test_folder_that_cannot_be_used_is_one_line(shards, tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["", "about.json", "index", "images"])
+def test_links_in_the_folder_are_not_written_through(
+    name, open_kept, filled, wanted, tmp_path
+):
+    elsewhere = tmp_path / "elsewhere"
+    (filled / name).rename(elsewhere)
+    (filled / name).symlink_to(elsewhere)
+    files = [*elsewhere.iterdir()] if elsewhere.is_dir() else [elsewhere]
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    tried = open_kept()
+    batches, asked, _ = tried.run()
+    assert same(batches, wanted[0])
+    assert asked == [*range(TRAIN)]
+    assert not any(path.is_symlink() for path in (filled, *filled.iterdir()))
+    assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
+
+
+def test_only_our_folders_are_removed(open_kept, filled, kept):
+    """As where a stranger's run names a folder that is not for images."""
+    theirs = [kept / name for name in (".film.part", ".a-1x1-b.new.part")]
+    ours = [kept / f".{filled.name}.{state}.part" for state in ("new", "old")]
+    for folder in [*theirs, *ours]:
+        folder.mkdir()
+    open_kept()
+    assert [path.exists() for path in [*theirs, *ours]] == [True, True, False, False]
+
+
 # ------------------------------------------------------------------------- kill -9
 
 

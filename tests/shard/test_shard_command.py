@@ -31,6 +31,7 @@ from fastretina.processes import in_threads
 from fastretina.shard import writer
 from loaders.files import naming
 from loaders.index_table import COLUMNS
+from loaders.leftovers import final_name
 from loaders.shards import open_split
 
 ROOT = Path(__file__).parents[2]
@@ -278,7 +279,7 @@ def test_all_is_on_the_disk_before_the_manifest(
     def noting(descriptor: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         synced.pop(path, None)
-        name = re.sub(r"^\.(.*?)(\.\d+)?\.part$", r"\1", path.name)
+        name = final_name(path) or path.name
         synced[path.with_name(name)] = os.fstat(descriptor).st_size
         fsync(descriptor)
 
@@ -575,6 +576,7 @@ def test_overwrite_replaces_all_and_only_ours(
         "train-000000.tar.bak": b"mine",
         "notes.txt": b"mine",
         ".film.part": b"mine",
+        ".test.parquet.20241231.part": b"mine",
         ".mine.json": b"mine",
         "sub/train-000000.tar": b"mine",
         "train.csv": b"mine",

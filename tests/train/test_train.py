@@ -276,7 +276,7 @@ def test_events_of_an_epoch_again_replace_the_old_ones_for_good(
 
 
 def test_events_half_written_by_a_killed_process_are_removed(tmp_path: Path):
-    part = tmp_path / "tensorboard" / f".events.epoch-003.{(1 << 22) - 1}.part"
+    part = tmp_path / "tensorboard" / ".events.fastretina-4194303-0123abcd.part"
     part.parent.mkdir()
     part.touch()
     Run(tmp_path).remove_partial_files()
