@@ -12,9 +12,10 @@ import numpy as np
 from loaders.arrays import Int64
 from loaders.errors import ShardError
 from loaders.grades import GRADES
+from loaders.parquet import MOST_PARQUET, parse_parquet
 from loaders.place import Place, Url
 from loaders.tar import BLOCK, KEY
-from loaders.untrusted import MOST_PARQUET, parse_parquet, read_place
+from loaders.untrusted import read_place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -129,7 +130,7 @@ def _read_table(path: Place, content: bytes, listed: int) -> pa.Table:
                 f"{path} has {num_rows:,} rows, the manifest lists {listed:,} samples; "
                 "shard again"
             )
-        table = parse_parquet(content)
+        table = parse_parquet(content, COLUMNS)
         table.validate(full=True)  # text that is no UTF-8, too
         if table.num_rows != listed:
             raise ValueError(f"its end counts {listed:,} rows, {table.num_rows:,} came")

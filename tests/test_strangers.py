@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -44,9 +45,11 @@ from fastretina.run import Run, as_record
 from fastretina.run_config import RunConfig
 from fastretina.shard import command as shard
 from fastretina.shard.verify import verify
-from loaders import untrusted
+from loaders import manifest, untrusted
 from loaders.errors import DataError, LabelError, RunError, ShardError
 from loaders.formulas import guarded, unguarded
+from loaders.index_table import COLUMNS
+from loaders.parquet import MOST_ROWS, parse_parquet
 from loaders.shards import open_split, read_manifest
 
 ROOT = Path(__file__).parents[1]
@@ -468,7 +471,7 @@ def test_a_text_that_stands_in_every_row_is_no_bomb(kind: pa.DataType) -> None:
     pq.write_table(pa.table({"key": column}), file)
     assert len(file.getvalue()) < 100_000
     with pytest.raises(ValueError, match="1,000,000 bytes"):
-        untrusted.parse_parquet(file.getvalue())
+        parse_parquet(file.getvalue(), ["key", "label"])
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.binary(100_000)])
@@ -476,7 +479,7 @@ def test_columns_of_columns_and_of_wide_bytes_are_refused(kind: pa.DataType) -> 
     file = io.BytesIO()
     pq.write_table(pa.table({"key": pa.nulls(3, kind)}), file)
     with pytest.raises(ValueError, match="of a type that is not read"):
-        untrusted.parse_parquet(file.getvalue())
+        parse_parquet(file.getvalue(), ["key", "label"])
 
 
 def test_weights_that_are_too_much_unpacked_are_refused(
@@ -499,17 +502,72 @@ def test_weights_that_are_too_much_unpacked_are_refused(
 
 
 def test_many_rows_in_few_bytes_are_no_bomb() -> None:
-    rows = pa.nulls(untrusted.MOST_ROWS + 1, pa.int8())
+    rows = pa.nulls(MOST_ROWS + 1, pa.int8())
     file = io.BytesIO()
     pq.write_table(pa.table({"label": rows}), file)
     with pytest.raises(ValueError, match="rows"):
-        untrusted.parse_parquet(file.getvalue())
+        parse_parquet(file.getvalue(), ["key", "label"])
+
+
+COUNTING = pa.proxy_memory_pool(pa.default_memory_pool())  # outlives what it gave
+
+
+def packed(table: pa.Table, **how: Any) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(table, file, **how)
+    return file.getvalue()
+
+
+def test_many_texts_of_the_longest_are_counted_before_they_are_written_out() -> None:
+    """800,000 rows of one text: 350 kB that would be 3.3 GB, and 6.5 MB to count."""
+    once = pa.array(["a" * 4096])
+    rows = pa.array(np.zeros(400_000, np.int32))
+    column = pa.DictionaryArray.from_arrays(rows, once)
+    table = pa.table({"key": pa.chunked_array([column, column])})
+    content = packed(table, row_group_size=400_000)
+    assert len(content) < 400_000
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(COUNTING)
+    try:
+        with pytest.raises(ValueError, match="bytes unpacked"):
+            parse_parquet(content, ["key"])
+    finally:
+        pa.set_memory_pool(before)
+    assert COUNTING.max_memory() < 64 << 20
+
+
+def test_columns_that_are_not_known_are_not_read() -> None:
+    table = pa.table({"label": [0, 1], "odd": [[1], [2]], "more": [b"a", b"b"]})
+    assert parse_parquet(packed(table), COLUMNS).column_names == ["label"]
+
+
+def test_a_column_that_comes_twice_is_refused() -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["label", "label"])
+    with pytest.raises(ValueError, match="twice"):
+        parse_parquet(packed(table), COLUMNS)
+
+
+@pytest.mark.parametrize("codec", ["zstd", "gzip", "brotli", "lz4"])
+def test_parquet_that_unpacks_to_thousands_of_times_is_refused(codec: str) -> None:
+    table = pa.table({"label": np.zeros(1_000_000, np.int8)})
+    with pytest.raises(ValueError, match="Snappy"):
+        parse_parquet(packed(table, compression=codec), COLUMNS)
+    for known in ("snappy", "none"):
+        assert len(parse_parquet(packed(table, compression=known), COLUMNS)) == 1e6
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_texts_that_share_their_beginnings_are_refused(encoding: str) -> None:
+    table = pa.table({"key": [f"{'a' * 4000}{n}" for n in range(1000)]})
+    how = {"use_dictionary": False, "column_encoding": {"key": encoding}}
+    with pytest.raises(OSError, match="DictAccumulator"):
+        parse_parquet(packed(table, **how), COLUMNS)
 
 
 def test_tables_within_the_limits_are_read_as_they_are(shards: Path) -> None:
     for name in ("train", "test"):
         file = shards / f"{name}.parquet"
-        table = untrusted.parse_parquet(file.read_bytes())
+        table = parse_parquet(file.read_bytes(), COLUMNS)
         assert table.equals(pq.read_table(file))
         assert table.schema.equals(pq.read_table(file).schema)
 
@@ -520,3 +578,38 @@ def test_label_file_of_any_length_is_an_error(
     monkeypatch.setattr("loaders.course.MOST_CSV", 100)
     with pytest.raises(LabelError, match=r"train_img\.csv has more than 100 bytes"):
         read_table(course)
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "0", '"a"', '{"a":[]}'])
+def test_manifest_of_more_values_than_any_has_is_refused_unread(
+    value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """32 MB of empty lists took 863 MB."""
+    many = ",".join([value] * 200_000)
+    (tmp_path / "manifest.json").write_text(f'{{"format":1,"more":[{many}]}}')
+    monkeypatch.setattr("loaders.manifest.json", None)  # is not even asked
+    with pytest.raises(ShardError, match=r"manifest\.json is damaged .*too many"):
+        read_manifest(tmp_path)
+
+
+class Counted(str):
+    """A text that counts how often it is compared or hashed."""
+
+    asked = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.asked += 1
+        return str.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        Counted.asked += 1
+        return str.__hash__(self)
+
+
+def test_a_key_that_comes_twice_is_found_in_one_pass() -> None:
+    """40,000 keys took 10 s."""
+    keys = [Counted(n) for n in [*range(2000), 1999]]
+    Counted.asked = 0
+    with pytest.raises(ValueError, match="'1999' comes twice"):
+        manifest._without_repetition([(key, 0) for key in keys])
+    assert Counted.asked < 10 * len(keys)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,9 +23,11 @@ from loaders.arrays import Float64, Int64
 from loaders.errors import RunError
 from loaders.files import write_atomically
 from loaders.grades import GRADES
-from loaders.untrusted import MOST_PARQUET, parse_json, parse_parquet, read_file
+from loaders.parquet import MOST_PARQUET, parse_parquet
+from loaders.untrusted import parse_json, read_file
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import nn
 
     from fastretina.data.loading import Loading
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 
 
 PROBABILITIES = [f"p{grade}" for grade in range(len(GRADES))]
-_Chance = Annotated[float, Meta(ge=0, le=1)]
+_TEXTS = ("key", "patient", "eye")
+_COLUMNS = ("row", *_TEXTS, "patient_known", "label", *PROBABILITIES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,23 +58,6 @@ class PredictionSource:
     checkpoint: str | None = None
     checkpoint_epoch: int | None = None
     weights_sha256: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Columns:
-    """The columns of the file, each value checked."""
-
-    row: list[Annotated[int, Meta(ge=0, le=2**62)]]
-    key: list[str]
-    patient: list[str]
-    eye: list[str]
-    label: list[Annotated[int, Meta(ge=0, lt=len(GRADES))]]
-    p0: list[_Chance]
-    p1: list[_Chance]
-    p2: list[_Chance]
-    p3: list[_Chance]
-    p4: list[_Chance]
-    patient_known: list[bool] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,25 +178,23 @@ class Predictions:
         import pyarrow as pa
 
         try:
-            table = parse_parquet(read_file(path, MOST_PARQUET))
+            table = parse_parquet(read_file(path, MOST_PARQUET), _COLUMNS)
+            _check_columns(table)
             about = parse_json(table.schema.metadata[b"fastretina"])
-            columns = as_record(table.to_pydict(), _Columns, path)
             rest = as_record(about, _Skipped, path)
-            chances = [getattr(columns, name) for name in PROBABILITIES]
-            found = cls(
-                rows=np.array(columns.row, np.int64),
-                keys=columns.key,
-                patients=columns.patient,
-                eyes=columns.eye,
-                labels=np.array(columns.label, np.int64),
+            key, patient, eye = (_texts(table[name]) for name in _TEXTS)
+            chances = [table[name].to_numpy() for name in PROBABILITIES]
+            return cls(
+                rows=table["row"].to_numpy().astype(np.int64),
+                keys=key,
+                patients=patient,
+                eyes=eye,
+                labels=table["label"].to_numpy().astype(np.int64),
                 probabilities=np.array(chances, np.float64).T,
                 source=as_record(about, PredictionSource, path),
                 skipped=rest.skipped,
-                patient_known=columns.patient_known,
+                patient_known=_known(table),
             )
-            if not np.isfinite(found.probabilities).all():
-                raise ValueError("a probability is no number")
-            return found
         except FileNotFoundError:
             raise RunError(
                 f"{path.parent} has no predictions of {path.stem}: it is not finished, "
@@ -219,6 +203,53 @@ class Predictions:
             ) from None
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error})") from error
+
+
+def _check_columns(table: pa.Table) -> None:
+    """Hold a file's columns against what ``save`` writes.
+
+    Raises:
+        ValueError: one is missing or of another type, or a value out of its range.
+    """
+    import pyarrow as pa
+
+    expected = {
+        **dict.fromkeys(("row", "label"), (pa.types.is_integer, "whole numbers")),
+        **dict.fromkeys(_TEXTS, (pa.types.is_string, "text")),
+        **dict.fromkeys(PROBABILITIES, (pa.types.is_floating, "numbers")),
+        "patient_known": (pa.types.is_boolean, "truth values"),
+    }
+    for name, (fits, wanted) in expected.items():
+        if name not in table.column_names:
+            if name == "patient_known":  # of an older version
+                continue
+            raise ValueError(f"it lacks the column {name!r}")
+        if not fits(table[name].type):
+            raise ValueError(f"{name} must be {wanted}, got {table[name].type}")
+        if table[name].null_count:
+            raise ValueError(f"a row lacks its {name}")
+    most = {"row": 2**62, "label": len(GRADES) - 1, **dict.fromkeys(PROBABILITIES, 1)}
+    for name, high in most.items():
+        values = table[name].to_numpy()
+        if not ((values >= 0) & (values <= high)).all():  # nor where it is no number
+            raise ValueError(f"a row's {name} is not within 0 to {high}")
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """A column's texts; what comes many times is kept once."""
+    texts: list[str] = []
+    for chunk in column.chunks:
+        encoded = chunk.dictionary_encode()
+        known = np.array([*encoded.dictionary.to_pylist(), ""], object)
+        texts += known[encoded.indices.to_numpy()].tolist()
+    return texts
+
+
+def _known(table: pa.Table) -> list[bool]:
+    if "patient_known" not in table.column_names:
+        return []
+    known: list[bool] = table["patient_known"].to_numpy().tolist()
+    return known
 
 
 def _go_on() -> None:
