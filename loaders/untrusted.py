@@ -34,7 +34,7 @@ def read_file(path: Path, most: int) -> bytes:
         if about.st_size > most:
             what = f"Has {about.st_size:,} bytes, and {most:,} may be read"
             raise OSError(errno.EFBIG, what, str(path))
-        return file.read(most)
+        return file.read(about.st_size or most)  # what is asked for is allocated
 
 
 def read_place(path: Place, most: int) -> bytes:

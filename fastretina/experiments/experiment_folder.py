@@ -37,14 +37,17 @@ class Settings(_Asked, total=False):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of an experiment's folder.
+    """Keep other processes out of an experiment's folder; the lock goes at the end.
 
     Raises:
         RunError: one is at work there.
     """
     try:
         with FileLock(folder / ".lock", timeout=0):
-            yield
+            try:
+                yield
+            finally:
+                (folder / ".lock").unlink(missing_ok=True)
     except Timeout:
         raise RunError(
             f"another process is at work in {folder}; wait for it to end"
