@@ -24,6 +24,7 @@ import torch
 from conftest import photograph
 from hypothesis import given
 from hypothesis import strategies as st
+from reported_runs import log_rows
 from torture.odd_values import Bait, baits
 
 from fastretina.data.labels import read_table
@@ -43,6 +44,7 @@ from fastretina.recipe import RECIPES
 from fastretina.report.experiment_file import read_experiment
 from fastretina.run import Run, as_record
 from fastretina.run_config import RunConfig
+from fastretina.run_result import RunResult
 from fastretina.shard import command as shard
 from fastretina.shard.verify import verify
 from loaders import manifest, untrusted
@@ -397,6 +399,11 @@ def described(**changes: object) -> RunConfig:
     ("key", "value"),
     [
         *(("image_shape", shape) for shape in ([0, 9], [9, -1], [10**9, 10**9], [9])),
+        *(("image_shape", shape) for shape in ([1, 2 * 10**8], [65_536, 9])),
+        *(("data", {name: -5}) for name in ("train", "validation", "test")),
+        *(("ranks", number) for number in (-1, 0, 2**40)),
+        ("train_counts", [1, 2, 3, 4, -5]),
+        ("train_counts", [10**400]),
         *(("threads", number) for number in (0, -1, 10**9, 2**70)),
         *(("loading", {"loader": "pil", "cache_gb": most}) for most in (0, -1)),
         *(("loading", {"loader": "pil", "hw_decoder_load": n}) for n in (-1, 2)),
@@ -603,3 +610,59 @@ def test_a_key_that_comes_twice_is_found_in_one_pass() -> None:
     with pytest.raises(ValueError, match="'1999' comes twice"):
         manifest._without_repetition([(key, 0) for key in keys])
     assert Counted.asked < 10 * len(keys)
+
+
+@pytest.mark.parametrize("text", ['"\\u0000"', '["\\\\\\u0000"]', '{"a\\u0000": 1}'])
+def test_json_with_a_nul_is_refused(text: str) -> None:
+    for given_as in (text, text.encode()):
+        with pytest.raises(ValueError, match="NUL"):
+            untrusted.parse_json(given_as)
+
+
+def test_a_backslash_before_a_number_is_no_nul() -> None:
+    assert untrusted.parse_json(r'"\\u0000"') == r"\u0000"
+
+
+@pytest.mark.parametrize("name", ["train_loss", "seconds", "lr", "images_per_second"])
+@pytest.mark.parametrize("value", ["1e308", "-1", "nan", "inf", "9" * 5000])
+def test_log_of_impossible_numbers_is_refused(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    """Matplotlib can place no ticks at 1e308."""
+    run = Run(tmp_path)
+    run.write_log(log_rows())
+    path = tmp_path / "log.csv"
+    lines = list(csv.DictReader(path.read_text().splitlines()))
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows({**line, name: value} for line in lines)
+    with pytest.raises(RunError, match=r"log\.csv is damaged"):
+        run.log()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("test_accuracy", value) for value in (-0.1, 1.1, 1e308)),
+        *(("test_qwk", value) for value in (-2, 2, 1e308)),
+        *(("seconds", value) for value in (-1, 1e308)),
+        *(("wait_fraction", value) for value in (-1, 1e308)),
+        *((name, -1) for name in ("epochs", "steps", "checkpoint_epoch", "skipped")),
+        ("changed_parameters", {"head": -1}),
+        ("parameters", 10**400),
+    ],
+)
+def test_result_of_impossible_numbers_is_refused(name: str, value: object) -> None:
+    result = {"weights": "none", "checkpoint": "best", "checkpoint_epoch": 1}
+    known = {**result, "weights_sha256": "0", "test_qwk": None}
+    as_record(known, RunResult, Path("metrics.json"))
+    with pytest.raises(RunError, match=rf"metrics\.json is damaged.*{name}"):
+        as_record({**known, name: value}, RunResult, Path("metrics.json"))
+
+
+@pytest.mark.parametrize("text", ["1e51", "[-1e308]", "1e999", str(2**65)])
+def test_json_of_numbers_too_large_to_compute_on_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a number in it is beyond"):
+        untrusted.parse_json(text)
+    assert untrusted.parse_json("[1e45, 9223372036854775807]") == [1e45, 2**63 - 1]
