@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import hashlib
 import io
 import json
 import os
@@ -24,7 +25,7 @@ import torch
 from conftest import photograph
 from hypothesis import given
 from hypothesis import strategies as st
-from reported_runs import log_rows
+from reported_runs import log_rows, predicted
 from torture.odd_values import Bait, baits
 
 from fastretina.data.labels import read_table
@@ -33,6 +34,7 @@ from fastretina.evaluate.command import _loading_of
 from fastretina.experiments.variants import make_variant
 from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
+from fastretina.nn.trained import load_trained
 from fastretina.nn.weights_file import WeightsError, read_weights
 from fastretina.predict.reading import (
     Preparation,
@@ -46,7 +48,8 @@ from fastretina.run import Run, as_record
 from fastretina.run_config import RunConfig
 from fastretina.run_result import RunResult
 from fastretina.shard import command as shard
-from fastretina.shard.verify import verify
+from fastretina.shard.verify import _check_sample, verify
+from fastretina.shard.writer import IndexRow
 from loaders import manifest, untrusted
 from loaders.errors import DataError, LabelError, RunError, ShardError
 from loaders.formulas import guarded, unguarded
@@ -666,3 +669,46 @@ def test_json_of_numbers_too_large_to_compute_on_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a number in it is beyond"):
         untrusted.parse_json(text)
     assert untrusted.parse_json("[1e45, 9223372036854775807]") == [1e45, 2**63 - 1]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *({"epoch": epoch} for epoch in ("x", [1], -1, 1e30, 2**63)),
+        *({"best": [1]}, {"progress": {"epoch": None}}, {"checkpoint": "\x1b[31m"}),
+    ],
+)
+def test_checkpoint_of_an_impossible_epoch_is_refused(
+    state: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, network = Run(tmp_path), torch.nn.Linear(1, 1)
+    run.write_config(described())
+    tensors = checkpoint.prefixed("model", network.state_dict())
+    monkeypatch.setattr("fastretina.nn.trained.build_model", lambda *_: network)
+    checkpoint.save(run.last, tensors, {"progress": {"epoch": 3}})
+    assert load_trained(run, torch.device("cpu")).checkpoint_epoch == 3
+    checkpoint.save(run.last, tensors, state)
+    with pytest.raises(RunError, match=r"last\.safetensors is damaged"):
+        load_trained(run, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("about", [b"[" * 100_000, b"[]", b"\xff", b'"\\u0000"'])
+def test_verify_names_a_sample_whose_json_is_none(about: bytes) -> None:
+    sha256 = hashlib.sha256(b"").hexdigest()
+    row = IndexRow("a", 0, 0, 512, 0, "p", "left", 8, 8, sha256, True, None, None)
+    faults = list(_check_sample(row, [b"", b"0", about]))
+    assert [fault.split()[0] for fault in faults] == ["patient", "eye", "grade"]
+
+
+@pytest.mark.parametrize("name", ["row", "key", "label", "p0", "patient_known"])
+def test_predictions_with_a_row_of_nothing_are_refused(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "test.parquet"
+    predicted(20, 0).save(path)
+    table = pq.read_table(path)
+    place = table.column_names.index(name)
+    nothing = pa.nulls(len(table), table[name].type)
+    pq.write_table(table.set_column(place, name, nothing), path)
+    with pytest.raises(RunError, match=rf"test\.parquet is damaged .*lacks its {name}"):
+        Predictions.load(path)
