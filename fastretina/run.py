@@ -29,6 +29,7 @@ from typing import TypeVar
 import msgspec
 
 from fastretina.formatting import format_count
+from fastretina.ranges import Count, Fraction, Kappa, LossValue, Seconds, Speed
 from fastretina.recipe import Phase, Recipe
 from fastretina.run_config import RunConfig
 from fastretina.run_result import RunResult
@@ -76,21 +77,21 @@ class LoggedEpoch:
         decoded_again: batches that DALI could not decode.
     """
 
-    epoch: int
+    epoch: Count
     phase: Phase
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    validation_accuracy: float | None = None
-    validation_qwk: float | None = None
-    test_accuracy: float | None = None
-    test_qwk: float | None = None
-    images_per_second: float
-    wait_seconds: float
-    idle_seconds: float | None = None
-    seconds: float
-    skipped: int = 0
-    decoded_again: int = 0
+    lr: LossValue
+    train_loss: LossValue
+    train_accuracy: Fraction
+    validation_accuracy: Fraction | None = None
+    validation_qwk: Kappa | None = None
+    test_accuracy: Fraction | None = None
+    test_qwk: Kappa | None = None
+    images_per_second: Speed
+    wait_seconds: Seconds
+    idle_seconds: Seconds | None = None
+    seconds: Seconds
+    skipped: Count = 0
+    decoded_again: Count = 0
 
     @property
     def wait_share(self) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from fastretina.ranges import MOST_SIDE, Count, RankCount
 from fastretina.recipe import Precision, Recipe
 from loaders.base import Decoding
 from loaders.place import is_url
@@ -36,9 +37,9 @@ class RunData:
 
     fingerprint: str | None = None
     preprocessing: Preprocessing | None = None
-    train: int | None = None
-    validation: int = 0
-    test: int | None = None
+    train: Count | None = None
+    validation: Count = 0
+    test: Count | None = None
     test_fingerprint: str | None = None
     origin: Origin = field(default=Origin(), compare=False)
     test_origin: Origin | None = field(default=None, compare=False)
@@ -112,10 +113,10 @@ class RunConfig:
     shards: str
     test_shards: str | None = None
     data: RunData
-    train_counts: list[int] | None = None
+    train_counts: list[Count] | None = None
     image_shape: tuple[int, int]
     square: bool
-    ranks: int = 1
+    ranks: RankCount = 1
     device: str = "unknown"
     loader: str
     loading: RecordedLoading | None = None
@@ -129,7 +130,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse what no run is made with, and no machine could do."""
         height, width = self.image_shape
-        if min(height, width) < 1 or height * width > _MOST_PIXELS:
+        fits = min(height, width) >= 1 and max(height, width) <= MOST_SIDE
+        if not fits or height * width > _MOST_PIXELS:
             raise ValueError(f"image_shape can't be {height} x {width}")
         if not 1 <= self.threads <= _MOST_THREADS:
             raise ValueError(f"threads can't be {self.threads}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fastretina.ranges import Count, Fraction, Kappa, Ratio, Seconds, Speed
 from fastretina.recipe import Phase
 from fastretina.wall_clock import WallSeconds
 
@@ -50,20 +51,20 @@ class RunResult:
     device: str | None = None
     precision: str | None = None
     weights: str
-    parameters: int | None = None
-    epochs: int | None = None
-    steps: int | None = None
-    changed_parameters: Mapping[Phase, int | None] | None = None
+    parameters: Count | None = None
+    epochs: Count | None = None
+    steps: Count | None = None
+    changed_parameters: Mapping[Phase, Count | None] | None = None
     checkpoint: Literal["best", "last"]
-    checkpoint_epoch: int
-    test_accuracy: float | None = None
-    test_qwk: float | None = None
-    seconds: float | None = None
-    images_per_second: float | None = None
-    wait_fraction: float | None = None
-    device_idle_fraction: float | None = None
-    skipped: int = 0
-    decoded_again: int = 0
-    test_skipped: int = 0
+    checkpoint_epoch: Count
+    test_accuracy: Fraction | None = None
+    test_qwk: Kappa | None = None
+    seconds: Seconds | None = None
+    images_per_second: Speed | None = None
+    wait_fraction: Ratio | None = None
+    device_idle_fraction: Ratio | None = None
+    skipped: Count = 0
+    decoded_again: Count = 0
+    test_skipped: Count = 0
     wall_seconds: WallSeconds | None = None
     weights_sha256: str

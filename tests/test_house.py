@@ -15,7 +15,7 @@ from fastretina import cli
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = set(cli.COMMANDS)
-SHARED = {"recipe", "run", "run_config", "run_result", "versions", "cli"} | {
+SHARED = {"recipe", "ranges", "run", "run_config", "run_result", "versions", "cli"} | {
     "__main__",
     "formatting",
     "processes",

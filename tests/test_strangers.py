@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import hashlib
 import io
 import json
 import os
@@ -24,6 +25,7 @@ import torch
 from conftest import photograph
 from hypothesis import given
 from hypothesis import strategies as st
+from reported_runs import log_rows, predicted
 from torture.odd_values import Bait, baits
 
 from fastretina.data.labels import read_table
@@ -32,6 +34,7 @@ from fastretina.evaluate.command import _loading_of
 from fastretina.experiments.variants import make_variant
 from fastretina.metrics.predictions import Predictions
 from fastretina.nn import checkpoint
+from fastretina.nn.trained import load_trained
 from fastretina.nn.weights_file import WeightsError, read_weights
 from fastretina.predict.reading import (
     Preparation,
@@ -43,8 +46,10 @@ from fastretina.recipe import RECIPES
 from fastretina.report.experiment_file import read_experiment
 from fastretina.run import Run, as_record
 from fastretina.run_config import RunConfig
+from fastretina.run_result import RunResult
 from fastretina.shard import command as shard
-from fastretina.shard.verify import verify
+from fastretina.shard.verify import _check_sample, verify
+from fastretina.shard.writer import IndexRow
 from loaders import manifest, untrusted
 from loaders.errors import DataError, LabelError, RunError, ShardError
 from loaders.formulas import guarded, unguarded
@@ -407,6 +412,11 @@ def described(**changes: object) -> RunConfig:
     ("key", "value"),
     [
         *(("image_shape", shape) for shape in ([0, 9], [9, -1], [10**9, 10**9], [9])),
+        *(("image_shape", shape) for shape in ([1, 2 * 10**8], [65_536, 9])),
+        *(("data", {name: -5}) for name in ("train", "validation", "test")),
+        *(("ranks", number) for number in (-1, 0, 2**40)),
+        ("train_counts", [1, 2, 3, 4, -5]),
+        ("train_counts", [10**400]),
         *(("threads", number) for number in (0, -1, 10**9, 2**70)),
         *(("loading", {"loader": "pil", "cache_gb": most}) for most in (0, -1)),
         *(("loading", {"loader": "pil", "hw_decoder_load": n}) for n in (-1, 2)),
@@ -613,3 +623,102 @@ def test_a_key_that_comes_twice_is_found_in_one_pass() -> None:
     with pytest.raises(ValueError, match="'1999' comes twice"):
         manifest._without_repetition([(key, 0) for key in keys])
     assert Counted.asked < 10 * len(keys)
+
+
+@pytest.mark.parametrize("text", ['"\\u0000"', '["\\\\\\u0000"]', '{"a\\u0000": 1}'])
+def test_json_with_a_nul_is_refused(text: str) -> None:
+    for given_as in (text, text.encode()):
+        with pytest.raises(ValueError, match="NUL"):
+            untrusted.parse_json(given_as)
+
+
+def test_a_backslash_before_a_number_is_no_nul() -> None:
+    assert untrusted.parse_json(r'"\\u0000"') == r"\u0000"
+
+
+@pytest.mark.parametrize("name", ["train_loss", "seconds", "lr", "images_per_second"])
+@pytest.mark.parametrize("value", ["1e308", "-1", "nan", "inf", "9" * 5000])
+def test_log_of_impossible_numbers_is_refused(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    """Matplotlib can place no ticks at 1e308."""
+    run = Run(tmp_path)
+    run.write_log(log_rows())
+    path = tmp_path / "log.csv"
+    lines = list(csv.DictReader(path.read_text().splitlines()))
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows({**line, name: value} for line in lines)
+    with pytest.raises(RunError, match=r"log\.csv is damaged"):
+        run.log()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("test_accuracy", value) for value in (-0.1, 1.1, 1e308)),
+        *(("test_qwk", value) for value in (-2, 2, 1e308)),
+        *(("seconds", value) for value in (-1, 1e308)),
+        *(("wait_fraction", value) for value in (-1, 1e308)),
+        *((name, -1) for name in ("epochs", "steps", "checkpoint_epoch", "skipped")),
+        ("changed_parameters", {"head": -1}),
+        ("parameters", 10**400),
+    ],
+)
+def test_result_of_impossible_numbers_is_refused(name: str, value: object) -> None:
+    result = {"weights": "none", "checkpoint": "best", "checkpoint_epoch": 1}
+    known = {**result, "weights_sha256": "0", "test_qwk": None}
+    as_record(known, RunResult, Path("metrics.json"))
+    with pytest.raises(RunError, match=rf"metrics\.json is damaged.*{name}"):
+        as_record({**known, name: value}, RunResult, Path("metrics.json"))
+
+
+@pytest.mark.parametrize("text", ["1e51", "[-1e308]", "1e999", str(2**65)])
+def test_json_of_numbers_too_large_to_compute_on_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a number in it is beyond"):
+        untrusted.parse_json(text)
+    assert untrusted.parse_json("[1e45, 9223372036854775807]") == [1e45, 2**63 - 1]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *({"epoch": epoch} for epoch in ("x", [1], -1, 1e30, 2**63)),
+        *({"best": [1]}, {"progress": {"epoch": None}}, {"checkpoint": "\x1b[31m"}),
+    ],
+)
+def test_checkpoint_of_an_impossible_epoch_is_refused(
+    state: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, network = Run(tmp_path), torch.nn.Linear(1, 1)
+    run.write_config(described())
+    tensors = checkpoint.prefixed("model", network.state_dict())
+    monkeypatch.setattr("fastretina.nn.trained.build_model", lambda *_: network)
+    checkpoint.save(run.last, tensors, {"progress": {"epoch": 3}})
+    assert load_trained(run, torch.device("cpu")).checkpoint_epoch == 3
+    checkpoint.save(run.last, tensors, state)
+    with pytest.raises(RunError, match=r"last\.safetensors is damaged"):
+        load_trained(run, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("about", [b"[" * 100_000, b"[]", b"\xff", b'"\\u0000"'])
+def test_verify_names_a_sample_whose_json_is_none(about: bytes) -> None:
+    sha256 = hashlib.sha256(b"").hexdigest()
+    row = IndexRow("a", 0, 0, 512, 0, "p", "left", 8, 8, sha256, True, None, None)
+    faults = list(_check_sample(row, [b"", b"0", about]))
+    assert [fault.split()[0] for fault in faults] == ["patient", "eye", "grade"]
+
+
+@pytest.mark.parametrize("name", ["row", "key", "label", "p0", "patient_known"])
+def test_predictions_with_a_row_of_nothing_are_refused(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "test.parquet"
+    predicted(20, 0).save(path)
+    table = pq.read_table(path)
+    place = table.column_names.index(name)
+    nothing = pa.nulls(len(table), table[name].type)
+    pq.write_table(table.set_column(place, name, nothing), path)
+    with pytest.raises(RunError, match=rf"test\.parquet is damaged .*lacks its {name}"):
+        Predictions.load(path)

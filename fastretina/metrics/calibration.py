@@ -17,6 +17,7 @@ from scipy.special import softmax
 
 from fastretina.metrics.reliability import calibration_error
 from fastretina.metrics.scores import quadratic_kappa
+from fastretina.ranges import Count, Fraction, Statistic
 from loaders.arrays import Float64, Int64
 from loaders.grades import GRADES
 
@@ -38,11 +39,11 @@ class Calibration:
         error_after: expected calibration error on these images with the temperature.
     """
 
-    temperature: float
-    thresholds: Annotated[tuple[float, ...], _CUTS]
-    samples: int
-    error_before: float
-    error_after: float
+    temperature: Annotated[float, Meta(gt=0, le=1000)]
+    thresholds: Annotated[tuple[Statistic, ...], _CUTS]
+    samples: Count
+    error_before: Fraction
+    error_after: Fraction
 
     def cooled(self, probabilities: Float64) -> Float64:
         """Calibrated probabilities, float64[N, 5]; the likeliest grades stay."""

@@ -14,8 +14,9 @@ from fastretina.nn import checkpoint
 from fastretina.nn.model import build_model, weights_sha256
 from fastretina.nn.step import class_weights
 from fastretina.nn.weights_file import describe_weights, evaluated_weights
+from fastretina.ranges import Count
 from fastretina.recipe import Recipe
-from fastretina.run import Run
+from fastretina.run import Run, as_record
 from fastretina.run_config import RunConfig
 from loaders.errors import RunError
 
@@ -84,13 +85,29 @@ def load_trained(run: Run, device: torch.device) -> Trained:
     network = build_model(config.recipe.arch, "none", config.recipe.seed)
     try:
         network.load_state_dict(state)
-        reached = saved.get("best") or saved.get("progress") or saved
-        epoch = reached.get("epoch", 0)
     except (KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{file} is of another run than {run.path}") from error
     network = network.to(device).eval()
-    chosen = saved.get("checkpoint", "last" if file == run.last else "best")
-    return Trained(network, config, chosen, int(epoch), weights_sha256(state))
+    found = as_record(saved, _Saved, file)
+    reached = found.best or found.progress or found
+    chosen = found.checkpoint or ("last" if file == run.last else "best")
+    return Trained(network, config, chosen, reached.epoch, weights_sha256(state))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reached:
+    """The epoch that a part of a checkpoint's state is of."""
+
+    epoch: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Saved(_Reached):
+    """What of a checkpoint's state says which epoch's weights it holds."""
+
+    best: _Reached | None = None
+    progress: _Reached | None = None
+    checkpoint: CheckpointName | None = None
 
 
 def save_weights(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fastretina.ranges import Count, Fraction, Seconds, Statistic
 from fastretina.run import as_record
 from loaders.errors import RunError
 from loaders.untrusted import read_json
@@ -28,10 +29,10 @@ class Score:
         exact: whether it is exact, as the cases are few, and not a bootstrap's.
     """
 
-    mean: float | None
-    spread: float | None
-    by_seed: list[float | None]
-    interval: tuple[float, float] | None
+    mean: Statistic | None
+    spread: Statistic | None
+    by_seed: list[Statistic | None]
+    interval: tuple[Statistic, Statistic] | None
     exact: bool = False
 
 
@@ -63,14 +64,14 @@ class CellResult:
     why: str
     state: State
     error: str | None
-    parameters: int | None
-    seconds: float | None
+    parameters: Count | None
+    seconds: Seconds | None
     weights: str | None
     runs: list[str]
-    best_on_test: float | None
+    best_on_test: Fraction | None
     scores: dict[str, Score] | None
     collapse: str | None
-    seeds: list[int] | None = None
+    seeds: list[Count] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,13 +98,13 @@ class Comparison:
     second: str
     why: str
     statistic: str
-    value: float | None
-    interval: tuple[float, float] | None
-    by_seed: list[float | None]
-    mcnemar_p: float | None
+    value: Statistic | None
+    interval: tuple[Statistic, Statistic] | None
+    by_seed: list[Statistic | None]
+    mcnemar_p: Fraction | None
     verdict: str
     clear: bool
-    seeds: list[int] | None = None
+    seeds: list[Count] | None = None
     by_one_grade: bool = False
 
     @property
@@ -117,7 +118,7 @@ class ReferenceRow:
     """What others have measured: a title and an accuracy."""
 
     title: str
-    accuracy: float
+    accuracy: Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +162,10 @@ class ExperimentResult:
     title: str
     about: str
     budget: str
-    seeds: int
+    seeds: Count
     shards: str
     date: str
-    seconds: float
+    seconds: Seconds
     cells: Sequence[CellResult]
     comparisons: Sequence[Comparison]
     reference: Reference | None

@@ -11,7 +11,6 @@ each image, decoded in full
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 import time
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ from loaders.shards import (
     read_manifest,
     shard_name,
 )
-from loaders.untrusted import MOST_JSON
+from loaders.untrusted import MOST_JSON, parse_json
 
 
 def verify(folder: Path, workers: int | None = None) -> dict[str, object]:
@@ -204,10 +203,10 @@ def _check_sample(row: IndexRow, content: list[bytes]) -> Iterator[str]:
         yield f"grade {label!r} in the tar, {row.label} in the index"
     known = {"patient": row.patient, "eye": row.eye, "grade": row.label}
     try:
-        listed = json.loads(about[:MOST_JSON])
-        listed = {name: listed.get(name) for name in known}
-    except (ValueError, AttributeError):
-        listed = {}
+        found = parse_json(about[:MOST_JSON])
+    except ValueError:
+        found = None
+    listed = found if isinstance(found, dict) else {}
     for name, value in known.items():
         got = listed.get(name)
         if got != value:

@@ -17,8 +17,9 @@ from fastretina.nn.phase_change import copy_weights, count_changed
 from fastretina.nn.step import Learner, StepPlace, StepResult, StepSetup
 from fastretina.nn.trained import save_weights
 from fastretina.nn.weights_file import evaluated_weights
+from fastretina.ranges import Count, Seconds
 from fastretina.recipe import Phase
-from fastretina.run import LoggedEpoch, Run
+from fastretina.run import LoggedEpoch, Run, as_record
 from fastretina.train.checkpoint_writer import CheckpointWriter
 from loaders.errors import RunError
 from loaders.order import rank_slice
@@ -45,18 +46,18 @@ class Progress:
         decoded_again: batches of the epoch that DALI could not decode.
     """
 
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    batch: Count = 0
+    step: Count = 0
     loss: float = 0.0
-    correct: int = 0
-    seen: int = 0
+    correct: Count = 0
+    seen: Count = 0
     lr: float = 0.0
-    seconds: float = 0.0
-    wait_seconds: float = 0.0
-    idle_seconds: float | None = None
-    skipped: int = 0
-    decoded_again: int = 0
+    seconds: Seconds = 0.0
+    wait_seconds: Seconds = 0.0
+    idle_seconds: Seconds | None = None
+    skipped: Count = 0
+    decoded_again: Count = 0
 
     @property
     def wait_share(self) -> float:
@@ -313,8 +314,9 @@ class TrainState:
         """
         tensors, state = checkpoint.load(self.run.last)
         try:
-            self.progress = Progress(**state["progress"])
-            self.rows = [LoggedEpoch(**row) for row in state["rows"]]
+            last = self.run.last
+            self.progress = as_record(state["progress"], Progress, last)
+            self.rows = as_record(state["rows"], list[LoggedEpoch], last)
             if self.ranks.first:  # a kill came between the log and its checkpoint
                 self.run.write_log(self.rows)
             self.best = Best.from_json(state["best"]) if state["best"] else None
