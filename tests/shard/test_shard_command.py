@@ -362,7 +362,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "empty.jpeg": (b"", "empty"),
         "garbage.jpeg": (os.urandom(16) + b"rubbish" * 99, "no JPEG, PNG, TIFF"),
         "holed.jpeg": (bytes(holed), "Corrupt JPEG data"),
-        "gif.jpeg": (picture("RGB", "no JPEG, PNG, TIFF"), "GIF"),
+        "gif.jpeg": (picture("RGB", "GIF"), "no JPEG, PNG, TIFF"),
         "deep.png": (picture("I;16", "PNG"), "16 bits"),
         "tiny.jpeg": (picture("RGB", "JPEG", 4), "4x4 pixels"),
     }
