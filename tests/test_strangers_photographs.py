@@ -290,7 +290,9 @@ def test_sharding_refuses_a_sparse_member_in_a_line(
     assert "is sparse" in line
 
 
-def test_verification_refuses_a_sparse_member(shards: Path, tmp_path: Path) -> None:
+def test_verification_refuses_a_sparse_member(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copied = Path(shutil.copytree(shards, tmp_path / "copied"))
     tar = copied / "test-000000.tar"
     name = tar.read_bytes()[:100].rstrip(b"\0")
@@ -298,6 +300,8 @@ def test_verification_refuses_a_sparse_member(shards: Path, tmp_path: Path) -> N
     tar.write_bytes(old_sparse(name, 3_000_000_000).ljust(size, b"\0"))
     with pytest.raises(ShardError, match="damaged"):
         verify(copied, workers=1)
+    shown = capsys.readouterr().out
+    assert f"test-000000.tar: {name.decode()!r} is sparse" in shown
 
 
 def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:

@@ -361,9 +361,9 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
     return {
         "truncated.jpeg": (jpeg(2)[:-200], "Premature end"),
         "empty.jpeg": (b"", "empty"),
-        "garbage.jpeg": (os.urandom(16) + b"rubbish" * 99, "no image"),
+        "garbage.jpeg": (os.urandom(16) + b"rubbish" * 99, "no JPEG, PNG, TIFF"),
         "holed.jpeg": (bytes(holed), "Corrupt JPEG data"),
-        "gif.jpeg": (picture("RGB", "GIF"), "GIF"),
+        "gif.jpeg": (picture("RGB", "GIF"), "no JPEG, PNG, TIFF"),
         "deep.png": (picture("I;16", "PNG"), "16 bits"),
         "tiny.jpeg": (picture("RGB", "JPEG", 4), "4x4 pixels"),
     }
