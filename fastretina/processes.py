@@ -44,6 +44,9 @@ def in_processes(
     try:
         with interrupts_held():
             futures = {pool.submit(function, item): n for n, item in enumerate(items)}
+            # The pool watches a worker from the next call on: without one, the death of
+            # the last to be started showed when another had done its work.
+            pool.submit(int)
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
     except BrokenProcessPool:

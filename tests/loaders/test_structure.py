@@ -23,7 +23,7 @@ PUBLIC = sorted(
 def test_public_modules_are_these():
     names = "arrays base contents cores course decode device errors files folder"
     names += " formulas grades index_table jpeg_structure leftovers manifest order"
-    names += " place schedule shards tar untrusted"
+    names += " parquet place schedule shards tar untrusted"
     assert [name.removeprefix("loaders.") for name in PUBLIC] == names.split()
 
 

@@ -101,7 +101,7 @@ def test_exact_interval_of_a_cell_is_marked(experiment: Path, reports: Reports):
 def test_experiment_names_each_figure_that_it_lacks(experiment: Path, reports: Reports):
     outcome = reports(experiment)
     assert [line.partition(" is left out: ")[2] for line in outcome.err] == [
-        "it is no image.",
+        "it is no PNG.",
         "no such file or directory.",
         "it lies outside of the experiment's folder.",
     ]
