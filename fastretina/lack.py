@@ -12,7 +12,7 @@ _MEMORY = (
 # Texts of torch's, DALI's and Python's errors, which have no class of their own.
 _TOLD_BY = {
     r"can't allocate memory|bad_?alloc|out of memory|cannot allocate memory|"
-    r"unable to mmap": _MEMORY,
+    r"unable to mmap|failed to map segment": _MEMORY,
     r"can't start new thread|Resource temporarily unavailable": (
         "no further thread or process can be started: there is not enough memory, or "
         "too many run (ulimit -u)"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from tyro.conf import arg
 
 from fastretina.data.training_config import training_config
+from fastretina.lack import describe_lack
 from fastretina.recipe import Recipe
 from fastretina.run_config import RecordedLoading, RunConfig
 from fastretina.terminal import printable
@@ -367,7 +368,8 @@ def choose_loader(
         verbose: whether to say so on stderr.
 
     Raises:
-        LoaderUnavailable: it is not installed, and no other is to take its place.
+        LoaderUnavailable: it is not installed, and no other is to take its place; or
+            it is, and there is not enough memory for it.
     """
     from fastretina.data.auto_loader import recall
 
@@ -380,7 +382,7 @@ def choose_loader(
     on_gpu = device.partition(":")[0] == "cuda"
     note = missing("dali" if name == "auto" and on_gpu else chosen)
     if note is not None and name != "auto":
-        if not fallback:
+        if not fallback or describe_lack(LoaderUnavailable(note)):
             raise LoaderUnavailable(note)
         note, chosen = f"{note}; pil takes its place", "pil"
     elif chosen.startswith("dali") and not on_gpu:

@@ -211,6 +211,15 @@ def test_dali_that_is_missing_is_replaced_by_pil(
     assert config["loader"] == "pil"
 
 
+def test_dali_that_has_not_enough_memory_is_not_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    reason = "loader 'dali' can't be loaded: libdali.so: failed to map segment"
+    monkeypatch.setattr("fastretina.data.loading.missing", lambda name: reason)
+    with pytest.raises(LoaderUnavailable, match="failed to map segment"):
+        choose_loader("dali", "cpu", fallback=True)
+
+
 def test_dali_that_is_missing_is_an_error_without_fallback(
     without_dali, trains: Trains, tmp_path: Path
 ):
