@@ -2,7 +2,9 @@
 
 A short file may say that a long text stands in every row, or hold many rows of nothing.
 So each column is read some row groups at a time, its text as the distinct values and
-where they stand, and is counted before it is written out.
+where they stand, and is counted before it is written out. Not bounded is one page while
+it is unpacked, to which the format gives 2 GiB: by what it is packed can't be asked, as
+a damaged answer ends the process (pyarrow 26).
 """
 
 from __future__ import annotations
@@ -20,8 +22,6 @@ MOST_TEXT = 4096  # bytes of a text
 MOST_TABLE = 2 << 30  # bytes in memory; 10 million samples of an index take 1.6 GB
 
 _ROWS_AT_ONCE = 1 << 20
-# What is written here. Snappy makes 21 times as much of a byte at most, others 10,000.
-_CODECS = {"SNAPPY", "UNCOMPRESSED"}
 
 
 def parse_parquet(content: bytes, columns: Collection[str]) -> pa.Table:
@@ -81,10 +81,6 @@ def _find_columns(
         if column.physical_type == "FIXED_LEN_BYTE_ARRAY" or column.path != name:
             raise ValueError(f"{column.path} is of a type that is not read")
         kinds[name] = column.physical_type
-        for group in range(file.metadata.num_row_groups):
-            chunk = file.metadata.row_group(group).column(place)
-            if chunk.compression not in _CODECS:
-                raise ValueError(f"{name} is compressed otherwise than by Snappy")
     return names, [name for name in names if kinds[name] == "BYTE_ARRAY"]
 
 
