@@ -32,7 +32,7 @@ from loaders.files import (
     write_atomically,
 )
 from loaders.grades import GRADES
-from loaders.leftovers import is_partial
+from loaders.leftovers import is_partial, remove_leftovers
 from loaders.shards import SPLITS
 
 if TYPE_CHECKING:
@@ -196,16 +196,20 @@ def _draw_all(options: Options, samples: Sequence[PlannedEye]) -> None:
     from fastretina.processes import in_processes
     from fastretina.progress import hidden
 
-    draw = partial(_draw, options.out / "data", options.seed, options.image_size)
+    data = options.out / "data"
+    draw = partial(_draw, data, options.seed, options.image_size)
     workers = options.workers or granted_cores()
-    with (
-        tqdm(
-            total=len(samples), unit=" images", desc="drawing", disable=hidden()
-        ) as bar,
-        closing(in_processes(draw, samples, workers)) as drawn,
-    ):
-        for _ in drawn:
-            bar.update()
+    try:
+        with (
+            tqdm(
+                total=len(samples), unit=" images", desc="drawing", disable=hidden()
+            ) as bar,
+            closing(in_processes(draw, samples, workers)) as drawn,
+        ):
+            for _ in drawn:
+                bar.update()
+    finally:
+        remove_leftovers(data)  # of workers, which a signal here ends at once
 
 
 def _draw(data: Path, seed: int, size: int, sample: PlannedEye) -> None:

@@ -115,12 +115,18 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: NamedTensors) -
 
     A momentum of another format than its parameter would be added up by another
     kernel, and the last bits would differ from those of a run that never stopped.
+
+    Raises:
+        ValueError: they are of more parameters than the optimizer has.
     """
     saved: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, _, entry = name.partition(".")
         saved.setdefault(int(number), {})[entry] = tensor
     groups = optimizer.state_dict()["param_groups"]
+    known = {number for group in groups for number in group["params"]}
+    if unknown := saved.keys() - known:
+        raise ValueError(f"the optimizer has no parameter {min(unknown)}")
     optimizer.load_state_dict({"state": saved, "param_groups": groups})
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,6 +72,23 @@ def test_another_seed_gives_other_images(made: Path, tmp_path: Path) -> None:
         for out in (made, tmp_path / "other")
     )
     assert not first & second
+
+
+def test_what_ended_workers_were_writing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal ends them at once, half a photograph or not."""
+    out = tmp_path / "out"
+    part = out / "data" / ".7_left.jpeg.fastretina-4194305-0123abcd.part"
+
+    def interrupted(*_: object) -> Iterator[tuple[int, None]]:
+        part.touch()
+        yield 0, None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastretina.processes.in_processes", interrupted)
+    assert make(out) == 130
+    assert not list((out / "data").iterdir())
 
 
 def test_killed_run_is_completed_by_running_it_again(

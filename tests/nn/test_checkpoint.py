@@ -200,6 +200,13 @@ def test_optimizer_comes_back_in_its_parameters_memory_format(kind: str):
         assert torch.equal(mine, its)
 
 
+@pytest.mark.parametrize("name", ["2.exp_avg", "-1.exp_avg", "1000000.step"])
+def test_restore_optimizer_of_more_parameters_is_refused(name: str):
+    optimizer = torch.optim.AdamW(torch.nn.Linear(2, 3).parameters())
+    with pytest.raises(ValueError, match="the optimizer has no parameter"):
+        restore_optimizer(optimizer, {name: torch.zeros(3, 2)})
+
+
 def test_restore_optimizer_without_a_first_step_is_a_new_optimizer():
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1, momentum=0.9)
     assert optimizer_tensors(optimizer) == {}
